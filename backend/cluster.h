@@ -1,0 +1,122 @@
+/*
+ * A cluster as the engine sees it: a thread that is sent requests and sends back reports. Nothing is shared but
+ * the two inboxes; a request or report belongs to its receiver.
+ *
+ * What a cluster promises:
+ *  - CREQ_SUBMIT starts the attempt's job at most once, whatever is sent again after a restart (facts: the claim
+ *    procedure, docs/design). It answers with events `submitted`, `rejected` or `lost`, or with none while it does not know:
+ *    then it tries again by itself.
+ *  - From CREQ_SUBMIT or CREQ_WATCH on it reports every change as events, and the end exactly as events too; the
+ *    same report may come twice (run_apply drops it). An `end` needs a witness; not being able to ask is CREP_LINK.
+ *  - It appends both streams to the spool and reports lengths (CREP_LOG). After `end` it goes on until the lengths of the
+ *    end are there or cannot be had.
+ *  - Every request with a ticket is answered by exactly one CREP_REPLY, at the latest when the cluster is closed, and
+ *    at its deadline with -EHOSTUNREACH.
+ */
+#ifndef BACKEND_CLUSTER_H
+#define BACKEND_CLUSTER_H
+
+#include "backend/base/clock.h"
+#include "backend/base/err.h"
+#include "backend/base/inbox.h"
+#include "backend/config.h"
+#include "backend/event.h"
+#include "backend/job.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct cluster; /* running */
+
+enum creq_type {
+	CREQ_SUBMIT = 200, /* run attempt job script files_dir */
+	CREQ_WATCH,	   /* the same members, and job_id: already submitted (or perhaps: job_id NULL) before a restart */
+	CREQ_FORGET,	   /* run: purged; nothing more is wanted of it; remote files of it may be removed */
+	CREQ_END_SEEN,	   /* run attempt: its end is in the journal; the exit record need not be reported again */
+	CREQ_VERB,	   /* run attempt job_id verb arg ticket: "cancel", "signal" NAME, "hold", "release", "requeue",
+			      "update" KEY=VALUE, "refresh" */
+	CREQ_HOT,	   /* run: somebody reads its logs now: look more often for a while */
+	CREQ_LIST,	   /* run attempt area path ticket: list a directory -> text, see below */
+	CREQ_READ,	   /* run attempt area path offset length ticket: bytes of a file -> data */
+	CREQ_MANIFEST,	   /* run attempt ticket: the attempt's list of results -> text, see below */
+	CREQ_PROBE,	   /* ticket: what the cluster is: sinfo, squeue ... -> JSON text; `arg` names the document:
+			      "info" "partitions" "nodes" "queue" "shares" */
+	CREQ_RECONNECT,	   /* forget the back-off, try now */
+};
+
+enum cluster_area { AREA_RESULTS, AREA_WORK };
+
+struct creq {
+	struct msg m; /* m.type: enum creq_type; release with msg_release */
+	uint32_t run, attempt;
+	uint64_t ticket;	/* 0: no reply wanted */
+	int64_t deadline;	/* monotonic us; 0: the cluster's default (30 s) */
+	char *run_id;		/* as users see it */
+	char *job_id, *token;
+	struct job *job;	/* SUBMIT, WATCH */
+	char *script;		/* SUBMIT, WATCH: what the scheduler is given */
+	size_t script_len;
+	char *files_dir;	/* SUBMIT, WATCH: local directory whose contents go to the working directory, or NULL */
+	int64_t out_len, err_len; /* WATCH of an ended run whose logs are not complete: final lengths; else -1 */
+	bool ended;		/* WATCH: only logs are still wanted */
+	char *verb, *arg;
+	enum cluster_area area;
+	char *path;		/* relative, no "..", "" is the area itself */
+	uint64_t offset, length;
+};
+
+struct creq *creq_new(enum creq_type type, uint32_t run, uint32_t attempt, uint64_t ticket);
+
+enum crep_type {
+	CREP_EVENT = 300, /* run ev */
+	CREP_LOG,	  /* run out_len err_len: bytes in the spool now */
+	CREP_LINK,	  /* up, text: connected or not, and why; asking = false while a refusal waits for the user */
+	CREP_REPLY,	  /* ticket code text data len */
+};
+
+/*
+ * Text of CREQ_LIST and CREQ_MANIFEST: one record per entry, fields separated by NUL, each record ended by NUL:
+ *	TYPE NUL SIZE NUL MTIME NUL MODE NUL PATH NUL TARGET NUL
+ * TYPE f, d or l; MTIME seconds since the epoch with optional fraction; MODE octal permissions; PATH relative to
+ * the area (LIST: the bare name); TARGET empty but for l. FIFOs, sockets and devices do not appear.
+ */
+struct crep {
+	struct msg m; /* m.type: enum crep_type */
+	struct cluster *from;
+	uint32_t run;
+	uint64_t ticket;
+	struct event *ev;
+	int64_t out_len, err_len;
+	bool up, asking;
+	int code;	/* 0 or negative errno */
+	char *text;	/* a sentence (LINK, failed REPLY, verb's answer) */
+	char *data;
+	size_t len;
+};
+
+struct crep *crep_new(enum crep_type type, struct cluster *from);
+
+struct cluster_ctx {
+	const struct cluster_conf *conf;   /* borrowed, immutable */
+	const struct clock *clock;
+	const char *uuid;		   /* of the state */
+	const char *state_dir;		   /* absolute; spool is state_dir/spool */
+	struct inbox *replies;		   /* the engine's */
+};
+
+/* A kind of cluster: one row in backend/registry.c. */
+struct cluster_ops {
+	enum cluster_type type;
+	const char *word;	/* "local", "slurm" */
+	/* Starts the thread. Fails only for want of memory or threads; an unreachable cluster is reported, not an error. */
+	int (*start)(const struct cluster_ctx *ctx, struct cluster **out, struct err *e);
+	/* Gives `r` away; never waits. */
+	void (*post)(struct cluster *c, struct creq *r);
+	/* Stops within deadline_ms, answers what is open with -ENODEV, joins, frees. Jobs go on. */
+	void (*stop)(struct cluster *c, int deadline_ms);
+};
+
+extern const struct cluster_ops cluster_local_ops, cluster_slurm_ops;
+const struct cluster_ops *cluster_ops_find(enum cluster_type type);
+
+#endif

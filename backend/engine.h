@@ -1,0 +1,130 @@
+/*
+ * The engine: owns all runs; decides what is done next. Lives in the reactor thread. Everything that changes
+ * goes the same way: an event is posted to the store, and when its commit has returned it is applied
+ * (run_apply), observers are told, and whatever the new state still lacks is started (idempotent). What is visible is therefore
+ * always what is durable, and nothing is acted on before it is in the journal.
+ */
+#ifndef BACKEND_ENGINE_H
+#define BACKEND_ENGINE_H
+
+#include "backend/base/clock.h"
+#include "backend/base/err.h"
+#include "backend/base/inbox.h"
+#include "backend/base/strbuf.h"
+#include "backend/config.h"
+#include "backend/run.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct engine;
+
+struct engine_conf {
+	const struct config *config;
+	const struct clock *clock;
+	const char *state_dir;
+	uint64_t mount_id;		/* of this FUSE connection; keys the `seen` rows */
+};
+
+/* Opens the store, loads runs, starts store and cluster threads. */
+int engine_create(const struct engine_conf *conf, struct engine **out, struct err *e);
+/* Stops the threads within deadline_ms; jobs go on. Frees. */
+void engine_free(struct engine *en, int deadline_ms);
+
+int engine_fd(const struct engine *en);		    /* readable when engine_step has work */
+int64_t engine_next_timer(const struct engine *en); /* monotonic us, INT64_MAX: none */
+void engine_step(struct engine *en);		    /* takes messages, fires timers; never waits */
+
+/* --- reading; pointers are valid until the next engine call that may change runs --- */
+
+const struct run *engine_run(const struct engine *en, uint32_t num);
+const struct run *engine_run_by_id(const struct engine *en, const char *id);
+const struct run *engine_last(const struct engine *en);		/* newest submitted run, or NULL */
+const struct run *engine_next(const struct engine *en, uint32_t after); /* the visible run with the next higher number; NULL: none */
+size_t engine_count(const struct engine *en);
+const struct config *engine_config(const struct engine *en);
+const char *engine_uuid(const struct engine *en);
+
+struct engine_link {		/* how a cluster is reached */
+	bool up, asking;
+	char text[512];
+	int64_t since;		/* real us */
+};
+const struct engine_link *engine_cluster_link(const struct engine *en, const char *name);
+/* "" while the journal works, else the sentence (disk full ...). */
+const char *engine_trouble(const struct engine *en);
+
+/* --- watching --- */
+
+struct engine_observer {
+	void *arg;
+	void (*run_changed)(void *arg, const struct run *r);	/* after a committed event; r may be new or purged (see gone) */
+	void (*run_gone)(void *arg, uint32_t num);
+	void (*log_grew)(void *arg, const struct run *r);
+};
+void engine_observe(struct engine *en, const struct engine_observer *ob); /* one observer */
+
+/* --- changing; each callback runs once, later or (on bad input) at once, from this thread --- */
+
+typedef void (*engine_done)(void *arg, int code, const char *text);
+
+/*
+ * Submits one complete document (JSON, line or script). cb: code 0 and the text is the run's id; else the negative errno and
+ * the sentences. `draft` non-zero: into that draft. `cluster_hint` as in config_resolve. `request` is the FUSE unique of
+ * the write (0: none): the same request is answered from the journal and not done again. `uid` is for `errors`.
+ */
+struct engine_submit {
+	const char *text;
+	size_t len;
+	uint32_t draft;
+	const char *cluster_hint;
+	uint64_t request;
+	uint32_t uid;
+};
+void engine_submit(struct engine *en, const struct engine_submit *s, engine_done cb, void *arg);
+
+/* The same without submitting: text is the effective spec and the script, or every error at once. */
+void engine_check(struct engine *en, const char *text, size_t len, const char *cluster_hint, struct strbuf *out, int *code);
+
+/* mkdir runs/NAME. -EEXIST, -EINVAL (with text) at once, else committed first; cb text is empty. */
+void engine_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg);
+
+/* rmdir: -EBUSY on a live run that is no draft. */
+void engine_purge(struct engine *en, uint32_t num, uint64_t request, engine_done cb, void *arg);
+
+/* One line of ctl. Errors at once for unknown verbs (EINVAL) and wrong states (ESRCH, EBUSY); what needs the cluster is
+   committed first, then answered with code 0 and text "" ; the scheduler's answer comes by engine_verb_answer. */
+void engine_verb(struct engine *en, uint32_t num, const char *line, uint64_t request, engine_done cb, void *arg);
+
+/* Calls back when the last verb on this run has its answer (at once when there is none under way). */
+void engine_verb_answer(struct engine *en, uint32_t num, engine_done cb, void *arg);
+/* Calls back when the run's submission is decided: text "accepted JOBID" or "rejected WHY". Cancel with engine_cancel_cb. */
+void engine_decided(struct engine *en, uint32_t num, engine_done cb, void *arg);
+/* Drops every callback that was registered with this arg by the two calls above. */
+void engine_cancel_cb(struct engine *en, void *arg);
+
+/* A document of a run whose text is not in memory. */
+typedef void (*engine_doc_cb)(void *arg, int code, const char *text, size_t len);
+void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void *arg);
+
+/* Somebody reads this run's logs now. */
+void engine_hot(struct engine *en, uint32_t num);
+
+/* Bytes and listings from the cluster; data is borrowed for the call; code -EHOSTUNREACH after the deadline. */
+typedef void (*engine_data_cb)(void *arg, int code, const char *text, const char *data, size_t len);
+void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len, engine_data_cb cb,
+		  void *arg);
+void engine_list(struct engine *en, uint32_t num, int area, const char *path, engine_data_cb cb, void *arg);
+void engine_probe(struct engine *en, const char *cluster, const char *what, engine_data_cb cb, void *arg);
+
+/* clusters/NAME/ctl: "reconnect". root ctl: "reload" is done by restarting the worker. */
+int engine_cluster_verb(struct engine *en, const char *cluster, const char *verb, struct err *e);
+
+/* The file `errors`: lines as JSONL, newest last; borrowed until the next call. */
+const struct strbuf *engine_rejected(const struct engine *en);
+void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why);
+
+/* STATE/files/NUM: what a draft's files/ holds; the caller makes files there. */
+void engine_files_dir(const struct engine *en, uint32_t num, struct strbuf *out);
+
+#endif

@@ -1,0 +1,56 @@
+/*
+ * A typed, read-only view of an effective spec: what launchers and schedulers need, without JSON.
+ */
+#ifndef BACKEND_JOB_H
+#define BACKEND_JOB_H
+
+#include "backend/base/strbuf.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct effective;
+
+struct job_var {
+	char *name, *value;
+};
+
+enum job_form { JOB_COMMAND, JOB_EXEC, JOB_SCRIPT, JOB_PAYLOAD };
+
+struct job {
+	enum job_form form;
+	char *command;		/* JOB_COMMAND: text for /bin/sh -c (bash where present); JOB_SCRIPT: the script's text;
+				   JOB_PAYLOAD: absolute local path of the file that is shipped and executed */
+	size_t command_len;	/* of JOB_SCRIPT */
+	char **argv;		/* JOB_EXEC, NULL-ended */
+	char *name;		/* the job's name for the scheduler; never NULL */
+	char *launcher;		/* "bash" */
+	struct job_var *env;
+	size_t n_env;
+	char *workdir;		/* absolute remote directory, or NULL: the attempt's own work directory */
+	char *setup;		/* shell lines before the command, or NULL (cluster's, then the spec's) */
+	bool merged;		/* streams = merged, or a batch script with --output and without --error */
+	char *output, *error;	/* patterns given by the user (sbatch's --output, --error), or NULL */
+	char **sbatch;		/* options for sbatch, each "--key=value" or "--key", NULL-ended, unquoted */
+	char *directory;	/* control directory of the cluster, may begin with "~/" */
+	char *scratch;		/* may begin with "~/" */
+	/* what the local cluster needs */
+	int64_t time_s;		/* limit in seconds; -1: none */
+	int ntasks, cpus_per_task;
+	int64_t mem_bytes;	/* for the whole job; 0: not limited */
+	int grace_s;		/* seconds between TERM and KILL */
+	bool hold;		/* submitted held */
+	int signal_num, signal_lead_s; /* `signal`: number and seconds before the limit; 0, 0: none */
+	bool requeue;		/* the spec asked for --requeue: restarts by the scheduler are allowed */
+	char **after;		/* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
+};
+
+/*
+ * Fills `job` from an effective spec; 0, or -EINVAL with a sentence a line in `errors`. The strings belong to
+ * the job. Pure.
+ */
+int job_from_effective(const struct effective *eff, struct job *job, struct strbuf *errors);
+void job_release(struct job *job);
+
+#endif

@@ -1,0 +1,99 @@
+/*
+ * A scheduler driver: text in, text out. It builds shell code and reads what that printed; it never runs anything, so
+ * the same driver works over SSH, on this machine and from a recording. All functions are pure.
+ */
+#ifndef BACKEND_SCHED_H
+#define BACKEND_SCHED_H
+
+#include "backend/base/err.h"
+#include "backend/base/strbuf.h"
+#include "backend/event.h"
+#include "backend/job.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Names one attempt. Strings are borrowed for the call. */
+struct sched_run {
+	uint32_t num, attempt;
+	const char *uuid;
+	const char *directory;	/* control directory, may begin with "~/" */
+	const char *job_id;	/* or NULL */
+	const char *token;
+	const struct job *job;	/* submit only */
+};
+
+/* What one line of the poll says. */
+struct sched_row {
+	const char *job_id, *token, *state, *reason, *nodes;	/* state: the scheduler's word */
+	int64_t start;		/* epoch seconds; 0: unknown (expected start while pending) */
+	int exit_code, exit_signal; /* -1: not said */
+	const char *run_status;	/* "pending", "running", "completing", or an end: "succeeded" "failed" ...; NULL: alive, unknown word */
+};
+typedef void (*sched_row_cb)(void *arg, const struct sched_row *row);
+
+enum sched_verdict {
+	SCHED_OK,	/* job_id is set */
+	SCHED_REFUSED,	/* definite: the text says why; the attempt has been voided */
+	SCHED_UNSURE,	/* ask again later: the job may or may not exist */
+	SCHED_VOID,	/* this attempt was voided earlier: use the next */
+};
+
+struct sched_ops {
+	const char *name;
+	/* Shell functions that the other calls use; defined once in the remote shell. */
+	const char *(*prelude)(void);
+	/* Code that submits (idempotent: any number of times, concurrently, by anyone). The payload "$IN" is the script,
+	   then a tar archive of files when files_len > 0. */
+	void (*submit)(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code);
+	enum sched_verdict (*submit_result)(int rc, const char *out, const char *err, char *job_id, size_t size, struct strbuf *why);
+	/* Code that lists all jobs of this user, one query. */
+	void (*poll)(struct strbuf *code);
+	/* 0, or -EAGAIN with a text when the scheduler could not be asked. */
+	int (*poll_result)(int rc, const char *out, const char *err, sched_row_cb cb, void *arg, struct err *e);
+	/* Code that finds out what became of a claimed job that a successful poll does not list. */
+	void (*verify)(const struct sched_run *r, struct strbuf *code);
+	/* Reads its answer into an event (EV_END, EV_LOST, EV_STATE) or NULL: ask again later. */
+	struct event *(*verify_result)(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now);
+	/* Code for a verb of ctl; checks id and token before it acts. -EINVAL for a verb it does not know. */
+	int (*verb)(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e);
+	/* 0 or the errno for the user, with the scheduler's words. */
+	int (*verb_result)(const char *verb, int rc, const char *out, const char *err, struct err *e);
+	/* Code and reader for the documents of clusters/NAME (see CREQ_PROBE); result is JSON text. */
+	int (*probe)(const char *what, struct strbuf *code, struct err *e);
+	int (*probe_result)(const char *what, int rc, const char *out, const char *err, struct strbuf *json, struct err *e);
+};
+
+extern const struct sched_ops sched_slurm_ops;
+
+/*
+ * The exit record that every job writes (one line of KEY=VALUE words, written by the script, see launchers/wrapper.c;
+ * the local supervisor writes the same):
+ *	v=1 run=NUM attempt=N job=JOBID rc=N sig=NAME|- start=EPOCH end=EPOCH out=BYTES|- err=BYTES|- restart=N
+ *	manifest=0|1 maxrss=BYTES|- cpu=MICROSECONDS|- host=NAME limit=time|mem|-
+ * Unknown words are ignored; every version is read for ever. rc is what the script's command returned (128+N for
+ * signal N). limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
+ */
+struct exit_record {
+	int version;
+	uint32_t run, attempt;
+	char job_id[64];
+	int rc;			/* -1: not said */
+	char sig[16];		/* last signal that the script was sent, "" when none */
+	int64_t start, end;	/* epoch seconds; 0: not said */
+	int64_t out_len, err_len, maxrss, cpu_us; /* -1: not said */
+	bool manifest;
+	char limit[8];
+	char host[64];
+};
+/* -EPROTO for anything that is not a whole record. */
+int exit_record_parse(const char *text, struct exit_record *out, struct err *e);
+/*
+ * The end of a run as an event. `sched_status` is the scheduler's own verdict when it is known ("timeout", "cancelled",
+ * "out_of_memory", "node_failed", "preempted", NULL when not); it decides the class, the record the code. With cancel_wanted and a
+ * record that ends by TERM, INT or KILL the status is cancelled.
+ */
+struct event *exit_record_event(const struct exit_record *r, const char *sched_status, bool cancel_wanted, int64_t now);
+
+#endif

@@ -1,0 +1,82 @@
+/*
+ * A spec as the user wrote it, in any of its three forms, turned into one canonical JSON object: known keys
+ * only, underscores for dashes, values of the type that the key table says. Pure: no clock, no files, no
+ * configuration. The result of one form equals that of another that says the same.
+ *
+ * All errors are found, not only the first: `errors` gets one sentence a line.
+ */
+#ifndef BACKEND_SPEC_H
+#define BACKEND_SPEC_H
+
+#include "backend/base/strbuf.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+enum spec_type {
+	SPEC_STRING,	/* a string; numbers are accepted and become their text */
+	SPEC_COUNT,	/* a whole number >= 0; accepted as text too; stored as integer */
+	SPEC_RANGE,	/* sbatch's nodes: "2" or "2-4" or "1,3" stored as text */
+	SPEC_TIME,	/* Slurm's time forms (sbatch(1) --time); stored as text, checked */
+	SPEC_MEMORY,	/* 4G, 500M, 100K, 1T, plain = MiB (sbatch(1) --mem); stored as text, checked */
+	SPEC_FLAG,	/* true or false; sbatch options without an argument */
+	SPEC_OPTIONAL,	/* true or a string: sbatch options whose argument is optional */
+	SPEC_LIST,	/* list of strings; text splits at commas */
+	SPEC_MAP,	/* map of strings */
+	SPEC_ANY,	/* the key's own checker decides */
+};
+
+enum spec_flags {
+	SPEC_SBATCH = 1 << 0,	/* a long option of sbatch: passed on as --KEY=VALUE */
+	SPEC_PLACEMENT = 1 << 1, /* means nothing on one machine: the local cluster ignores it and says so */
+	SPEC_LATER = 1 << 2,	/* belongs to a later release: asking for it is an error with a sentence */
+	SPEC_RUN_IDS = 1 << 3,	/* names other runs (afterok, ...) */
+	SPEC_OURS = 1 << 4,	/* sbatch knows it but slurmray sets it itself: an error that says what to use */
+};
+
+struct spec_key {
+	const char *name;	/* with underscores */
+	enum spec_type type;
+	unsigned flags;
+	char letter;		/* sbatch's short option or 0 */
+	const char *help;	/* a few words for runs/template and docs; for SPEC_LATER and SPEC_OURS the sentence */
+};
+
+/* The table, ended by a row without a name. */
+extern const struct spec_key spec_keys[];
+
+/* The row of a key (dashes and underscores alike), or NULL. */
+const struct spec_key *spec_key_find(const char *name);
+/* The known key nearest to `name` by edit distance, or NULL when none is near. */
+const char *spec_key_nearest(const char *name);
+
+/*
+ * Parses one complete document (see scan.h). 0: *spec is a new object that the caller releases with
+ * json_decref. -EINVAL: nothing is returned and `errors` holds a sentence a line, without a final newline.
+ * Names, paths and values are checked as far as they can be without configuration: relative local paths, NUL
+ * bytes, names outside [A-Za-z0-9._-]{1,128}, both of command/script/payload, empty commands, a script that
+ * asks for a key twice with different values, keys of later releases.
+ */
+int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *errors);
+
+/*
+ * Checks one value for a key and stores the canonical form in `spec` (dotted names reach into maps; JSON null
+ * unsets). Used by spec_parse, configuration and the command line. 0 or -EINVAL with a line in `errors`.
+ */
+int spec_set(json_t *spec, const char *name, json_t *value, struct strbuf *errors);
+
+/* Equal but for DAGSTER_PIPES_* in env: what a second write of `spec` is compared with. */
+bool spec_equal(const json_t *a, const json_t *b);
+
+/* Is it a name that a user may give to a run, session or tag: 1 to 128 of [A-Za-z0-9._-], beginning with a
+ * letter or _, and none of the reserved words. Fills `e` when not. */
+struct err;
+bool spec_name_ok(const char *name, struct err *e);
+
+/* Slurm's time text in seconds; -1 for UNLIMITED and INFINITE; -EINVAL for anything else. Slurm's memory text
+ * in bytes, or -EINVAL (0 means all of a node's memory). */
+long long spec_time_seconds(const char *text);
+long long spec_memory_bytes(const char *text);
+
+#endif

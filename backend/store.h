@@ -1,0 +1,86 @@
+/*
+ * The journal: one SQLite database (WAL, synchronous=FULL) used by one thread. Others post transactions and get a
+ * message when the commit that contains them has returned; everything that arrives while a commit runs is one group.
+ *
+ * A transaction is all or nothing and is never lost once posted: when the disk is full the thread says so
+ * (STORE_TROUBLE, once), keeps it and tries again every second, in order; a transaction that was posted with
+ * `may_fail` is dropped instead and answered with the error.
+ *
+ * Schema: meta(key, value); run(num PRIMARY KEY, id UNIQUE, live, summary); event(seq PRIMARY KEY, run, time, type, data);
+ * doc(run, name, text); seen(mount, request, result) for writes that the kernel may deliver twice; key(key PRIMARY
+ * KEY, run, id) which outlives purge; rejected(seq, time, uid, text, why) for the file `errors`.
+ */
+#ifndef BACKEND_STORE_H
+#define BACKEND_STORE_H
+
+#include "backend/base/clock.h"
+#include "backend/base/err.h"
+#include "backend/base/inbox.h"
+#include "backend/event.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct store;
+
+#define STORE_SCHEMA 1
+
+/* What is read at start, before the thread runs. Strings are borrowed for the call. */
+struct store_loader {
+	void *arg;
+	void (*run)(void *arg, uint32_t num, const char *id, bool live, const char *summary);
+	/* events of live runs only, in order */
+	void (*event)(void *arg, uint32_t run, int64_t time, const char *type, const char *data);
+	/* documents of live runs only: name is "spec", "effective" or "script" */
+	void (*doc)(void *arg, uint32_t run, const char *name, const char *text, size_t len);
+	void (*key)(void *arg, const char *key, uint32_t run, const char *id);
+	void (*seen)(void *arg, uint64_t mount, uint64_t request, const char *result);
+	void (*rejected)(void *arg, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
+};
+
+/*
+ * Opens DIR/journal.db, making or migrating it (a copy DIR/journal.db.SCHEMA is made before a migration). Errors, each
+ * a sentence: a newer schema (named), a directory of another machine or copied from elsewhere (host, inode and device
+ * of DIR are recorded), not a local file system, not writable, damaged. *uuid_out gets the state's UUID (36 characters).
+ */
+int store_open(const char *dir, const struct clock *clock, struct store **out, char uuid_out[37], struct err *e);
+int store_load(struct store *s, const struct store_loader *l, uint32_t *next_num, struct err *e);
+/* Starts the thread; its messages (below) are posted to `replies`. */
+int store_start(struct store *s, struct inbox *replies, struct err *e);
+/* Commits what was posted, stops the thread, closes. Gives up on a full disk after deadline_ms. */
+void store_close(struct store *s, int deadline_ms);
+
+/* --- transactions; built by the caller, who gives them away with store_post --- */
+
+struct store_txn;
+
+struct store_txn *store_txn_new(uint64_t ticket, bool may_fail);
+void store_txn_event(struct store_txn *t, uint32_t run, const struct event *ev);
+/* The summary row; `live` false also deletes the run's events (they are in the summary's history). */
+void store_txn_summary(struct store_txn *t, uint32_t run, const char *id, bool live, const json_t *summary);
+void store_txn_doc(struct store_txn *t, uint32_t run, const char *name, const char *text, size_t len);
+void store_txn_key(struct store_txn *t, const char *key, uint32_t run, const char *id);
+void store_txn_seen(struct store_txn *t, uint64_t mount, uint64_t request, const char *result);
+void store_txn_rejected(struct store_txn *t, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
+/* Removes run, events and documents; keys stay. */
+void store_txn_purge(struct store_txn *t, uint32_t run);
+/* Forgets `seen` rows of every mount but this one. */
+void store_txn_mount(struct store_txn *t, uint64_t mount);
+
+void store_post(struct store *s, struct store_txn *t);
+/* Asks for a document of any run; answered by a STORE_DOC message. */
+void store_ask_doc(struct store *s, uint64_t ticket, uint32_t run, const char *name);
+
+/* --- messages to the owner --- */
+
+enum store_msg_type { STORE_DONE = 100, STORE_DOC, STORE_TROUBLE };
+
+struct store_msg {
+	struct msg m;		/* m.type: enum store_msg_type */
+	uint64_t ticket;
+	int code;		/* 0 or negative errno; STORE_TROUBLE: 0 when it is over */
+	char *text;		/* STORE_DOC: the document, owned, NULL when there is none; STORE_TROUBLE: the sentence */
+	size_t len;
+};
+
+#endif
