@@ -187,9 +187,10 @@ static void have_manifest(void *arg, int code, const char *text, const char *dat
 
 void engine_report(struct engine *en, struct erun *er, struct event *ev)
 {
+	const json_t *left = json_object_get(ev->data, "manifest");
 	struct manifest_wait *w;
 
-	if (ev->type != EV_END || !event_int(ev, "manifest", 0) || !run_is_live(er->r)) {
+	if (ev->type != EV_END || !(json_is_true(left) || json_integer_value(left)) || !run_is_live(er->r)) {
 		engine_post(en, er, ev, NULL, NULL, NULL);
 		return;
 	}
