@@ -99,6 +99,7 @@ struct fsys {
 	struct hmap paths;	/* path tables, by run number */
 	struct hmap probes;	/* last answers of clusters */
 	size_t n_parked;
+	long n_pollers;		/* handles whose kernel handle is kept */
 	bool stopping, restart;
 	uint64_t n_requests;
 };

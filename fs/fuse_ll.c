@@ -647,6 +647,7 @@ static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, s
 	if (kh && !ready) {
 		sh = shared_handle_get(fs->shared, h->fh, true);
 		if (sh) {
+			fs->n_pollers += sh->poll_kh == 0;
 			sh->ino = ino;
 			sh->flags = h->flags;
 			sh->poll_kh = kh;

@@ -7,6 +7,7 @@
 #define FS_PATHS_H
 
 #include "backend/base/hash.h"
+#include "backend/base/list.h"
 
 #include <stdbool.h>
 #include <stdint.h>
