@@ -279,8 +279,10 @@ struct event *local_job_end(struct cluster *c, struct local_job *j)
 	if (!read_record(own, &rec) && !read_record(script, &rec)) {
 		pid_t pid;
 
-		if (supervisor_look(j->dir, &pid) == SUPERVISOR_VOID)
-			return no_record(j, "cancelled", "cancelled before it started");
+		/* A supervisor that went before it made its link never started anything; now nothing can. */
+		if (supervisor_void(j->dir) && supervisor_look(j->dir, &pid) == SUPERVISOR_VOID)
+			return j->cancel_wanted ? no_record(j, "cancelled", "cancelled before it started")
+						: no_record(j, "node_failed", "the job's supervisor could not be started");
 		return no_record(j, "node_failed",
 				 "the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");
 	}
