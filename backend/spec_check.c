@@ -376,7 +376,7 @@ static bool gpus_ok(const char *s)
 		const char *p = s + n;
 		long long v;
 
-		if (n == 0)
+		if (n == 0 || !isalnum((unsigned char)*s))
 			return false;
 		if (typed && *p == ':' && (p++, !spec_digits(&p, INT_MAX, &v)))
 			return false;

@@ -319,11 +319,21 @@ static int distance(const char *a, const char *b)
 	return d[la][lb];
 }
 
+static int common_prefix(const char *a, const char *b)
+{
+	int n = 0;
+
+	while (a[n] && a[n] == b[n])
+		n++;
+	return n;
+}
+
+/* Of two that are as near, the one that begins alike for longer. */
 static void consider(const char *name, const char *candidate, int *best, const char **found)
 {
 	int d = distance(name, candidate);
 
-	if (d < *best) {
+	if (d < *best || (d == *best && *found && common_prefix(name, candidate) > common_prefix(name, *found))) {
 		*best = d;
 		*found = candidate;
 	}

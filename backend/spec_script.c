@@ -176,13 +176,20 @@ static int apply(struct options *o, const struct spec_key *k, const char *value,
 	return set_key(o->spec, k->name, value ? json_string(value) : json_true(), line, o->errors);
 }
 
-static int unknown_option(const char *option, unsigned line, struct strbuf *errors)
+static int unknown_option(const char *name, unsigned line, struct strbuf *errors)
 {
-	cleanup_strbuf struct strbuf found = STRBUF_INIT;
+	const char *near = spec_key_nearest(name);
+	cleanup_free char *option = xstrdup(near ? near : "");
+	char shown[SPEC_SHOWN];
 
-	spec_key_unknown(option, &found);
-	report(line, found.buf, errors);
-	return -EINVAL;
+	for (char *p = option; *p; p++)
+		if (*p == '_')
+			*p = '-';
+	spec_show(name, shown);
+	if (near)
+		return spec_complain(errors, "line %u of the script: sbatch has no option --%s: did you mean --%s?", line, shown,
+				     option);
+	return spec_complain(errors, "line %u of the script: sbatch has no option --%s", line, shown);
 }
 
 static int long_option(struct options *o, const char *text, unsigned line)

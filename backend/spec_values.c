@@ -88,22 +88,22 @@ static int value_checked(const struct spec_key *k, const json_t *value, json_t *
 	cleanup_strbuf struct strbuf text = STRBUF_INIT;
 	const char *want = "";
 	char shown[SPEC_SHOWN];
-	bool ok = false;
+	bool ok = !json_is_real(value); /* not even 2.0 */
 
 	if (spec_want_text(k->name, value, &text, errors) < 0)
 		return -EINVAL;
 	switch (k->type) {
 	case SPEC_RANGE:
-		ok = range_ok(text.buf);
+		ok = ok && range_ok(text.buf);
 		want = "a number or a range, like 2 or 2-4";
 		break;
 	case SPEC_TIME:
-		ok = spec_time_seconds(text.buf) != -EINVAL;
+		ok = ok && spec_time_seconds(text.buf) != -EINVAL;
 		want = "a time, like 30 (minutes), 1:00:00, 2-12:00 or UNLIMITED";
 		break;
 	default:
 		assert(k->type == SPEC_MEMORY);
-		ok = spec_memory_bytes(text.buf) != -EINVAL;
+		ok = ok && spec_memory_bytes(text.buf) != -EINVAL;
 		want = "a size, like 4G, 500M or 2000 (MiB)";
 		break;
 	}
