@@ -4,7 +4,7 @@
  *
  * Invariants of the program: one process writes frames; a request runs only when its line, its code and its payload have their
  * full lengths; nothing is run by a truncated last line (facts: `sh -s` does that); no process is started to wait or to look
- * into ends/; names in ends/ are [A-Za-z0-9._-] and not *.tmp.
+ * into ends/; names in ends/ are [A-Za-z0-9._-] and not *.tmp; an empty record there is not yet written (NFS).
  *
  * The functions and variables of the program begin with sr_ and SR_. In bash the clock is `read -t`; a plain sh is woken by
  * T lines, keeps deadlines by timeout(1) where there is one, and runs requests beside the loop in a new sh.
@@ -71,8 +71,8 @@ static const char dialects[] =
 	"\tSR_N=${#SR_V}\n"
 	"}\n"
 	"sr_record() {\n"
-	"\tSR_V='' SR_N=''\n"
-	"\t{ SR_N=1; IFS= read -r -d '' -n 65536 SR_V; } <\"$1\"\n"
+	"\tSR_V=''\n"
+	"\tIFS= read -r -d '' -n 65536 SR_V <\"$1\"\n"
 	"}\n"
 	"sr_spawn() {\n"
 	"\tset -m\n"
@@ -109,9 +109,8 @@ static const char dialects[] =
 	"\treturn 1\n"
 	"}\n"
 	"sr_record() {\n"
-	"\tSR_V='' SR_N=''\n"
+	"\tSR_V=''\n"
 	"\t{\n"
-	"\t\tSR_N=1\n"
 	"\t\twhile IFS= read -r sr_l; do SR_V=$SR_V$sr_l$SR_NL; done\n"
 	"\t\tSR_V=$SR_V$sr_l\n"
 	"\t} <\"$1\"\n"
@@ -212,7 +211,7 @@ static const char parts[] =
 	"\t\tif sr_seen \"$sr_name\" || [ ! -f \"$sr_f\" ]; then continue; fi\n"
 	"\t\tif [ \"$sr_n\" -ge 200 ]; then SR_MORE=1; break; fi\n"
 	"\t\tsr_record \"$sr_f\"\n"
-	"\t\tif [ -z \"$SR_N\" ]; then continue; fi\n"
+	"\t\tif [ -z \"$SR_V\" ]; then continue; fi\n"
 	"\t\tsr_n=$((sr_n + 1))\n"
 	"\t\tsr_saw \"$sr_name\"\n"
 	"\t\tprintf 'E %s %s\\n%s%s' \"${#sr_name}\" \"${#SR_V}\" \"$sr_name\" \"$SR_V\"\n"
