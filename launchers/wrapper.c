@@ -188,7 +188,7 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 	if (job->input) {
 		strbuf_addstr(body, "exec <");
 		quote_sh_path(body, job->input);
-		strbuf_addch(body, '\n');
+		strbuf_addstr(body, " || exit 66\n");
 	}
 }
 
