@@ -92,6 +92,7 @@ static const char guard_claim[] = "for _f in claim started; do\n"
 static const char signals[] =
 	"# Signals go to the job.\n"
 	"_rc='' _sig=- _pid='' _hit=''\n"
+	"# shellcheck disable=SC2317 # called by the traps\n"
 	"pass() {\n"
 	"\t_sig=$1 _hit=1\n"
 	"\t[ -z \"$_pid\" ] || kill -s \"$1\" \"$_pid\" 2>/dev/null\n"
@@ -188,7 +189,7 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 	if (job->input) {
 		strbuf_addstr(body, "exec <");
 		quote_sh_path(body, job->input);
-		strbuf_addch(body, '\n');
+		strbuf_addstr(body, " || exit 66\n");
 	}
 }
 
@@ -216,8 +217,8 @@ void wrap_exec(const struct job *job, struct strbuf *body)
 }
 
 /*
- * A shell without job control starts what is in the background with INT and QUIT ignored (POSIX XCU 2.11), and dash lets
- * nobody undo that: env does (coreutils 8.31). After a signal `wait` returns early: it is asked again; 127 from a process
+ * A shell without job control starts what is in the background with INT and QUIT ignored (POSIX XCU 2.11), and dash
+ * lets nobody undo that: env does (coreutils 8.31). After a signal `wait` returns early: it is asked again; 127 from a process
  * that was gone before means that the status had been told already.
  */
 static const char run_job[] =
@@ -266,9 +267,9 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
 	strbuf_addf(out,
 		    "record() {\n"
-		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_rc sig=$_sig start=$_start end=$_end"
-		    " out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=-"
-		    " host=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \\\n"
+		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=- \\\n"
+		    "host=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		    "}\n",
 		    ctx->run_num, ctx->attempt, ctx->run_num, ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
