@@ -471,6 +471,8 @@ static void load_event(void *arg, uint32_t run, int64_t time, const char *type, 
 	if (!er || t < 0)
 		return;
 	ev = event_new((enum event_type)t, time, json_loads(data, 0, NULL));
+	if (!er->r->t_created && (t == EV_CREATE || t == EV_DRAFT))
+		str_set(&er->r->id, NULL); /* the event brings it */
 	if (t == EV_SUBMITTING) {
 		str_set(&er->directory, event_str(ev, "directory"));
 		str_set(&er->scratch, event_str(ev, "scratch"));

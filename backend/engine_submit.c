@@ -225,6 +225,11 @@ static json_t *create_data(const struct run *r, const struct prepared *p)
 		(void)json_object_set(d, "tags", tags);
 	(void)json_object_set_new(d, "merged", json_boolean(p->job.merged));
 	(void)json_object_set_new(d, "spec_print", json_string(p->print));
+	(void)json_object_set_new(d, "cpus", json_integer((p->job.ntasks > 0 ? p->job.ntasks : 1) *
+							  (p->job.cpus_per_task > 0 ? p->job.cpus_per_task : 1)));
+	(void)json_object_set_new(d, "spec_len", json_integer((json_int_t)r->spec_len));
+	(void)json_object_set_new(d, "effective_len", json_integer((json_int_t)r->effective_len));
+	(void)json_object_set_new(d, "script_len", json_integer((json_int_t)r->script_len));
 	(void)json_object_set_new(d, "source", json_string("user"));
 	return d;
 }
@@ -321,6 +326,8 @@ void engine_created(struct engine *en, struct pending *p, int code)
 		pending_free(p);
 		return;
 	}
+	if (!er->visible)
+		str_set(&r->id, NULL); /* the event brings it */
 	er->visible = true;
 	(void)run_apply(r, p->ev);
 	engine_remember(en, p->request, p->result);

@@ -99,7 +99,7 @@ static void start_time(pid_t pid, char *out, size_t size)
 	cleanup_free char *path = xasprintf("/proc/%d/stat", (int)pid);
 	struct strbuf sb = STRBUF_INIT;
 	const char *s;
-	int field = 2;
+	int field = 3; /* the one behind the blank at `s` */
 
 	out[0] = '\0';
 	if (strbuf_read_file(&sb, path, 65536) > 0 && (s = strrchr(sb.buf, ')'))) {
