@@ -83,7 +83,7 @@ $O/tests/%: $O/obj/tests/unit/%.o $(TEST_LIB) $O/libslurmray.a
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(DEP_LIBS)
 
 $O/tools/%: tests/tools/%.c $O/libslurmray.a
-	$(call say,TOOL,$@)
+	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(DEP_LIBS)
 
@@ -143,10 +143,11 @@ check-layers:
 # --- use ---
 
 quickstart:
-	$(Q)MAKE='$(MAKE)' MNT=$(MNT) scripts/quickstart
+	$(Q)MNT=$(MNT) scripts/quickstart
 
+demo: MNT = build/demo
 demo:
-	$(Q)MAKE='$(MAKE)' MNT=$(MNT) scripts/quickstart --demo
+	$(Q)MNT=$(MNT) scripts/quickstart --demo
 
 install: $O/slurmray
 	install -D -m 755 $O/slurmray $(DESTDIR)$(BINDIR)/slurmray
