@@ -195,6 +195,9 @@ static void render_info_json(const struct view *v, struct strbuf *out)
 	json_decref(o);
 }
 
+/* Printed with this many digits, so that 0.018 is not 0.017999999999999999. */
+#define METRIC_DIGITS JSON_REAL_PRECISION(6)
+
 /* "key value" lines; text that holds newlines is written as JSON, so that a line stays a line. */
 static void keyed(const json_t *o, struct strbuf *out)
 {
@@ -207,7 +210,7 @@ static void keyed(const json_t *o, struct strbuf *out)
 		if (s && !strpbrk(s, "\n\r")) {
 			strbuf_addf(out, "%s %s\n", key, s);
 		} else {
-			char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+			char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | METRIC_DIGITS);
 
 			strbuf_addf(out, "%s %s\n", key, text);
 			free(text);
@@ -258,11 +261,7 @@ static double elapsed_seconds(const struct view *v)
 
 static void put_real(json_t *o, const char *key, double d)
 {
-	char text[40];
-
-	/* Three places are enough, and keep the text short. */
-	(void)snprintf(text, sizeof(text), "%.3f", d);
-	(void)json_object_set_new(o, key, json_loads(text, JSON_DECODE_ANY, NULL));
+	(void)json_object_set_new(o, key, json_real(d));
 }
 
 static json_t *metrics_object(const struct view *v)
@@ -298,7 +297,7 @@ static void render_metrics(const struct view *v, struct strbuf *out)
 static void render_metrics_json(const struct view *v, struct strbuf *out)
 {
 	json_t *o = metrics_object(v);
-	char *text = json_dumps(o, JSON_INDENT(2));
+	char *text = json_dumps(o, JSON_INDENT(2) | METRIC_DIGITS);
 
 	strbuf_addf(out, "%s\n", text);
 	free(text);
