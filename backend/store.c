@@ -225,7 +225,7 @@ static void answer(struct store *s, struct store_txn *t, int code)
 static void begin_trouble(struct store *s, int code)
 {
 	const char *what_to_do = code == -ENOSPC ? "Make room on that file system." :
-				 "Look at the disk and the system's log (dmesg), and do not stop slurmray before.";
+				 "Look at the disk and at the system's log (dmesg); do not stop slurmray before it is mended.";
 	bool first = !s->trouble;
 	char *text;
 
