@@ -226,6 +226,7 @@ static void begin_trouble(struct store *s, int code)
 {
 	const char *what_to_do = code == -ENOSPC ? "Make room on that file system." :
 				 "Look at the disk and at the system's log (dmesg); do not stop slurmray before it is mended.";
+	const char *what = code == -EBADMSG ? "it is damaged" : strerror(-code);
 	bool first = !s->trouble;
 	char *text;
 
@@ -234,7 +235,7 @@ static void begin_trouble(struct store *s, int code)
 	if (!first)
 		return;
 	text = xasprintf("the journal in %s cannot be written: %s. Nothing that was accepted is lost: it is kept in memory "
-			 "and tried again every second. %s", s->dir, strerror(-code), what_to_do);
+			 "and tried again every second. %s", s->dir, what, what_to_do);
 	log_error("%s", text);
 	reply(s, STORE_TROUBLE, 0, code, text, strlen(text));
 }
