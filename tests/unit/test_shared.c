@@ -1,6 +1,7 @@
 /*
- * Shared memory between workers: handles, parked requests and INIT, as a next worker finds them. A second attachment stands for the
- * next worker; what a kill leaves in between is made by writing the records' bytes the way a killed process leaves them.
+ * Shared memory between workers: handles, parked requests and INIT, as a next worker finds them. A second attachment
+ * stands for the next worker; what a kill leaves in between is made by writing the records' bytes the way a killed
+ * process leaves them.
  */
 #include "fs/shared.h"
 
@@ -354,7 +355,8 @@ static void test_init(void **state)
 	shared_detach(sh);
 }
 
-/* A worker that parks and unparks, opens and closes as fast as it can, until it is killed. It also says what it did last. */
+/* A worker that parks and unparks, opens and closes as fast as it can, until it is killed. It also says what it did
+ * last. */
 static void __attribute__((noreturn)) busy_worker(const struct shared *sh, volatile uint64_t *told)
 {
 	struct shared *w = next(sh);
@@ -382,7 +384,8 @@ static void check_after_kill(const struct shared *sh, const volatile uint64_t *t
 	size_t i, k, len, count = shared_parked_list(n, &list);
 	const char *data;
 
-	/* Between told[1] (all before are gone) and told[0] (all up to it are there), give or take the step that was cut. */
+	/* Between told[1] (all before are gone) and told[0] (all up to it are there), give or take the step that was
+	 * cut. */
 	assert_in_range(count, (told[0] - told[1]) / 2 - 1, (told[0] - told[1]) / 2 + 1);
 	for (i = 0; i < count; i++) {
 		assert_in_range(list[i], told[1] + 2, told[0] + 2);
@@ -448,13 +451,20 @@ static void test_kill_anywhere(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_mount_id),	cmocka_unit_test(test_attach_refuses),
-		cmocka_unit_test(test_area_cannot_shrink), cmocka_unit_test(test_handle_basics),
-		cmocka_unit_test(test_handles_survive), cmocka_unit_test(test_handles_full),
-		cmocka_unit_test(test_handles_churn),	cmocka_unit_test(test_walk_may_drop),
-		cmocka_unit_test(test_park),		cmocka_unit_test(test_park_sizes),
-		cmocka_unit_test(test_park_full),	cmocka_unit_test(test_cur),
-		cmocka_unit_test(test_forget),		cmocka_unit_test(test_init),
+		cmocka_unit_test(test_mount_id),
+		cmocka_unit_test(test_attach_refuses),
+		cmocka_unit_test(test_area_cannot_shrink),
+		cmocka_unit_test(test_handle_basics),
+		cmocka_unit_test(test_handles_survive),
+		cmocka_unit_test(test_handles_full),
+		cmocka_unit_test(test_handles_churn),
+		cmocka_unit_test(test_walk_may_drop),
+		cmocka_unit_test(test_park),
+		cmocka_unit_test(test_park_sizes),
+		cmocka_unit_test(test_park_full),
+		cmocka_unit_test(test_cur),
+		cmocka_unit_test(test_forget),
+		cmocka_unit_test(test_init),
 		cmocka_unit_test(test_kill_anywhere),
 	};
 
