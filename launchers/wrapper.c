@@ -57,8 +57,9 @@ static void add_header(struct strbuf *out, const struct job *job, const struct l
 	strbuf_addf(out, "#!/bin/sh\n# slurmray run %s (number %u), attempt %u, launcher %s\n# ", ctx->run_id,
 		    ctx->run_num, ctx->attempt, job->launcher);
 	launch_token(out, ctx);
-	strbuf_addstr(out, "\n#\n# All of the job: this wrapper starts at most once, runs the file `job` (written below),\n"
-			   "# passes signals on to it, and leaves an exit record in `ends`.\n\n_dir=");
+	strbuf_addstr(out,
+		      "\n#\n# All of the job: this wrapper starts at most once, runs the file `job` (written below),\n"
+		      "# passes signals on to it, and leaves an exit record in `ends`.\n\n_dir=");
 	launch_attempt_dir(out, job->directory, ctx);
 	strbuf_addf(&ends, "%s/%s/ends", job->directory, ctx->uuid);
 	strbuf_addstr(out, "\n_ends=");
@@ -70,16 +71,15 @@ static void add_header(struct strbuf *out, const struct job *job, const struct l
  * The claim procedure. SLURMRAY_JOB_ID comes from the local supervisor and is taken away below, so that it names
  * this job where it is set, also when slurmray itself runs inside a job of Slurm. An array's tasks share one id.
  */
-static const char guard_head[] =
-	"# The guard: only the job that `claim` names runs, and only once.\n"
-	"_me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}\n"
-	"_restart=${SLURM_RESTART_COUNT:-0}\n"
-	"[ -z \"${SLURMRAY_JOB_ID:-}\" ] || _restart=0\n"
-	"refuse() {\n"
-	"\techo \"$(date +%s) job $_me: $1\" >>refused\n"
-	"\texit 0\n"
-	"}\n"
-	"[ -n \"$_me\" ] || refuse 'no job id in the environment'\n";
+static const char guard_head[] = "# The guard: only the job that `claim` names runs, and only once.\n"
+				 "_me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}\n"
+				 "_restart=${SLURM_RESTART_COUNT:-0}\n"
+				 "[ -z \"${SLURMRAY_JOB_ID:-}\" ] || _restart=0\n"
+				 "refuse() {\n"
+				 "\techo \"$(date +%s) job $_me: $1\" >>refused\n"
+				 "\texit 0\n"
+				 "}\n"
+				 "[ -n \"$_me\" ] || refuse 'no job id in the environment'\n";
 static const char guard_restart[] =
 	"[ \"$_restart\" = 0 ] || [ -e \"grant.$_restart\" ] || refuse \"restart $_restart has no grant\"\n";
 static const char guard_granted[] = "# The spec asked for requeue: restarts are allowed.\n";
@@ -89,16 +89,15 @@ static const char guard_claim[] = "for _f in claim started; do\n"
 				  "done\n\n";
 
 /* A second signal while the first is handled must not be lost: the trap itself passes it on. */
-static const char signals[] =
-	"# Signals go to the job.\n"
-	"_rc='' _sig=- _pid='' _hit=''\n"
-	"# shellcheck disable=SC2317 # called by the traps\n"
-	"pass() {\n"
-	"\t_sig=$1 _hit=1\n"
-	"\t[ -z \"$_pid\" ] || kill -s \"$1\" \"$_pid\" 2>/dev/null\n"
-	"}\n"
-	"trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP\n"
-	"trap 'pass USR1' USR1; trap 'pass USR2' USR2\n\n";
+static const char signals[] = "# Signals go to the job.\n"
+			      "_rc='' _sig=- _pid='' _hit=''\n"
+			      "# shellcheck disable=SC2317 # called by the traps\n"
+			      "pass() {\n"
+			      "\t_sig=$1 _hit=1\n"
+			      "\t[ -z \"$_pid\" ] || kill -s \"$1\" \"$_pid\" 2>/dev/null\n"
+			      "}\n"
+			      "trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP\n"
+			      "trap 'pass USR1' USR1; trap 'pass USR2' USR2\n\n";
 
 static void add_directories(struct strbuf *out, const struct job *job, const struct launch_ctx *ctx)
 {
@@ -218,31 +217,30 @@ void wrap_exec(const struct job *job, struct strbuf *body)
 
 /*
  * A shell without job control starts what is in the background with INT and QUIT ignored (POSIX XCU 2.11), and dash
- * lets nobody undo that: env does (coreutils 8.31). After a signal `wait` returns early: it is asked again; 127 from a process
- * that was gone before means that the status had been told already.
+ * lets nobody undo that: env does (coreutils 8.31). After a signal `wait` returns early: it is asked again; 127 from a
+ * process that was gone before means that the status had been told already.
  */
-static const char run_job[] =
-	"# Run it, bash where there is one.\n"
-	"_env='env --default-signal=INT,QUIT'\n"
-	"$_env true 2>/dev/null || _env=''\n"
-	"_sh=$(command -v bash) || _sh=/bin/sh\n"
-	"if [ -z \"$_rc\" ]; then\n"
-	"\t$_env \"$_sh\" \"$_dir/job\" </dev/null &\n"
-	"\t_pid=$!\n"
-	"\texec 2>/dev/null\n"
-	"\t[ \"$_sig\" = - ] || kill -s \"$_sig\" \"$_pid\"\n"
-	"\twait \"$_pid\"\n"
-	"\t_rc=$?\n"
-	"\twhile [ -n \"$_hit\" ]; do\n"
-	"\t\t_hit='' _gone=''\n"
-	"\t\tkill -0 \"$_pid\" || _gone=1\n"
-	"\t\twait \"$_pid\"\n"
-	"\t\t_f=$?\n"
-	"\t\t[ -n \"$_gone\" ] && [ \"$_f\" = 127 ] || _rc=$_f\n"
-	"\tdone\n"
-	"\t_pid=''\n"
-	"fi\n"
-	"exec 2>/dev/null\n\n";
+static const char run_job[] = "# Run it, bash where there is one.\n"
+			      "_env='env --default-signal=INT,QUIT'\n"
+			      "$_env true 2>/dev/null || _env=''\n"
+			      "_sh=$(command -v bash) || _sh=/bin/sh\n"
+			      "if [ -z \"$_rc\" ]; then\n"
+			      "\t$_env \"$_sh\" \"$_dir/job\" </dev/null &\n"
+			      "\t_pid=$!\n"
+			      "\texec 2>/dev/null\n"
+			      "\t[ \"$_sig\" = - ] || kill -s \"$_sig\" \"$_pid\"\n"
+			      "\twait \"$_pid\"\n"
+			      "\t_rc=$?\n"
+			      "\twhile [ -n \"$_hit\" ]; do\n"
+			      "\t\t_hit='' _gone=''\n"
+			      "\t\tkill -0 \"$_pid\" || _gone=1\n"
+			      "\t\twait \"$_pid\"\n"
+			      "\t\t_f=$?\n"
+			      "\t\t[ -n \"$_gone\" ] && [ \"$_f\" = 127 ] || _rc=$_f\n"
+			      "\tdone\n"
+			      "\t_pid=''\n"
+			      "fi\n"
+			      "exec 2>/dev/null\n\n";
 
 /* Fields as documented at CREQ_MANIFEST in backend/cluster.h. The slash follows `results` where it is a link. */
 static const char manifest[] =
@@ -255,7 +253,8 @@ static const char manifest[] =
 static const char peak[] =
 	"# Peak memory, where the job has a memory cgroup.\n"
 	"_rss=''\n"
-	"_cg=$(sed -n 's|^[0-9]*:\\(memory\\)*:\\(/.*/job_[0-9]*/step_[^/]*\\).*|/sys/fs/cgroup/\\1\\2|p' /proc/self/cgroup)\n"
+	"_cg=$(sed -n 's|^[0-9]*:\\(memory\\)*:\\(/.*/job_[0-9]*/step_[^/]*\\).*|/sys/fs/cgroup/\\1\\2|p' "
+	"/proc/self/cgroup)\n"
 	"[ -z \"$_cg\" ] || for _f in $_cg; do\n"
 	"\t_rss=$(cat \"$_f/memory.peak\" || cat \"$_f/memory.max_usage_in_bytes\") && break\n"
 	"done\n\n";
