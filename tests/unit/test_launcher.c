@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include <cmocka.h>
@@ -238,6 +239,46 @@ static void signals_do_not_end_the_wait(void **state)
 		assert_int_equal(mkdir(stop, 0700), 0);
 		assert_int_equal(box_wait(&b), 42);
 		expect_word(&b, "rc", "42");
+	}
+}
+
+/* A signal that comes while the job ends, again and again: its code is never lost. */
+static void an_end_among_signals_keeps_its_code(void **state)
+{
+	struct job job = command("trap : USR1; : >up; sleep 0.02; exit 42");
+	struct box b;
+
+	(void)state;
+	for (int round = 0; round < 8; round++) {
+		EACH_SHELL(b) {
+			int n = 0, status;
+
+			box_start(&b, &job);
+			box_wait_file(&b, "work/up");
+			while (n++ < 200 && waitpid(b.pid, &status, WNOHANG | WNOWAIT) == 0) {
+				(void)kill(b.pid, SIGUSR1);
+				(void)nanosleep(&(struct timespec){ .tv_nsec = 300 * 1000 }, NULL);
+			}
+			assert_int_equal(box_wait(&b), 42);
+			expect_word(&b, "rc", "42");
+		}
+	}
+}
+
+/* A signal that comes before there is a process of the job is not forgotten. */
+static void an_early_signal_arrives(void **state)
+{
+	struct job job = command("sleep 30");
+	struct box b;
+
+	(void)state;
+	EACH_SHELL(b) {
+		box_start(&b, &job);
+		box_wait_file(&b, "results"); /* the traps are set, `job` is about to be written */
+		(void)kill(b.pid, SIGTERM);
+		assert_int_equal(box_wait(&b), 143);
+		expect_word(&b, "rc", "143");
+		expect_word(&b, "sig", "TERM");
 	}
 }
 
@@ -709,6 +750,8 @@ int main(void)
 		cmocka_unit_test(signals_are_passed_on),
 		cmocka_unit_test(a_default_signal_ends_the_command),
 		cmocka_unit_test(signals_do_not_end_the_wait),
+		cmocka_unit_test(an_end_among_signals_keeps_its_code),
+		cmocka_unit_test(an_early_signal_arrives),
 		cmocka_unit_test(output_is_byte_exact),
 		cmocka_unit_test(merged_streams_count_once),
 		cmocka_unit_test(scripts_are_byte_exact),
