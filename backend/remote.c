@@ -76,6 +76,19 @@ struct rrun *run_find(struct cluster *c, uint32_t num, uint32_t attempt)
 	return NULL;
 }
 
+static bool on_its_way(const struct rrun *r)
+{
+	return r->phase == RR_PREPARING || r->phase == RR_SENT || r->phase == RR_VOIDING;
+}
+
+void run_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase)
+{
+	c->submitting -= on_its_way(r);
+	r->phase = phase;
+	c->submitting += on_its_way(r);
+	runs_touch(c);
+}
+
 static void run_free_members(struct rrun *r)
 {
 	free(r->run_id);
@@ -92,10 +105,12 @@ static void run_free_members(struct rrun *r)
 		free(r->job);
 	}
 	upload_free(r->upload);
+	jobs_row_release(r);
 }
 
 void run_drop(struct cluster *c, struct rrun *r)
 {
+	run_phase(c, r, RR_GONE);
 	list_del(&r->queue);
 	hmap_remove(&c->runs, &r->node);
 	logs_release(r);
@@ -208,13 +223,13 @@ static void on_watch(struct cluster *c, struct creq *q)
 		run_drop(c, r);
 	r = run_new(c, q);
 	if (q->ended) {
-		r->phase = RR_ENDED;
+		run_phase(c, r, RR_ENDED);
 		r->end_seen = true;
 		logs_start(c, r);
 		logs_final(c, r, q->out_len, q->err_len);
 		run_maybe_drop(c, r);
 	} else if (r->job_id) {
-		r->phase = RR_SUBMITTED;
+		run_phase(c, r, RR_SUBMITTED);
 		r->submitted_poll = c->poll.serial;
 		jobs_poll_soon(c);
 	} else {
@@ -229,14 +244,14 @@ static void on_forget(struct cluster *c, const struct creq *q)
 
 	if (r)
 		run_drop(c, r);
-	jobs_forget(c, q->run);
+	chores_forget(c, q->run);
 }
 
 static void on_end_seen(struct cluster *c, const struct creq *q)
 {
 	struct rrun *r = run_find(c, q->run, q->attempt);
 
-	jobs_end_seen(c, q->run, q->attempt);
+	chores_end_seen(c, q->run, q->attempt);
 	if (!r)
 		return;
 	r->end_seen = true;
@@ -312,8 +327,8 @@ static void runs_step(struct cluster *c)
 		struct rrun *r = container_of(n, struct rrun, node);
 
 		next = hmap_walk(&c->runs, n);
-		if (r->phase == RR_SUBMITTED)
-			live++;
+		live += r->phase == RR_SUBMITTED || r->phase == RR_VOIDED;
+		verbs_cancel_run(c, r);
 		at = earlier(at, jobs_run_step(c, r));
 		at = earlier(at, logs_run_step(c, r));
 		run_maybe_drop(c, r);
@@ -355,9 +370,9 @@ static void *run_loop(void *arg)
 		link_step(c);
 		submit_step(c);
 		jobs_step(c);
-		verbs_cancel_step(c);
 		req_step(c);
 		runs_step(c);
+		chores_step(c);
 		if (!link_flush(c) && !c->stopping)
 			wait_for_work(c);
 	}

@@ -8,6 +8,7 @@
  *	remote_submit.c	submissions: queue, upload of files, answers, taking back
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
+ *	remote_chores.c	moving exit records away, removing directories
  *	remote_logs.c	the followers of stdout and stderr
  *	remote_files.c	list, read, manifest
  *
@@ -119,6 +120,7 @@ enum rrun_phase {
 	RR_VOIDING,   /* being taken back */
 	RR_SUBMITTED, /* job_id is known; watched */
 	RR_ENDED,     /* reported; logs may be missing */
+	RR_VOIDED,    /* called off after it may have been sent: jobs that turn up under its token are cancelled for a while */
 	RR_GONE,      /* lost, rejected or called off: nothing is wanted any more */
 };
 
@@ -156,14 +158,19 @@ struct rrun {
 	int64_t start;
 	bool unknown_said;
 	/* the end */
-	bool has_record, verifying, swept;
+	bool has_record, verifying, sweeping;
+	int64_t sweep_until;	/* RR_VOIDED */
 	struct exit_record record;
 	char *verdict;		/* the scheduler's final word */
 	int64_t decide_at;	/* the record is there: when it decides alone; 0: not waiting */
 	int64_t verify_at;	/* 0: not wanted */
 	uint64_t submitted_poll; /* polls up to this one cannot list the job yet */
-	uint64_t seen_poll;
-	int seen_rank;
+	struct seen_row {	/* what the poll that is being read says */
+		uint64_t poll;
+		int rank;
+		char *status, *reason, *nodes;
+		int64_t start;
+	} seen;
 	/* logs */
 	struct spool *spool;
 	struct rstream stream[2];
@@ -173,9 +180,11 @@ struct rrun {
 
 struct poll_state {
 	bool busy;
-	bool wanted;		/* at the next moment that the pace allows */
+	bool wanted;		/* somebody waits for it */
 	uint64_t serial;	/* of the one on its way, or of the last one */
-	int64_t sent_at, due_at, changed_at, answered_at;
+	int64_t sent_at, due_at, changed_at;
+	int64_t failing_since;	/* 0: the last one was answered */
+	char trouble[512];
 };
 
 struct cluster {
@@ -215,6 +224,7 @@ void remote_stop(struct cluster *c, int deadline_ms);
 
 struct rrun *run_find(struct cluster *c, uint32_t num, uint32_t attempt); /* attempt 0: any; NULL */
 void run_drop(struct cluster *c, struct rrun *r);
+void run_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase); /* keeps count of submissions on their way */
 /* Steals `data` (NULL: {}), adds attempt and source. */
 void run_event(struct cluster *c, const struct rrun *r, enum event_type type, const char *source, json_t *data);
 void run_event_post(struct cluster *c, const struct rrun *r, struct event *ev, const char *source);
@@ -231,6 +241,7 @@ void link_report(struct cluster *c, bool up, bool asking, const char *text);
 
 /* remote_submit.c */
 void submit_enqueue(struct cluster *c, struct rrun *r);
+void submit_cancel(struct cluster *c, struct rrun *r); /* it is wanted no more and has no job id yet */
 void submit_step(struct cluster *c);
 int64_t submit_deadline(const struct cluster *c);
 void upload_free(struct upload *u);
@@ -241,14 +252,19 @@ int64_t jobs_deadline(const struct cluster *c);
 /* What this run's timers ask for; gives the time of the next one. The same for its logs below. */
 int64_t jobs_run_step(struct cluster *c, struct rrun *r);
 void jobs_poll_soon(struct cluster *c);	/* something changed */
+void jobs_poll_now(struct cluster *c);	/* somebody waits for it */
+void jobs_row_release(struct rrun *r);
 void jobs_end_frame(struct cluster *c, const struct agent_frame *f);
 void jobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, const char *source);
 void jobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *source);
 void jobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why);
 void jobs_link_up(struct cluster *c);
-void jobs_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
-void jobs_forget(struct cluster *c, uint32_t num);
+
+/* remote_chores.c: clean-up, many at a time */
+void chores_step(struct cluster *c);
 void chores_release(struct cluster *c);
+void chores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
+void chores_forget(struct cluster *c, uint32_t num);
 
 /* remote_verbs.c: requests with an answer */
 struct rreq {
@@ -268,7 +284,7 @@ void req_release(struct cluster *c); /* answers what is open with -ENODEV */
 /* Everybody who waits for this run's cancellation, or (run 0) for a fresh poll. */
 void req_done_cancel(struct cluster *c, uint32_t num, int code, const char *text);
 void req_done_refresh(struct cluster *c, int code, const char *text);
-void verbs_cancel_step(struct cluster *c);
+void verbs_cancel_run(struct cluster *c, struct rrun *r); /* sends a cancellation that is wanted, when it can */
 
 /* remote_logs.c */
 void logs_start(struct cluster *c, struct rrun *r);
@@ -283,8 +299,9 @@ void files_read(struct cluster *c, struct rreq *q);
 void files_list(struct cluster *c, struct rreq *q);
 void files_manifest(struct cluster *c, struct rreq *q);
 bool files_path_ok(const char *path);
-/* Keeps the whole records of `in` that a user may see, in the form of CREQ_LIST; `cap` entries at most. */
-void files_filter(const char *in, size_t len, size_t cap, struct strbuf *out);
+/* Keeps the whole records of `in` that a user may see, in the form of CREQ_LIST; `cap` entries at most. `prefix`: directory of
+   the area that the paths are relative to. */
+void files_filter(const char *in, size_t len, size_t cap, const char *prefix, struct strbuf *out);
 
 /* A timer of some run changed: look at all of them in this round. */
 static inline void runs_touch(struct cluster *c)
