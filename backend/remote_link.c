@@ -482,6 +482,28 @@ static int64_t silence_limit(const struct cluster *c)
 	return due > quiet ? due : quiet;
 }
 
+static void on_pong(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	(void)arg;
+	(void)f;
+	c->link.pinging = false;
+}
+
+/* Long requests may be silent for long: then something short tells whether the other side still answers. */
+static int64_t ping_step(struct cluster *c)
+{
+	struct remote_link *l = &c->link;
+	int64_t at = l->heard_at + c->pace.answer_grace / 2;
+
+	if (list_empty(&l->calls) || l->pinging)
+		return INT64_MAX;
+	if (c->now < at)
+		return at;
+	l->pinging = true;
+	link_request(c, AGENT_QUICK, ":", NULL, 0, 0, on_pong, NULL);
+	return INT64_MAX;
+}
+
 static bool calls_beside(const struct cluster *c)
 {
 	for (const struct list *n = c->link.calls.next; n != &c->link.calls; n = n->next)
@@ -505,6 +527,7 @@ static void keep_pace(struct cluster *c)
 	}
 	if (l->sftp_state == SFTP_OFF && c->now >= l->sftp_retry_at)
 		start_sftp(c);
+	l->ping_at = ping_step(c);
 }
 
 static void step_transport(struct cluster *c)
@@ -572,7 +595,7 @@ int64_t link_deadline(const struct cluster *c)
 	if (l->sftp_state == SFTP_OFF)
 		at = earlier(at, l->sftp_retry_at);
 	if (!list_empty(&l->calls))
-		at = earlier(at, silence_limit(c) + 1);
+		at = earlier(at, earlier(l->ping_at, silence_limit(c) + 1));
 	return at;
 }
 
