@@ -81,6 +81,9 @@ static inline bool run_is_live(const struct run *r)
 	return !run_ended(r->status);
 }
 
+/* A fact that is text, or NULL; borrowed. */
+const char *run_fact(const struct run *r, const char *key);
+
 /* The text of `wait`: "STATUS CODE\n", code "-" when there is none, 128+N for signal N. Ended runs only. */
 struct strbuf;
 void run_wait_text(const struct run *r, struct strbuf *out);

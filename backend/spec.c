@@ -77,7 +77,8 @@ static int set_key(json_t *spec, const struct spec_key *k, const json_t *value, 
 
 	if (json_is_null(value)) {
 		if (!(k->flags & (SPEC_LATER | SPEC_OURS)))
-			json_object_set_new(spec, strcmp(k->name, "no_requeue") == 0 ? "requeue" : k->name, json_null());
+			json_object_set_new(spec, strcmp(k->name, "no_requeue") == 0 ? "requeue" : k->name,
+					    json_null());
 		return 0;
 	}
 	rc = set_special(spec, k, value, errors);
@@ -292,11 +293,14 @@ static int check_bytes(const char *text, size_t len, struct strbuf *errors)
 	if (len > SPEC_MAX_BYTES)
 		return spec_complain(errors, "the spec is longer than 1 MiB");
 	if (nul)
-		return spec_complain(errors, "line %u: the spec contains a NUL byte", line_of(text, (size_t)(nul - text)));
+		return spec_complain(errors, "line %u: the spec contains a NUL byte",
+				     line_of(text, (size_t)(nul - text)));
 	good = spec_utf8_prefix(text, len);
 	if (good < len)
-		return spec_complain(errors, "line %u: the spec is not UTF-8 (byte 0x%02x); iconv converts it, and `payload` "
-				     "ships a file as it is", line_of(text, good), (unsigned)(unsigned char)text[good]);
+		return spec_complain(errors,
+				     "line %u: the spec is not UTF-8 (byte 0x%02x); iconv converts it, and `payload` "
+				     "ships a file as it is",
+				     line_of(text, good), (unsigned)(unsigned char)text[good]);
 	if (len >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0)
 		return spec_complain(errors, "the spec begins with a byte order mark; save it without one");
 	return 0;

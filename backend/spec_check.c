@@ -330,8 +330,9 @@ static bool streams_ok(const char *s)
 
 static bool signal_name_ok(const char *s, size_t len)
 {
-	static const char *const names[] = { "HUP",  "INT",  "QUIT", "ABRT", "KILL", "ALRM", "TERM", "USR1", "USR2", "URG",
-					     "CONT", "STOP", "TSTP", "TTIN", "TTOU", "PIPE", "XCPU", "SEGV", "CHLD" };
+	static const char *const names[] = { "HUP",  "INT",  "QUIT", "ABRT", "KILL", "ALRM", "TERM",
+					     "USR1", "USR2", "URG",  "CONT", "STOP", "TSTP", "TTIN",
+					     "TTOU", "PIPE", "XCPU", "SEGV", "CHLD" };
 
 	if (len > 3 && strncasecmp(s, "SIG", 3) == 0) {
 		s += 3;
@@ -350,7 +351,8 @@ static bool signal_ok(const char *s)
 	long long v;
 
 	if (colon) {
-		if (colon == s || colon - s > 2 || strspn(s, "RB") != (size_t)(colon - s) || (colon - s == 2 && s[0] == s[1]))
+		if (colon == s || colon - s > 2 || strspn(s, "RB") != (size_t)(colon - s) ||
+		    (colon - s == 2 && s[0] == s[1]))
 			return false;
 		s = colon + 1;
 	}
@@ -413,7 +415,8 @@ static const struct rule {
 	{ "gpus_per_socket", gpus_ok, WANT_GPUS },
 	{ "open_mode", open_mode_ok, "append or truncate" },
 	{ "kill_on_invalid_dep", yes_no_ok, "yes or no" },
-	{ "tags", tag_ok, "a list of names: A-Z a-z 0-9 . _ -, the first a letter or _, none of new, list, last, wait..." },
+	{ "tags", tag_ok,
+	  "a list of names: A-Z a-z 0-9 . _ -, the first a letter or _, none of new, list, last, wait..." },
 	{ "files", local_path_ok, "a list of absolute local paths" },
 	{ "afterok", spec_run_id_ok, "a list of run ids: numbers or names" },
 	{ "afterany", spec_run_id_ok, "a list of run ids: numbers or names" },
@@ -457,8 +460,8 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 	}
 	if (!any)
 		return 0;
-	return spec_complain(errors, "'%s' must be %s, not '%s'", key, strcmp(key, "mode") == 0 ? "slurm or local" : "bash",
-			     spec_show(text, shown));
+	return spec_complain(errors, "'%s' must be %s, not '%s'", key,
+			     strcmp(key, "mode") == 0 ? "slurm or local" : "bash", spec_show(text, shown));
 }
 
 int spec_check_rule(const char *key, const char *text, struct strbuf *errors)

@@ -82,8 +82,8 @@ struct line_shape {
 	enum line_kind kind;
 	const char *keys_end; /* the key=value words are before it */
 	const char *command;  /* LINE_SPLIT: what follows */
-	bool known;	      /* all keys are */
-	bool runnable;	      /* one of the keys says what to run */
+	bool known;           /* all keys are */
+	bool runnable;        /* one of the keys says what to run */
 };
 
 static void note_key(struct line_shape *shape, const char *p, size_t len)

@@ -81,8 +81,10 @@ static int read_line(struct words *w, const char *p, const char *end, unsigned l
 
 	while ((r = next_word(&p, end, &word)) > 0) {
 		if (first && (*word.buf == ':' || strcmp(word.buf, "hetjob") == 0 || strcmp(word.buf, "packjob") == 0))
-			return spec_complain(errors, "line %u of the script: heterogeneous jobs (%s) are not possible yet; "
-					     "write a run for each part", line, *word.buf == ':' ? ":" : word.buf);
+			return spec_complain(errors,
+					     "line %u of the script: heterogeneous jobs (%s) are not possible yet; "
+					     "write a run for each part",
+					     line, *word.buf == ':' ? ":" : word.buf);
 		words_add(w, &word, line);
 		first = false;
 	}
@@ -186,9 +188,10 @@ static int unknown_option(const char *name, unsigned line, struct strbuf *errors
 		if (*p == '_')
 			*p = '-';
 	spec_show(name, shown);
-	if (near)
-		return spec_complain(errors, "line %u of the script: sbatch has no option --%s: did you mean --%s?", line, shown,
-				     option);
+	/* The nearest key may be one that sbatch does not have. */
+	if (spec_key_option(option))
+		return spec_complain(errors, "line %u of the script: sbatch has no option --%s: did you mean --%s?",
+				     line, shown, option);
 	return spec_complain(errors, "line %u of the script: sbatch has no option --%s", line, shown);
 }
 
@@ -256,8 +259,9 @@ int spec_script(const char *text, size_t len, json_t *spec, struct strbuf *error
 	int rc;
 
 	if (memmem(text, len, "\r\n", 2))
-		return spec_complain(errors, "'script' contains DOS line breaks (\\r\\n) instead of UNIX line breaks (\\n); "
-					     "dos2unix converts it");
+		return spec_complain(errors,
+				     "'script' contains DOS line breaks (\\r\\n) instead of UNIX line breaks (\\n); "
+				     "dos2unix converts it");
 	rc = read_lines(&words, text, len, errors);
 	if (options_run(&o) < 0)
 		rc = -EINVAL;

@@ -56,8 +56,8 @@ static int value_count(const struct spec_key *k, const json_t *value, json_t **o
 		return spec_complain(errors, "'%s' must be a whole number", k->name);
 	p = text.buf;
 	if (!spec_digits(&p, INT_MAX, &v) || *p || (v == 0 && !zero_ok(k)))
-		return spec_complain(errors, "'%s' must be a whole number from %d to %d, not '%s'", k->name, zero_ok(k) ? 0 : 1,
-				     INT_MAX, spec_show(text.buf, shown));
+		return spec_complain(errors, "'%s' must be a whole number from %d to %d, not '%s'", k->name,
+				     zero_ok(k) ? 0 : 1, INT_MAX, spec_show(text.buf, shown));
 	*out = json_integer(v);
 	return 0;
 }
@@ -136,7 +136,8 @@ static int value_flag(const struct spec_key *k, const json_t *value, json_t **ou
 		return spec_complain(errors, "'%s' must be true or false", k->name);
 	flag = flag_word(text.buf);
 	if (flag < 0)
-		return spec_complain(errors, "'%s' must be true or false, not '%s'", k->name, spec_show(text.buf, shown));
+		return spec_complain(errors, "'%s' must be true or false, not '%s'", k->name,
+				     spec_show(text.buf, shown));
 	*out = json_boolean(flag);
 	return 0;
 }
@@ -169,7 +170,8 @@ static int list_element(const char *key, const char *text, json_t *seen, json_t 
 	if (json_object_get(seen, text))
 		return 0;
 	json_object_set_new(seen, text, json_true());
-	return json_array_append_new(list, json_string(text)) < 0 ? spec_complain(errors, "'%s' must be UTF-8", key) : 0;
+	return json_array_append_new(list, json_string(text)) < 0 ? spec_complain(errors, "'%s' must be UTF-8", key)
+								  : 0;
 }
 
 static int list_from_array(const char *key, const json_t *value, json_t *list, struct strbuf *errors)
@@ -261,7 +263,8 @@ int spec_value_env(json_t *map, const char *name, const json_t *value, struct st
 	char shown[SPEC_SHOWN];
 
 	if (!variable_name_ok(name))
-		return spec_complain(errors, "'env': '%s' is no name of a variable: letters, digits and _, no digit first",
+		return spec_complain(errors,
+				     "'env': '%s' is no name of a variable: letters, digits and _, no digit first",
 				     spec_show(name, shown));
 	if (json_is_null(value))
 		return json_object_set_new(map, name, json_null()), 0;
@@ -314,7 +317,8 @@ static int command_list(const json_t *value, json_t **out, struct strbuf *errors
 		if (spec_text(item, false, &text) < 0 || strlen(text.buf) != text.len)
 			rc = spec_complain(errors, "'command': word %zu of the list must be text without NUL", i + 1);
 		else if (i == 0 && text.len == 0)
-			rc = spec_complain(errors, "'command': the first word of the list is the program; it must not be empty");
+			rc = spec_complain(
+				errors, "'command': the first word of the list is the program; it must not be empty");
 		else if (text.len + 1 > ENV_MAX)
 			rc = spec_complain(errors, "'command': word %zu of the list is longer than 128 KiB", i + 1);
 		else if (json_array_append_new(list, json_stringn(text.buf, text.len)) < 0)
@@ -362,8 +366,8 @@ static int check_sbatch_arg(const char *arg, struct strbuf *errors)
 		return 0;
 	if (k->flags & (SPEC_OURS | SPEC_LATER))
 		return spec_complain(errors, "'sbatch_args': %s: %s", spec_show(option, shown), k->help);
-	return spec_complain(errors, "'sbatch_args': %s is a key of its own: write %s instead", spec_show(option, shown),
-			     k->name);
+	return spec_complain(errors, "'sbatch_args': %s is a key of its own: write %s instead",
+			     spec_show(option, shown), k->name);
 }
 
 /* Text becomes a list of its words. */
@@ -414,7 +418,8 @@ static int dependency_clause(json_t *spec, char *clause, struct strbuf *errors)
 	if (strcmp(clause, "singleton") == 0)
 		return json_object_set_new(spec, "dependency", json_string("singleton")), 0;
 	if (!colon)
-		return spec_complain(errors, "'dependency': '%s' must be TYPE:RUN, like afterok:41:42", spec_show(clause, shown));
+		return spec_complain(errors, "'dependency': '%s' must be TYPE:RUN, like afterok:41:42",
+				     spec_show(clause, shown));
 	*colon = '\0';
 	k = spec_key_find(clause);
 	if (!k || !(k->flags & SPEC_RUN_IDS) || strcmp(k->name, "dependency") == 0)

@@ -55,6 +55,7 @@ void store_close(struct store *s, int deadline_ms);
 struct store_txn;
 
 struct store_txn *store_txn_new(uint64_t ticket, bool may_fail);
+void store_txn_ticket(struct store_txn *t, uint64_t ticket);
 void store_txn_event(struct store_txn *t, uint32_t run, const struct event *ev);
 /* The summary row; `live` false also deletes the run's events (they are in the summary's history). */
 void store_txn_summary(struct store_txn *t, uint32_t run, const char *id, bool live, const json_t *summary);
@@ -67,6 +68,8 @@ void store_txn_purge(struct store_txn *t, uint32_t run);
 /* Forgets `seen` rows of every mount but this one. */
 void store_txn_mount(struct store_txn *t, uint64_t mount);
 
+/* Gives up a transaction that was not posted; NULL is fine. */
+void store_txn_free(struct store_txn *t);
 void store_post(struct store *s, struct store_txn *t);
 /* Asks for a document of any run; answered by a STORE_DOC message. */
 void store_ask_doc(struct store *s, uint64_t ticket, uint32_t run, const char *name);

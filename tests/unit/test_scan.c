@@ -12,7 +12,8 @@
 
 #define WHOLE(text) (text), sizeof(text) - 1
 
-static void expect(const char *data, size_t len, enum scan_result result, enum scan_form form, size_t used, size_t start)
+static void expect(const char *data, size_t len, enum scan_result result, enum scan_form form, size_t used,
+		   size_t start)
 {
 	struct scan s;
 	size_t got;
@@ -151,7 +152,8 @@ static void test_pieces_make_no_difference(void **state)
 		struct outcome whole, pieces;
 
 		for (size_t i = 0; i < len; i++)
-			data[i] = round % 4 == 0 ? (char)next_random(&rnd) : bytes[next_random(&rnd) % (sizeof(bytes) - 1)];
+			data[i] = round % 4 == 0 ? (char)next_random(&rnd)
+						 : bytes[next_random(&rnd) % (sizeof(bytes) - 1)];
 		if (len > 0 && round % 2 == 0)
 			data[0] = '{';
 		whole = feed_pieces(data, len, 1, &rnd);

@@ -103,13 +103,17 @@ static void check_value(const char *key, const char *value, const char *canonica
 static void test_json(void **state)
 {
 	(void)state;
-	expect("{\"command\": \"python train.py\", \"cluster\": \"hpc\", \"nodes\": 2, \"gpus_per_node\": 4, \"time\": \"1:00:00\"}",
-	       "{\"command\": \"python train.py\", \"cluster\": \"hpc\", \"nodes\": \"2\", \"gpus_per_node\": \"4\", \"time\": \"1:00:00\"}");
+	expect("{\"command\": \"python train.py\", \"cluster\": \"hpc\", \"nodes\": 2, \"gpus_per_node\": 4, \"time\": "
+	       "\"1:00:00\"}",
+	       "{\"command\": \"python train.py\", \"cluster\": \"hpc\", \"nodes\": \"2\", \"gpus_per_node\": \"4\", "
+	       "\"time\": \"1:00:00\"}");
 	expect(" \n{\"command\": [\"a b\", \"$x\", 3]}\n", "{\"command\": [\"a b\", \"$x\", \"3\"]}");
 	expect("{\"command\": \"a\", \"ntasks-per-node\": \"4\"}", "{\"command\": \"a\", \"ntasks_per_node\": 4}");
-	expect("{\"command\": \"a\", \"partition\": null, \"array\": null}", "{\"command\": \"a\", \"partition\": null}");
+	expect("{\"command\": \"a\", \"partition\": null, \"array\": null}",
+	       "{\"command\": \"a\", \"partition\": null}");
 	expect("{\"command\": \"a\", \"env\": {\"A\": 1, \"B\": true, \"C\": 0.1, \"D\": \"x\\ny\"}, \"env.E\": \"\"}",
-	       "{\"command\": \"a\", \"env\": {\"A\": \"1\", \"B\": \"true\", \"C\": \"0.1\", \"D\": \"x\\ny\", \"E\": \"\"}}");
+	       "{\"command\": \"a\", \"env\": {\"A\": \"1\", \"B\": \"true\", \"C\": \"0.1\", \"D\": \"x\\ny\", \"E\": "
+	       "\"\"}}");
 	expect("{\"payload\": \"/home/me/x.py\"}", "{\"payload\": \"/home/me/x.py\"}");
 	expect("{\"command\": \"multi\\nline {\\n\"}", "{\"command\": \"multi\\nline {\\n\"}");
 }
@@ -119,7 +123,8 @@ static void test_json_mistakes(void **state)
 	(void)state;
 	refuse("{\"command\": \"a\", \"nodes\": 1,\n \"nodes\": 2}", "line 2, column 8: a key is given twice");
 	refuse("{\"command\": \"a\"} x", "line 1, column 18: there is something behind the brace that ends the spec");
-	refuse("{\"command\": \"a\"", "line 1, column 15: the spec is cut off: a brace, bracket or quote is not closed");
+	refuse("{\"command\": \"a\"",
+	       "line 1, column 15: the spec is cut off: a brace, bracket or quote is not closed");
 	refuse("{\"command\": \"a\\u0000b\"}", "line 1, column 22: \\u0000 (a NUL character) must not be in a spec");
 	refuse("{\"a\\u0000b\": 1}", "line 1, column 11: \\u0000 (a NUL character) must not be in a spec");
 	refuse("{\"nodes\": 99999999999999999999}", "line 1, column 30: a number is too large");
@@ -159,8 +164,9 @@ static void test_all_errors_at_once(void **state)
 	       "'retries': automatic retries are not possible yet; write the spec again after a failure\n"
 	       "'comment': slurmray keeps its token there; use `tags` or `name`\n"
 	       "there is nothing to run: give 'command', 'script' or 'payload'");
-	refuse("{\"command\": \"\", \"nodes\": \"two\"}", "'command' must not be empty\n"
-						       "'nodes' must be a number or a range, like 2 or 2-4, not 'two'");
+	refuse("{\"command\": \"\", \"nodes\": \"two\"}",
+	       "'command' must not be empty\n"
+	       "'nodes' must be a number or a range, like 2 or 2-4, not 'two'");
 }
 
 static void test_errors_have_an_end(void **state)
@@ -178,28 +184,34 @@ static void test_errors_have_an_end(void **state)
 	assert_non_null(strstr(errors.buf, "\nthere are more errors; they are not shown"));
 	/* what users write cannot make lines of its own, and is shortened */
 	refuse_with("{\"command\": \"a\", \"x\\ny\": 1}", "unknown key 'x?y'");
-	refuse_with("{\"time\": \"\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4"
-		    "\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4"
-		    "\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\"}",
-		    "\xc3\xa4...'");
+	refuse_with(
+		"{\"time\": "
+		"\"\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4"
+		"\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3"
+		"\xa4\xc3\xa4"
+		"\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\"}",
+		"\xc3\xa4...'");
 }
 
 /* ---- bytes ---- */
 
 static void test_bytes(void **state)
 {
-	static const char nul_line[] = "echo a\0b\n", nul_script[] = "#!/bin/sh\n\0\n", latin1[] = "#!/bin/sh\necho \xe4\n";
+	static const char nul_line[] = "echo a\0b\n", nul_script[] = "#!/bin/sh\n\0\n",
+			  latin1[] = "#!/bin/sh\necho \xe4\n";
 
 	(void)state;
 	refuse_n(nul_line, sizeof(nul_line) - 1, "line 1: the spec contains a NUL byte");
 	refuse_n(nul_script, sizeof(nul_script) - 1, "line 2: the spec contains a NUL byte");
-	refuse(latin1, "line 2: the spec is not UTF-8 (byte 0xe4); iconv converts it, and `payload` ships a file as it is");
+	refuse(latin1,
+	       "line 2: the spec is not UTF-8 (byte 0xe4); iconv converts it, and `payload` ships a file as it is");
 	refuse_with("echo \xed\xa0\x80\n", "not UTF-8 (byte 0xed)");
 	refuse_with("echo \xf4\x90\x80\x80\n", "not UTF-8 (byte 0xf4)");
 	refuse_with("echo \xc0\xaf\n", "not UTF-8 (byte 0xc0)");
 	refuse_with("echo \xe2\x82\n", "not UTF-8 (byte 0xe2)");
 	refuse("\xef\xbb\xbf{}", "the spec begins with a byte order mark; save it without one");
-	expect("echo \xc3\xa4 \xe2\x82\xac \xf0\x9f\x90\xa7\n", "{\"command\": \"echo \xc3\xa4 \xe2\x82\xac \xf0\x9f\x90\xa7\"}");
+	expect("echo \xc3\xa4 \xe2\x82\xac \xf0\x9f\x90\xa7\n",
+	       "{\"command\": \"echo \xc3\xa4 \xe2\x82\xac \xf0\x9f\x90\xa7\"}");
 	refuse("", "the spec is empty");
 	refuse(" \n\n", "the spec is empty");
 }
@@ -221,17 +233,20 @@ static void test_line_split(void **state)
 {
 	(void)state;
 	expect("cluster=hpc nodes=2 time=1:00:00 -- python train.py --lr 0.1\n",
-	       "{\"cluster\": \"hpc\", \"nodes\": \"2\", \"time\": \"1:00:00\", \"command\": \"python train.py --lr 0.1\"}");
+	       "{\"cluster\": \"hpc\", \"nodes\": \"2\", \"time\": \"1:00:00\", \"command\": \"python train.py --lr "
+	       "0.1\"}");
 	expect("nodes=2 -- a -- b\n", "{\"nodes\": \"2\", \"command\": \"a -- b\"}");
 	expect("nodes=2 --   echo 'it''s'  \\\n", "{\"nodes\": \"2\", \"command\": \"  echo 'it''s'  \\\\\"}");
 	expect("-- { echo; }\n", "{\"command\": \"{ echo; }\"}");
 	expect("name='a -- b' -- c\n", "{\"name\": \"a -- b\", \"command\": \"c\"}");
 	expect("ntasks-per-node=4 \t hold=yes -- c\n", "{\"ntasks_per_node\": 4, \"hold\": true, \"command\": \"c\"}");
 	expect("env.A=1 env.B='x y' env.C=\"a\\\"b$\" env.D=a\\ b env.E= env.F=a'b'\"c\" -- c\n",
-	       "{\"env\": {\"A\": \"1\", \"B\": \"x y\", \"C\": \"a\\\"b$\", \"D\": \"a b\", \"E\": \"\", \"F\": \"abc\"}, \"command\": \"c\"}");
+	       "{\"env\": {\"A\": \"1\", \"B\": \"x y\", \"C\": \"a\\\"b$\", \"D\": \"a b\", \"E\": \"\", \"F\": "
+	       "\"abc\"}, \"command\": \"c\"}");
 	expect("env.A=\"\\n\" env.B='\\n' env.C=\\n -- c\n",
 	       "{\"env\": {\"A\": \"\\\\n\", \"B\": \"\\\\n\", \"C\": \"n\"}, \"command\": \"c\"}");
-	expect("tags=a,b files=/x,/y -- c", "{\"tags\": [\"a\", \"b\"], \"files\": [\"/x\", \"/y\"], \"command\": \"c\"}");
+	expect("tags=a,b files=/x,/y -- c",
+	       "{\"tags\": [\"a\", \"b\"], \"files\": [\"/x\", \"/y\"], \"command\": \"c\"}");
 }
 
 static void test_line_is_command(void **state)
@@ -363,20 +378,29 @@ static void test_script_mistakes(void **state)
 	refuse_script("#SBATCH --gpu=1", "line 2 of the script: sbatch has no option --gpu: did you mean --gpus?");
 	refuse_script("#SBATCH --ntasks_per_node=2",
 		      "line 2 of the script: sbatch has no option --ntasks_per_node: did you mean --ntasks-per-node?");
+	refuse_script("#SBATCH --name=x", "line 2 of the script: sbatch has no option --name");
 	refuse_script("#SBATCH --hold=3", "line 2 of the script: 'hold' takes no value, not '3'");
 	refuse_script("#SBATCH --nodes", "line 2 of the script: 'nodes' needs a value");
 	refuse_script("#SBATCH -N", "line 2 of the script: 'nodes' needs a value");
 	refuse_script("#SBATCH -Z", "line 2 of the script: sbatch has no option '-Z'");
 	refuse_script("#SBATCH --job-name='a", "line 2 of the script: a quote is not closed");
-	refuse_script("#SBATCH hetjob", "line 2 of the script: heterogeneous jobs (hetjob) are not possible yet; write a run for each part");
-	refuse_script("#SBATCH : -N2", "line 2 of the script: heterogeneous jobs (:) are not possible yet; write a run for each part");
-	refuse_script("#SBATCH --array=1-4", "line 2 of the script: 'array': arrays are not possible yet; write a run for each element");
+	refuse_script(
+		"#SBATCH hetjob",
+		"line 2 of the script: heterogeneous jobs (hetjob) are not possible yet; write a run for each part");
+	refuse_script("#SBATCH : -N2",
+		      "line 2 of the script: heterogeneous jobs (:) are not possible yet; write a run for each part");
+	refuse_script("#SBATCH --array=1-4",
+		      "line 2 of the script: 'array': arrays are not possible yet; write a run for each element");
 	refuse_script("#SBATCH -N1\n#SBATCH -N2", "line 3 of the script: 'nodes' is given twice with different values");
-	refuse_script("#SBATCH --requeue --no-requeue", "line 2 of the script: 'requeue' is given twice with different values");
+	refuse_script("#SBATCH --requeue --no-requeue",
+		      "line 2 of the script: 'requeue' is given twice with different values");
 	refuse_script("#SBATCH -t soon --mem=x",
-		      "line 2 of the script: 'time' must be a time, like 30 (minutes), 1:00:00, 2-12:00 or UNLIMITED, not 'soon'\n"
+		      "line 2 of the script: 'time' must be a time, like 30 (minutes), 1:00:00, 2-12:00 or UNLIMITED, "
+		      "not 'soon'\n"
 		      "line 2 of the script: 'mem' must be a size, like 4G, 500M or 2000 (MiB), not 'x'");
-	refuse_script("#SBATCH -N2\r", "'script' contains DOS line breaks (\\r\\n) instead of UNIX line breaks (\\n); dos2unix converts it");
+	refuse_script(
+		"#SBATCH -N2\r",
+		"'script' contains DOS line breaks (\\r\\n) instead of UNIX line breaks (\\n); dos2unix converts it");
 }
 
 static void test_script_in_json(void **state)
@@ -386,8 +410,8 @@ static void test_script_in_json(void **state)
 	       "{\"script\": \"#!/bin/sh\\n#SBATCH -N2 -n4\\n\", \"nodes\": \"3\", \"ntasks\": 4}");
 	expect("{\"script\": \"#!/bin/sh\\n#SBATCH -N2\\n\", \"nodes\": null}",
 	       "{\"script\": \"#!/bin/sh\\n#SBATCH -N2\\n\", \"nodes\": null}");
-	refuse("{\"script\": \"/home/me/job.sh\"}",
-	       "'script' must be the text of a script that begins with #! (a file is shipped with `payload`), not '/home/me/job.sh'");
+	refuse("{\"script\": \"/home/me/job.sh\"}", "'script' must be the text of a script that begins with #! (a file "
+						    "is shipped with `payload`), not '/home/me/job.sh'");
 	expect("\n\n#!/bin/sh\n", "{\"script\": \"#!/bin/sh\\n\"}");
 	expect("#!/bin/sh\n#SBATCH -N2", "{\"script\": \"#!/bin/sh\\n#SBATCH -N2\", \"nodes\": \"2\"}");
 }
@@ -449,8 +473,8 @@ static void test_flags(void **state)
 
 static void test_strings(void **state)
 {
-	static const char long_name[] =
-		"\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"";
+	static const char long_name[] = "\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+					"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"";
 
 	(void)state;
 	check_value("partition", "\"a,b\"", "\"a,b\"");
@@ -603,7 +627,8 @@ static void test_env_size(void **state)
 
 static void test_nul_in_strings(void **state)
 {
-	static const char *const keys[] = { "name", "command", "tags", "env.A", "exclusive", "hold", "dependency", "nodes" };
+	static const char *const keys[] = { "name",      "command", "tags",       "env.A",
+					    "exclusive", "hold",    "dependency", "nodes" };
 	json_t *spec = json_object(), *v = json_stringn("a\0b", 3), *list = json_pack("[O]", v);
 
 	(void)state;
@@ -634,9 +659,11 @@ static void test_dependency(void **state)
 	refuse("dependency=aftercorr:41 -- a\n", "'dependency': aftercorr: arrays are not possible yet; use afterok");
 	refuse("dependency=after:41 -- a\n",
 	       "'dependency': after: waiting for the start of a run is not possible yet; use afterany");
-	refuse("dependency=afterok:41?afterok:42 -- a\n", "'dependency': '?' (any one of them) is not possible yet; use ','");
+	refuse("dependency=afterok:41?afterok:42 -- a\n",
+	       "'dependency': '?' (any one of them) is not possible yet; use ','");
 	refuse("dependency=41 -- a\n", "'dependency': '41' must be TYPE:RUN, like afterok:41:42");
-	refuse("dependency=nodes:41 -- a\n", "'dependency': 'nodes' must be afterok, afterany, afternotok or singleton");
+	refuse("dependency=nodes:41 -- a\n",
+	       "'dependency': 'nodes' must be afterok, afterany, afternotok or singleton");
 	refuse("dependency=afterok:41+5 -- a\n", "'afterok' must be a list of run ids: numbers or names, not '41+5'");
 	refuse("dependency=afterok: -- a\n", "'afterok' must not have an empty element");
 }
@@ -697,13 +724,24 @@ static void test_time(void **state)
 		const char *text;
 		long long seconds;
 	} cases[] = {
-		{ "0", 0 },	      { "30", 1800 },	       { "30:15", 1815 },     { "90:00", 5400 },
-		{ "1:00:00", 3600 },  { "2-3", 183600 },       { "2-3:4", 183840 },   { "2-3:4:5", 183845 },
-		{ "0-0:0:1", 1 },     { "UNLIMITED", -1 },     { "infinite", -1 },    { "-1", -1 },
+		{ "0", 0 },
+		{ "30", 1800 },
+		{ "30:15", 1815 },
+		{ "90:00", 5400 },
+		{ "1:00:00", 3600 },
+		{ "2-3", 183600 },
+		{ "2-3:4", 183840 },
+		{ "2-3:4:5", 183845 },
+		{ "0-0:0:1", 1 },
+		{ "UNLIMITED", -1 },
+		{ "infinite", -1 },
+		{ "-1", -1 },
 		{ "35791394", 2147483640 },
 	};
-	static const char *const bad[] = { "", " 1", "1 ", "+5", "-5", "1-", "-", ":", "1:", ":1", "1:2:3:4", "1-2:3:4:5", "1.5",
-					   "2-:3", "2-3:", "soon", "35791395", "99999999999999999999", "25000-0", "1-2-3", "1h" };
+	static const char *const bad[] = { "",        " 1",    "1 ",   "+5",   "-5",       "1-",
+					   "-",       ":",     "1:",   ":1",   "1:2:3:4",  "1-2:3:4:5",
+					   "1.5",     "2-:3",  "2-3:", "soon", "35791395", "99999999999999999999",
+					   "25000-0", "1-2-3", "1h" };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
@@ -721,12 +759,14 @@ static void test_memory(void **state)
 		const char *text;
 		long long bytes;
 	} cases[] = {
-		{ "0", 0 },		   { "0G", 0 },		      { "100", 104857600 },	  { "100K", 102400 },
-		{ "500M", 524288000 },	   { "4G", 4294967296 },      { "4g", 4294967296 },	  { "4GB", 4294967296 },
-		{ "1T", 1099511627776 },
+		{ "0", 0 },           { "0G", 0 },           { "100", 104857600 },
+		{ "100K", 102400 },   { "500M", 524288000 }, { "4G", 4294967296 },
+		{ "4g", 4294967296 }, { "4GB", 4294967296 }, { "1T", 1099511627776 },
 	};
-	static const char *const bad[] = { "", "G", "-1", "4.5G", "4 G", "1P", "4Mi", "4GBB", "B", "4B", " 4", "+4",
-					   "99999999999999999999", "9000000T" };
+	static const char *const bad[] = {
+		"",        "G", "-1", "4.5G", "4 G", "1P", "4Mi", "4GBB", "B", "4B", " 4", "+4", "99999999999999999999",
+		"9000000T"
+	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
@@ -740,8 +780,8 @@ static void test_memory(void **state)
 static void test_names(void **state)
 {
 	static const char *const good[] = { "a", "_", "train-1.x", "Z9", "latest", "waiting" };
-	static const char *const bad[] = { "", "1a", ".a", "-a", "a b", "a/b", "a\n", "\xc3\xa4", "new", "check", "template",
-					   "list", "last", "any", "wait", "wait-any" };
+	static const char *const bad[] = { "",    "1a",    ".a",       "-a",   "a b",  "a/b", "a\n",  "\xc3\xa4",
+					   "new", "check", "template", "list", "last", "any", "wait", "wait-any" };
 	char name[130];
 	struct err e = ERR_INIT;
 
@@ -792,20 +832,118 @@ static void test_table(void **state)
 static void test_table_has_all_of_sbatch(void **state)
 {
 	static const char *const options[] = {
-		"account", "acctg-freq", "array", "batch", "bb", "bbf", "begin", "chdir", "cluster-constraint", "clusters", "comment",
-		"constraint", "container", "contiguous", "core-spec", "cores-per-socket", "cpu-freq", "cpus-per-gpu",
-		"cpus-per-task", "deadline", "delay-boot", "dependency", "distribution", "error", "exclude", "exclusive",
-		"export", "export-file", "extra-node-info", "get-user-env", "gid", "gpu-bind", "gpu-freq", "gpus",
-		"gpus-per-node", "gpus-per-socket", "gpus-per-task", "gres", "gres-flags", "help", "hint", "hold", "ignore-pbs",
-		"input", "job-name", "kill-on-invalid-dep", "licenses", "mail-type", "mail-user", "mcs-label", "mem", "mem-bind",
-		"mem-per-cpu", "mem-per-gpu", "mincpus", "network", "nice", "no-kill", "no-requeue", "nodefile", "nodelist",
-		"nodes", "ntasks", "ntasks-per-core", "ntasks-per-gpu", "ntasks-per-node", "ntasks-per-socket",
-		"ntasks-per-tres", "open-mode", "output", "overcommit", "oversubscribe", "parsable", "partition", "power",
-		"prefer", "priority", "profile", "propagate", "qos", "quiet", "reboot", "requeue", "reservation", "signal",
-		"sockets-per-node", "spread-job", "switches", "test-only", "thread-spec", "threads-per-core", "time", "time-min",
-		"tmp", "uid", "usage", "use-min-nodes", "verbose", "version", "wait", "wait-all-nodes", "wckey", "wrap",
+		"account",
+		"acctg-freq",
+		"array",
+		"batch",
+		"bb",
+		"bbf",
+		"begin",
+		"chdir",
+		"cluster-constraint",
+		"clusters",
+		"comment",
+		"constraint",
+		"container",
+		"contiguous",
+		"core-spec",
+		"cores-per-socket",
+		"cpu-freq",
+		"cpus-per-gpu",
+		"cpus-per-task",
+		"deadline",
+		"delay-boot",
+		"dependency",
+		"distribution",
+		"error",
+		"exclude",
+		"exclusive",
+		"export",
+		"export-file",
+		"extra-node-info",
+		"get-user-env",
+		"gid",
+		"gpu-bind",
+		"gpu-freq",
+		"gpus",
+		"gpus-per-node",
+		"gpus-per-socket",
+		"gpus-per-task",
+		"gres",
+		"gres-flags",
+		"help",
+		"hint",
+		"hold",
+		"ignore-pbs",
+		"input",
+		"job-name",
+		"kill-on-invalid-dep",
+		"licenses",
+		"mail-type",
+		"mail-user",
+		"mcs-label",
+		"mem",
+		"mem-bind",
+		"mem-per-cpu",
+		"mem-per-gpu",
+		"mincpus",
+		"network",
+		"nice",
+		"no-kill",
+		"no-requeue",
+		"nodefile",
+		"nodelist",
+		"nodes",
+		"ntasks",
+		"ntasks-per-core",
+		"ntasks-per-gpu",
+		"ntasks-per-node",
+		"ntasks-per-socket",
+		"ntasks-per-tres",
+		"open-mode",
+		"output",
+		"overcommit",
+		"oversubscribe",
+		"parsable",
+		"partition",
+		"power",
+		"prefer",
+		"priority",
+		"profile",
+		"propagate",
+		"qos",
+		"quiet",
+		"reboot",
+		"requeue",
+		"reservation",
+		"signal",
+		"sockets-per-node",
+		"spread-job",
+		"switches",
+		"test-only",
+		"thread-spec",
+		"threads-per-core",
+		"time",
+		"time-min",
+		"tmp",
+		"uid",
+		"usage",
+		"use-min-nodes",
+		"verbose",
+		"version",
+		"wait",
+		"wait-all-nodes",
+		"wckey",
+		"wrap",
 		/* later releases */
-		"container-id", "extra", "tres-bind", "tres-per-task", "oom-kill-step", "segment", "stepmgr", "resv-ports",
+		"container-id",
+		"extra",
+		"tres-bind",
+		"tres-per-task",
+		"oom-kill-step",
+		"segment",
+		"stepmgr",
+		"resv-ports",
 	};
 
 	(void)state;
@@ -819,9 +957,17 @@ static void test_nearest(void **state)
 	static const struct {
 		const char *name, *nearest;
 	} cases[] = {
-		{ "node", "nodes" },	     { "Nodes", "nodes" },     { "tiem", "time" },	{ "partiton", "partition" },
-		{ "gpu", "gpus" },	     { "cpus", "cpus_per_task" }, { "walltime", "time" }, { "memory", "mem" },
-		{ "jobname", "job_name" },   { "comand", "command" },  { "gpus-per-nod", "gpus_per_node" },
+		{ "node", "nodes" },
+		{ "Nodes", "nodes" },
+		{ "tiem", "time" },
+		{ "partiton", "partition" },
+		{ "gpu", "gpus" },
+		{ "cpus", "cpus_per_task" },
+		{ "walltime", "time" },
+		{ "memory", "mem" },
+		{ "jobname", "job_name" },
+		{ "comand", "command" },
+		{ "gpus-per-nod", "gpus_per_node" },
 	};
 
 	(void)state;
@@ -855,7 +1001,8 @@ static void test_equal(void **state)
 	expect_equal("nodes=2 -- a", "{\"command\": \"a\", \"nodes\": 2}", true);
 	expect_equal("nodes=2 -- a", "nodes=3 -- a", false);
 	expect_equal("env.DAGSTER_PIPES_CONTEXT=x -- a", "a", true);
-	expect_equal("env.DAGSTER_PIPES_CONTEXT=x env.A=1 -- a", "env.DAGSTER_PIPES_CONTEXT=y env.DAGSTER_PIPES_X=1 env.A=1 -- a", true);
+	expect_equal("env.DAGSTER_PIPES_CONTEXT=x env.A=1 -- a",
+		     "env.DAGSTER_PIPES_CONTEXT=y env.DAGSTER_PIPES_X=1 env.A=1 -- a", true);
 	expect_equal("env.DAGSTER_PIPES=x -- a", "a", false);
 	expect_equal("env.A=1 -- a", "env.A=2 -- a", false);
 }
@@ -874,8 +1021,8 @@ static uint64_t next_random(uint64_t *x)
 /* Text of printable characters, some of which a line has to quote. */
 static void random_text(uint64_t *rnd, struct strbuf *out)
 {
-	static const char *const pieces[] = { "a", "B", "7", " ", "\t", "'", "\"", "\\", "$", "`", "#", "=", " -- ", "--", "{", "}",
-					      "\xc3\xa4", ",", ".", "/" };
+	static const char *const pieces[] = { "a", "B", "7",    " ",  "\t", "'", "\"",       "\\", "$", "`",
+					      "#", "=", " -- ", "--", "{",  "}", "\xc3\xa4", ",",  ".", "/" };
 	size_t n = 1 + next_random(rnd) % 12;
 
 	strbuf_reset(out);
@@ -921,9 +1068,24 @@ static void random_value(const struct spec_key *k, uint64_t *rnd, struct strbuf 
 
 static bool usable(const struct spec_key *k)
 {
-	static const char *const own_form[] = { "script", "payload", "launcher", "mode", "cluster", "profile", "key", "files",
-						"workdir", "streams", "signal", "gpus", "gpus_per_node", "gpus_per_task",
-						"gpus_per_socket", "open_mode", "kill_on_invalid_dep", "no_requeue" };
+	static const char *const own_form[] = { "script",
+						"payload",
+						"launcher",
+						"mode",
+						"cluster",
+						"profile",
+						"key",
+						"files",
+						"workdir",
+						"streams",
+						"signal",
+						"gpus",
+						"gpus_per_node",
+						"gpus_per_task",
+						"gpus_per_socket",
+						"open_mode",
+						"kill_on_invalid_dep",
+						"no_requeue" };
 
 	if ((k->flags & (SPEC_LATER | SPEC_OURS)) || k->type == SPEC_ANY || k->type == SPEC_MAP)
 		return false;
@@ -940,7 +1102,8 @@ static void line_pair(struct strbuf *line, const char *name, const char *value, 
 
 	strbuf_addf(line, "%s=%s", name, way == 0 ? "" : way == 1 ? "'" : "\"");
 	for (const char *p = value; *p; p++) {
-		if (way == 0 && (unsigned char)*p < 0x80 && !strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", *p))
+		if (way == 0 && (unsigned char)*p < 0x80 &&
+		    !strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", *p))
 			strbuf_addch(line, '\\');
 		if (way == 2 && strchr("\"\\$`", *p))
 			strbuf_addch(line, '\\');
