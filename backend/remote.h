@@ -72,7 +72,6 @@ struct remote_link {
 	bool plain_sh;		/* the remote loop has no clock of its own */
 	unsigned gen;		/* counts connections and sftp channels: older file handles are dead */
 	int64_t heard_at;	/* when bytes came last */
-	int64_t ping_at;
 	bool pinging;
 	bool said, said_up, said_asking; /* what CREP_LINK said last, so that it is not repeated */
 	char text[512];

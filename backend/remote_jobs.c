@@ -238,7 +238,7 @@ static void on_swept(struct cluster *c, void *arg, const struct agent_frame *f)
 		r->sweeping = false;
 }
 
-/* A job under the run's token that is not its job: an answer got lost, and the guard keeps it from doing anything. */
+/* A job of an attempt that was called off. Only there: the driver's cancel also voids the attempt. */
 static void sweep(struct cluster *c, struct rrun *r, const char *job_id)
 {
 	struct strbuf code = STRBUF_INIT;
@@ -264,11 +264,11 @@ static void on_row(void *arg, const struct sched_row *row)
 
 	if (!r || !row->job_id || (r->phase != RR_SUBMITTED && r->phase != RR_VOIDED))
 		return;
-	if (r->phase == RR_VOIDED || !same_job(r->job_id, row->job_id)) {
-		if (rank)
-			sweep(c, r, row->job_id);
+	if (r->phase == RR_VOIDED && rank)
+		sweep(c, r, row->job_id);
+	/* Another job under this token is a surplus one: an answer got lost. The guard and the driver see to it. */
+	if (r->phase == RR_VOIDED || !same_job(r->job_id, row->job_id))
 		return;
-	}
 	if (r->seen.poll == c->poll.serial && r->seen.rank >= rank)
 		return;
 	r->seen.poll = c->poll.serial;

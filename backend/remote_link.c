@@ -204,6 +204,8 @@ void link_request(struct cluster *c, enum agent_class cls, const char *code, con
 	struct link_call *k = xcalloc(1, sizeof(*k));
 
 	assert(link_up(c));
+	if (list_empty(&c->link.calls))
+		c->link.heard_at = c->now; /* nothing was to be heard before */
 	k->cb = cb;
 	k->arg = arg;
 	k->beside = cls == AGENT_BESIDE;
@@ -490,18 +492,11 @@ static void on_pong(struct cluster *c, void *arg, const struct agent_frame *f)
 }
 
 /* Long requests may be silent for long: then something short tells whether the other side still answers. */
-static int64_t ping_step(struct cluster *c)
+static int64_t ping_at(const struct cluster *c)
 {
-	struct remote_link *l = &c->link;
-	int64_t at = l->heard_at + c->pace.answer_grace / 2;
+	const struct remote_link *l = &c->link;
 
-	if (list_empty(&l->calls) || l->pinging)
-		return INT64_MAX;
-	if (c->now < at)
-		return at;
-	l->pinging = true;
-	link_request(c, AGENT_QUICK, ":", NULL, 0, 0, on_pong, NULL);
-	return INT64_MAX;
+	return list_empty(&l->calls) || l->pinging ? INT64_MAX : l->heard_at + c->pace.answer_grace / 2;
 }
 
 static bool calls_beside(const struct cluster *c)
@@ -527,7 +522,10 @@ static void keep_pace(struct cluster *c)
 	}
 	if (l->sftp_state == SFTP_OFF && c->now >= l->sftp_retry_at)
 		start_sftp(c);
-	l->ping_at = ping_step(c);
+	if (c->now >= ping_at(c)) {
+		l->pinging = true;
+		link_request(c, AGENT_QUICK, ":", NULL, 0, 0, on_pong, NULL);
+	}
 }
 
 static void step_transport(struct cluster *c)
@@ -595,7 +593,7 @@ int64_t link_deadline(const struct cluster *c)
 	if (l->sftp_state == SFTP_OFF)
 		at = earlier(at, l->sftp_retry_at);
 	if (!list_empty(&l->calls))
-		at = earlier(at, earlier(l->ping_at, silence_limit(c) + 1));
+		at = earlier(at, earlier(ping_at(c), silence_limit(c) + 1));
 	return at;
 }
 

@@ -159,26 +159,23 @@ static void quoted_dir(const struct cluster *c, const struct rrun *r, struct str
 	strbuf_release(&dir);
 }
 
-/* Sets $w to the working directory, made where the wrapper expects it (launchers/wrapper.c: link into scratch). */
+/* Sets $w to the run's own working directory, made as the drivers and the wrapper make it: a link where scratch is elsewhere. */
 static void add_workdir(const struct cluster *c, const struct rrun *r, struct strbuf *code)
 {
 	const struct cluster_conf *conf = c->ctx.conf;
+	const char *base = r->job && r->job->scratch ? r->job->scratch : conf->scratch;
 	struct strbuf scratch = STRBUF_INIT;
 
-	if (r->job && r->job->workdir) {
-		strbuf_addstr(code, "w=");
-		quote_sh_path(code, r->job->workdir);
-		strbuf_addstr(code, "\nmkdir -p \"$w\" || exit 75\n");
-	} else if (conf->scratch && strcmp(conf->scratch, conf->directory) != 0) {
-		strbuf_addf(&scratch, "%s/%s/runs/%u/a%u/work", conf->scratch, c->uuid, r->num, r->attempt);
-		strbuf_addstr(code, "w=");
-		quote_sh_path(code, scratch.buf);
-		strbuf_addstr(code, "\nmkdir -p \"$w\" || exit 75\n"
-				    "[ -d \"$d/work\" ] || ln -s \"$w\" \"$d/work\" || exit 75\n");
-		strbuf_release(&scratch);
-	} else {
+	if (!base || strcmp(base, conf->directory) == 0) {
 		strbuf_addstr(code, "w=$d/work\nmkdir -p \"$w\" || exit 75\n");
+		return;
 	}
+	strbuf_addf(&scratch, "%s/%s/runs/%u/a%u/work", base, c->uuid, r->num, r->attempt);
+	strbuf_addstr(code, "w=");
+	quote_sh_path(code, scratch.buf);
+	strbuf_addstr(code, "\nmkdir -p \"$w\" || exit 75\n"
+			    "[ -d \"$d/work\" ] || ln -s \"$w\" \"$d/work\" || exit 75\n");
+	strbuf_release(&scratch);
 }
 
 /* In front of the driver's code: unpacks what was uploaded. 75: try again (sysexits.h, EX_TEMPFAIL). */
