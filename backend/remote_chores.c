@@ -28,13 +28,13 @@ static void add(struct cluster *c, uint32_t num, uint32_t attempt)
 	list_add_tail(&c->chores, &k->node);
 }
 
-void chores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt)
+void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt)
 {
 	if (attempt)
 		add(c, num, attempt);
 }
 
-void chores_forget(struct cluster *c, uint32_t num)
+void rchores_forget(struct cluster *c, uint32_t num)
 {
 	add(c, num, 0);
 }
@@ -113,27 +113,27 @@ static size_t add_moves(const struct cluster *c, struct strbuf *code)
 	return n;
 }
 
-void chores_step(struct cluster *c)
+void rchores_step(struct cluster *c)
 {
 	struct strbuf code = STRBUF_INIT;
 	size_t *n;
 
-	if (c->chore_busy || list_empty(&c->chores) || !link_up(c))
+	if (c->chore_busy || list_empty(&c->chores) || !rlink_up(c))
 		return;
 	n = xcalloc(1, sizeof(*n));
 	c->chore_busy = true;
 	if (first(c)->attempt) {
 		*n = add_moves(c, &code);
-		link_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_done, n);
+		rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_done, n);
 	} else {
 		*n = 1;
 		add_removal(c, first(c)->num, &code);
-		link_request(c, AGENT_BESIDE, code.buf, NULL, 0, REMOVE_LIMIT_S, on_done, n);
+		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, REMOVE_LIMIT_S, on_done, n);
 	}
 	strbuf_release(&code);
 }
 
-void chores_release(struct cluster *c)
+void rchores_release(struct cluster *c)
 {
 	while (!list_empty(&c->chores))
 		pop(c);

@@ -23,7 +23,7 @@
 #define RC_NO_DIR 44
 #define FIND "\\( -type f -o -type d -o -type l \\) -printf '%y\\0%s\\0%T@\\0%m\\0%P\\0%l\\0'"
 
-bool files_path_ok(const char *path)
+bool rfiles_path_ok(const char *path)
 {
 	if (strlen(path) >= 4096)
 		return false;
@@ -53,9 +53,9 @@ static void area_path(const struct creq *q, struct strbuf *out)
 
 static bool check_path(struct cluster *c, const struct rreq *q)
 {
-	if (q->q->attempt && files_path_ok(q->q->path ? q->q->path : ""))
+	if (q->q->attempt && rfiles_path_ok(q->q->path ? q->q->path : ""))
 		return true;
-	req_done(c, q->serial, -EINVAL, "not a path inside the run", NULL, 0);
+	rreq_done(c, q->serial, -EINVAL, "not a path inside the run", NULL, 0);
 	return false;
 }
 
@@ -79,13 +79,13 @@ static void filter_record(const char *const f[6], const char *prefix, struct str
 
 	strbuf_addf(&full, "%s%s%s", prefix, *prefix ? "/" : "", f[4]);
 	if ((link || strcmp(f[0], "f") == 0 || strcmp(f[0], "d") == 0) && all_of(f[1], "0123456789") &&
-	    all_of(f[2], "-0123456789.") && all_of(f[3], "01234567") && strlen(f[3]) < 8 && *f[4] && files_path_ok(f[4]) &&
+	    all_of(f[2], "-0123456789.") && all_of(f[3], "01234567") && strlen(f[3]) < 8 && *f[4] && rfiles_path_ok(f[4]) &&
 	    (!link || tar_link_inside(full.buf, f[5])))
 		add_record(out, f[0], f[1], f[2], strtoul(f[3], NULL, 8), f[4], link ? f[5] : "");
 	strbuf_release(&full);
 }
 
-void files_filter(const char *in, size_t len, size_t cap, const char *prefix, struct strbuf *out)
+void rfiles_filter(const char *in, size_t len, size_t cap, const char *prefix, struct strbuf *out)
 {
 	const char *end = in + len, *p = in;
 
@@ -124,31 +124,31 @@ static void failed(struct cluster *c, const struct rreq *q, int code, const char
 	struct strbuf why = STRBUF_INIT;
 
 	if (code == -ECONNRESET) {
-		req_again(c, q->serial);
+		rreq_again(c, q->serial);
 		return;
 	}
 	area_path(q->q, &why);
 	strbuf_addf(&why, ": %s", text && *text ? text : strerror(-code));
-	req_done(c, q->serial, code, why.buf, NULL, 0);
+	rreq_done(c, q->serial, code, why.buf, NULL, 0);
 	strbuf_release(&why);
 }
 
 static void on_read(struct cluster *c, void *arg, int code, const char *text, const char *data, size_t len)
 {
 	struct read_op *op = arg;
-	struct rreq *q = req_find(c, op->serial);
+	struct rreq *q = rreq_find(c, op->serial);
 
 	if (q && code)
 		failed(c, q, code, text);
 	else if (q)
-		req_done(c, op->serial, 0, "", data, len);
+		rreq_done(c, op->serial, 0, "", data, len);
 	read_op_free(op);
 }
 
 static void on_opened(struct cluster *c, void *arg, int code, const char *text, struct rfile *f)
 {
 	struct read_op *op = arg;
-	struct rreq *q = req_find(c, op->serial);
+	struct rreq *q = rreq_find(c, op->serial);
 	size_t len;
 
 	op->f = f;
@@ -160,14 +160,14 @@ static void on_opened(struct cluster *c, void *arg, int code, const char *text, 
 	}
 	len = q->q->length < READ_MAX ? (size_t)q->q->length : READ_MAX;
 	if (len == 0) {
-		req_done(c, op->serial, 0, "", "", 0);
+		rreq_done(c, op->serial, 0, "", "", 0);
 		read_op_free(op);
 		return;
 	}
 	rfile_read(f, q->q->offset, len, true, on_read, op);
 }
 
-void files_read(struct cluster *c, struct rreq *q)
+void rfiles_read(struct cluster *c, struct rreq *q)
 {
 	struct strbuf name = STRBUF_INIT, path = STRBUF_INIT;
 	struct read_op *op;
@@ -195,7 +195,7 @@ struct find_op {
 static void on_found(struct cluster *c, void *arg, const struct agent_frame *f)
 {
 	struct find_op *op = arg;
-	struct rreq *q = req_find(c, op->serial);
+	struct rreq *q = rreq_find(c, op->serial);
 	struct strbuf out = STRBUF_INIT;
 	bool missing_ok = op->missing_is_empty;
 
@@ -203,12 +203,12 @@ static void on_found(struct cluster *c, void *arg, const struct agent_frame *f)
 	if (!q)
 		return;
 	if (!f) {
-		req_again(c, q->serial);
+		rreq_again(c, q->serial);
 	} else if (f->rc == RC_NO_DIR && !missing_ok) {
 		failed(c, q, -ENOENT, "no such directory");
 	} else {
-		files_filter(f->out, f->out_len, ENTRIES_MAX, missing_ok || !q->q->path ? "" : q->q->path, &out);
-		req_done(c, q->serial, 0, "", out.buf, out.len);
+		rfiles_filter(f->out, f->out_len, ENTRIES_MAX, missing_ok || !q->q->path ? "" : q->q->path, &out);
+		rreq_done(c, q->serial, 0, "", out.buf, out.len);
 	}
 	strbuf_release(&out);
 }
@@ -226,7 +226,7 @@ static void find(struct cluster *c, const struct rreq *q, const char *name, bool
 	strbuf_addf(&code, " 2>/dev/null || exit %d\nfind . -mindepth 1 %s", RC_NO_DIR, deep ? "" : "-maxdepth 1 ");
 	strbuf_addstr(&code, FIND);
 	strbuf_addf(&code, " | head -c %zu", MANIFEST_MAX);
-	link_request(c, AGENT_BESIDE, code.buf, NULL, 0, FIND_LIMIT_S, on_found, op);
+	rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, FIND_LIMIT_S, on_found, op);
 	strbuf_release(&dir);
 	strbuf_release(&code);
 }
@@ -285,7 +285,7 @@ static void list_free(struct list_op *op)
 static void list_maybe_done(struct list_op *op)
 {
 	struct cluster *c = op->c;
-	struct rreq *q = req_find(c, op->serial);
+	struct rreq *q = rreq_find(c, op->serial);
 	struct strbuf out = STRBUF_INIT;
 
 	if (op->open || !op->ended)
@@ -297,7 +297,7 @@ static void list_maybe_done(struct list_op *op)
 	} else if (q) {
 		for (size_t i = 0; i < op->n; i++)
 			emit_entry(&op->v[i], q->q->path ? q->q->path : "", &out);
-		req_done(c, op->serial, 0, "", out.buf, out.len);
+		rreq_done(c, op->serial, 0, "", out.buf, out.len);
 	}
 	strbuf_release(&out);
 	list_free(op);
@@ -378,7 +378,7 @@ static void on_opendir(void *arg, const struct sftp_reply *r)
 	list_maybe_done(op);
 }
 
-void files_list(struct cluster *c, struct rreq *q)
+void rfiles_list(struct cluster *c, struct rreq *q)
 {
 	struct strbuf name = STRBUF_INIT, path = STRBUF_INIT;
 	struct list_op *op;
@@ -410,7 +410,7 @@ void files_list(struct cluster *c, struct rreq *q)
 static void on_manifest_read(struct cluster *c, void *arg, int code, const char *text, const char *data, size_t len)
 {
 	struct read_op *op = arg;
-	struct rreq *q = req_find(c, op->serial);
+	struct rreq *q = rreq_find(c, op->serial);
 	struct strbuf out = STRBUF_INIT;
 
 	strbuf_add(&op->data, data, len);
@@ -420,8 +420,8 @@ static void on_manifest_read(struct cluster *c, void *arg, int code, const char 
 		rfile_read(op->f, op->data.len, READ_MAX, true, on_manifest_read, op);
 		return;
 	} else if (q) {
-		files_filter(op->data.buf, op->data.len, ENTRIES_MAX, "", &out);
-		req_done(c, op->serial, 0, "", out.buf, out.len);
+		rfiles_filter(op->data.buf, op->data.len, ENTRIES_MAX, "", &out);
+		rreq_done(c, op->serial, 0, "", out.buf, out.len);
 	}
 	strbuf_release(&out);
 	read_op_free(op);
@@ -430,21 +430,21 @@ static void on_manifest_read(struct cluster *c, void *arg, int code, const char 
 static void on_manifest_opened(struct cluster *c, void *arg, int code, const char *text, struct rfile *f)
 {
 	struct read_op *op = arg;
-	struct rreq *q = req_find(c, op->serial);
+	struct rreq *q = rreq_find(c, op->serial);
 
 	op->f = f;
 	if (q && code == 0) {
 		rfile_read(f, 0, READ_MAX, true, on_manifest_read, op);
 		return;
 	}
-	if (q && code == -ENOENT && link_up(c))
+	if (q && code == -ENOENT && rlink_up(c))
 		find(c, q, "results", true);
 	else if (q)
 		failed(c, q, code, text);
 	read_op_free(op);
 }
 
-void files_manifest(struct cluster *c, struct rreq *q)
+void rfiles_manifest(struct cluster *c, struct rreq *q)
 {
 	struct strbuf path = STRBUF_INIT;
 	struct read_op *op;

@@ -36,7 +36,7 @@ static struct job_op *new_op(const struct rrun *r)
 
 static struct rrun *op_run(struct cluster *c, struct job_op *op)
 {
-	struct rrun *r = run_find(c, op->num, op->attempt);
+	struct rrun *r = rrun_find(c, op->num, op->attempt);
 
 	free(op);
 	return r;
@@ -44,7 +44,7 @@ static struct rrun *op_run(struct cluster *c, struct job_op *op)
 
 /* --- the pace of polls --- */
 
-void jobs_poll_soon(struct cluster *c)
+void rjobs_poll_soon(struct cluster *c)
 {
 	struct poll_state *p = &c->poll;
 	int64_t at = c->now + c->pace.poll_soon;
@@ -55,7 +55,7 @@ void jobs_poll_soon(struct cluster *c)
 	p->due_at = earlier(p->due_at, at);
 }
 
-void jobs_poll_now(struct cluster *c)
+void rjobs_poll_now(struct cluster *c)
 {
 	struct poll_state *p = &c->poll;
 	int64_t at = p->sent_at + c->pace.poll_soon;
@@ -73,7 +73,7 @@ static int64_t quiet_interval(const struct cluster *c)
 	return quiet / 5 < c->pace.poll_min ? c->pace.poll_min : earlier(quiet / 5, most);
 }
 
-void jobs_link_up(struct cluster *c)
+void rjobs_link_up(struct cluster *c)
 {
 	c->poll.busy = false;
 	c->poll.due_at = c->now;
@@ -82,7 +82,7 @@ void jobs_link_up(struct cluster *c)
 
 /* --- ends --- */
 
-void jobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *source)
+void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *source)
 {
 	long long out = event_int(ev, "out_len", -1), err = event_int(ev, "err_len", -1);
 
@@ -90,24 +90,24 @@ void jobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *s
 		out = out < 0 ? r->record.out_len : out;
 		err = err < 0 ? r->record.err_len : err;
 	}
-	run_event_post(c, r, ev, source);
+	rrun_event_post(c, r, ev, source);
 	list_del(&r->queue);
-	run_phase(c, r, RR_ENDED);
+	rrun_phase(c, r, RR_ENDED);
 	r->decide_at = r->verify_at = 0;
-	logs_start(c, r);
-	logs_final(c, r, out, r->merged ? 0 : err);
-	req_done_cancel(c, r->num, 0, "");
+	rlogs_start(c, r);
+	rlogs_final(c, r, out, r->merged ? 0 : err);
+	rreq_done_cancel(c, r->num, 0, "");
 }
 
-void jobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why)
+void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why)
 {
-	run_event(c, r, EV_END, "user", json_pack("{s:s, s:s, s:i, s:i}", "status", "cancelled", "why", why, "out_len", 0, "err_len", 0));
+	rrun_event(c, r, EV_END, "user", json_pack("{s:s, s:s, s:i, s:i}", "status", "cancelled", "why", why, "out_len", 0, "err_len", 0));
 	list_del(&r->queue);
-	run_phase(c, r, r->maybe_sent ? RR_VOIDED : RR_GONE);
+	rrun_phase(c, r, r->maybe_sent ? RR_VOIDED : RR_GONE);
 	r->sweep_until = c->now + SWEEP_US;
 	if (r->maybe_sent)
-		jobs_poll_soon(c);
-	req_done_cancel(c, r->num, 0, "");
+		rjobs_poll_soon(c);
+	rreq_done_cancel(c, r->num, 0, "");
 }
 
 /* The words that decide the class; success and failure are in the record itself. */
@@ -123,7 +123,7 @@ static void end_by_record(struct cluster *c, struct rrun *r)
 	struct event *ev = exit_record_event(&r->record, class_word(r->verdict), r->cancel != CANCEL_NO,
 					     clock_real(c->ctx.clock));
 
-	jobs_end(c, r, ev, "exit record");
+	rjobs_end(c, r, ev, "exit record");
 }
 
 static void decide(struct cluster *c, struct rrun *r)
@@ -136,20 +136,20 @@ static void decide(struct cluster *c, struct rrun *r)
 	}
 	if (!r->decide_at)
 		r->decide_at = c->now + c->pace.verdict_wait;
-	jobs_poll_now(c);
-	runs_touch(c);
+	rjobs_poll_now(c);
+	rruns_touch(c);
 }
 
-void jobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, const char *source)
+void rjobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, const char *source)
 {
 	str_set(&r->job_id, job_id);
 	list_del(&r->queue);
-	run_phase(c, r, RR_SUBMITTED);
+	rrun_phase(c, r, RR_SUBMITTED);
 	r->submitted_poll = c->poll.serial;
 	free(r->script);
 	r->script = NULL;
-	run_event(c, r, EV_SUBMITTED, source, json_pack("{s:s}", "job_id", job_id));
-	jobs_poll_soon(c);
+	rrun_event(c, r, EV_SUBMITTED, source, json_pack("{s:s}", "job_id", job_id));
+	rjobs_poll_soon(c);
 	if (r->has_record)
 		decide(c, r);
 }
@@ -162,7 +162,7 @@ static bool same_job(const char *a, const char *b)
 	return n && n == strcspn(b, "_+.") && memcmp(a, b, n) == 0;
 }
 
-void jobs_end_frame(struct cluster *c, const struct agent_frame *f)
+void rjobs_end_frame(struct cluster *c, const struct agent_frame *f)
 {
 	struct exit_record rec;
 	struct err e = ERR_INIT;
@@ -172,7 +172,7 @@ void jobs_end_frame(struct cluster *c, const struct agent_frame *f)
 		log_warn("cluster %s: ends/%s: %s", c->ctx.conf->name, f->name, e.text);
 		return;
 	}
-	r = run_find(c, rec.run, rec.attempt);
+	r = rrun_find(c, rec.run, rec.attempt);
 	if (!r || r->has_record || r->phase >= RR_ENDED)
 		return;
 	if (r->job_id && !same_job(r->job_id, rec.job_id)) {
@@ -184,7 +184,7 @@ void jobs_end_frame(struct cluster *c, const struct agent_frame *f)
 	if (r->phase == RR_SUBMITTED)
 		decide(c, r);
 	else if (r->phase != RR_SENT && r->phase != RR_VOIDING)
-		jobs_submitted(c, r, rec.job_id, "exit record");
+		rjobs_submitted(c, r, rec.job_id, "exit record");
 }
 
 /* --- rows --- */
@@ -201,7 +201,7 @@ static int rank_of(const char *status)
 	return 0;
 }
 
-void jobs_row_release(struct rrun *r)
+void rjobs_row_release(struct rrun *r)
 {
 	free(r->seen.status);
 	free(r->seen.reason);
@@ -225,7 +225,7 @@ static struct rrun *run_of_token(struct cluster *c, const char *token)
 	num = strtoul(slash + 1, &end, 10);
 	if (*end != '/' || num > UINT32_MAX)
 		return NULL;
-	r = run_find(c, (uint32_t)num, 0);
+	r = rrun_find(c, (uint32_t)num, 0);
 	return r && strcmp(r->token, token) == 0 ? r : NULL;
 }
 
@@ -246,11 +246,11 @@ static void sweep(struct cluster *c, struct rrun *r, const char *job_id)
 
 	if (r->sweeping)
 		return;
-	run_sched(c, r, &s);
+	rrun_sched(c, r, &s);
 	s.job_id = job_id;
 	if (c->sched->verb(&s, "cancel", NULL, &code, NULL) == 0) {
 		r->sweeping = true;
-		link_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_swept, new_op(r));
+		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_swept, new_op(r));
 	}
 	strbuf_release(&code);
 }
@@ -294,7 +294,7 @@ static void say_state(struct cluster *c, struct rrun *r)
 	    same_text(r->nodes, s->nodes) && r->start == s->start)
 		return;
 	if (!same_text(r->status, s->status))
-		jobs_poll_soon(c);
+		rjobs_poll_soon(c);
 	str_set(&r->status, s->status);
 	str_set(&r->reason, s->reason);
 	str_set(&r->nodes, s->nodes);
@@ -307,14 +307,14 @@ static void say_state(struct cluster *c, struct rrun *r)
 		(void)json_object_set_new(data, "nodes", json_string(s->nodes));
 	if (s->start > 0)
 		(void)json_object_set_new(data, pending ? "est_start" : "start", json_integer(s->start * USEC_PER_SEC));
-	run_event(c, r, EV_STATE, "squeue", data);
+	rrun_event(c, r, EV_STATE, "squeue", data);
 }
 
 static void want_verify(struct cluster *c, struct rrun *r)
 {
 	if (!r->verify_at)
 		r->verify_at = c->now + c->pace.record_wait;
-	runs_touch(c);
+	rruns_touch(c);
 }
 
 static void apply_row(struct cluster *c, struct rrun *r)
@@ -333,13 +333,13 @@ static void apply_row(struct cluster *c, struct rrun *r)
 	str_set(&r->verdict, NULL); /* a requeued job is alive again */
 	if (!r->seen.status) {
 		if (r->unknown_said)
-			run_event(c, r, EV_KNOWN, "squeue", NULL);
+			rrun_event(c, r, EV_KNOWN, "squeue", NULL);
 		r->unknown_said = false;
 		return;
 	}
 	say_state(c, r);
 	if (strcmp(r->seen.status, "pending") != 0)
-		logs_start(c, r);
+		rlogs_start(c, r);
 }
 
 static void apply_missing(struct cluster *c, struct rrun *r)
@@ -374,10 +374,10 @@ static void poll_failed(struct cluster *c, const char *text)
 
 	if (!p->failing_since)
 		p->failing_since = c->now;
-	(void)snprintf(p->trouble, sizeof(p->trouble), "%s", text);
+	(void)snprintf(p->trouble, sizeof(p->trouble), "%.*s", (int)sizeof(p->trouble) - 1, text);
 	log_warn("cluster %s: %s", c->ctx.conf->name, text);
-	req_done_refresh(c, -EHOSTUNREACH, text);
-	runs_touch(c);
+	rreq_done_refresh(c, -EHOSTUNREACH, text);
+	rruns_touch(c);
 }
 
 static void on_poll(struct cluster *c, void *arg, const struct agent_frame *f)
@@ -388,7 +388,7 @@ static void on_poll(struct cluster *c, void *arg, const struct agent_frame *f)
 	(void)arg;
 	p->busy = false;
 	if (!f)
-		return; /* jobs_link_up asks again */
+		return; /* rjobs_link_up asks again */
 	p->due_at = c->now + quiet_interval(c);
 	if (c->sched->poll_result(f->rc, f->out, f->err, on_row, c, &e) < 0) {
 		poll_failed(c, e.text);
@@ -397,29 +397,29 @@ static void on_poll(struct cluster *c, void *arg, const struct agent_frame *f)
 	p->failing_since = 0;
 	p->wanted = false;
 	apply_poll(c);
-	req_done_refresh(c, 0, "");
+	rreq_done_refresh(c, 0, "");
 }
 
-void jobs_step(struct cluster *c)
+void rjobs_step(struct cluster *c)
 {
 	struct strbuf code = STRBUF_INIT;
 	struct poll_state *p = &c->poll;
 
-	if (!link_up(c) || p->busy || p->due_at > c->now || (!c->live && !p->wanted))
+	if (!rlink_up(c) || p->busy || p->due_at > c->now || (!c->live && !p->wanted))
 		return;
 	p->busy = true;
 	p->serial++;
 	p->sent_at = c->now;
 	c->sched->poll(&code);
-	link_request(c, AGENT_BESIDE, code.buf, NULL, 0, POLL_LIMIT_S, on_poll, NULL);
+	rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, POLL_LIMIT_S, on_poll, NULL);
 	strbuf_release(&code);
 }
 
-int64_t jobs_deadline(const struct cluster *c)
+int64_t rjobs_deadline(const struct cluster *c)
 {
 	const struct poll_state *p = &c->poll;
 
-	return link_up(c) && !p->busy && (c->live || p->wanted) ? p->due_at : INT64_MAX;
+	return rlink_up(c) && !p->busy && (c->live || p->wanted) ? p->due_at : INT64_MAX;
 }
 
 /* --- verify --- */
@@ -431,17 +431,17 @@ static void verified(struct cluster *c, struct rrun *r, struct event *ev)
 		event_free(ev);
 		end_by_record(c, r);
 	} else if (ev->type == EV_END) {
-		jobs_end(c, r, ev, "verify");
+		rjobs_end(c, r, ev, "verify");
 	} else if (ev->type == EV_LOST && r->cancel != CANCEL_NO) {
 		event_free(ev);
-		jobs_end_cancelled(c, r, "cancelled before it started");
+		rjobs_end_cancelled(c, r, "cancelled before it started");
 	} else if (ev->type == EV_LOST) {
-		run_event_post(c, r, ev, "verify");
-		run_phase(c, r, RR_GONE);
+		rrun_event_post(c, r, ev, "verify");
+		rrun_phase(c, r, RR_GONE);
 	} else {
 		r->unknown_said = false;
 		str_set(&r->verdict, NULL);
-		run_event_post(c, r, ev, "verify");
+		rrun_event_post(c, r, ev, "verify");
 	}
 }
 
@@ -454,12 +454,12 @@ static void on_verified(struct cluster *c, void *arg, const struct agent_frame *
 	if (!r || r->phase != RR_SUBMITTED)
 		return;
 	r->verifying = false;
-	runs_touch(c);
+	rruns_touch(c);
 	if (!f) {
 		r->verify_at = c->now;
 		return;
 	}
-	run_sched(c, r, &s);
+	rrun_sched(c, r, &s);
 	ev = c->sched->verify_result(&s, f->rc, f->out, f->err, clock_real(c->ctx.clock));
 	r->verify_at = ev ? 0 : c->now + c->pace.verify_again;
 	if (ev)
@@ -471,10 +471,10 @@ static void send_verify(struct cluster *c, struct rrun *r)
 	struct strbuf code = STRBUF_INIT;
 	struct sched_run s;
 
-	run_sched(c, r, &s);
+	rrun_sched(c, r, &s);
 	c->sched->verify(&s, &code);
 	r->verifying = true;
-	link_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERIFY_LIMIT_S, on_verified, new_op(r));
+	rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERIFY_LIMIT_S, on_verified, new_op(r));
 	strbuf_release(&code);
 }
 
@@ -483,8 +483,8 @@ static void send_verify(struct cluster *c, struct rrun *r)
 /* Since when the cluster cannot be asked; 0: it can. */
 static int64_t deaf_since(const struct cluster *c, const char **why)
 {
-	*why = link_up(c) ? c->poll.trouble : c->link.text;
-	return link_up(c) ? c->poll.failing_since : c->link.down_since;
+	*why = rlink_up(c) ? c->poll.trouble : c->link.text;
+	return rlink_up(c) ? c->poll.failing_since : c->link.down_since;
 }
 
 static int64_t unknown_step(struct cluster *c, struct rrun *r)
@@ -497,18 +497,18 @@ static int64_t unknown_step(struct cluster *c, struct rrun *r)
 	if (c->now - since < c->pace.unknown_after)
 		return since + c->pace.unknown_after;
 	r->unknown_said = true;
-	run_event(c, r, EV_UNKNOWN, "cluster", json_pack("{s:s}", "why", *why ? why : "the cluster cannot be reached"));
+	rrun_event(c, r, EV_UNKNOWN, "cluster", json_pack("{s:s}", "why", *why ? why : "the cluster cannot be reached"));
 	return INT64_MAX;
 }
 
-int64_t jobs_run_step(struct cluster *c, struct rrun *r)
+int64_t rjobs_run_step(struct cluster *c, struct rrun *r)
 {
 	int64_t at;
 
 	if (r->phase == RR_VOIDED) {
 		if (c->now < r->sweep_until)
 			return r->sweep_until;
-		run_phase(c, r, RR_GONE);
+		rrun_phase(c, r, RR_GONE);
 		return INT64_MAX;
 	}
 	if (r->phase != RR_SUBMITTED)
@@ -519,7 +519,7 @@ int64_t jobs_run_step(struct cluster *c, struct rrun *r)
 	}
 	at = r->decide_at ? r->decide_at : INT64_MAX;
 	at = earlier(at, unknown_step(c, r));
-	if (!r->verify_at || r->verifying || !link_up(c))
+	if (!r->verify_at || r->verifying || !rlink_up(c))
 		return at;
 	if (c->now < r->verify_at)
 		return earlier(at, r->verify_at);

@@ -42,7 +42,7 @@ struct sub_op {
 	uint64_t upload;
 };
 
-void upload_free(struct upload *u)
+void rupload_free(struct upload *u)
 {
 	if (!u)
 		return;
@@ -65,7 +65,7 @@ static struct sub_op *new_op(struct cluster *c, const struct rrun *r)
 /* The run that is still waiting in this phase for this operation, or NULL. Frees the operation. */
 static struct rrun *op_run(struct cluster *c, struct sub_op *op, enum rrun_phase phase)
 {
-	struct rrun *r = run_find(c, op->num, op->attempt);
+	struct rrun *r = rrun_find(c, op->num, op->attempt);
 	uint64_t upload = op->upload;
 
 	free(op);
@@ -78,14 +78,14 @@ static struct rrun *op_run(struct cluster *c, struct sub_op *op, enum rrun_phase
 
 static void requeue(struct cluster *c, struct rrun *r, int64_t at)
 {
-	upload_free(r->upload);
+	rupload_free(r->upload);
 	r->upload = NULL;
-	run_phase(c, r, RR_QUEUED);
+	rrun_phase(c, r, RR_QUEUED);
 	r->retry_at = at;
 	list_add_tail(&c->submit_queue, &r->queue);
 }
 
-void submit_enqueue(struct cluster *c, struct rrun *r)
+void rsubmit_enqueue(struct cluster *c, struct rrun *r)
 {
 	requeue(c, r, c->now);
 }
@@ -96,25 +96,25 @@ static void again_later(struct cluster *c, struct rrun *r, const char *why)
 
 	log_warn("cluster %s: run %u is not submitted yet: %s", c->ctx.conf->name, r->num, why);
 	if (r->tries++ == 0)
-		run_event(c, r, EV_FACTS, "sbatch", json_pack("{s:s?}", "submit_trouble", why));
+		rrun_event(c, r, EV_FACTS, "sbatch", json_pack("{s:s?}", "submit_trouble", why));
 	requeue(c, r, c->now + c->pace.retry[i]);
 }
 
 static void reject(struct cluster *c, struct rrun *r, const char *why)
 {
-	run_event(c, r, EV_REJECTED, "sbatch", json_pack("{s:s}", "why", *why ? why : "the scheduler refused the job"));
-	run_phase(c, r, RR_GONE);
-	req_done_cancel(c, r->num, -ESRCH, "the scheduler has refused the job");
+	rrun_event(c, r, EV_REJECTED, "sbatch", json_pack("{s:s}", "why", *why ? why : "the scheduler refused the job"));
+	rrun_phase(c, r, RR_GONE);
+	rreq_done_cancel(c, r->num, -ESRCH, "the scheduler has refused the job");
 }
 
 static void voided(struct cluster *c, struct rrun *r, const char *why)
 {
 	if (r->cancel != CANCEL_NO) {
-		jobs_end_cancelled(c, r, "cancelled before it started");
+		rjobs_end_cancelled(c, r, "cancelled before it started");
 		return;
 	}
-	run_event(c, r, EV_LOST, "sbatch", json_pack("{s:s}", "why", *why ? why : "this attempt was given up earlier"));
-	run_phase(c, r, RR_GONE);
+	rrun_event(c, r, EV_LOST, "sbatch", json_pack("{s:s}", "why", *why ? why : "this attempt was given up earlier"));
+	rrun_phase(c, r, RR_GONE);
 }
 
 /* --- the submission itself --- */
@@ -127,7 +127,7 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 
 	if (!r)
 		return;
-	upload_free(r->upload);
+	rupload_free(r->upload);
 	r->upload = NULL;
 	if (!f) {
 		requeue(c, r, c->now);
@@ -135,7 +135,7 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 	}
 	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
-		jobs_submitted(c, r, job_id, "sbatch");
+		rjobs_submitted(c, r, job_id, "sbatch");
 		break;
 	case SCHED_REFUSED:
 		reject(c, r, why.buf);
@@ -197,7 +197,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 	struct strbuf code = STRBUF_INIT, payload = STRBUF_INIT;
 	struct sched_run s;
 
-	run_sched(c, r, &s);
+	rrun_sched(c, r, &s);
 	strbuf_add(&payload, r->script, r->script_len);
 	if (tar)
 		strbuf_add(&payload, tar->buf, tar->len);
@@ -205,8 +205,8 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 		add_unpack(c, r, &code);
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
 	r->maybe_sent = true;
-	run_phase(c, r, RR_SENT);
-	link_request(c, AGENT_BESIDE, code.buf, payload.buf, payload.len, SUBMIT_LIMIT_S, on_submitted, new_op(c, r));
+	rrun_phase(c, r, RR_SENT);
+	rlink_request(c, AGENT_BESIDE, code.buf, payload.buf, payload.len, SUBMIT_LIMIT_S, on_submitted, new_op(c, r));
 	strbuf_release(&code);
 	strbuf_release(&payload);
 }
@@ -272,7 +272,7 @@ static void send_piece(struct cluster *c, struct rrun *r, const char *data, size
 		strbuf_addstr(&code, "umask 077; d=");
 		quoted_dir(c, r, &code);
 		strbuf_addf(&code, "; cat <\"$IN\" >%s\"$d/" PART "\"", u->sent ? ">" : "");
-		link_request(c, AGENT_QUICK, code.buf, data, len, 0, on_shell_written, new_op(c, r));
+		rlink_request(c, AGENT_QUICK, code.buf, data, len, 0, on_shell_written, new_op(c, r));
 		strbuf_release(&code);
 	} else {
 		sftp_write(c->link.sftp, u->handle.buf, u->handle.len, u->sent, data, len, on_sftp_written, new_op(c, r));
@@ -337,7 +337,7 @@ static void on_made_dir(struct cluster *c, void *arg, const struct agent_frame *
 		send_submission(c, r, NULL);
 	} else if (f->rc != 0) {
 		again_later(c, r, *f->err ? f->err : "cannot make the run's remote directory");
-	} else if (!link_files_ready(c)) {
+	} else if (!rlink_files_ready(c)) {
 		requeue(c, r, c->now);
 	} else if (c->link.sftp_state == SFTP_DENIED) {
 		r->upload->by_shell = true;
@@ -358,11 +358,11 @@ static void start_upload(struct cluster *c, struct rrun *r, struct tar *tar)
 	r->upload->tar = tar;
 	r->upload->size = tar_size(tar);
 	strbuf_init(&r->upload->handle);
-	run_phase(c, r, RR_PREPARING);
+	rrun_phase(c, r, RR_PREPARING);
 	strbuf_addstr(&code, "umask 077; d=");
 	quoted_dir(c, r, &code);
 	strbuf_addf(&code, "\nmkdir -p \"$d\" || exit 1\n[ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] || exit %d", RC_UNPACKED);
-	link_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_made_dir, new_op(c, r));
+	rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_made_dir, new_op(c, r));
 	strbuf_release(&code);
 }
 
@@ -418,9 +418,9 @@ static void on_voided(struct cluster *c, void *arg, const struct agent_frame *f)
 	}
 	word = xstrndup(f->out, strcspn(f->out, "\n"));
 	if (f->rc == 0 && strncmp(word, "claimed ", 8) == 0 && word[8])
-		jobs_submitted(c, r, word + 8, "claim");
+		rjobs_submitted(c, r, word + 8, "claim");
 	else if (f->rc == 0 && strcmp(word, "void") == 0)
-		jobs_end_cancelled(c, r, "cancelled before it started");
+		rjobs_end_cancelled(c, r, "cancelled before it started");
 	else
 		again_later(c, r, *f->err ? f->err : "it could not be taken back yet");
 }
@@ -437,12 +437,12 @@ static void send_void(struct cluster *c, struct rrun *r)
 			     "ln -s void \"$d/started\" 2>/dev/null\n"
 			     "s=$(readlink \"$d/started\") || exit 75\n"
 			     "case $s in void) echo void ;; *) echo \"claimed $s\" ;; esac\n");
-	run_phase(c, r, RR_VOIDING);
-	link_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_voided, new_op(c, r));
+	rrun_phase(c, r, RR_VOIDING);
+	rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_voided, new_op(c, r));
 	strbuf_release(&code);
 }
 
-void submit_cancel(struct cluster *c, struct rrun *r)
+void rsubmit_cancel(struct cluster *c, struct rrun *r)
 {
 	if (r->phase != RR_QUEUED && r->phase != RR_PREPARING)
 		return; /* the answer that is on its way decides */
@@ -453,7 +453,7 @@ void submit_cancel(struct cluster *c, struct rrun *r)
 		return;
 	}
 	list_del(&r->queue);
-	jobs_end_cancelled(c, r, "cancelled before it was submitted");
+	rjobs_end_cancelled(c, r, "cancelled before it was submitted");
 }
 
 /* --- the pump --- */
@@ -461,14 +461,14 @@ void submit_cancel(struct cluster *c, struct rrun *r)
 static bool may_go(const struct cluster *c, const struct rrun *r)
 {
 	/* an upload needs to know by which way */
-	return r->retry_at <= c->now && (!r->files_dir || r->cancel != CANCEL_NO || link_files_ready(c));
+	return r->retry_at <= c->now && (!r->files_dir || r->cancel != CANCEL_NO || rlink_files_ready(c));
 }
 
-void submit_step(struct cluster *c)
+void rsubmit_step(struct cluster *c)
 {
 	struct list *n, *tmp;
 
-	if (!link_up(c) || c->submitting >= IN_FLIGHT)
+	if (!rlink_up(c) || c->submitting >= IN_FLIGHT)
 		return;
 	list_for_each_safe (n, tmp, &c->submit_queue) {
 		struct rrun *r = container_of(n, struct rrun, queue);
@@ -485,11 +485,11 @@ void submit_step(struct cluster *c)
 	}
 }
 
-int64_t submit_deadline(const struct cluster *c)
+int64_t rsubmit_deadline(const struct cluster *c)
 {
 	int64_t at = INT64_MAX;
 
-	if (!link_up(c) || c->submitting >= IN_FLIGHT)
+	if (!rlink_up(c) || c->submitting >= IN_FLIGHT)
 		return at;
 	for (const struct list *n = c->submit_queue.next; n != &c->submit_queue; n = n->next) {
 		const struct rrun *r = container_of(n, const struct rrun, queue);

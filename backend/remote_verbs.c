@@ -1,6 +1,6 @@
 /*
  * Requests that want an answer: verbs, probes, and files (remote_files.c). Each is on `requests` from its arrival until its one
- * answer; what waits for the connection is started by req_step when it is up, and every request ends at its deadline.
+ * answer; what waits for the connection is started by rreq_step when it is up, and every request ends at its deadline.
  *
  * Invariants: a ticket is answered once (an answer to a serial that is gone is dropped); a verb that must not be done twice is not
  * repeated after its answer was lost. A cancellation is remembered in the run, so that it also reaches a job whose id is not known
@@ -47,7 +47,7 @@ static void finish(struct cluster *c, struct rreq *q, int code, const char *text
 	free(q);
 }
 
-struct rreq *req_find(struct cluster *c, uint64_t serial)
+struct rreq *rreq_find(struct cluster *c, uint64_t serial)
 {
 	for (struct list *n = c->requests.next; n != &c->requests; n = n->next) {
 		struct rreq *q = container_of(n, struct rreq, node);
@@ -58,23 +58,23 @@ struct rreq *req_find(struct cluster *c, uint64_t serial)
 	return NULL;
 }
 
-void req_done(struct cluster *c, uint64_t serial, int code, const char *text, const char *data, size_t len)
+void rreq_done(struct cluster *c, uint64_t serial, int code, const char *text, const char *data, size_t len)
 {
-	struct rreq *q = req_find(c, serial);
+	struct rreq *q = rreq_find(c, serial);
 
 	if (q)
 		finish(c, q, code, text, data, len);
 }
 
-void req_again(struct cluster *c, uint64_t serial)
+void rreq_again(struct cluster *c, uint64_t serial)
 {
-	struct rreq *q = req_find(c, serial);
+	struct rreq *q = rreq_find(c, serial);
 
 	if (q)
 		q->started = false;
 }
 
-void req_release(struct cluster *c)
+void rreq_release(struct cluster *c)
 {
 	while (!list_empty(&c->requests))
 		finish(c, container_of(c->requests.next, struct rreq, node), -ENODEV, "slurmray is stopping", NULL, 0);
@@ -85,7 +85,7 @@ static bool is_verb(const struct rreq *q, const char *verb)
 	return q->q->m.type == (int)CREQ_VERB && q->q->verb && strcmp(q->q->verb, verb) == 0;
 }
 
-void req_done_cancel(struct cluster *c, uint32_t num, int code, const char *text)
+void rreq_done_cancel(struct cluster *c, uint32_t num, int code, const char *text)
 {
 	struct list *n, *tmp;
 
@@ -97,7 +97,7 @@ void req_done_cancel(struct cluster *c, uint32_t num, int code, const char *text
 	}
 }
 
-void req_done_refresh(struct cluster *c, int code, const char *text)
+void rreq_done_refresh(struct cluster *c, int code, const char *text)
 {
 	struct list *n, *tmp;
 
@@ -124,7 +124,7 @@ static bool repeatable(const char *verb)
 static void on_verb(struct cluster *c, void *arg, const struct agent_frame *f)
 {
 	struct verb_op *op = arg;
-	struct rreq *q = req_find(c, op->serial);
+	struct rreq *q = rreq_find(c, op->serial);
 	struct err e = ERR_INIT;
 	int rc;
 
@@ -138,7 +138,7 @@ static void on_verb(struct cluster *c, void *arg, const struct agent_frame *f)
 	} else {
 		rc = c->sched->verb_result(q->q->verb, f->rc, f->out, f->err, &e);
 		finish(c, q, rc, rc < 0 ? e.text : "", NULL, 0);
-		jobs_poll_soon(c);
+		rjobs_poll_soon(c);
 	}
 }
 
@@ -146,7 +146,7 @@ static void on_verb(struct cluster *c, void *arg, const struct agent_frame *f)
 static void verb_run(const struct cluster *c, const struct creq *q, const struct rrun *r, struct sched_run *s)
 {
 	if (r) {
-		run_sched(c, r, s);
+		rrun_sched(c, r, s);
 	} else {
 		memset(s, 0, sizeof(*s));
 		s->num = q->run;
@@ -179,7 +179,7 @@ static void start_plain_verb(struct cluster *c, struct rreq *q, const struct rru
 		op = xcalloc(1, sizeof(*op));
 		op->serial = q->serial;
 		q->started = true;
-		link_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_verb, op);
+		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_verb, op);
 	}
 	strbuf_release(&code);
 }
@@ -189,7 +189,7 @@ static void start_plain_verb(struct cluster *c, struct rreq *q, const struct rru
 static void on_cancelled(struct cluster *c, void *arg, const struct agent_frame *f)
 {
 	struct verb_op *op = arg;
-	struct rrun *r = run_find(c, op->num, op->attempt);
+	struct rrun *r = rrun_find(c, op->num, op->attempt);
 	struct err e = ERR_INIT;
 	int rc;
 
@@ -198,13 +198,13 @@ static void on_cancelled(struct cluster *c, void *arg, const struct agent_frame 
 		return;
 	if (!f) {
 		r->cancel = CANCEL_WANTED;
-		runs_touch(c);
+		rruns_touch(c);
 		return;
 	}
 	rc = c->sched->verb_result("cancel", f->rc, f->out, f->err, &e);
 	r->cancel = CANCEL_DONE; /* also when refused: the user asks again, and the end tells what it was */
-	req_done_cancel(c, r->num, rc, rc < 0 ? e.text : "");
-	jobs_poll_soon(c);
+	rreq_done_cancel(c, r->num, rc, rc < 0 ? e.text : "");
+	rjobs_poll_soon(c);
 }
 
 static void send_cancel(struct cluster *c, struct rrun *r)
@@ -215,40 +215,40 @@ static void send_cancel(struct cluster *c, struct rrun *r)
 	struct sched_run s;
 	int rc;
 
-	run_sched(c, r, &s);
+	rrun_sched(c, r, &s);
 	rc = c->sched->verb(&s, "cancel", NULL, &code, &e);
 	if (rc < 0) {
 		r->cancel = CANCEL_DONE;
-		req_done_cancel(c, r->num, rc, e.text);
+		rreq_done_cancel(c, r->num, rc, e.text);
 	} else {
 		op = xcalloc(1, sizeof(*op));
 		op->num = r->num;
 		op->attempt = r->attempt;
 		r->cancel = CANCEL_SENT;
-		link_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_cancelled, op);
+		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_cancelled, op);
 	}
 	strbuf_release(&code);
 }
 
-void verbs_cancel_run(struct cluster *c, struct rrun *r)
+void rverbs_cancel_run(struct cluster *c, struct rrun *r)
 {
-	if (r->cancel == CANCEL_WANTED && r->phase == RR_SUBMITTED && link_up(c))
+	if (r->cancel == CANCEL_WANTED && r->phase == RR_SUBMITTED && rlink_up(c))
 		send_cancel(c, r);
 }
 
 /* Remembered before the connection is asked for: a run that was never sent is called off without it. */
 static void take_cancel(struct cluster *c, struct rreq *q)
 {
-	struct rrun *r = run_find(c, q->q->run, 0);
+	struct rrun *r = rrun_find(c, q->q->run, 0);
 
 	if (!r || r->phase >= RR_ENDED)
 		return; /* a plain verb with what the request says */
 	q->started = true;
 	if (r->cancel != CANCEL_SENT)
 		r->cancel = CANCEL_WANTED;
-	runs_touch(c);
+	rruns_touch(c);
 	if (r->phase != RR_SUBMITTED)
-		submit_cancel(c, r);
+		rsubmit_cancel(c, r);
 }
 
 /* --- probes --- */
@@ -256,7 +256,7 @@ static void take_cancel(struct cluster *c, struct rreq *q)
 static void on_probe(struct cluster *c, void *arg, const struct agent_frame *f)
 {
 	uint64_t *serial = arg;
-	struct rreq *q = req_find(c, *serial);
+	struct rreq *q = rreq_find(c, *serial);
 	struct strbuf json = STRBUF_INIT;
 	struct err e = ERR_INIT;
 	int rc;
@@ -286,7 +286,7 @@ static void start_probe(struct cluster *c, struct rreq *q)
 		serial = xcalloc(1, sizeof(*serial));
 		*serial = q->serial;
 		q->started = true;
-		link_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_probe, serial);
+		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_probe, serial);
 	}
 	strbuf_release(&code);
 }
@@ -300,9 +300,9 @@ static void start_verb(struct cluster *c, struct rreq *q)
 	} else if (strcmp(q->q->verb, "refresh") == 0) {
 		q->started = true;
 		c->poll.wanted = true;
-		jobs_poll_now(c);
+		rjobs_poll_now(c);
 	} else {
-		start_plain_verb(c, q, run_find(c, q->q->run, 0));
+		start_plain_verb(c, q, rrun_find(c, q->q->run, 0));
 	}
 }
 
@@ -316,17 +316,17 @@ static void start(struct cluster *c, struct rreq *q)
 		start_probe(c, q);
 		return;
 	}
-	if (!link_files_ready(c))
+	if (!rlink_files_ready(c))
 		return;
 	if (q->q->m.type == (int)CREQ_READ)
-		files_read(c, q);
+		rfiles_read(c, q);
 	else if (q->q->m.type == (int)CREQ_LIST)
-		files_list(c, q);
+		rfiles_list(c, q);
 	else
-		files_manifest(c, q);
+		rfiles_manifest(c, q);
 }
 
-void req_add(struct cluster *c, struct creq *r)
+void rreq_add(struct cluster *c, struct creq *r)
 {
 	struct rreq *q = xcalloc(1, sizeof(*q));
 
@@ -342,14 +342,14 @@ static void time_out(struct cluster *c, struct rreq *q)
 {
 	char text[sizeof(c->link.text) + 64];
 
-	if (link_up(c))
+	if (rlink_up(c))
 		(void)snprintf(text, sizeof(text), "the cluster %s did not answer in time", c->ctx.conf->name);
 	else
 		(void)snprintf(text, sizeof(text), "%s", *c->link.text ? c->link.text : "not connected yet");
 	finish(c, q, -EHOSTUNREACH, text, NULL, 0);
 }
 
-void req_step(struct cluster *c)
+void rreq_step(struct cluster *c)
 {
 	struct list *n, *tmp;
 
@@ -358,12 +358,12 @@ void req_step(struct cluster *c)
 
 		if (c->now >= q->deadline)
 			time_out(c, q);
-		else if (!q->started && link_up(c))
+		else if (!q->started && rlink_up(c))
 			start(c, q);
 	}
 }
 
-int64_t req_deadline(const struct cluster *c)
+int64_t rreq_deadline(const struct cluster *c)
 {
 	int64_t at = INT64_MAX;
 

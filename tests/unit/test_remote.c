@@ -608,15 +608,15 @@ static void test_paths(void **state)
 	(void)state;
 	memset(longest, 'a', sizeof(longest) - 1);
 	longest[sizeof(longest) - 1] = '\0';
-	assert_true(files_path_ok(""));
-	assert_true(files_path_ok("a/b..c/.d"));
-	assert_false(files_path_ok("/a"));
-	assert_false(files_path_ok("a//b"));
-	assert_false(files_path_ok("a/"));
-	assert_false(files_path_ok(".."));
-	assert_false(files_path_ok("a/../b"));
-	assert_false(files_path_ok("./a"));
-	assert_false(files_path_ok(longest));
+	assert_true(rfiles_path_ok(""));
+	assert_true(rfiles_path_ok("a/b..c/.d"));
+	assert_false(rfiles_path_ok("/a"));
+	assert_false(rfiles_path_ok("a//b"));
+	assert_false(rfiles_path_ok("a/"));
+	assert_false(rfiles_path_ok(".."));
+	assert_false(rfiles_path_ok("a/../b"));
+	assert_false(rfiles_path_ok("./a"));
+	assert_false(rfiles_path_ok(longest));
 }
 
 static void test_filter(void **state)
@@ -633,11 +633,11 @@ static void test_filter(void **state)
 	struct strbuf out = STRBUF_INIT;
 
 	(void)state;
-	files_filter(in, sizeof(in) - 1, 100, "", &out);
+	rfiles_filter(in, sizeof(in) - 1, 100, "", &out);
 	assert_int_equal(out.len, sizeof(want) - 1);
 	assert_memory_equal(out.buf, want, out.len);
 	strbuf_reset(&out);
-	files_filter(in, sizeof(in) - 1, 1, "", &out);
+	rfiles_filter(in, sizeof(in) - 1, 1, "", &out);
 	assert_int_equal(out.len, 15);
 	strbuf_release(&out);
 }
