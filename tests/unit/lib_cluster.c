@@ -55,7 +55,7 @@ void fx_shell(const char *home, const char *code)
 
 void fx_clear_faults(void)
 {
-	fake.sftp = getenv("NOSFTP") ? FAKE_SFTP_EMFILE : FAKE_SFTP_OK;
+	fake.sftp = FAKE_SFTP_OK;
 	fake.refuse = false;
 	fake.unreachable = false;
 	fake.stall = false;
