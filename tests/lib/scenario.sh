@@ -62,11 +62,11 @@ ended "$a"; ended "$b"; cat "$MNT/runs/$a/log" "$MNT/runs/$b/log"
 
 head1 "script"
 printf '#!/bin/bash\n#SBATCH --job-name=batch --time=5\n#SBATCH -n 1\necho "in $0" | sed "s,/.*/,,"\nexit 4\n' >job.sbatch
-t cat job.sbatch >"$MNT/runs/new"; echo "cat $?"
+cat job.sbatch >"$MNT/runs/new"; echo "cat $?"
 id=$(basename "$(readlink "$MNT/runs/last")"); ended "$id"; cmp job.sbatch "$MNT/runs/$id/spec" && echo "spec as written"
 ls "$MNT/by/name/batch" | grep -cx "$id"
 cp "$MNT/runs/$id/spec" "$MNT/runs/new"; id2=$(readlink "$MNT/runs/last"); [ "$id2" != "$id" ] && ended "$id2"
-printf '#!/bin/sh\nrm -rf ./data/' >cut.sh; t cat cut.sh >"$MNT/runs/new" 2>/dev/null; echo "cut script: $?"
+printf '#!/bin/sh\nrm -rf ./data/' >cut.sh; cat cut.sh >"$MNT/runs/new" 2>/dev/null; echo "cut script: $?"
 
 head1 "submit"
 id=$(slurmray submit --mount "$MNT" name=cli -- sh -c 'echo out; echo err >&2; exit 3'); ended "$id"
@@ -175,7 +175,7 @@ for f in ('wait', 'log.follow'):
     p.register(fd, select.POLLIN)
     print(f, 'poll', p.poll(100))
     os.close(fd)
-c = subprocess.Popen(['cat', d + '/wait'])
+c = subprocess.Popen(['cat', d + '/wait'], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 time.sleep(0.3)
 c.send_signal(signal.SIGINT)
 print('cat', c.wait(5))
