@@ -267,6 +267,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	pend->arg = arg;
 	pend->request = s->request;
 	pend->result = xstrdup(r->id);
+	en->n_creating++;
 	t = store_txn_new(ticket, true);
 	summary = run_summary(r);
 	store_txn_summary(t, r->num, r->id, true, summary);
@@ -308,6 +309,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	struct run *r = er->r;
 
 	er->in_flight = false;
+	en->n_creating--;
 	if (code < 0) {
 		const char *why = code == -ENOSPC ? "the journal's disk is full: nothing was submitted; free space and write it again"
 						  : "the journal could not be written: nothing was submitted";
