@@ -151,8 +151,9 @@ static int make_session(struct transport *t)
 	(void)libssh2_session_callback_set(t->session, LIBSSH2_CALLBACK_SEND, (void *)on_send);
 	(void)libssh2_session_callback_set(t->session, LIBSSH2_CALLBACK_RECV, (void *)on_recv);
 	known_hosts_load(&t->known, t->session, &t->cfg);
-	known_hosts_algorithms(&t->known, &pref);
-	(void)libssh2_session_method_pref(t->session, LIBSSH2_METHOD_HOSTKEY, pref.buf);
+	known_hosts_algorithms(&t->known, t->session, &pref);
+	if (pref.len)
+		(void)libssh2_session_method_pref(t->session, LIBSSH2_METHOD_HOSTKEY, pref.buf);
 	return 0;
 }
 

@@ -54,7 +54,7 @@ struct known_hosts {
 void known_hosts_load(struct known_hosts *k, LIBSSH2_SESSION *session, const struct ssh_config *cfg);
 void known_hosts_release(struct known_hosts *k);
 /* Host key algorithms, those of known keys first: for LIBSSH2_METHOD_HOSTKEY. */
-void known_hosts_algorithms(const struct known_hosts *k, struct strbuf *out);
+void known_hosts_algorithms(const struct known_hosts *k, LIBSSH2_SESSION *session, struct strbuf *out);
 /* 0, or -EKEYREJECTED with what to do. `blob` is the key that the server showed. */
 int known_hosts_check(const struct known_hosts *k, const struct ssh_config *cfg, const char *blob, size_t len,
 		      const char *fingerprint, struct err *e);

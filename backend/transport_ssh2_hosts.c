@@ -251,17 +251,32 @@ static bool knows_type(const struct known_hosts *k, const char *type)
 	return false;
 }
 
-void known_hosts_algorithms(const struct known_hosts *k, struct strbuf *out)
+static bool contains(const char **list, int n, const char *s)
 {
+	int i;
+
+	for (i = 0; i < n; i++) {
+		if (strcmp(list[i], s) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Only what libssh2 supports: the 1.10 release takes others out by a memcpy of overlapping ranges. */
+void known_hosts_algorithms(const struct known_hosts *k, LIBSSH2_SESSION *session, struct strbuf *out)
+{
+	const char **supported = NULL;
+	int known, n = libssh2_session_supported_algs(session, LIBSSH2_METHOD_HOSTKEY, &supported);
 	size_t i;
-	int known;
 
 	for (known = 1; known >= 0; known--) {
 		for (i = 0; i < ARRAY_SIZE(algorithms); i++) {
-			if (knows_type(k, algorithms[i][0]) == (known == 1))
+			if (contains(supported, n, algorithms[i][1]) && knows_type(k, algorithms[i][0]) == (known == 1))
 				strbuf_addf(out, "%s%s", out->len ? "," : "", algorithms[i][1]);
 		}
 	}
+	if (supported)
+		libssh2_free(session, (void *)(uintptr_t)supported);
 }
 
 static int unknown_host(const struct known_hosts *k, const struct ssh_config *cfg, const char *type, const char *fingerprint,

@@ -21,6 +21,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -114,7 +115,9 @@ static void start_sshd(const char *extra)
 	if (sshd == 0) {
 		int null = open("/dev/null", O_RDWR);
 
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 		(void)dup2(null, 0);
+		(void)dup2(null, 1);
 		(void)dup2(null, 2);
 		execl(SSHD, SSHD, "-D", "-f", conf, (char *)NULL);
 		_exit(127);
@@ -283,6 +286,7 @@ static void with_an_agent(void **state)
 	if (ssh_agent == 0) {
 		int null = open("/dev/null", O_RDWR);
 
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 		(void)dup2(null, 1);
 		execlp("ssh-agent", "ssh-agent", "-D", "-a", sock, (char *)NULL);
 		_exit(127);
