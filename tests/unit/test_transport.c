@@ -27,6 +27,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* libssh2 1.10 loses the host key (51 bytes) at every further key exchange, and parts of an ECDSA key read from a file. */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#define LEAKS_ARE_LIBSSH2S(x) (__lsan_disable(), (x), __lsan_enable())
+#else
+#define LEAKS_ARE_LIBSSH2S(x) (x)
+#endif
+
 #define SSHD "/usr/sbin/sshd"
 #define BIG (50 * 1024 * 1024)
 
@@ -354,7 +362,7 @@ static void ecdsa_and_rsa_keys(void **state)
 	start_sshd("");
 	usual("");
 	assert_int_equal(sh("sed -i 's,/id$,/id_ecdsa,' config"), 0);
-	must_login(&s);
+	LEAKS_ARE_LIBSSH2S(must_login(&s));
 	ops->close(s.t);
 	assert_int_equal(sh("sed -i 's,/id_ecdsa$,/id_rsa,' config"), 0);
 	if (login(&s) != TRANSPORT_READY)
@@ -700,8 +708,8 @@ static void keys_are_exchanged_again(void **state)
 	(void)state;
 	start_sshd("RekeyLimit 1M\n");
 	usual("");
-	must_login(&s);
-	echo(&s, 10 * 1024 * 1024);
+	LEAKS_ARE_LIBSSH2S(must_login(&s));
+	LEAKS_ARE_LIBSSH2S(echo(&s, 10 * 1024 * 1024));
 	ops->close(s.t);
 	stop_sshd();
 }
