@@ -194,7 +194,9 @@ void fx_free(struct fx *f)
 	fx_forget_events(f);
 	inbox_release(&f->replies);
 	(void)snprintf(code, sizeof(code),
-		       "touch fake/[0-9]*/cancel 2>/dev/null; rm -f fake/hold; sleep 0.05; rm -rf %s", f->root);
+		       "touch fake/[0-9]*/cancel 2>/dev/null; rm -f fake/hold; n=0; until rm -rf %s 2>/dev/null || [ "
+		       "$n = 50 ]; do n=$((n + 1)); sleep 0.05; done",
+		       f->root);
 	fx_shell(f->home, code);
 	free(f);
 }
