@@ -236,6 +236,19 @@ int spool_append(struct spool *s, enum spool_stream st, const void *data, size_t
 	return 0;
 }
 
+int spool_sync(const struct spool *s)
+{
+	for (int i = 0; i < SPOOL_N_FILES; i++) {
+		cleanup_close int fd = open(s->path[i], O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+		if (fd < 0 && errno == ENOENT)
+			continue;
+		if (fd < 0 || fsync(fd) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
 static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
 {
 	(void)st;

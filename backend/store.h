@@ -4,7 +4,9 @@
  *
  * A transaction is all or nothing and is never lost once posted: when the disk is full the thread says so
  * (STORE_TROUBLE, once), keeps it and tries again every second, in order; a transaction that was posted with
- * `may_fail` is dropped instead and answered with the error.
+ * `may_fail` is dropped instead and answered with the error. One that can never be (a run id that another run has)
+ * is answered with -EEXIST and leaves the others alone. While in trouble the thread also probes by itself, so the
+ * STORE_TROUBLE with code 0 comes without further posts.
  *
  * Schema: meta(key, value); run(num PRIMARY KEY, id UNIQUE, live, summary); event(seq PRIMARY KEY, run, time, type, data);
  * doc(run, name, text); seen(mount, request, result) for writes that the kernel may deliver twice; key(key PRIMARY
@@ -41,13 +43,18 @@ struct store_loader {
 /*
  * Opens DIR/journal.db, making or migrating it (a copy DIR/journal.db.SCHEMA is made before a migration). Errors, each
  * a sentence: a newer schema (named), a directory of another machine or copied from elsewhere (host, inode and device
- * of DIR are recorded), not a local file system, not writable, damaged. *uuid_out gets the state's UUID (36 characters).
+ * of DIR are recorded; the file DIR/adopt-this-copy accepts a copy once, under a new UUID), used by another process,
+ * not 0700 or another user's, not on a local file system, not writable, damaged. *uuid_out gets the state's UUID
+ * (36 characters).
  */
 int store_open(const char *dir, const struct clock *clock, struct store **out, char uuid_out[37], struct err *e);
 int store_load(struct store *s, const struct store_loader *l, uint32_t *next_num, struct err *e);
 /* Starts the thread; its messages (below) are posted to `replies`. */
 int store_start(struct store *s, struct inbox *replies, struct err *e);
-/* Commits what was posted, stops the thread, closes. Gives up on a full disk after deadline_ms. */
+/*
+ * Commits what was posted, stops the thread, closes. Gives up on a full disk after deadline_ms; what is left then is
+ * answered with the error. Nobody may post any more.
+ */
 void store_close(struct store *s, int deadline_ms);
 
 /* --- transactions; built by the caller, who gives them away with store_post --- */
