@@ -210,7 +210,8 @@ static void finish_cluster(struct parser *p, struct cluster_conf *k)
 {
 	p->line = k->line;
 	if (k->type == CLUSTER_SLURM && !k->hosts)
-		config_complain(p, "cluster '%s' needs a host: host = NAME (an alias of the ssh configuration, or a name)",
+		config_complain(p,
+				"cluster '%s' needs a host: host = NAME (an alias of the ssh configuration, or a name)",
 				k->name);
 	if (k->type == CLUSTER_LOCAL && k->hosts)
 		config_complain(p, "cluster '%s' is local, which has no host; for another machine write type = slurm",
@@ -264,8 +265,9 @@ static struct config *config_new(void)
 
 int config_parse(const char *text, const char *name, struct config **out, struct err *e)
 {
-	struct parser p = { .name = name, .pos = text, .config = config_new(), .seen = json_object(),
-			    .errors = STRBUF_INIT };
+	struct parser p = {
+		.name = name, .pos = text, .config = config_new(), .seen = json_object(), .errors = STRBUF_INIT
+	};
 	int rc;
 
 	if (strncmp(p.pos, "\xEF\xBB\xBF", 3) == 0) /* byte order mark */

@@ -16,6 +16,8 @@ int config_complain(struct parser *p, const char *fmt, ...)
 {
 	va_list ap;
 
+	if (p->errors.len > sizeof(((struct err *)0)->text)) /* nobody will see more */
+		return -EINVAL;
 	if (p->errors.len)
 		strbuf_addch(&p->errors, '\n');
 	strbuf_addf(&p->errors, "%s:%d: ", p->name, p->line);
@@ -34,7 +36,8 @@ static void set_type(struct parser *p, const char *value)
 	else if (strcmp(value, "slurm") != 0 && strcmp(value, "local") != 0)
 		config_complain(p, "type = %s: must be slurm or local", value);
 	else if (strcmp(k->name, "local") == 0 && strcmp(value, "local") != 0)
-		config_complain(p, "the cluster named local is this machine: give another name to one of type %s", value);
+		config_complain(p, "the cluster named local is this machine: give another name to one of type %s",
+				value);
 	else
 		k->type = strcmp(value, "local") == 0 ? CLUSTER_LOCAL : CLUSTER_SLURM;
 }
@@ -58,12 +61,12 @@ static void set_host(struct parser *p, const char *value)
 	char **hosts = NULL;
 	size_t n = 0;
 
-	for (const char *s = value; s; s = strchr(s, ',')) {
+	for (const char *s = value, *end; s; s = *end ? end + 1 : NULL) {
 		size_t len;
 
-		s += *s == ',' && s != value;
 		s += strspn(s, " \t");
 		len = strcspn(s, ",");
+		end = s + len;
 		while (len && strchr(" \t", s[len - 1]))
 			len--;
 		if (check_word(p, "host", s, len))

@@ -154,8 +154,8 @@ static int choose_cluster(const struct config *c, const json_t *spec, const char
 	ch->cluster = text(spec, "cluster");
 	ch->source = "spec";
 	if (hint && ch->cluster && strcmp(hint, ch->cluster) != 0)
-		return complain(errors, "cluster: the spec says %s, and was written to clusters/%s/runs/new", ch->cluster,
-				hint);
+		return complain(errors, "cluster: the spec says %s, and was written to clusters/%s/runs/new",
+				ch->cluster, hint);
 	if (!ch->cluster && hint) {
 		ch->cluster = hint;
 		ch->source = "clusters/NAME/runs/new";
@@ -214,10 +214,11 @@ static void merge_all(const struct config *c, const json_t *spec, const struct c
  * What one machine makes of the options of sbatch that are no placement: these are done, those it cannot do are
  * refused because the run would not be what was asked for, and the rest changes nothing that could be noticed.
  */
-static const char *const local_done[] = { "nodes", "ntasks", "ntasks_per_node", "cpus_per_task", "mem", "mem_per_cpu",
-					  "time", "hold", "requeue", "no_requeue", "signal", "input", "output",
-					  "error", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket",
-					  "gres", "dependency" };
+static const char *const local_done[] = {
+	"nodes", "ntasks",        "ntasks_per_node", "cpus_per_task",   "mem",   "mem_per_cpu", "time",
+	"hold",  "requeue",       "no_requeue",      "signal",          "input", "output",      "error",
+	"gpus",  "gpus_per_node", "gpus_per_task",   "gpus_per_socket", "gres",  "dependency"
+};
 static const char *const local_refused[] = { "begin", "container", "container_id" };
 
 static bool among(const char *key, const char *const *keys, size_t n)
@@ -278,7 +279,8 @@ static int check_gpus(const struct effective *eff, struct strbuf *errors)
 
 		if ((json_is_integer(v) && json_integer_value(v) > 0) ||
 		    (json_is_string(v) && wants_any(json_string_value(v))))
-			rc = complain(errors, "%s: cluster %s is this machine, which gives no GPUs or other gres to jobs",
+			rc = complain(errors,
+				      "%s: cluster %s is this machine, which gives no GPUs or other gres to jobs",
 				      keys[i], eff->cluster->name);
 	}
 	return rc;
@@ -318,11 +320,12 @@ static int check_machine(const struct config *c, const struct effective *eff, st
 	if (!one_node(json_object_get(eff->values, "nodes")))
 		rc = complain(errors, "nodes: cluster %s is this machine, which is one node", eff->cluster->name);
 	if (cpus > c->machine.cores)
-		rc = complain(errors, "ntasks, cpus_per_task: %" PRId64 " processors are asked for, this machine has %d",
-			      cpus, c->machine.cores);
+		rc = complain(errors,
+			      "ntasks, cpus_per_task: %" PRId64 " processors are asked for, this machine has %d", cpus,
+			      c->machine.cores);
 	if (bytes > 0 && bytes > c->machine.mem_bytes / (mem ? 1 : cpus))
-		rc = complain(errors, "%s: more than the %" PRId64 " MiB that this machine has", mem ? "mem" : "mem_per_cpu",
-			      c->machine.mem_bytes >> 20);
+		rc = complain(errors, "%s: more than the %" PRId64 " MiB that this machine has",
+			      mem ? "mem" : "mem_per_cpu", c->machine.mem_bytes >> 20);
 	return rc;
 }
 

@@ -91,17 +91,20 @@ static void var_fill(struct job_var *var, const char *name, const char *val)
 /* A name that `export` takes in every shell: an identifier, and none that bash keeps read-only (bash(1)). */
 static int check_var(const char *name, const char *val, struct strbuf *errors)
 {
-	static const char first[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
-	static const char *const readonly[] = { "BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID", "BASH" };
+	static const char chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789";
+	static const char *const readonly[] = {
+		"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID", "BASH"
+	};
 
-	if (!*name || !strchr(first, name[0]) || name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_"
-								   "0123456789")])
-		return complain(errors, "env: '%s' is no name of a variable: letters, digits and _, no digit first", name);
+	if (!*name || (name[0] >= '0' && name[0] <= '9') || name[strspn(name, chars)])
+		return complain(errors, "env: '%s' is no name of a variable: letters, digits and _, no digit first",
+				name);
 	for (size_t i = 0; i < ARRAY_SIZE(readonly); i++)
 		if (strcmp(name, readonly[i]) == 0)
 			return complain(errors, "env: %s belongs to the shell and cannot be set", name);
 	if (strlen(name) + strlen(val) + 2 > ARG_MAX_BYTES)
-		return complain(errors, "env: %s is over 128 KiB, more than a variable can hold: put it into a file", name);
+		return complain(errors, "env: %s is over 128 KiB, more than a variable can hold: put it into a file",
+				name);
 	return 0;
 }
 
@@ -164,7 +167,8 @@ static int fill_form(const struct effective *eff, struct job *job, struct strbuf
 		job->form = JOB_COMMAND;
 		job->command = xstrdup(json_string_value(command));
 		if (json_string_length(command) >= ARG_MAX_BYTES)
-			return complain(errors, "command: over 128 KiB, more than an argument can hold: give it as `script`");
+			return complain(errors,
+					"command: over 128 KiB, more than an argument can hold: give it as `script`");
 		return 0;
 	}
 	if (text(eff, "script"))
@@ -240,8 +244,8 @@ static int fill_streams(const struct effective *eff, struct job *job, struct str
 /* What goes to sbatch by other ways: fields of struct job, or the driver's own options. */
 static bool passed_apart(const char *key)
 {
-	static const char *const keys[] = { "name", "output", "error", "input", "workdir", "requeue", "no_requeue",
-					    "comment", "hold", "chdir", "job_name" };
+	static const char *const keys[] = { "name",       "output",  "error", "input", "workdir", "requeue",
+					    "no_requeue", "comment", "hold",  "chdir", "job_name" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 		if (strcmp(keys[i], key) == 0)

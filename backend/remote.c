@@ -65,7 +65,7 @@ void remote_path(const struct cluster *c, uint32_t num, uint32_t attempt, const 
 
 /* --- runs --- */
 
-struct rrun *run_find(struct cluster *c, uint32_t num, uint32_t attempt)
+struct rrun *rrun_find(struct cluster *c, uint32_t num, uint32_t attempt)
 {
 	for (struct hmap_node *n = hmap_first(&c->runs, hash_u64(num)); n; n = hmap_next(n)) {
 		struct rrun *r = container_of(n, struct rrun, node);
@@ -74,6 +74,19 @@ struct rrun *run_find(struct cluster *c, uint32_t num, uint32_t attempt)
 			return attempt == 0 || r->attempt == attempt ? r : NULL;
 	}
 	return NULL;
+}
+
+static bool on_its_way(const struct rrun *r)
+{
+	return r->phase == RR_PREPARING || r->phase == RR_SENT || r->phase == RR_VOIDING;
+}
+
+void rrun_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase)
+{
+	c->submitting -= on_its_way(r);
+	r->phase = phase;
+	c->submitting += on_its_way(r);
+	rruns_touch(c);
 }
 
 static void run_free_members(struct rrun *r)
@@ -91,25 +104,27 @@ static void run_free_members(struct rrun *r)
 		job_release(r->job);
 		free(r->job);
 	}
-	upload_free(r->upload);
+	rupload_free(r->upload);
+	rjobs_row_release(r);
 }
 
-void run_drop(struct cluster *c, struct rrun *r)
+void rrun_drop(struct cluster *c, struct rrun *r)
 {
+	rrun_phase(c, r, RR_GONE);
 	list_del(&r->queue);
 	hmap_remove(&c->runs, &r->node);
-	logs_release(r);
+	rlogs_release(r);
 	run_free_members(r);
 	free(r);
 }
 
-void run_maybe_drop(struct cluster *c, struct rrun *r)
+void rrun_maybe_drop(struct cluster *c, struct rrun *r)
 {
-	if (r->phase == RR_GONE || (r->phase == RR_ENDED && r->end_seen && logs_done(r)))
-		run_drop(c, r);
+	if (r->phase == RR_GONE || (r->phase == RR_ENDED && r->end_seen && rlogs_done(r)))
+		rrun_drop(c, r);
 }
 
-void run_sched(const struct cluster *c, const struct rrun *r, struct sched_run *out)
+void rrun_sched(const struct cluster *c, const struct rrun *r, struct sched_run *out)
 {
 	*out = (struct sched_run){
 		.num = r->num,
@@ -128,7 +143,7 @@ static char *default_token(const struct cluster *c, const struct rrun *r)
 }
 
 /* Takes what belongs to the run out of the request. */
-static struct rrun *run_new(struct cluster *c, struct creq *q)
+static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 {
 	struct rrun *r = xcalloc(1, sizeof(*r));
 
@@ -150,13 +165,13 @@ static struct rrun *run_new(struct cluster *c, struct creq *q)
 	for (int i = 0; i < 2; i++)
 		r->stream[i].final = -1;
 	hmap_insert(&c->runs, &r->node, hash_u64(r->num));
-	runs_touch(c);
+	rruns_touch(c);
 	return r;
 }
 
 /* --- reports --- */
 
-void run_event_post(struct cluster *c, const struct rrun *r, struct event *ev, const char *source)
+void rrun_event_post(struct cluster *c, const struct rrun *r, struct event *ev, const char *source)
 {
 	struct crep *p = crep_new(CREP_EVENT, c);
 
@@ -168,12 +183,12 @@ void run_event_post(struct cluster *c, const struct rrun *r, struct event *ev, c
 	inbox_post(c->ctx.replies, &p->m);
 }
 
-void run_event(struct cluster *c, const struct rrun *r, enum event_type type, const char *source, json_t *data)
+void rrun_event(struct cluster *c, const struct rrun *r, enum event_type type, const char *source, json_t *data)
 {
-	run_event_post(c, r, event_new(type, clock_real(c->ctx.clock), data), source);
+	rrun_event_post(c, r, event_new(type, clock_real(c->ctx.clock), data), source);
 }
 
-void link_report(struct cluster *c, bool up, bool asking, const char *text)
+void rlink_report(struct cluster *c, bool up, bool asking, const char *text)
 {
 	struct crep *p = crep_new(CREP_LINK, c);
 
@@ -187,60 +202,60 @@ void link_report(struct cluster *c, bool up, bool asking, const char *text)
 
 static void on_submit(struct cluster *c, struct creq *q)
 {
-	struct rrun *r = run_find(c, q->run, 0);
+	struct rrun *r = rrun_find(c, q->run, 0);
 
 	if (r && r->attempt == q->attempt && r->phase != RR_GONE) {
 		if (r->phase == RR_SUBMITTED)
-			run_event(c, r, EV_SUBMITTED, "sbatch", json_pack("{s:s}", "job_id", r->job_id));
+			rrun_event(c, r, EV_SUBMITTED, "sbatch", json_pack("{s:s}", "job_id", r->job_id));
 		return;
 	}
 	if (r)
-		run_drop(c, r);
-	r = run_new(c, q);
-	submit_enqueue(c, r);
+		rrun_drop(c, r);
+	r = rrun_new(c, q);
+	rsubmit_enqueue(c, r);
 }
 
 static void on_watch(struct cluster *c, struct creq *q)
 {
-	struct rrun *r = run_find(c, q->run, 0);
+	struct rrun *r = rrun_find(c, q->run, 0);
 
 	if (r)
-		run_drop(c, r);
-	r = run_new(c, q);
+		rrun_drop(c, r);
+	r = rrun_new(c, q);
 	if (q->ended) {
-		r->phase = RR_ENDED;
+		rrun_phase(c, r, RR_ENDED);
 		r->end_seen = true;
-		logs_start(c, r);
-		logs_final(c, r, q->out_len, q->err_len);
-		run_maybe_drop(c, r);
+		rlogs_start(c, r);
+		rlogs_final(c, r, q->out_len, q->err_len);
+		rrun_maybe_drop(c, r);
 	} else if (r->job_id) {
-		r->phase = RR_SUBMITTED;
+		rrun_phase(c, r, RR_SUBMITTED);
 		r->submitted_poll = c->poll.serial;
-		jobs_poll_soon(c);
+		rjobs_poll_soon(c);
 	} else {
 		r->maybe_sent = true;
-		submit_enqueue(c, r);
+		rsubmit_enqueue(c, r);
 	}
 }
 
 static void on_forget(struct cluster *c, const struct creq *q)
 {
-	struct rrun *r = run_find(c, q->run, 0);
+	struct rrun *r = rrun_find(c, q->run, 0);
 
 	if (r)
-		run_drop(c, r);
-	jobs_forget(c, q->run);
+		rrun_drop(c, r);
+	rchores_forget(c, q->run);
 }
 
 static void on_end_seen(struct cluster *c, const struct creq *q)
 {
-	struct rrun *r = run_find(c, q->run, q->attempt);
+	struct rrun *r = rrun_find(c, q->run, q->attempt);
 
-	jobs_end_seen(c, q->run, q->attempt);
+	rchores_end_seen(c, q->run, q->attempt);
 	if (!r)
 		return;
 	r->end_seen = true;
-	run_maybe_drop(c, r);
+	rrun_maybe_drop(c, r);
 }
 
 /* True: the request was taken over. */
@@ -266,19 +281,19 @@ static bool handle(struct cluster *c, struct creq *q)
 		on_end_seen(c, q);
 		return false;
 	case CREQ_HOT:
-		r = run_find(c, q->run, 0);
+		r = rrun_find(c, q->run, 0);
 		if (r)
-			logs_hot(c, r);
+			rlogs_hot(c, r);
 		return false;
 	case CREQ_RECONNECT:
-		link_reconnect(c);
+		rlink_reconnect(c);
 		return false;
 	case CREQ_VERB:
 	case CREQ_LIST:
 	case CREQ_READ:
 	case CREQ_MANIFEST:
 	case CREQ_PROBE:
-		req_add(c, q);
+		rreq_add(c, q);
 		return true;
 	}
 	return false;
@@ -312,11 +327,11 @@ static void runs_step(struct cluster *c)
 		struct rrun *r = container_of(n, struct rrun, node);
 
 		next = hmap_walk(&c->runs, n);
-		if (r->phase == RR_SUBMITTED)
-			live++;
-		at = earlier(at, jobs_run_step(c, r));
-		at = earlier(at, logs_run_step(c, r));
-		run_maybe_drop(c, r);
+		live += r->phase == RR_SUBMITTED || r->phase == RR_VOIDED;
+		rverbs_cancel_run(c, r);
+		at = earlier(at, rjobs_run_step(c, r));
+		at = earlier(at, rlogs_run_step(c, r));
+		rrun_maybe_drop(c, r);
 	}
 	c->live = live;
 	c->walk_at = at;
@@ -324,12 +339,12 @@ static void runs_step(struct cluster *c)
 
 static int poll_timeout(struct cluster *c)
 {
-	int64_t at = earlier(link_deadline(c), c->walk_at);
+	int64_t at = earlier(rlink_deadline(c), c->walk_at);
 	int64_t now = clock_mono(c->ctx.clock);
 
-	at = earlier(at, submit_deadline(c));
-	at = earlier(at, jobs_deadline(c));
-	at = earlier(at, req_deadline(c));
+	at = earlier(at, rsubmit_deadline(c));
+	at = earlier(at, rjobs_deadline(c));
+	at = earlier(at, rreq_deadline(c));
 	if (at <= now)
 		return 0;
 	if (at - now >= 3600 * SEC)
@@ -341,7 +356,7 @@ static void wait_for_work(struct cluster *c)
 {
 	struct pollfd p[2] = { { .fd = inbox_fd(&c->inbox), .events = POLLIN }, { .fd = -1 } };
 
-	p[1].fd = link_poll_fd(c, &p[1].events);
+	p[1].fd = rlink_poll_fd(c, &p[1].events);
 	(void)poll(p, 2, poll_timeout(c));
 }
 
@@ -352,13 +367,13 @@ static void *run_loop(void *arg)
 	while (!c->stopping) {
 		c->now = clock_mono(c->ctx.clock);
 		take_inbox(c);
-		link_step(c);
-		submit_step(c);
-		jobs_step(c);
-		verbs_cancel_step(c);
-		req_step(c);
+		rlink_step(c);
+		rsubmit_step(c);
+		rjobs_step(c);
+		rreq_step(c);
 		runs_step(c);
-		if (!link_flush(c) && !c->stopping)
+		rchores_step(c);
+		if (!rlink_flush(c) && !c->stopping)
 			wait_for_work(c);
 	}
 	return NULL;
@@ -391,10 +406,10 @@ int remote_start(const struct transport_ops *top, const struct sched_ops *sched,
 	list_init(&c->submit_queue);
 	list_init(&c->requests);
 	list_init(&c->chores);
-	link_init(c);
+	rlink_init(c);
 	rc = -pthread_create(&c->thread, NULL, run_loop, c);
 	if (rc < 0) {
-		link_release(c);
+		rlink_release(c);
 		inbox_release(&c->inbox);
 		hmap_release(&c->runs);
 		free(c->uuid);
@@ -428,7 +443,7 @@ static void drain_inbox(struct cluster *c)
 		struct creq *q = container_of(container_of(n, struct msg, node), struct creq, m);
 
 		if (q->ticket)
-			req_add(c, q);
+			rreq_add(c, q);
 		else
 			msg_release(&q->m);
 	}
@@ -443,11 +458,11 @@ void remote_stop(struct cluster *c, int deadline_ms)
 	inbox_post(&c->inbox, &creq_new(CREQ_STOP, 0, 0, 0)->m);
 	(void)pthread_join(c->thread, NULL);
 	drain_inbox(c);
-	req_release(c);
-	link_release(c);
+	rreq_release(c);
+	rlink_release(c);
 	while ((n = hmap_walk(&c->runs, NULL)))
-		run_drop(c, container_of(n, struct rrun, node));
-	chores_release(c);
+		rrun_drop(c, container_of(n, struct rrun, node));
+	rchores_release(c);
 	hmap_release(&c->runs);
 	inbox_release(&c->inbox);
 	free(c->uuid);

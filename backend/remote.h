@@ -8,6 +8,7 @@
  *	remote_submit.c	submissions: queue, upload of files, answers, taking back
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
+ *	remote_chores.c	moving exit records away, removing directories
  *	remote_logs.c	the followers of stdout and stderr
  *	remote_files.c	list, read, manifest
  *
@@ -71,6 +72,7 @@ struct remote_link {
 	bool plain_sh;		/* the remote loop has no clock of its own */
 	unsigned gen;		/* counts connections and sftp channels: older file handles are dead */
 	int64_t heard_at;	/* when bytes came last */
+	bool pinging;
 	bool said, said_up, said_asking; /* what CREP_LINK said last, so that it is not repeated */
 	char text[512];
 	struct err fault;	/* set inside callbacks: give the connection up */
@@ -80,18 +82,18 @@ struct remote_link {
 /* `f` is NULL when the connection was lost before the answer. */
 typedef void (*link_cb)(struct cluster *c, void *arg, const struct agent_frame *f);
 
-void link_init(struct cluster *c);
-void link_release(struct cluster *c);	/* closes; every open request is answered with NULL */
-void link_step(struct cluster *c);	/* connects, reads, calls back */
-bool link_flush(struct cluster *c);	/* writes; true: there is more to do at once */
-int64_t link_deadline(const struct cluster *c);
-int link_poll_fd(struct cluster *c, short *events); /* -1: none */
-void link_reconnect(struct cluster *c);
-bool link_up(const struct cluster *c);
+void rlink_init(struct cluster *c);
+void rlink_release(struct cluster *c);	/* closes; every open request is answered with NULL */
+void rlink_step(struct cluster *c);	/* connects, reads, calls back */
+bool rlink_flush(struct cluster *c);	/* writes; true: there is more to do at once */
+int64_t rlink_deadline(const struct cluster *c);
+int rlink_poll_fd(struct cluster *c, short *events); /* -1: none */
+void rlink_reconnect(struct cluster *c);
+bool rlink_up(const struct cluster *c);
 /* Files can be read: sftp is there, or it is known that it is not. */
-bool link_files_ready(const struct cluster *c);
-/* Only while link_up. The code is run in a subshell, so it may exit. */
-void link_request(struct cluster *c, enum agent_class cls, const char *code, const void *payload, size_t len, int deadline_s,
+bool rlink_files_ready(const struct cluster *c);
+/* Only while rlink_up. The code is run in a subshell, so it may exit. */
+void rlink_request(struct cluster *c, enum agent_class cls, const char *code, const void *payload, size_t len, int deadline_s,
 		  link_cb cb, void *arg);
 
 /* --- remote files --- */
@@ -101,7 +103,7 @@ typedef void (*rfile_open_cb)(struct cluster *c, void *arg, int code, const char
 /* Bytes from the offset on, as many as there are up to what was asked. */
 typedef void (*rfile_read_cb)(struct cluster *c, void *arg, int code, const char *text, const char *data, size_t len);
 
-/* Paths as remote_path gives them. Only while link_files_ready; callbacks come later, -ECONNRESET when the connection is lost. */
+/* Paths as remote_path gives them. Only while rlink_files_ready; callbacks come later, -ECONNRESET when the connection is lost. */
 void rfile_open(struct cluster *c, const char *path, rfile_open_cb cb, void *arg);
 /* `full`: asks again after short answers until the end of the file is certain. */
 void rfile_read(struct rfile *f, uint64_t off, size_t len, bool full, rfile_read_cb cb, void *arg);
@@ -119,6 +121,7 @@ enum rrun_phase {
 	RR_VOIDING,   /* being taken back */
 	RR_SUBMITTED, /* job_id is known; watched */
 	RR_ENDED,     /* reported; logs may be missing */
+	RR_VOIDED,    /* called off after it may have been sent: jobs that turn up under its token are cancelled for a while */
 	RR_GONE,      /* lost, rejected or called off: nothing is wanted any more */
 };
 
@@ -156,14 +159,19 @@ struct rrun {
 	int64_t start;
 	bool unknown_said;
 	/* the end */
-	bool has_record, verifying, swept;
+	bool has_record, verifying, sweeping;
+	int64_t sweep_until;	/* RR_VOIDED */
 	struct exit_record record;
 	char *verdict;		/* the scheduler's final word */
 	int64_t decide_at;	/* the record is there: when it decides alone; 0: not waiting */
 	int64_t verify_at;	/* 0: not wanted */
 	uint64_t submitted_poll; /* polls up to this one cannot list the job yet */
-	uint64_t seen_poll;
-	int seen_rank;
+	struct seen_row {	/* what the poll that is being read says */
+		uint64_t poll;
+		int rank;
+		char *status, *reason, *nodes;
+		int64_t start;
+	} seen;
 	/* logs */
 	struct spool *spool;
 	struct rstream stream[2];
@@ -173,9 +181,11 @@ struct rrun {
 
 struct poll_state {
 	bool busy;
-	bool wanted;		/* at the next moment that the pace allows */
+	bool wanted;		/* somebody waits for it */
 	uint64_t serial;	/* of the one on its way, or of the last one */
-	int64_t sent_at, due_at, changed_at, answered_at;
+	int64_t sent_at, due_at, changed_at;
+	int64_t failing_since;	/* 0: the last one was answered */
+	char trouble[512];
 };
 
 struct cluster {
@@ -213,42 +223,49 @@ int remote_start(const struct transport_ops *top, const struct sched_ops *sched,
 void remote_post(struct cluster *c, struct creq *r);
 void remote_stop(struct cluster *c, int deadline_ms);
 
-struct rrun *run_find(struct cluster *c, uint32_t num, uint32_t attempt); /* attempt 0: any; NULL */
-void run_drop(struct cluster *c, struct rrun *r);
+struct rrun *rrun_find(struct cluster *c, uint32_t num, uint32_t attempt); /* attempt 0: any; NULL */
+void rrun_drop(struct cluster *c, struct rrun *r);
+void rrun_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase); /* keeps count of submissions on their way */
 /* Steals `data` (NULL: {}), adds attempt and source. */
-void run_event(struct cluster *c, const struct rrun *r, enum event_type type, const char *source, json_t *data);
-void run_event_post(struct cluster *c, const struct rrun *r, struct event *ev, const char *source);
-void run_sched(const struct cluster *c, const struct rrun *r, struct sched_run *out);
+void rrun_event(struct cluster *c, const struct rrun *r, enum event_type type, const char *source, json_t *data);
+void rrun_event_post(struct cluster *c, const struct rrun *r, struct event *ev, const char *source);
+void rrun_sched(const struct cluster *c, const struct rrun *r, struct sched_run *out);
 /* Ended and everything is here, or nothing is wanted: drops it. */
-void run_maybe_drop(struct cluster *c, struct rrun *r);
+void rrun_maybe_drop(struct cluster *c, struct rrun *r);
 
 /* DIRECTORY/UUID[/runs/NUM/aN][/NAME...]: unquoted; quote_sh_path makes shell text of it. attempt 0: up to NUM; num 0: up to UUID. */
 void remote_dir(const struct cluster *c, uint32_t num, uint32_t attempt, const char *name, struct strbuf *out);
 /* The same as sftp wants it: relative to the home directory where it begins with "~/". */
 void remote_path(const struct cluster *c, uint32_t num, uint32_t attempt, const char *name, struct strbuf *out);
 
-void link_report(struct cluster *c, bool up, bool asking, const char *text);
+void rlink_report(struct cluster *c, bool up, bool asking, const char *text);
 
 /* remote_submit.c */
-void submit_enqueue(struct cluster *c, struct rrun *r);
-void submit_step(struct cluster *c);
-int64_t submit_deadline(const struct cluster *c);
-void upload_free(struct upload *u);
+void rsubmit_enqueue(struct cluster *c, struct rrun *r);
+void rsubmit_cancel(struct cluster *c, struct rrun *r); /* it is wanted no more and has no job id yet */
+void rsubmit_step(struct cluster *c);
+int64_t rsubmit_deadline(const struct cluster *c);
+void rupload_free(struct upload *u);
 
 /* remote_jobs.c */
-void jobs_step(struct cluster *c);
-int64_t jobs_deadline(const struct cluster *c);
+void rjobs_step(struct cluster *c);
+int64_t rjobs_deadline(const struct cluster *c);
 /* What this run's timers ask for; gives the time of the next one. The same for its logs below. */
-int64_t jobs_run_step(struct cluster *c, struct rrun *r);
-void jobs_poll_soon(struct cluster *c);	/* something changed */
-void jobs_end_frame(struct cluster *c, const struct agent_frame *f);
-void jobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, const char *source);
-void jobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *source);
-void jobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why);
-void jobs_link_up(struct cluster *c);
-void jobs_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
-void jobs_forget(struct cluster *c, uint32_t num);
-void chores_release(struct cluster *c);
+int64_t rjobs_run_step(struct cluster *c, struct rrun *r);
+void rjobs_poll_soon(struct cluster *c);	/* something changed */
+void rjobs_poll_now(struct cluster *c);	/* somebody waits for it */
+void rjobs_row_release(struct rrun *r);
+void rjobs_end_frame(struct cluster *c, const struct agent_frame *f);
+void rjobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, const char *source);
+void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *source);
+void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why);
+void rjobs_link_up(struct cluster *c);
+
+/* remote_chores.c: clean-up, many at a time */
+void rchores_step(struct cluster *c);
+void rchores_release(struct cluster *c);
+void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
+void rchores_forget(struct cluster *c, uint32_t num);
 
 /* remote_verbs.c: requests with an answer */
 struct rreq {
@@ -258,36 +275,37 @@ struct rreq {
 	int64_t deadline;
 	bool started;
 };
-void req_add(struct cluster *c, struct creq *q);
-struct rreq *req_find(struct cluster *c, uint64_t serial);
-void req_done(struct cluster *c, uint64_t serial, int code, const char *text, const char *data, size_t len);
-void req_again(struct cluster *c, uint64_t serial); /* the connection was lost under it */
-void req_step(struct cluster *c);
-int64_t req_deadline(const struct cluster *c);
-void req_release(struct cluster *c); /* answers what is open with -ENODEV */
+void rreq_add(struct cluster *c, struct creq *q);
+struct rreq *rreq_find(struct cluster *c, uint64_t serial);
+void rreq_done(struct cluster *c, uint64_t serial, int code, const char *text, const char *data, size_t len);
+void rreq_again(struct cluster *c, uint64_t serial); /* the connection was lost under it */
+void rreq_step(struct cluster *c);
+int64_t rreq_deadline(const struct cluster *c);
+void rreq_release(struct cluster *c); /* answers what is open with -ENODEV */
 /* Everybody who waits for this run's cancellation, or (run 0) for a fresh poll. */
-void req_done_cancel(struct cluster *c, uint32_t num, int code, const char *text);
-void req_done_refresh(struct cluster *c, int code, const char *text);
-void verbs_cancel_step(struct cluster *c);
+void rreq_done_cancel(struct cluster *c, uint32_t num, int code, const char *text);
+void rreq_done_refresh(struct cluster *c, int code, const char *text);
+void rverbs_cancel_run(struct cluster *c, struct rrun *r); /* sends a cancellation that is wanted, when it can */
 
 /* remote_logs.c */
-void logs_start(struct cluster *c, struct rrun *r);
-void logs_final(struct cluster *c, struct rrun *r, int64_t out_len, int64_t err_len);
-void logs_hot(struct cluster *c, struct rrun *r);
-bool logs_done(const struct rrun *r);
-int64_t logs_run_step(struct cluster *c, struct rrun *r);
-void logs_release(struct rrun *r);
+void rlogs_start(struct cluster *c, struct rrun *r);
+void rlogs_final(struct cluster *c, struct rrun *r, int64_t out_len, int64_t err_len);
+void rlogs_hot(struct cluster *c, struct rrun *r);
+bool rlogs_done(const struct rrun *r);
+int64_t rlogs_run_step(struct cluster *c, struct rrun *r);
+void rlogs_release(struct rrun *r);
 
 /* remote_files.c */
-void files_read(struct cluster *c, struct rreq *q);
-void files_list(struct cluster *c, struct rreq *q);
-void files_manifest(struct cluster *c, struct rreq *q);
-bool files_path_ok(const char *path);
-/* Keeps the whole records of `in` that a user may see, in the form of CREQ_LIST; `cap` entries at most. */
-void files_filter(const char *in, size_t len, size_t cap, struct strbuf *out);
+void rfiles_read(struct cluster *c, struct rreq *q);
+void rfiles_list(struct cluster *c, struct rreq *q);
+void rfiles_manifest(struct cluster *c, struct rreq *q);
+bool rfiles_path_ok(const char *path);
+/* Keeps the whole records of `in` that a user may see, in the form of CREQ_LIST; `cap` entries at most. `prefix`: directory of
+   the area that the paths are relative to. */
+void rfiles_filter(const char *in, size_t len, size_t cap, const char *prefix, struct strbuf *out);
 
 /* A timer of some run changed: look at all of them in this round. */
-static inline void runs_touch(struct cluster *c)
+static inline void rruns_touch(struct cluster *c)
 {
 	c->walk_at = 0;
 }

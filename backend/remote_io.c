@@ -152,7 +152,7 @@ static void shell_open(struct open_op *op)
 	quote_path(&code, op->f->path);
 	strbuf_addf(&code, "\nif [ -f \"$f\" ]; then : <\"$f\"; elif [ -e \"$f\" ]; then exit %d; else exit %d; fi", RC_NOT_FILE,
 		    RC_MISSING);
-	link_request(op->f->c, AGENT_QUICK, code.buf, NULL, 0, 0, on_shell_open, op);
+	rlink_request(op->f->c, AGENT_QUICK, code.buf, NULL, 0, 0, on_shell_open, op);
 	strbuf_release(&code);
 }
 
@@ -160,7 +160,7 @@ void rfile_open(struct cluster *c, const char *path, rfile_open_cb cb, void *arg
 {
 	struct open_op *op = xcalloc(1, sizeof(*op));
 
-	assert(link_files_ready(c));
+	assert(rlink_files_ready(c));
 	op->f = xcalloc(1, sizeof(*op->f));
 	op->f->c = c;
 	op->f->gen = c->link.gen;
@@ -267,7 +267,7 @@ static void shell_read(struct read_op *op, uint64_t off, size_t len)
 	op->pieces = xcalloc(1, sizeof(*op->pieces));
 	strbuf_init(&op->pieces[0].data);
 	op->pieces[0].want = len;
-	link_request(op->f->c, AGENT_QUICK, code.buf, NULL, 0, 0, on_shell_read, op);
+	rlink_request(op->f->c, AGENT_QUICK, code.buf, NULL, 0, 0, on_shell_read, op);
 	strbuf_release(&code);
 }
 

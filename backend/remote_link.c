@@ -37,12 +37,12 @@ static uint64_t next_random(struct cluster *c)
 	return hash_u64(c->random);
 }
 
-bool link_up(const struct cluster *c)
+bool rlink_up(const struct cluster *c)
 {
 	return c->link.state == LINK_UP;
 }
 
-bool link_files_ready(const struct cluster *c)
+bool rlink_files_ready(const struct cluster *c)
 {
 	return c->link.state == LINK_UP && (c->link.sftp_state == SFTP_ON || c->link.sftp_state == SFTP_DENIED);
 }
@@ -58,7 +58,7 @@ static void say(struct cluster *c, bool up, bool asking, const char *text)
 	l->said_asking = asking;
 	(void)snprintf(l->text, sizeof(l->text), "%s", text);
 	log_info("cluster %s: %s: %s", c->ctx.conf->name, up ? "up" : "down", text);
-	link_report(c, up, asking, text);
+	rlink_report(c, up, asking, text);
 }
 
 /* --- going down --- */
@@ -117,7 +117,7 @@ static size_t count_hosts(const struct cluster *c)
 }
 
 /* Full jitter: many mounts that lost the same login node do not come back in the same moment. */
-static void link_fail(struct cluster *c, const char *text)
+static void rlink_fail(struct cluster *c, const char *text)
 {
 	struct remote_link *l = &c->link;
 	bool was_up = l->state == LINK_UP;
@@ -139,20 +139,20 @@ static void link_fail(struct cluster *c, const char *text)
 	if (!was_up)
 		l->host = (l->host + 1) % hosts;
 	say(c, false, true, text);
-	runs_touch(c);
+	rruns_touch(c);
 }
 
-static void link_refuse(struct cluster *c, const char *text)
+static void rlink_refuse(struct cluster *c, const char *text)
 {
 	teardown(c);
 	c->link.state = LINK_REFUSED;
 	if (!c->link.down_since)
 		c->link.down_since = c->now;
 	say(c, false, false, text);
-	runs_touch(c);
+	rruns_touch(c);
 }
 
-void link_reconnect(struct cluster *c)
+void rlink_reconnect(struct cluster *c)
 {
 	struct remote_link *l = &c->link;
 
@@ -193,17 +193,19 @@ static void on_frame(void *arg, const struct agent_frame *f)
 		on_answer(c, f);
 		break;
 	case AGENT_END:
-		jobs_end_frame(c, f);
+		rjobs_end_frame(c, f);
 		break;
 	}
 }
 
-void link_request(struct cluster *c, enum agent_class cls, const char *code, const void *payload, size_t len, int deadline_s,
+void rlink_request(struct cluster *c, enum agent_class cls, const char *code, const void *payload, size_t len, int deadline_s,
 		  link_cb cb, void *arg)
 {
 	struct link_call *k = xcalloc(1, sizeof(*k));
 
-	assert(link_up(c));
+	assert(rlink_up(c));
+	if (list_empty(&c->link.calls))
+		c->link.heard_at = c->now; /* nothing was to be heard before */
 	k->cb = cb;
 	k->arg = arg;
 	k->beside = cls == AGENT_BESIDE;
@@ -237,9 +239,9 @@ static void connect_now(struct cluster *c)
 	l->t = NULL;
 	if (rc == -EAGAIN || rc == -EHOSTUNREACH || rc == -ENETUNREACH || rc == -ECONNREFUSED || rc == -ETIMEDOUT ||
 	    rc == -EMFILE || rc == -ENFILE)
-		link_fail(c, e.text);
+		rlink_fail(c, e.text);
 	else
-		link_refuse(c, e.text);
+		rlink_refuse(c, e.text);
 }
 
 static void start_shell(struct cluster *c)
@@ -250,7 +252,7 @@ static void start_shell(struct cluster *c)
 
 	if (c->top->channel_open(l->t, NULL, false, &l->shell, &e) < 0) {
 		l->shell = NULL;
-		link_fail(c, e.text);
+		rlink_fail(c, e.text);
 		return;
 	}
 	remote_dir(c, 0, 0, "ends", &dir);
@@ -269,7 +271,7 @@ static void no_sftp(struct cluster *c, const char *why)
 	drop_sftp(c);
 	c->link.sftp_state = SFTP_DENIED;
 	log_info("cluster %s: files are read by way of the shell: %s", c->ctx.conf->name, why);
-	runs_touch(c);
+	rruns_touch(c);
 }
 
 static void start_sftp(struct cluster *c)
@@ -307,13 +309,13 @@ static void come_up(struct cluster *c)
 	strbuf_addstr(&code, "umask 077; d=");
 	quote_sh_path(&code, dir.buf);
 	strbuf_addstr(&code, "; mkdir -p \"$d/ends\" \"$d/runs\"");
-	link_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_made_dirs, NULL);
+	rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_made_dirs, NULL);
 	strbuf_release(&dir);
 	strbuf_release(&code);
 	start_sftp(c);
 	say(c, true, false, c->describe ? c->describe(l->t) : "connected");
-	jobs_link_up(c);
-	runs_touch(c);
+	rjobs_link_up(c);
+	rruns_touch(c);
 }
 
 /* --- bytes --- */
@@ -416,7 +418,7 @@ static size_t read_sftp(struct cluster *c)
 			;
 		if (l->sftp_state == SFTP_OPENING && sftp_ready(l->sftp)) {
 			l->sftp_state = SFTP_ON;
-			runs_touch(c);
+			rruns_touch(c);
 		}
 	}
 	return total;
@@ -450,7 +452,7 @@ static ssize_t write_out(struct cluster *c, struct channel *ch, struct strbuf *s
 	return n == -EAGAIN || n >= 0 ? 0 : n;
 }
 
-bool link_flush(struct cluster *c)
+bool rlink_flush(struct cluster *c)
 {
 	struct remote_link *l = &c->link;
 	ssize_t rc;
@@ -482,6 +484,21 @@ static int64_t silence_limit(const struct cluster *c)
 	return due > quiet ? due : quiet;
 }
 
+static void on_pong(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	(void)arg;
+	(void)f;
+	c->link.pinging = false;
+}
+
+/* Long requests may be silent for long: then something short tells whether the other side still answers. */
+static int64_t ping_at(const struct cluster *c)
+{
+	const struct remote_link *l = &c->link;
+
+	return list_empty(&l->calls) || l->pinging ? INT64_MAX : l->heard_at + c->pace.answer_grace / 2;
+}
+
 static bool calls_beside(const struct cluster *c)
 {
 	for (const struct list *n = c->link.calls.next; n != &c->link.calls; n = n->next)
@@ -505,6 +522,10 @@ static void keep_pace(struct cluster *c)
 	}
 	if (l->sftp_state == SFTP_OFF && c->now >= l->sftp_retry_at)
 		start_sftp(c);
+	if (c->now >= ping_at(c)) {
+		l->pinging = true;
+		rlink_request(c, AGENT_QUICK, ":", NULL, 0, 0, on_pong, NULL);
+	}
 }
 
 static void step_transport(struct cluster *c)
@@ -519,15 +540,15 @@ static void step_transport(struct cluster *c)
 			start_shell(c);
 		break;
 	case TRANSPORT_DOWN:
-		link_fail(c, e.text);
+		rlink_fail(c, e.text);
 		break;
 	case TRANSPORT_REFUSED:
-		link_refuse(c, e.text);
+		rlink_refuse(c, e.text);
 		break;
 	}
 }
 
-void link_step(struct cluster *c)
+void rlink_step(struct cluster *c)
 {
 	struct remote_link *l = &c->link;
 
@@ -546,16 +567,16 @@ void link_step(struct cluster *c)
 		char text[sizeof(l->fault.text)];
 
 		memcpy(text, l->fault.text, sizeof(text));
-		link_fail(c, text);
+		rlink_fail(c, text);
 		return;
 	}
 	if (l->state == LINK_UP)
 		keep_pace(c);
 	else if (c->now >= l->limit_at)
-		link_fail(c, l->state == LINK_HELLO ? "the login shell did not start in time" : "no connection in time");
+		rlink_fail(c, l->state == LINK_HELLO ? "the login shell did not start in time" : "no connection in time");
 }
 
-int64_t link_deadline(const struct cluster *c)
+int64_t rlink_deadline(const struct cluster *c)
 {
 	const struct remote_link *l = &c->link;
 	int64_t at;
@@ -572,16 +593,16 @@ int64_t link_deadline(const struct cluster *c)
 	if (l->sftp_state == SFTP_OFF)
 		at = earlier(at, l->sftp_retry_at);
 	if (!list_empty(&l->calls))
-		at = earlier(at, silence_limit(c) + 1);
+		at = earlier(at, earlier(ping_at(c), silence_limit(c) + 1));
 	return at;
 }
 
-int link_poll_fd(struct cluster *c, short *events)
+int rlink_poll_fd(struct cluster *c, short *events)
 {
 	return c->link.t ? c->top->poll_fd(c->link.t, events) : -1;
 }
 
-void link_init(struct cluster *c)
+void rlink_init(struct cluster *c)
 {
 	list_init(&c->link.calls);
 	strbuf_init(&c->link.noise);
@@ -589,7 +610,7 @@ void link_init(struct cluster *c)
 	c->link.down_since = c->now;
 }
 
-void link_release(struct cluster *c)
+void rlink_release(struct cluster *c)
 {
 	teardown(c);
 	strbuf_release(&c->link.noise);

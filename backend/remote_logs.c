@@ -39,7 +39,7 @@ static void report(struct cluster *c, const struct rrun *r)
 	inbox_post(c->ctx.replies, &p->m);
 }
 
-bool logs_done(const struct rrun *r)
+bool rlogs_done(const struct rrun *r)
 {
 	return !r->follow || (r->stream[0].done && r->stream[1].done);
 }
@@ -54,7 +54,7 @@ static void stream_done(struct cluster *c, struct rrun *r, struct rstream *s)
 {
 	s->done = true;
 	close_file(s);
-	if (logs_done(r) && r->spool) {
+	if (rlogs_done(r) && r->spool) {
 		report(c, r);
 		spool_close(r->spool);
 		r->spool = NULL;
@@ -72,7 +72,7 @@ static void give_up(struct cluster *c, struct rrun *r, int st)
 
 	log_warn("cluster %s: run %u: %s has %lld of %lld bytes", c->ctx.conf->name, r->num, names[st], (long long)here(r, st),
 		 (long long)s->final);
-	run_event(c, r, EV_FACTS, "log",
+	rrun_event(c, r, EV_FACTS, "log",
 		  json_pack("{s:b, s:I}", "log_incomplete", 1, st ? "stderr_missing" : "stdout_missing",
 			    (json_int_t)(s->final - here(r, st))));
 	stream_done(c, r, s);
@@ -130,7 +130,7 @@ static void append(struct cluster *c, struct rrun *r, int st, const char *data, 
 static void on_read(struct cluster *c, void *arg, int code, const char *text, const char *data, size_t len)
 {
 	struct log_op *op = arg;
-	struct rrun *r = run_find(c, op->num, op->attempt);
+	struct rrun *r = rrun_find(c, op->num, op->attempt);
 	int st = op->st;
 
 	(void)text;
@@ -138,7 +138,7 @@ static void on_read(struct cluster *c, void *arg, int code, const char *text, co
 	if (!r)
 		return;
 	r->stream[st].busy = false;
-	runs_touch(c);
+	rruns_touch(c);
 	if (r->stream[st].done || !r->spool)
 		return;
 	if (len) {
@@ -162,13 +162,13 @@ static void note_shrunk(struct cluster *c, struct rrun *r, int st)
 	if (size < 0 || size >= here(r, st) || s->short_said)
 		return;
 	s->short_said = true;
-	run_event(c, r, EV_FACTS, "log", json_pack("{s:b}", st ? "stderr_truncated" : "stdout_truncated", 1));
+	rrun_event(c, r, EV_FACTS, "log", json_pack("{s:b}", st ? "stderr_truncated" : "stdout_truncated", 1));
 }
 
 static void on_open(struct cluster *c, void *arg, int code, const char *text, struct rfile *f)
 {
 	struct log_op *op = arg;
-	struct rrun *r = run_find(c, op->num, op->attempt);
+	struct rrun *r = rrun_find(c, op->num, op->attempt);
 	int st = op->st;
 
 	(void)text;
@@ -178,7 +178,7 @@ static void on_open(struct cluster *c, void *arg, int code, const char *text, st
 		return;
 	}
 	r->stream[st].busy = false;
-	runs_touch(c);
+	rruns_touch(c);
 	if (code == 0) {
 		r->stream[st].f = f;
 		r->stream[st].next_at = c->now;
@@ -245,7 +245,7 @@ static int64_t stream_step(struct cluster *c, struct rrun *r, int st)
 		stream_done(c, r, s);
 		return INT64_MAX;
 	}
-	if (!link_files_ready(c))
+	if (!rlink_files_ready(c))
 		return INT64_MAX;
 	if (s->next_at > c->now)
 		return s->next_at;
@@ -257,7 +257,7 @@ static int64_t stream_step(struct cluster *c, struct rrun *r, int st)
 	return INT64_MAX;
 }
 
-int64_t logs_run_step(struct cluster *c, struct rrun *r)
+int64_t rlogs_run_step(struct cluster *c, struct rrun *r)
 {
 	int64_t at;
 
@@ -267,7 +267,7 @@ int64_t logs_run_step(struct cluster *c, struct rrun *r)
 	return earlier(at, stream_step(c, r, 1));
 }
 
-void logs_start(struct cluster *c, struct rrun *r)
+void rlogs_start(struct cluster *c, struct rrun *r)
 {
 	if (r->follow)
 		return;
@@ -278,19 +278,19 @@ void logs_start(struct cluster *c, struct rrun *r)
 		r->stream[st].next_at = c->now;
 	}
 	r->stream[1].done = r->merged;
-	runs_touch(c);
+	rruns_touch(c);
 }
 
-void logs_final(struct cluster *c, struct rrun *r, int64_t out_len, int64_t err_len)
+void rlogs_final(struct cluster *c, struct rrun *r, int64_t out_len, int64_t err_len)
 {
 	r->stream[0].final = out_len;
 	r->stream[1].final = err_len;
 	for (int st = 0; st < 2; st++)
 		r->stream[st].next_at = c->now;
-	runs_touch(c);
+	rruns_touch(c);
 }
 
-void logs_hot(struct cluster *c, struct rrun *r)
+void rlogs_hot(struct cluster *c, struct rrun *r)
 {
 	r->hot_until = c->now + 30 * (int64_t)USEC_PER_SEC;
 	for (int st = 0; st < 2; st++) {
@@ -299,10 +299,10 @@ void logs_hot(struct cluster *c, struct rrun *r)
 		s->interval = c->pace.log_hot;
 		s->next_at = earlier(s->next_at, c->now + c->pace.log_hot);
 	}
-	runs_touch(c);
+	rruns_touch(c);
 }
 
-void logs_release(struct rrun *r)
+void rlogs_release(struct rrun *r)
 {
 	for (int st = 0; st < 2; st++)
 		close_file(&r->stream[st]);

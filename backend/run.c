@@ -292,3 +292,8 @@ struct run *run_from_summary(uint32_t num, const json_t *summary)
 	run_free(r);
 	return NULL;
 }
+
+const char *run_fact(const struct run *r, const char *key)
+{
+	return r->facts ? json_string_value(json_object_get(r->facts, key)) : NULL;
+}

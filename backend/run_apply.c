@@ -135,6 +135,14 @@ static bool attempt_fits(const struct run *r, const struct event *ev)
 
 /* --- beginnings --- */
 
+static bool is_own(const char *key, const char *const *own)
+{
+	for (; *own; own++)
+		if (strcmp(key, *own) == 0)
+			return true;
+	return false;
+}
+
 static void set_str(char **field, const struct event *ev, const char *key)
 {
 	if (event_str(ev, key))
@@ -173,8 +181,22 @@ static void set_tags(struct run *r, const struct event *ev)
 	}
 }
 
+/* Members without a field of their own are facts from the beginning. */
+static void keep_rest(struct run *r, const struct event *ev, const char *const *own)
+{
+	const char *key;
+	json_t *v;
+
+	json_object_foreach (ev->data, key, v) {
+		if (!is_own(key, own) && !json_is_null(v))
+			(void)json_object_set_new(r->facts, key, json_deep_copy(v));
+	}
+}
+
 static int on_create(struct run *r, const struct event *ev)
 {
+	static const char *const own[] = { "id",   "cluster",	"name",	  "key",	   "tags",	    "merged",	  "source",
+					   "spec", "effective", "script", "spec_len", "effective_len", "script_len", NULL };
 	const char *id = event_str(ev, "id");
 
 	if (!is_word(id) || !is_word(event_str(ev, "cluster")))
@@ -193,6 +215,7 @@ static int on_create(struct run *r, const struct event *ev)
 	set_doc(&r->spec, &r->spec_len, ev, "spec", "spec_len");
 	set_doc(&r->effective, &r->effective_len, ev, "effective", "effective_len");
 	set_doc(&r->script, &r->script_len, ev, "script", "script_len");
+	keep_rest(r, ev, own);
 	return 0;
 }
 
@@ -238,6 +261,7 @@ static void forget_job(struct run *r)
 
 static int on_submitting(struct run *r, const struct event *ev)
 {
+	static const char *const own[] = { "attempt", "source", NULL };
 	long long attempt = event_int(ev, "attempt", 0);
 
 	if (attempt < 1 || attempt > UINT32_MAX)
@@ -253,6 +277,7 @@ static int on_submitting(struct run *r, const struct event *ev)
 	if (attempt != r->attempt)
 		forget_job(r);
 	r->attempt = (uint32_t)attempt;
+	keep_rest(r, ev, own); /* where the attempt lives */
 	return 0;
 }
 
@@ -409,14 +434,6 @@ static bool fill_field(struct run *r, const char *key, const json_t *v, bool cod
 	return true;
 }
 
-static bool is_own(const char *key, const char *const *own)
-{
-	for (; *own; own++)
-		if (strcmp(key, *own) == 0)
-			return true;
-	return false;
-}
-
 /* Every member but those of the event itself goes into a field of an ended run, or else into the facts. */
 static void merge(struct run *r, const struct event *ev, const char *const *own)
 {
@@ -512,7 +529,7 @@ int run_apply(struct run *r, const struct event *ev)
 	if (!run_is_live(r) && ev->type != EV_FACTS && ev->type != EV_PURGE)
 		return -EPROTO;
 	rc = handlers[ev->type](r, ev);
-	if (!rc)
+	if (!rc && ev->type != EV_FACTS)
 		r->t_changed = ev->time;
 	return rc;
 }

@@ -294,3 +294,14 @@ int store_txn_apply(struct store_stmts *q, struct store_txn *t)
 	rc = store_stmts_run(q, ST_ROLLBACK_TO);
 	return rc ? rc : store_stmts_run(q, ST_RELEASE);
 }
+
+void store_txn_ticket(struct store_txn *t, uint64_t ticket)
+{
+	t->ticket = ticket;
+}
+
+void store_txn_free(struct store_txn *t)
+{
+	if (t)
+		msg_release(&t->m);
+}

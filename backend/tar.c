@@ -205,8 +205,10 @@ static int add_entry(struct tar *t, char *path)
 	ssize_t n;
 
 	if (fstatat(t->base, path, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+		int code = errno == ENOENT ? 0 : -errno;
+
 		free(path);
-		return errno == ENOENT ? 0 : -errno;
+		return code;
 	}
 	en.mode = st.st_mode & 0777;
 	en.mtime = st.st_mtim.tv_sec;

@@ -290,6 +290,8 @@ static const char *split(struct intake *in, size_t *rest)
 		in->docs[in->n_docs].start = at + s.start;
 		in->docs[in->n_docs++].len = used - s.start;
 		at += used;
+		if (s.form != SCAN_JSON && in->n_docs > 1)
+			return "there is more after the JSON document: only other JSON documents may follow it";
 		if (s.form == SCAN_LINE && !only_blanks(in->text.buf + at, len - at))
 			return "there is more after the line: one write is one line (several JSON documents may follow each other)";
 	}

@@ -256,53 +256,48 @@ static double elapsed_seconds(const struct view *v)
 	return r->t_started && end > r->t_started ? (double)(end - r->t_started) / USEC_PER_SEC : 0;
 }
 
-static void put_real(json_t *o, const char *key, double d)
+/* One metric in either form. The number of decimals is fixed: a live file must not get shorter between stat and read. */
+static void metric(struct strbuf *out, bool json, const char *name, int decimals, double value)
 {
-	char text[40];
-
-	/* Three places are enough, and keep the text short. */
-	(void)snprintf(text, sizeof(text), "%.3f", d);
-	(void)json_object_set_new(o, key, json_loads(text, JSON_DECODE_ANY, NULL));
+	if (json)
+		strbuf_addf(out, "%s  \"%s\": %.*f", out->len > 2 ? ",\n" : "", name, decimals, value);
+	else
+		strbuf_addf(out, "%s %.*f\n", name, decimals, value);
 }
 
-static json_t *metrics_object(const struct view *v)
+static void metrics_text(const struct view *v, struct strbuf *out, bool json)
 {
 	const struct run *r = v->run;
 	double elapsed = elapsed_seconds(v), cpu = fact_number(r, "cpu_us"), cpus = fact_number(r, "cpus");
 	double rss = fact_number(r, "max_rss"), nodes = fact_number(r, "node_count");
-	json_t *o = json_object();
+	const char *complete = run_is_live(r) ? "false" : "true";
 
-	put_real(o, "elapsed", elapsed);
+	metric(out, json, "elapsed", 3, elapsed);
 	if (cpus > 0)
-		(void)json_object_set_new(o, "cpus", json_integer((json_int_t)cpus));
-	if (cpu >= 0) {
-		put_real(o, "cpu_seconds", cpu / USEC_PER_SEC);
-		if (cpus > 0 && elapsed > 0)
-			put_real(o, "cpu_efficiency", cpu / USEC_PER_SEC / (elapsed * cpus));
-	}
+		metric(out, json, "cpus", 0, cpus);
+	if (cpu >= 0)
+		metric(out, json, "cpu_seconds", 3, cpu / USEC_PER_SEC);
+	if (cpu >= 0 && cpus > 0 && elapsed > 0)
+		metric(out, json, "cpu_efficiency", 3, cpu / USEC_PER_SEC / (elapsed * cpus));
 	if (rss >= 0)
-		(void)json_object_set_new(o, "max_rss", json_integer((json_int_t)rss));
-	put_real(o, "node_hours", elapsed / 3600 * (nodes > 0 ? nodes : 1));
-	(void)json_object_set_new(o, "complete", json_boolean(!run_is_live(r)));
-	return o;
+		metric(out, json, "max_rss", 0, rss);
+	metric(out, json, "node_hours", 6, elapsed / 3600 * (nodes > 0 ? nodes : 1));
+	if (json)
+		strbuf_addf(out, ",\n  \"complete\": %s", complete);
+	else
+		strbuf_addf(out, "complete %s\n", complete);
 }
 
 static void render_metrics(const struct view *v, struct strbuf *out)
 {
-	json_t *o = metrics_object(v);
-
-	keyed(o, out);
-	json_decref(o);
+	metrics_text(v, out, false);
 }
 
 static void render_metrics_json(const struct view *v, struct strbuf *out)
 {
-	json_t *o = metrics_object(v);
-	char *text = json_dumps(o, JSON_INDENT(2));
-
-	strbuf_addf(out, "%s\n", text);
-	free(text);
-	json_decref(o);
+	strbuf_addstr(out, "{\n");
+	metrics_text(v, out, true);
+	strbuf_addstr(out, "\n}\n");
 }
 
 /* --- the table --- */

@@ -1,6 +1,6 @@
 /*
- * One run of fusermount3: its standard error is collected, the descriptor it opened comes over a socket that it finds by
- * _FUSE_COMMFD. Keeps no state; a helper that takes longer than the deadline is killed.
+ * One run of fusermount3: its standard error is collected, the descriptor it opened comes over a socket that it finds
+ * by _FUSE_COMMFD. Keeps no state; a helper that takes longer than the deadline is killed.
  */
 #include "fs/fusermount.h"
 
@@ -22,8 +22,8 @@ enum { DEADLINE_MS = 20000, NOT_FOUND = 127 };
 
 struct helper {
 	pid_t pid;
-	int err_fd;   /* what it says */
-	int comm_fd;  /* where the descriptor comes from, or -1 */
+	int err_fd;  /* what it says */
+	int comm_fd; /* where the descriptor comes from, or -1 */
 	char said[512];
 	size_t len;
 };
@@ -97,8 +97,9 @@ static int take_descriptor(int sock)
 	_Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))];
 	char byte;
 	struct iovec iov = { &byte, 1 };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-			      .msg_controllen = sizeof(control) };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+	};
 	const struct cmsghdr *c;
 	int fd = -1;
 
@@ -122,7 +123,8 @@ static int judge(struct helper *h, int st, const char *const argv[], struct err 
 	if (WIFSIGNALED(st))
 		return err_set(e, -ETIMEDOUT, "%s did not end in time", argv[0]);
 	if (strstr(h->said, "user_allow_other"))
-		return err_set(e, -EPERM, "--allow-other needs the line user_allow_other in /etc/fuse.conf (root can add it)");
+		return err_set(e, -EPERM,
+			       "--allow-other needs the line user_allow_other in /etc/fuse.conf (root can add it)");
 	return err_set(e, -EPERM, "%s", h->len ? h->said : FUSERMOUNT " failed without a word");
 }
 

@@ -1,9 +1,9 @@
 /*
- * The life of the keeper up to its loop: checks, lock, descriptors, fork into the background, and the wait of the first process
- * until the tree answers. The loop itself is supervise().
+ * The life of the keeper up to its loop: checks, lock, descriptors, fork into the background, and the wait of the first
+ * process until the tree answers. The loop itself is supervise().
  *
- * Order: the lock first (two mounts at once on one state directory must not both pass the checks), then the mount point, /dev/fuse,
- * shared memory, fork. What fails later is undone by the keeper before it tells why.
+ * Order: the lock first (two mounts at once on one state directory must not both pass the checks), then the mount
+ * point, /dev/fuse, shared memory, fork. What fails later is undone by the keeper before it tells why.
  */
 #include "fs/keeper.h"
 
@@ -63,8 +63,12 @@ static int prepare(const struct mount_conf *conf, struct prepared *p, struct err
 
 static int run(const struct mount_conf *conf, const struct prepared *p, int tell_fd, struct err *e)
 {
-	struct supervise_conf sc = { .mount = conf, .dir = p->dir, .fuse_fd = p->fuse_fd, .lock_fd = p->lock_fd,
-				     .tell_fd = tell_fd, .shared = p->shared };
+	struct supervise_conf sc = { .mount = conf,
+				     .dir = p->dir,
+				     .fuse_fd = p->fuse_fd,
+				     .lock_fd = p->lock_fd,
+				     .tell_fd = tell_fd,
+				     .shared = p->shared };
 
 	return supervise(&sc, e);
 }
@@ -114,8 +118,8 @@ static int understand(char *line, pid_t keeper, const struct mount_conf *conf, s
 	if (!strcmp(line, "ok"))
 		return 0;
 	if (strncmp(line, "error ", 6))
-		return err_set(e, -EIO, "the keeper (process %d) died before the tree was ready; see %s/log", (int)keeper,
-			       conf->state_dir);
+		return err_set(e, -EIO, "the keeper (process %d) died before the tree was ready; see %s/log",
+			       (int)keeper, conf->state_dir);
 	errno = 0;
 	code = strtol(line + 6, &end, 10);
 	if (errno || code >= 0 || code < -4095)
@@ -143,7 +147,8 @@ static int await(int fd, pid_t keeper, const struct mount_conf *conf, struct err
 			return understand(line, keeper, conf, e);
 	}
 	(void)kill(keeper, SIGTERM);
-	return err_set(e, -ETIMEDOUT, "the tree was not ready within %d s; see %s/log", READY_MS / 1000, conf->state_dir);
+	return err_set(e, -ETIMEDOUT, "the tree was not ready within %d s; see %s/log", READY_MS / 1000,
+		       conf->state_dir);
 }
 
 static int mount_in_background(const struct mount_conf *conf, struct prepared *p, struct err *e)

@@ -1,8 +1,8 @@
 /*
  * Mounting: checks of the mount point, /dev/fuse, mount(2) or fusermount3, and unmounting. Keeps no state.
  *
- * Invariant: this process never looks at a path that may be in a mount of unknown health. What must be looked at is looked
- * at by a child, with a deadline; if it hangs, only the child does.
+ * Invariant: this process never looks at a path that may be in a mount of unknown health. What must be looked at is
+ * looked at by a child, with a deadline; if it hangs, only the child does.
  */
 #include "fs/mount.h"
 
@@ -113,9 +113,8 @@ int mount_resolve(const char *dir, char **out, struct err *e)
 
 static int busy_text(const char *dir, const struct mount_entry *m, struct err *e)
 {
-	return err_set(e, -EBUSY,
-		       "%s is already a slurmray mount (keeper %d); `slurmray umount %s` ends it",
-		       dir, (int)mount_keeper(m), dir);
+	return err_set(e, -EBUSY, "%s is already a slurmray mount (keeper %d); `slurmray umount %s` ends it", dir,
+		       (int)mount_keeper(m), dir);
 }
 
 /* 1: it was a dead mount of ours and is gone now; 0: a directory to look at like any other. */
@@ -134,8 +133,9 @@ static int prepare_mounted(const char *dir, const struct mount_entry *m, struct 
 	if (mount_is_ours(m) && (rc == 0 || rc == ENOTEMPTY || rc == EACCES))
 		return busy_text(dir, m, e);
 	if (rc == ETIMEDOUT)
-		return err_set(e, -ETIMEDOUT, "%s is a mount of type %s that does not answer; `umount -l %s` takes it away",
-			       dir, m->type, dir);
+		return err_set(e, -ETIMEDOUT,
+			       "%s is a mount of type %s that does not answer; `umount -l %s` takes it away", dir,
+			       m->type, dir);
 	return 0;
 }
 
@@ -194,9 +194,10 @@ int mount_open_device(int *fd, struct err *e)
 	if (rc == -ENOENT || rc == -ENODEV || rc == -ENXIO)
 		return err_set(e, rc, "this machine has no FUSE (/dev/fuse): `modprobe fuse` as root, or ask for it");
 	if (rc == -EACCES || rc == -EPERM)
-		return err_set(e, rc,
-			       "no permission for /dev/fuse: ask root for `chmod 666 /dev/fuse`, or to be put into the "
-			       "group that owns it (often `fuse`); in a container it must be passed in with its rights");
+		return err_set(
+			e, rc,
+			"no permission for /dev/fuse: ask root for `chmod 666 /dev/fuse`, or to be put into the "
+			"group that owns it (often `fuse`); in a container it must be passed in with its rights");
 	return rc < 0 ? err_sys(e, rc, "/dev/fuse") : 0;
 }
 
@@ -211,9 +212,11 @@ static int attach_root(const struct mount_options *opt, int fd, struct err *e)
 		return 0;
 	rc = -errno;
 	if (rc == -EPERM)
-		return err_set(e, rc,
-			       "not allowed to mount on %s: the process has no CAP_SYS_ADMIN here (a container?); run as an "
-			       "ordinary user with fusermount3, or give the capability", opt->dir);
+		return err_set(
+			e, rc,
+			"not allowed to mount on %s: the process has no CAP_SYS_ADMIN here (a container?); run as an "
+			"ordinary user with fusermount3, or give the capability",
+			opt->dir);
 	if (rc == -ENODEV)
 		return err_set(e, rc, "the kernel does not know FUSE: `modprobe fuse`");
 	return err_sys(e, rc, "mounting on %s", opt->dir);

@@ -1,6 +1,6 @@
 /*
- * Mounting and unmounting of the tree, and what /proc/self/mountinfo says about mounts. No function here touches the tree
- * itself in this process: a dead or stuck server cannot hang the caller.
+ * Mounting and unmounting of the tree, and what /proc/self/mountinfo says about mounts. No function here touches the
+ * tree itself in this process: a dead or stuck server cannot hang the caller.
  */
 #ifndef FS_MOUNT_H
 #define FS_MOUNT_H

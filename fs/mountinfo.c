@@ -1,5 +1,6 @@
 /*
- * What /proc/self/mountinfo says (proc(5)): "ID PARENT MAJ:MIN ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER". Keeps no state.
+ * What /proc/self/mountinfo says (proc(5)): "ID PARENT MAJ:MIN ROOT POINT OPTIONS [TAGS...] - TYPE SOURCE SUPER". Keeps
+ * no state.
  */
 #include "fs/mount.h"
 

@@ -1,8 +1,9 @@
 /*
  * The poll loop of a worker. It owns nothing but its own stop flag.
  *
- * Invariants: FUSE is served in batches, and between two batches everybody else gets a look (poll with no time), so a busy tree
- * cannot starve signals or the engine. The loop sleeps only when FUSE had nothing for `retries` tries in a row.
+ * Invariants: FUSE is served in batches, and between two batches everybody else gets a look (poll with no time), so a
+ * busy tree cannot starve signals or the engine. The loop sleeps only when FUSE had nothing for `retries` tries in a
+ * row.
  */
 #include "fs/reactor.h"
 

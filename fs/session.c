@@ -1,13 +1,13 @@
 /*
- * The FUSE session of a worker. Owns the libfuse session (never mounted by libfuse, never unmounted) and the knowledge of
- * which request is being dispatched; the requests themselves live in shared memory.
+ * The FUSE session of a worker. Owns the libfuse session (never mounted by libfuse, never unmounted) and the knowledge
+ * of which request is being dispatched; the requests themselves live in shared memory.
  *
  * Order of things for each request, so that a kill between any two of them can be taken over:
  *   clear `cur`; read(2) into `cur`; dispatch; if it was not answered, copy it to a slot; clear `cur`.
- * An answer is written first and its slot cleared afterwards: the next worker then meets a request that the kernel no longer knows.
- * It asks the kernel before it replays one: an answer of EAGAIN to the request's INTERRUPT (unique | 1, fuse_dev_do_write in
- * the kernel's fs/fuse/dev.c) is ENOENT when the request is gone, EINVAL when it waits, and success when it was
- * interrupted: then the kernel sends the INTERRUPT again, in case the dead worker had swallowed it.
+ * An answer is written first and its slot cleared afterwards: the next worker then meets a request that the kernel no
+ * longer knows. It asks the kernel before it replays one: an answer of EAGAIN to the request's INTERRUPT (unique | 1,
+ * fuse_dev_do_write in the kernel's fs/fuse/dev.c) is ENOENT when the request is gone, EINVAL when it waits, and
+ * success when it was interrupted: then the kernel sends the INTERRUPT again, in case the dead worker had swallowed it.
  */
 #include "fs/session.h"
 
@@ -31,7 +31,7 @@ enum { COPY_MAX = 4096 };
 struct session {
 	struct session_conf conf;
 	struct fuse_session *se;
-	struct fuse_lowlevel_ops ops; /* the caller's with our init and without destroy */
+	struct fuse_lowlevel_ops ops;    /* the caller's with our init and without destroy */
 	const struct fuse_in_header *in; /* the request being dispatched, or NULL */
 	bool answered, replaying, taking_init;
 	/* libfuse writes into some requests (SETATTR): it is given a copy, and the original can be replayed. */
@@ -60,8 +60,8 @@ static bool wants_reply(uint32_t opcode)
 }
 
 /*
- * Reads a byte of each page. If a page of the answer had to be faulted in while SIGKILL is pending, the kernel would give the
- * caller EIO, and nothing could be replayed.
+ * Reads a byte of each page. If a page of the answer had to be faulted in while SIGKILL is pending, the kernel would
+ * give the caller EIO, and nothing could be replayed.
  */
 static void touch(const struct iovec *iov, int count)
 {
@@ -99,8 +99,9 @@ static void save_init(const struct session *s, const struct iovec *iov, int coun
 		len += iov[i].iov_len;
 	}
 	if (shared_init_save(s->conf.shared, s->in, s->in->len, reply, len))
-		log_error("the kernel's INIT of %u bytes is too long to keep: a new worker will not be able to take over",
-			  s->in->len);
+		log_error(
+			"the kernel's INIT of %u bytes is too long to keep: a new worker will not be able to take over",
+			s->in->len);
 }
 
 /* The answer was refused: the caller must not hang for it. */
@@ -255,8 +256,8 @@ static bool still_wanted(const struct session *s, uint64_t unique)
 }
 
 /*
- * Tells the new libfuse session what was agreed with the kernel: the same request, with the flags cut down to those that
- * were in our answer, and its answer swallowed. A libfuse that would now ask for more gets what it had.
+ * Tells the new libfuse session what was agreed with the kernel: the same request, with the flags cut down to those
+ * that were in our answer, and its answer swallowed. A libfuse that would now ask for more gets what it had.
  */
 static int replay_init(struct session *s, struct err *e)
 {
@@ -270,8 +271,8 @@ static int replay_init(struct session *s, struct err *e)
 	reply = shared_init_reply(s->conf.shared, &reply_len);
 	if (len < sizeof(struct fuse_in_header) + offsetof(struct fuse_init_in, flags2) ||
 	    reply_len < sizeof(*reply) + offsetof(struct fuse_init_out, flags2) + sizeof(agreed->flags2))
-		return err_set(e, -EPROTO, "what was agreed with the kernel (INIT, %zu and %zu bytes) is too short", len,
-			       reply_len);
+		return err_set(e, -EPROTO, "what was agreed with the kernel (INIT, %zu and %zu bytes) is too short",
+			       len, reply_len);
 	memcpy(buf, request, len);
 	agreed = (const struct fuse_init_out *)(const void *)(reply + 1);
 	offer = (struct fuse_init_in *)(void *)(buf + sizeof(struct fuse_in_header));

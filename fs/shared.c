@@ -1,10 +1,10 @@
 /*
  * The memory of a mount: a memfd laid out as head, current request, handles and slots for parked requests.
  *
- * Everything that must survive a kill is in the memfd, and there only plain records: each is valid when its key (fh or unique) is
- * not 0, so it is filled first and given its key last, and taken away by clearing the key first. How to find a
- * record (hash tables, free lists) is private to each process and built anew when it attaches; no kill can
- * leave it half done. `top` bounds the records that were ever in use; it is raised before the first use.
+ * Everything that must survive a kill is in the memfd, and there only plain records: each is valid when its key (fh or
+ * unique) is not 0, so it is filled first and given its key last, and taken away by clearing the key first. How to find
+ * a record (hash tables, free lists) is private to each process and built anew when it attaches; no kill can leave it
+ * half done. `top` bounds the records that were ever in use; it is raised before the first use.
  *
  * Pages that were never touched cost nothing, so the slots are many.
  */
@@ -251,8 +251,8 @@ fail:
 }
 
 /*
- * If a page of the buffer had to be faulted in while SIGKILL is pending, the kernel would give the request up and answer its
- * caller EIO. So the pages are there from the start and stay (RLIMIT_MEMLOCK may be as low as 64 KiB for
+ * If a page of the buffer had to be faulted in while SIGKILL is pending, the kernel would give the request up and
+ * answer its caller EIO. So the pages are there from the start and stay (RLIMIT_MEMLOCK may be as low as 64 KiB for
  * ordinary users before Linux 5.16; then at least the part that holds all requests but large writes).
  */
 static void make_resident(struct shared *sh)
@@ -424,8 +424,7 @@ void shared_unpark(struct shared *sh, uint64_t unique)
 	if (!s)
 		return;
 	publish(&s->unique, 0);
-	index_give(&sh->slot_index[class],
-		   (uint32_t)((size_t)((char *)s - sh->slots[class]) / slot_class[class].size));
+	index_give(&sh->slot_index[class], (uint32_t)((size_t)((char *)s - sh->slots[class]) / slot_class[class].size));
 }
 
 const void *shared_parked_data(const struct shared *sh, uint64_t unique, size_t *len)

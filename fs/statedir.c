@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -46,10 +45,13 @@ static int check_owner(const char *path, struct err *e)
 	if (!S_ISDIR(st.st_mode))
 		return err_set(e, -ENOTDIR, "the state directory %s is not a directory", path);
 	if (st.st_uid != geteuid())
-		return err_set(e, -EPERM, "the state directory %s belongs to uid %u, not to you (%u); choose another with --state",
+		return err_set(e, -EPERM,
+			       "the state directory %s belongs to uid %u, not to you (%u); choose another with --state",
 			       path, st.st_uid, geteuid());
 	if (st.st_mode & 077)
-		return err_set(e, -EPERM, "the state directory %s is open to others (mode %04o); if it is meant for slurmray alone: chmod 700 %s",
+		return err_set(e, -EPERM,
+			       "the state directory %s is open to others (mode %04o); if it is meant for slurmray "
+			       "alone: chmod 700 %s",
 			       path, st.st_mode & 07777, path);
 	return 0;
 }
@@ -63,7 +65,8 @@ static int check_place(const char *state_dir, const char *dir, struct err *e)
 	if (!real)
 		return err_sys(e, -errno, "state directory %s", state_dir);
 	if (!strncmp(real, dir, n) && (!real[n] || real[n] == '/'))
-		return err_set(e, -EINVAL, "the state directory %s would be inside the mount %s; choose another with --state",
+		return err_set(e, -EINVAL,
+			       "the state directory %s would be inside the mount %s; choose another with --state",
 			       state_dir, dir);
 	return 0;
 }
@@ -97,9 +100,13 @@ static pid_t read_worker(const char *state_dir)
 	return fd < 0 ? 0 : read_note(fd, NULL, 0);
 }
 
+/* A zombie is dead: it runs no program (and may wait long for a parent that takes no notice). */
 static bool alive(pid_t pid)
 {
-	return pid > 0 && (!kill(pid, 0) || errno == EPERM);
+	cleanup_free char *exe = xasprintf("/proc/%d/exe", (int)pid);
+	char target[1];
+
+	return pid > 0 && (readlink(exe, target, sizeof(target)) >= 0 || errno == EACCES);
 }
 
 static int in_use(const char *state_dir, int fd, struct err *e)
@@ -111,11 +118,13 @@ static int in_use(const char *state_dir, int fd, struct err *e)
 		return err_set(e, -EBUSY, "the state directory %s is in use by another slurmray that is just starting",
 			       state_dir);
 	if (!alive(keeper) && alive(worker))
-		return err_set(e, -EBUSY,
-			       "the state directory %s is in use: its keeper %d was killed, its worker %d still serves %s; "
-			       "`slurmray umount %s` or `kill %d` ends it",
-			       state_dir, (int)keeper, (int)worker, dir, dir, (int)worker);
-	return err_set(e, -EBUSY, "the state directory %s is in use by process %d, mounted on %s; `slurmray umount %s` ends it",
+		return err_set(
+			e, -EBUSY,
+			"the state directory %s is in use: its keeper %d was killed, its worker %d still serves %s; "
+			"`slurmray umount %s` or `kill %d` ends it",
+			state_dir, (int)keeper, (int)worker, dir, dir, (int)worker);
+	return err_set(e, -EBUSY,
+		       "the state directory %s is in use by process %d, mounted on %s; `slurmray umount %s` ends it",
 		       state_dir, (int)keeper, dir, dir);
 }
 
@@ -135,8 +144,8 @@ int statedir_lock(const char *state_dir, const char *dir, int *fd, struct err *e
 	if (lock < 0)
 		return err_sys(e, -errno, "%s", path);
 	if (flock(lock, LOCK_EX | LOCK_NB)) {
-		rc = errno == EWOULDBLOCK ? in_use(state_dir, lock, e) :
-					    err_sys(e, -errno, "locking %s (state must be on a local disk)", path);
+		rc = errno == EWOULDBLOCK ? in_use(state_dir, lock, e)
+					  : err_sys(e, -errno, "locking %s (state must be on a local disk)", path);
 		(void)close(lock);
 		return rc;
 	}

@@ -1,10 +1,10 @@
 /*
  * The keeper's loop. Owns the worker process, its ready pipe, the mount, and the decision when to start a worker again.
  *
- * Invariants: /dev/fuse stays open here for as long as the tree is mounted, so the death of a worker ends no request. At most
- * one worker lives; the next is started after the last was waited for, when all of its system calls are over. A worker
- * that keeps dying is started ever more slowly, and a request that killed three in a row is answered EIO.
- * Once stopping, nothing is started again.
+ * Invariants: /dev/fuse stays open here for as long as the tree is mounted, so the death of a worker ends no request.
+ * At most one worker lives; the next is started after the last was waited for, when all of its system calls are over. A
+ * worker that keeps dying is started ever more slowly, and a request that killed three in a row is answered EIO. Once
+ * stopping, nothing is started again.
  */
 #include "fs/supervise.h"
 
@@ -27,15 +27,15 @@
 #include <unistd.h>
 
 enum {
-	EXIT_AGAIN = 75,	/* EX_TEMPFAIL of sysexits.h */
-	BURST = 5,		/* deaths that are let pass ... */
-	BURST_MS = 10000,	/* ... within this time */
+	EXIT_AGAIN = 75,  /* EX_TEMPFAIL of sysexits.h */
+	BURST = 5,        /* deaths that are let pass ... */
+	BURST_MS = 10000, /* ... within this time */
 	BACKOFF_FIRST_MS = 100,
 	BACKOFF_MAX_MS = 5000,
-	STOP_MS = 10000,	/* from SIGTERM to SIGKILL */
-	POISON = 3,		/* deaths at the same request */
-	FIRST_TRIES = 3,	/* of a worker that never got ready */
-	LATER_TRIES = 20,	/* the same after the tree was served once */
+	STOP_MS = 10000,  /* from SIGTERM to SIGKILL */
+	POISON = 3,       /* deaths at the same request */
+	FIRST_TRIES = 3,  /* of a worker that never got ready */
+	LATER_TRIES = 20, /* the same after the tree was served once */
 };
 
 struct keeper {
@@ -44,12 +44,12 @@ struct keeper {
 	char *source;
 	int fuse_fd, tell_fd, signal_fd, mounts_fd;
 	struct worker_proc worker; /* pid 0: none */
-	bool served;		   /* a worker was ready once */
-	bool ready;		   /* this one is */
+	bool served;               /* a worker was ready once */
+	bool ready;                /* this one is */
 	bool stopping, done;
 	int result;
 	int64_t started, start_at, kill_at; /* start_at, kill_at: 0 when not planned */
-	int64_t deaths[BURST + 1];	    /* the last ones, as a ring */
+	int64_t deaths[BURST + 1];          /* the last ones, as a ring */
 	int ndeaths, level, failures;
 	uint64_t suspect; /* request that the last worker died at */
 	int suspicions;
@@ -81,7 +81,7 @@ static void give_up(struct keeper *k, int code)
 
 static void start_worker(struct keeper *k)
 {
-	struct worker_start st = { k->conf->mount, k->conf->dir, k->fuse_fd, shared_fd(k->conf->shared),
+	struct worker_start st = { k->conf->mount,   k->conf->dir,        k->fuse_fd, shared_fd(k->conf->shared),
 				   k->conf->lock_fd, k->failures % 2 == 1 };
 	int rc;
 
@@ -144,8 +144,8 @@ static void check_poison(struct keeper *k)
 	if (!busy || k->suspicions < POISON)
 		return;
 	out.unique = busy;
-	log_error("request %llu killed %d workers in a row: it is answered with an error (EIO)", (unsigned long long)busy,
-		  POISON);
+	log_error("request %llu killed %d workers in a row: it is answered with an error (EIO)",
+		  (unsigned long long)busy, POISON);
 	if (write(k->fuse_fd, &out, sizeof(out)) < 0 && errno != ENOENT)
 		log_error("answering it: %s", strerror(errno));
 	shared_forget(k->conf->shared, busy);
@@ -173,8 +173,8 @@ static int64_t backoff_us(struct keeper *k, int64_t now)
 static void log_death(const struct keeper *k, int st)
 {
 	if (WIFSIGNALED(st))
-		log_warn("worker %d died by signal %d (%s)%s", (int)k->worker.pid, WTERMSIG(st), strsignal(WTERMSIG(st)),
-			 k->stopping ? "" : "; starting another");
+		log_warn("worker %d died by signal %d (%s)%s", (int)k->worker.pid, WTERMSIG(st),
+			 strsignal(WTERMSIG(st)), k->stopping ? "" : "; starting another");
 	else
 		log_info("worker %d ended with status %d", (int)k->worker.pid, WEXITSTATUS(st));
 }
@@ -187,7 +187,8 @@ static bool hopeless(struct keeper *k, int st)
 	k->failures++;
 	if (!k->served && WIFEXITED(st)) {
 		if (!k->e->code)
-			(void)err_set(k->e, -EIO, "the worker ended with status %d before the tree was ready; see %s/log",
+			(void)err_set(k->e, -EIO,
+				      "the worker ended with status %d before the tree was ready; see %s/log",
 				      WEXITSTATUS(st), k->conf->mount->state_dir);
 		return true;
 	}
@@ -242,8 +243,8 @@ static void on_signal(struct keeper *k)
 	reap(k);
 }
 
-/* Something was mounted or unmounted: was it ours? A lazy unmount leaves the descriptor working as long as files are open,
-   but nobody can find the tree any more: drain and go. */
+/* Something was mounted or unmounted: was it ours? A lazy unmount leaves the descriptor working as long as files are
+   open, but nobody can find the tree any more: drain and go. */
 static void on_mounts(struct keeper *k)
 {
 	struct mount_entry m;

@@ -9,10 +9,10 @@
 
 struct supervise_conf {
 	const struct mount_conf *mount;
-	const char *dir;	/* resolved */
-	int fuse_fd;		/* -1: mounting gives it */
+	const char *dir; /* resolved */
+	int fuse_fd;     /* -1: mounting gives it */
 	int lock_fd;
-	int tell_fd;		/* gets one line when the tree answers or cannot: "ok" or "error CODE TEXT"; -1: nobody listens */
+	int tell_fd; /* gets one line when the tree answers or cannot: "ok" or "error CODE TEXT"; -1: nobody listens */
 	struct shared *shared;
 };
 

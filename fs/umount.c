@@ -1,6 +1,6 @@
 /*
- * `slurmray umount`: finds out from mountinfo who keeps a mount (its source names the keeper), asks it to stop, and waits. When the
- * keeper was killed, an orphaned worker is asked instead, and what is left is detached. Keeps no state.
+ * `slurmray umount`: finds out from mountinfo who keeps a mount (its source names the keeper), asks it to stop, and
+ * waits. When the keeper was killed, an orphaned worker is asked instead, and what is left is detached. Keeps no state.
  *
  * A pid from mountinfo is signalled only when the process runs the same program as this one.
  */
@@ -162,8 +162,8 @@ static int stop(const struct mount_entry *m, int64_t deadline, struct err *e)
 		return err_set(e, rc, "%s was mounted by somebody else (process %d): only they or root can unmount it",
 			       m->point, (int)keeper);
 	if (rc == -ETIMEDOUT)
-		return err_set(e, rc, "process %d did not unmount %s in time; `kill -9 %d`, then umount again", (int)keeper,
-			       m->point, (int)keeper);
+		return err_set(e, rc, "process %d did not unmount %s in time; `kill -9 %d`, then umount again",
+			       (int)keeper, m->point, (int)keeper);
 	if (rc < 0 && rc != -ESRCH)
 		return err_sys(e, rc, "stopping process %d", (int)keeper);
 	return detach(m, deadline, e);

@@ -1,6 +1,6 @@
 /*
- * Starting a worker, and both ends of its hidden command line. The only state is the program's path, taken at the first start:
- * when the file is replaced by a new version, the next worker is that version.
+ * Starting a worker, and both ends of its hidden command line. The only state is the program's path, taken at the first
+ * start: when the file is replaced by a new version, the next worker is that version.
  *
  * A worker gets exactly four descriptors besides 0 to 2, at fixed numbers; everything else is closed.
  */

@@ -9,8 +9,8 @@
 enum { WORKER_LINE_MAX = 1024 };
 
 struct worker_proc {
-	pid_t pid;	/* 0: none */
-	int ready_fd;	/* where its line comes from; -1: it came, or will not */
+	pid_t pid;    /* 0: none */
+	int ready_fd; /* where its line comes from; -1: it came, or will not */
 	char line[WORKER_LINE_MAX];
 	size_t len;
 };

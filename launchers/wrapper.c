@@ -57,8 +57,9 @@ static void add_header(struct strbuf *out, const struct job *job, const struct l
 	strbuf_addf(out, "#!/bin/sh\n# slurmray run %s (number %u), attempt %u, launcher %s\n# ", ctx->run_id,
 		    ctx->run_num, ctx->attempt, job->launcher);
 	launch_token(out, ctx);
-	strbuf_addstr(out, "\n#\n# All of the job: this wrapper starts at most once, runs the file `job` (written below),\n"
-			   "# passes signals on to it, and leaves an exit record in `ends`.\n\n_dir=");
+	strbuf_addstr(out,
+		      "\n#\n# All of the job: this wrapper starts at most once, runs the file `job` (written below),\n"
+		      "# passes signals on to it, and leaves an exit record in `ends`.\n\n_dir=");
 	launch_attempt_dir(out, job->directory, ctx);
 	strbuf_addf(&ends, "%s/%s/ends", job->directory, ctx->uuid);
 	strbuf_addstr(out, "\n_ends=");
@@ -70,16 +71,15 @@ static void add_header(struct strbuf *out, const struct job *job, const struct l
  * The claim procedure. SLURMRAY_JOB_ID comes from the local supervisor and is taken away below, so that it names
  * this job where it is set, also when slurmray itself runs inside a job of Slurm. An array's tasks share one id.
  */
-static const char guard_head[] =
-	"# The guard: only the job that `claim` names runs, and only once.\n"
-	"_me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}\n"
-	"_restart=${SLURM_RESTART_COUNT:-0}\n"
-	"[ -z \"${SLURMRAY_JOB_ID:-}\" ] || _restart=0\n"
-	"refuse() {\n"
-	"\techo \"$(date +%s) job $_me: $1\" >>refused\n"
-	"\texit 0\n"
-	"}\n"
-	"[ -n \"$_me\" ] || refuse 'no job id in the environment'\n";
+static const char guard_head[] = "# The guard: only the job that `claim` names runs, and only once.\n"
+				 "_me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}\n"
+				 "_restart=${SLURM_RESTART_COUNT:-0}\n"
+				 "[ -z \"${SLURMRAY_JOB_ID:-}\" ] || _restart=0\n"
+				 "refuse() {\n"
+				 "\techo \"$(date +%s) job $_me: $1\" >>refused\n"
+				 "\texit 0\n"
+				 "}\n"
+				 "[ -n \"$_me\" ] || refuse 'no job id in the environment'\n";
 static const char guard_restart[] =
 	"[ \"$_restart\" = 0 ] || [ -e \"grant.$_restart\" ] || refuse \"restart $_restart has no grant\"\n";
 static const char guard_granted[] = "# The spec asked for requeue: restarts are allowed.\n";
@@ -88,14 +88,19 @@ static const char guard_claim[] = "for _f in claim started; do\n"
 				  "\t[ \"$(readlink \"$_f\")\" = \"$_me\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n"
 				  "done\n\n";
 
-/* A second signal while the first is handled must not be lost: the trap itself passes it on. */
+/*
+ * The job's process writes `pid` and then looks for `signal`; the trap writes `signal` and then looks for `pid`. So a
+ * signal is passed on whenever it comes.
+ */
 static const char signals[] =
-	"# Signals go to the job.\n"
-	"_rc='' _sig=- _pid='' _hit=''\n"
+	"# Signals go to the job's process.\n"
+	"_rc='' _sig=-\n"
+	"rm -f pid signal rc\n"
 	"# shellcheck disable=SC2317 # called by the traps\n"
 	"pass() {\n"
-	"\t_sig=$1 _hit=1\n"
-	"\t[ -z \"$_pid\" ] || kill -s \"$1\" \"$_pid\" 2>/dev/null\n"
+	"\t_sig=$1\n"
+	"\techo \"$1\" >signal\n"
+	"\t{ read -r _to <pid && kill -s \"$1\" \"$_to\"; } 2>/dev/null\n"
 	"}\n"
 	"trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP\n"
 	"trap 'pass USR1' USR1; trap 'pass USR2' USR2\n\n";
@@ -175,6 +180,7 @@ static void add_cd(const struct job *job, struct strbuf *body)
 
 void wrap_environment(const struct job *job, struct strbuf *body)
 {
+	strbuf_addstr(body, "echo $$ >pid || exit 73\n[ ! -s signal ] || kill -s \"$(cat signal)\" $$\n");
 	add_cd(job, body); /* first: the environment may hold another HOME */
 	for (size_t i = 0; i < job->n_env; i++) {
 		strbuf_addf(body, "export %s=", job->env[i].name);
@@ -218,8 +224,9 @@ void wrap_exec(const struct job *job, struct strbuf *body)
 
 /*
  * A shell without job control starts what is in the background with INT and QUIT ignored (POSIX XCU 2.11), and dash
- * lets nobody undo that: env does (coreutils 8.31). After a signal `wait` returns early: it is asked again; 127 from a process
- * that was gone before means that the status had been told already.
+ * lets nobody undo that: env does (coreutils 8.31). The exit code is taken by a shell between, in the foreground,
+ * because bash can lose it when a trap interrupts the builtin `wait` (seen with 5.2: 255 when the job ends while the
+ * signal comes, which is what happens whenever Slurm signals all processes of a job).
  */
 static const char run_job[] =
 	"# Run it, bash where there is one.\n"
@@ -227,22 +234,26 @@ static const char run_job[] =
 	"$_env true 2>/dev/null || _env=''\n"
 	"_sh=$(command -v bash) || _sh=/bin/sh\n"
 	"if [ -z \"$_rc\" ]; then\n"
-	"\t$_env \"$_sh\" \"$_dir/job\" </dev/null &\n"
+	"\t(\n"
+	"\t\ttrap : TERM INT HUP USR1 USR2\n"
+	"\t\t(exec 2>&3 3>&- && exec $_env \"$_sh\" \"$_dir/job\" </dev/null)\n"
+	"\t\t_rc=$?\n"
+	"\t\techo \"$_rc\" >rc\n"
+	"\t\texit \"$_rc\"\n"
+	"\t) 3>&2 2>/dev/null &\n"
 	"\t_pid=$!\n"
 	"\texec 2>/dev/null\n"
-	"\t[ \"$_sig\" = - ] || kill -s \"$_sig\" \"$_pid\"\n"
 	"\twait \"$_pid\"\n"
 	"\t_rc=$?\n"
-	"\twhile [ -n \"$_hit\" ]; do\n"
-	"\t\t_hit='' _gone=''\n"
-	"\t\tkill -0 \"$_pid\" || _gone=1\n"
+	"\twhile kill -0 \"$_pid\"; do # a signal ended the wait\n"
 	"\t\twait \"$_pid\"\n"
-	"\t\t_f=$?\n"
-	"\t\t[ -n \"$_gone\" ] && [ \"$_f\" = 127 ] || _rc=$_f\n"
+	"\t\t_rc=$?\n"
 	"\tdone\n"
-	"\t_pid=''\n"
+	"\t[ ! -s rc ] || read -r _rc <rc\n"
+	"\trm -f pid\n"
 	"fi\n"
-	"exec 2>/dev/null\n\n";
+	"exec 2>/dev/null\n"
+	"trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed\n\n";
 
 /* Fields as documented at CREQ_MANIFEST in backend/cluster.h. The slash follows `results` where it is a link. */
 static const char manifest[] =
@@ -255,7 +266,8 @@ static const char manifest[] =
 static const char peak[] =
 	"# Peak memory, where the job has a memory cgroup.\n"
 	"_rss=''\n"
-	"_cg=$(sed -n 's|^[0-9]*:\\(memory\\)*:\\(/.*/job_[0-9]*/step_[^/]*\\).*|/sys/fs/cgroup/\\1\\2|p' /proc/self/cgroup)\n"
+	"_cg=$(sed -n 's|^[0-9]*:\\(memory\\)*:\\(/.*/job_[0-9]*/step_[^/]*\\).*|/sys/fs/cgroup/\\1\\2|p' "
+	"/proc/self/cgroup)\n"
 	"[ -z \"$_cg\" ] || for _f in $_cg; do\n"
 	"\t_rss=$(cat \"$_f/memory.peak\" || cat \"$_f/memory.max_usage_in_bytes\") && break\n"
 	"done\n\n";

@@ -35,7 +35,7 @@
 enum { ROOT = FUSE_ROOT_ID, HELLO, WAIT, GO, COUNT, POLLME, FINAL, CRASH, SLOW, NODES };
 
 static const char *const names[NODES] = {
-	[HELLO] = "hello", [WAIT] = "wait",   [GO] = "go",	 [COUNT] = "count",
+	[HELLO] = "hello",   [WAIT] = "wait",   [GO] = "go",       [COUNT] = "count",
 	[POLLME] = "pollme", [FINAL] = "final", [CRASH] = "crash", [SLOW] = "slow",
 };
 
@@ -46,7 +46,7 @@ struct parked {
 	struct list node;
 	fuse_req_t req;
 	uint64_t round; /* wait: ends when the toy's round is above this */
-	int64_t due;	/* slow: answered then */
+	int64_t due;    /* slow: answered then */
 	uint64_t unique;
 	size_t size;
 	char *text;
@@ -186,7 +186,8 @@ static void wake(struct toy *t)
 {
 	struct list *n, *tmp;
 
-	list_for_each_safe(n, tmp, &t->parked) {
+	list_for_each_safe(n, tmp, &t->parked)
+	{
 		struct parked *p = container_of(n, struct parked, node);
 		fuse_req_t req = p->req;
 		size_t size = p->size;
@@ -209,7 +210,8 @@ static int64_t on_timer(void *arg, int64_t now)
 		worker_ready(t->ready_fd, NULL);
 		t->said_ready = true;
 	}
-	list_for_each_safe(n, tmp, &t->parked) {
+	list_for_each_safe(n, tmp, &t->parked)
+	{
 		struct parked *p = container_of(n, struct parked, node);
 		fuse_req_t req = p->req;
 		size_t size = p->size;
@@ -427,8 +429,16 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 }
 
 static const struct fuse_lowlevel_ops toy_ops = {
-	.lookup = op_lookup, .getattr = op_getattr, .setattr = op_setattr, .open = op_open, .read = op_read,
-	.write = op_write, .release = op_release, .readdir = op_readdir, .poll = op_poll, .opendir = op_opendir,
+	.lookup = op_lookup,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.open = op_open,
+	.read = op_read,
+	.write = op_write,
+	.release = op_release,
+	.readdir = op_readdir,
+	.poll = op_poll,
+	.opendir = op_opendir,
 };
 
 /* ---- the worker ---- */
@@ -449,7 +459,8 @@ static void on_signal(void *arg, const struct signalfd_siginfo *si)
 		reactor_stop(&t->reactor, 75);
 		return;
 	}
-	list_for_each_safe(n, tmp, &t->parked) {
+	list_for_each_safe(n, tmp, &t->parked)
+	{
 		fuse_req_t req = container_of(n, struct parked, node)->req;
 
 		forget(container_of(n, struct parked, node));
@@ -506,8 +517,14 @@ static int toy_start(struct toy *t, const struct worker_conf *conf, struct err *
 int worker_main(const struct worker_conf *conf)
 {
 	static struct toy t;
-	struct reactor_conf rc = { .fuse_fd = conf->fuse_fd, .engine_fd = -1, .signal_fd = open_signals(), .retries = -1,
-				   .fuse = on_fuse, .signal = on_signal, .timer = on_timer, .arg = &t };
+	struct reactor_conf rc = { .fuse_fd = conf->fuse_fd,
+				   .engine_fd = -1,
+				   .signal_fd = open_signals(),
+				   .retries = -1,
+				   .fuse = on_fuse,
+				   .signal = on_signal,
+				   .timer = on_timer,
+				   .arg = &t };
 	struct err e = ERR_INIT;
 	int status;
 

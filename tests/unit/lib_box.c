@@ -20,7 +20,9 @@
 
 #include <cmocka.h>
 
-static const struct launch_ctx ctx = { .run_id = "train", .run_num = BOX_RUN, .attempt = BOX_ATTEMPT, .uuid = BOX_UUID };
+static const struct launch_ctx ctx = {
+	.run_id = "train", .run_num = BOX_RUN, .attempt = BOX_ATTEMPT, .uuid = BOX_UUID
+};
 
 static void nap(void)
 {

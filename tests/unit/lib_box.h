@@ -15,8 +15,8 @@
 
 struct box {
 	char home[64];
-	char dir[192];	  /* the attempt's */
-	char record[192]; /* where its exit record comes */
+	char dir[192];     /* the attempt's */
+	char record[192];  /* where its exit record comes */
 	const char *shell; /* a program, or "bash --posix" */
 	const char *job_id;
 	const char *restart; /* SLURM_RESTART_COUNT or NULL */

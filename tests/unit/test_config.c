@@ -61,10 +61,11 @@ static void an_empty_file_gives_local(void **state)
 
 static void a_cluster_has_its_keys(void **state)
 {
-	struct config *c = parse("\xEF\xBB\xBF# mine\r\n\r\n[cluster demo]\r\n\thost = a, b.example.org ,c\r\n  user=me\nport = 2222\n"
-				 "identity-file = ~/.ssh/id\nssh_config=/etc/cfg\ntransport = libssh2\ndirectory = ~/ctl/\n"
-				 "scratch: /scratch/me\nsetup = module load a ; export B=c # d\nsetup = second\ntick = 200\n"
-				 "partition = gpu\nnodes = 2\nenv.A = 1\nenv.B = x ; y\n");
+	struct config *c = parse(
+		"\xEF\xBB\xBF# mine\r\n\r\n[cluster demo]\r\n\thost = a, b.example.org ,c\r\n  user=me\nport = 2222\n"
+		"identity-file = ~/.ssh/id\nssh_config=/etc/cfg\ntransport = libssh2\ndirectory = ~/ctl/\n"
+		"scratch: /scratch/me\nsetup = module load a ; export B=c # d\nsetup = second\ntick = 200\n"
+		"partition = gpu\nnodes = 2\nenv.A = 1\nenv.B = x ; y\n");
 	const struct cluster_conf *k = config_cluster(c, "demo");
 
 	(void)state;
@@ -140,8 +141,10 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 		const char *text, *want;
 	} rows[] = {
 		{ "[cluster a]\nhots = x\nhost=a\n", "conf:2: unknown key 'hots': did you mean 'host'?" },
-		{ "[cluster a]\nhost=a\ntrasnport = auto\n", "conf:3: unknown key 'trasnport': did you mean 'transport'?" },
-		{ "[cluster a]\nhost=a\npartitoin = x\n", "conf:3: unknown key 'partitoin': did you mean 'partition'?" },
+		{ "[cluster a]\nhost=a\ntrasnport = auto\n",
+		  "conf:3: unknown key 'trasnport': did you mean 'transport'?" },
+		{ "[cluster a]\nhost=a\npartitoin = x\n",
+		  "conf:3: unknown key 'partitoin': did you mean 'partition'?" },
 		{ "[cluster a]\nhost=a\nxyzzyplugh = x\n", "conf:3: unknown key 'xyzzyplugh'" },
 		{ "[defaults]\ntiem = 3\n", "did you mean 'time'?" },
 		{ "[defaults]\ntime = soon\n", "conf:2: " },
@@ -170,6 +173,8 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 		{ "[cluster a]\nhost=-oProxyCommand=x\n", "cannot begin with '-'" },
 		{ "[cluster a]\nhost=a b\n", "commas separate names" },
 		{ "[cluster a]\nhost=a,,b\n", "a name is missing" },
+		{ "[cluster a]\nhost=,b\n", "a name is missing" },
+		{ "[cluster a]\nhost=a, \n", "a name is missing" },
 		{ "[cluster a]\nhost=\n", "conf:2: host: the value is missing" },
 		{ "[cluster a]\nhost=a\nuser=-l\n", "cannot begin with '-'" },
 		{ "[cluster a]\nhost=a\nhost=b\n", "conf:3: 'host' is already in line 2" },
@@ -200,8 +205,8 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 
 static void later_keys_say_so(void **state)
 {
-	static const char *const keys[] = { "address", "start", "auth_command", "transfer_host", "on_event", "max_queued",
-					    "max_runs", "max_node_hours", "cache_size", "keep" };
+	static const char *const keys[] = { "address",    "start",    "auth_command",   "transfer_host", "on_event",
+					    "max_queued", "max_runs", "max_node_hours", "cache_size",    "keep" };
 	char text[128], want[128];
 
 	(void)state;
@@ -220,12 +225,14 @@ static void all_mistakes_are_told(void **state)
 	struct err e = ERR_INIT;
 
 	(void)state;
-	assert_int_equal(config_parse("[cluster a]\nprot = 1\nnonsense\ntype = x\n[bad]\nskipped = 1\n", "f", &c, &e), -EINVAL);
-	assert_string_equal(e.text, "f:2: unknown key 'prot': did you mean 'port'?\n"
-				    "f:3: this is neither KEY = VALUE nor [SECTION] nor a # comment\n"
-				    "f:4: type = x: must be slurm or local\n"
-				    "f:5: there is no section [bad]: use [defaults], [cluster NAME], [profile NAME]\n"
-				    "f:1: cluster 'a' needs a host: host = NAME (an alias of the ssh configuration, or a name)");
+	assert_int_equal(config_parse("[cluster a]\nprot = 1\nnonsense\ntype = x\n[bad]\nskipped = 1\n", "f", &c, &e),
+			 -EINVAL);
+	assert_string_equal(
+		e.text, "f:2: unknown key 'prot': did you mean 'port'?\n"
+			"f:3: this is neither KEY = VALUE nor [SECTION] nor a # comment\n"
+			"f:4: type = x: must be slurm or local\n"
+			"f:5: there is no section [bad]: use [defaults], [cluster NAME], [profile NAME]\n"
+			"f:1: cluster 'a' needs a host: host = NAME (an alias of the ssh configuration, or a name)");
 }
 
 /* inih would cut lines at its buffer and section names at 50 bytes. */
@@ -365,7 +372,9 @@ static void the_document_is_json_with_a_key_a_line(void **state)
 	struct strbuf out = STRBUF_INIT;
 
 	(void)state;
-	assert_int_equal(resolve(site, "{\"command\": \"a \\\"b\\\"\\n\", \"nodes\": \"2\", \"env\": {\"Z\": \"1\"}}", NULL, &out), 0);
+	assert_int_equal(resolve(site, "{\"command\": \"a \\\"b\\\"\\n\", \"nodes\": \"2\", \"env\": {\"Z\": \"1\"}}",
+				 NULL, &out),
+			 0);
 	assert_string_equal(out.buf, "{\n"
 				     "\"account\": {\"value\": \"acc\", \"source\": \"cluster hpc\"},\n"
 				     "\"cluster\": {\"value\": \"hpc\", \"source\": \"defaults\"},\n"
@@ -395,8 +404,9 @@ static void ranks_are_kept(void **state)
 			 "\"nodes\": {\"value\": \"4\", \"source\": \"profile big\"}");
 	expect_effective(site, "{\"command\": \"x\", \"profile\": \"big\", \"nodes\": \"1\"}", NULL,
 			 "\"nodes\": {\"value\": \"1\", \"source\": \"spec\"}");
-	expect_effective(site, "{\"command\": \"x\", \"profile\": \"big\"}", NULL,
-			 "{\"A\": \"d\", \"B\": \"c\", \"C\": \"p\"}, \"source\": \"profile big, cluster hpc, defaults\"");
+	expect_effective(
+		site, "{\"command\": \"x\", \"profile\": \"big\"}", NULL,
+		"{\"A\": \"d\", \"B\": \"c\", \"C\": \"p\"}, \"source\": \"profile big, cluster hpc, defaults\"");
 	expect_effective(site, "{\"command\": \"x\", \"profile\": \"big\"}", NULL,
 			 "\"tags\": {\"value\": [\"t3\"], \"source\": \"profile big\"}");
 	expect_effective(site, "{\"command\": \"x\", \"profile\": \"big\"}", NULL, "\"mem_per_cpu\"");
@@ -420,9 +430,11 @@ static void the_cluster_is_chosen(void **state)
 	expect_effective(site, "{\"command\": \"x\", \"profile\": \"there\"}", NULL,
 			 "\"cluster\": {\"value\": \"two\", \"source\": \"profile there\"}");
 	expect_effective(two, "{\"command\": \"x\"}", "b", "\"cluster\": {\"value\": \"b\"");
-	expect_effective(two, "{\"command\": \"x\", \"cluster\": \"b\"}", "b", "\"cluster\": {\"value\": \"b\", \"source\": \"spec\"}");
+	expect_effective(two, "{\"command\": \"x\", \"cluster\": \"b\"}", "b",
+			 "\"cluster\": {\"value\": \"b\", \"source\": \"spec\"}");
 	expect_effective(two, "{\"command\": \"x\", \"mode\": \"local\"}", NULL, "\"cluster\": {\"value\": \"local\"");
-	expect_refused(two, "{\"command\": \"x\", \"cluster\": \"a\"}", "b", "the spec says a, and was written to clusters/b");
+	expect_refused(two, "{\"command\": \"x\", \"cluster\": \"a\"}", "b",
+		       "the spec says a, and was written to clusters/b");
 	expect_refused(two, "{\"command\": \"x\"}", NULL, "say cluster=NAME, one of: a, b, local");
 	expect_refused(two, "{\"command\": \"x\", \"cluster\": \"c\"}", NULL, "there is no 'c'; there is: a, b, local");
 	expect_refused(two, "{\"command\": \"x\", \"cluster\": \"a\", \"mode\": \"local\"}", NULL, "mode=local");
@@ -433,8 +445,9 @@ static void the_cluster_is_chosen(void **state)
 
 static void local_ignores_placement(void **state)
 {
-	static const char spec[] = "{\"command\": \"x\", \"partition\": \"gpu\", \"qos\": \"q\", \"account\": \"a\", "
-				   "\"nodes\": \"1-4\", \"gpus\": \"0\", \"gres\": \"none\", \"tmp\": \"1G\", \"requeue\": true}";
+	static const char spec[] =
+		"{\"command\": \"x\", \"partition\": \"gpu\", \"qos\": \"q\", \"account\": \"a\", "
+		"\"nodes\": \"1-4\", \"gpus\": \"0\", \"gres\": \"none\", \"tmp\": \"1G\", \"requeue\": true}";
 
 	(void)state;
 	expect_effective("", spec, NULL, "\"partition\": {\"value\": \"gpu\", \"ignored\": \"placement:");
@@ -484,7 +497,8 @@ static void local_refuses_what_it_cannot_give(void **state)
 		else
 			expect_effective("", spec, NULL, "\"value\"");
 	}
-	expect_effective("[cluster h]\nhost=h\n", "{\"command\": \"x\", \"nodes\": \"99\", \"mem\": \"4T\"}", NULL, "\"99\"");
+	expect_effective("[cluster h]\nhost=h\n", "{\"command\": \"x\", \"nodes\": \"99\", \"mem\": \"4T\"}", NULL,
+			 "\"99\"");
 }
 
 static void all_reasons_are_told(void **state)
@@ -505,7 +519,8 @@ static void the_configuration_stays_as_it_is(void **state)
 	struct config *c = parse(site);
 	const struct cluster_conf *k = config_cluster(c, "hpc");
 	json_t *spec = json_loads("{\"command\": \"x\", \"profile\": \"big\", \"env\": {\"A\": \"s\"}}", 0, NULL);
-	json_t *defaults = json_deep_copy(c->defaults), *cluster = json_deep_copy(k->defaults), *copy = json_deep_copy(spec);
+	json_t *defaults = json_deep_copy(c->defaults), *cluster = json_deep_copy(k->defaults),
+	       *copy = json_deep_copy(spec);
 	struct effective eff;
 	struct strbuf errors = STRBUF_INIT;
 

@@ -61,7 +61,9 @@ static struct job must(const char *conf, const char *text)
 static void expect_refused(const char *values, const char *want)
 {
 	static const struct cluster_conf cluster = { .name = "c", .directory = "~/d", .scratch = "~/d" };
-	struct effective eff = { .cluster = &cluster, .values = json_loads(values, 0, NULL), .sources = json_object(),
+	struct effective eff = { .cluster = &cluster,
+				 .values = json_loads(values, 0, NULL),
+				 .sources = json_object(),
 				 .ignored = json_object() };
 	struct strbuf errors = STRBUF_INIT;
 	struct job job, zero = { 0 };
@@ -165,11 +167,12 @@ static void names(void **state)
 
 static void options_of_sbatch(void **state)
 {
-	struct job job = must(slurm, "{\"command\": \"x\", \"time\": \"1:00:00\", \"partition\": \"a b\", \"nodes\": \"2-4\", "
-				     "\"ntasks\": 8, \"exclusive\": true, \"contiguous\": true, \"spread_job\": false, "
-				     "\"gpus_per_node\": \"a100:2\", \"hold\": true, \"requeue\": true, \"name\": \"n\", "
-				     "\"output\": \"/o/%j\", \"error\": \"/e\", \"workdir\": \"/w\", \"input\": \"/i\", "
-				     "\"sbatch_args\": [\"--new-thing=1\"], \"nice\": \"5\"}");
+	struct job job =
+		must(slurm, "{\"command\": \"x\", \"time\": \"1:00:00\", \"partition\": \"a b\", \"nodes\": \"2-4\", "
+			    "\"ntasks\": 8, \"exclusive\": true, \"contiguous\": true, \"spread_job\": false, "
+			    "\"gpus_per_node\": \"a100:2\", \"hold\": true, \"requeue\": true, \"name\": \"n\", "
+			    "\"output\": \"/o/%j\", \"error\": \"/e\", \"workdir\": \"/w\", \"input\": \"/i\", "
+			    "\"sbatch_args\": [\"--new-thing=1\"], \"nice\": \"5\"}");
 
 	(void)state;
 	expect_list(job.sbatch, "--nodes=2-4 --ntasks=8 --gpus-per-node=a100:2 --time=1:00:00 --nice=5 --partition=a b "
@@ -198,7 +201,8 @@ static void what_local_ignores_stays_out(void **state)
 
 static void resources_for_one_machine(void **state)
 {
-	struct job job = must("", "{\"command\": \"x\", \"mem_per_cpu\": \"1G\", \"ntasks\": 4, \"cpus_per_task\": 2, \"grace\": 3}");
+	struct job job = must(
+		"", "{\"command\": \"x\", \"mem_per_cpu\": \"1G\", \"ntasks\": 4, \"cpus_per_task\": 2, \"grace\": 3}");
 
 	(void)state;
 	assert_int_equal(job.mem_bytes, (int64_t)8 << 30);
@@ -278,8 +282,12 @@ static void signals(void **state)
 	static const struct {
 		const char *text;
 		int num, lead;
-	} rows[] = { { "USR1", SIGUSR1, 60 },	{ "SIGUSR1@120", SIGUSR1, 120 }, { "B:TERM@30", SIGTERM, 30 },
-		     { "R:USR2@5", SIGUSR2, 5 }, { "10@7", 10, 7 },		 { "int@0", SIGINT, 0 } };
+	} rows[] = { { "USR1", SIGUSR1, 60 },
+		     { "SIGUSR1@120", SIGUSR1, 120 },
+		     { "B:TERM@30", SIGTERM, 30 },
+		     { "R:USR2@5", SIGUSR2, 5 },
+		     { "10@7", 10, 7 },
+		     { "int@0", SIGINT, 0 } };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {

@@ -14,19 +14,25 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include <cmocka.h>
 
 static const char *const shells[] = { "/bin/sh", "bash --posix", "bash" };
-#define EACH_SHELL(b) \
-	for (size_t sh_ = 0; sh_ < ARRAY_SIZE(shells); sh_++) \
+#define EACH_SHELL(b)                                                                                                  \
+	for (size_t sh_ = 0; sh_ < ARRAY_SIZE(shells); sh_++)                                                          \
 		for (bool once_ = (box_init(&(b), shells[sh_]), true); once_; once_ = (box_release(&(b)), false))
 
 static struct job command(const char *text)
 {
-	return (struct job){ .form = JOB_COMMAND, .command = (char *)text, .name = "t", .launcher = "bash",
-			     .directory = "~/.slurmray", .scratch = "~/.slurmray", .time_s = -1 };
+	return (struct job){ .form = JOB_COMMAND,
+			     .command = (char *)text,
+			     .name = "t",
+			     .launcher = "bash",
+			     .directory = "~/.slurmray",
+			     .scratch = "~/.slurmray",
+			     .time_s = -1 };
 }
 
 static struct job script(const char *text)
@@ -107,15 +113,17 @@ static void exit_codes_are_the_commands(void **state)
 	static const struct {
 		const char *command;
 		int rc;
-	} rows[] = { { "true", 0 },	 { "exit 1", 1 },	 { "exit 255", 255 },	      { "no-such-command-here", 127 },
-		     { "/dev/null", 126 }, { "kill -9 $$", 137 }, { "kill -TERM $$", 143 }, { "if", 2 } };
+	} rows[] = {
+		{ "true", 0 },        { "exit 1", 1 },       { "exit 255", 255 },      { "no-such-command-here", 127 },
+		{ "/dev/null", 126 }, { "kill -9 $$", 137 }, { "kill -TERM $$", 143 }, { "if", 2 }
+	};
 	struct box b;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		struct job job = command(rows[i].command);
 
-		EACH_SHELL(b) {
+		EACH_SHELL (b) {
 			if (strcmp(rows[i].command, "if") == 0) /* a syntax error: 1 or 2 */
 				assert_in_range(box_run(&b, &job), 1, 2);
 			else
@@ -133,7 +141,7 @@ static void the_record_is_whole(void **state)
 
 	(void)state;
 	(void)gethostname(host, sizeof(host) - 1);
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		expect_word(&b, "v", "1");
 		expect_word(&b, "run", "7");
@@ -161,7 +169,7 @@ static void a_killed_command_leaves_no_words_of_the_shell(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 139);
 		expect_text(&b, "stderr", "");
 	}
@@ -172,7 +180,9 @@ static void signals_are_passed_on(void **state)
 	static const struct {
 		int num;
 		const char *name;
-	} rows[] = { { SIGTERM, "TERM" }, { SIGINT, "INT" }, { SIGHUP, "HUP" }, { SIGUSR1, "USR1" }, { SIGUSR2, "USR2" } };
+	} rows[] = {
+		{ SIGTERM, "TERM" }, { SIGINT, "INT" }, { SIGHUP, "HUP" }, { SIGUSR1, "USR1" }, { SIGUSR2, "USR2" }
+	};
 	struct box b;
 
 	(void)state;
@@ -183,7 +193,7 @@ static void signals_are_passed_on(void **state)
 		(void)snprintf(text, sizeof(text), "trap 'echo got %s; exit 9' %s; : >up; while :; do sleep 0.02; done",
 			       rows[i].name, rows[i].name);
 		job = command(text);
-		EACH_SHELL(b) {
+		EACH_SHELL (b) {
 			box_start(&b, &job);
 			box_wait_file(&b, "work/up");
 			(void)kill(b.pid, rows[i].num);
@@ -200,7 +210,7 @@ static void a_default_signal_ends_the_command(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		box_start(&b, &job);
 		box_wait_file(&b, "work/up");
 		(void)kill(b.pid, SIGINT);
@@ -218,7 +228,7 @@ static void signals_do_not_end_the_wait(void **state)
 	char stop[256];
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		box_start(&b, &job);
 		box_wait_file(&b, "work/up");
 		for (int i = 0; i < 50; i++) {
@@ -232,6 +242,46 @@ static void signals_do_not_end_the_wait(void **state)
 	}
 }
 
+/* A signal that comes while the job ends, again and again: its code is never lost. */
+static void an_end_among_signals_keeps_its_code(void **state)
+{
+	struct job job = command("trap : USR1; : >up; sleep 0.02; exit 42");
+	struct box b;
+
+	(void)state;
+	for (int round = 0; round < 8; round++) {
+		EACH_SHELL(b) {
+			int n = 0, status;
+
+			box_start(&b, &job);
+			box_wait_file(&b, "work/up");
+			while (n++ < 200 && waitpid(b.pid, &status, WNOHANG | WNOWAIT) == 0) {
+				(void)kill(b.pid, SIGUSR1);
+				(void)nanosleep(&(struct timespec){ .tv_nsec = 300 * 1000 }, NULL);
+			}
+			assert_int_equal(box_wait(&b), 42);
+			expect_word(&b, "rc", "42");
+		}
+	}
+}
+
+/* A signal that comes before there is a process of the job is not forgotten. */
+static void an_early_signal_arrives(void **state)
+{
+	struct job job = command("sleep 30");
+	struct box b;
+
+	(void)state;
+	EACH_SHELL(b) {
+		box_start(&b, &job);
+		box_wait_file(&b, "results"); /* the traps are set, `job` is about to be written */
+		(void)kill(b.pid, SIGTERM);
+		assert_int_equal(box_wait(&b), 143);
+		expect_word(&b, "rc", "143");
+		expect_word(&b, "sig", "TERM");
+	}
+}
+
 static void output_is_byte_exact(void **state)
 {
 	struct job job = command("head -c 100000 /dev/urandom | tee copy; printf '\\000\\001\\377\\r\\n' >&2");
@@ -239,7 +289,7 @@ static void output_is_byte_exact(void **state)
 	size_t len;
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		char *copy = box_read(&b, "work/copy", &len);
 
@@ -259,7 +309,7 @@ static void merged_streams_count_once(void **state)
 
 	(void)state;
 	job.merged = true;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		expect_word(&b, "out", "6");
 		expect_word(&b, "err", "0");
@@ -279,13 +329,13 @@ static void scripts_are_byte_exact(void **state)
 		strbuf_addch(&sb, (char)i);
 	strbuf_addstr(&sb, "\r\n\n\n");
 	job = script(sb.buf);
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 3);
 		expect_file(&b, "payload", sb.buf, sb.len);
 	}
 	strbuf_setlen(&sb, sb.len - 3); /* without a newline at the end */
 	job = script(sb.buf);
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 3);
 		expect_file(&b, "payload", sb.buf, sb.len);
 	}
@@ -295,18 +345,19 @@ static void scripts_are_byte_exact(void **state)
 static void scripts_run_by_their_first_line(void **state)
 {
 	struct job job = script("#!/usr/bin/awk -f\nBEGIN { print 6 * 7; exit 5 }\n");
-	struct job python = script("#!/usr/bin/env python3\nimport sys\nprint(sys.argv[0].split('/')[-1])\nsys.exit(4)\n");
+	struct job python =
+		script("#!/usr/bin/env python3\nimport sys\nprint(sys.argv[0].split('/')[-1])\nsys.exit(4)\n");
 	char *which[] = { "sh", "-c", "command -v python3 >/dev/null", NULL };
 	struct box b;
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 5);
 		expect_text(&b, "stdout", "42\n");
 	}
 	if (box_exec(which, NULL))
 		return;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &python, 4);
 		expect_text(&b, "stdout", "payload\n");
 	}
@@ -320,7 +371,7 @@ static void a_shipped_payload_is_executed(void **state)
 
 	(void)state;
 	job.form = JOB_PAYLOAD;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		box_path(&b, "payload", path, sizeof(path));
 		char *copy[] = { "cp", "/bin/echo", path, NULL };
 
@@ -347,12 +398,12 @@ static void words_reach_a_program_as_they_are(void **state)
 		strbuf_addf(&want, "%s|", argv[i]);
 	job.form = JOB_EXEC;
 	job.argv = argv;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		expect_file(&b, "stdout", want.buf, want.len);
 	}
 	argv[0] = "no-such-program-here";
-	EACH_SHELL(b)
+	EACH_SHELL (b)
 		expect_run(&b, &job, 127);
 	strbuf_release(&want);
 }
@@ -360,10 +411,13 @@ static void words_reach_a_program_as_they_are(void **state)
 static void the_environment_arrives(void **state)
 {
 	char all[256];
-	struct job_var env[] = { { "A_B", "it's\n\"two\" lines\n" }, { "ALL", all }, { "_rc", "5" }, { "HOME", "/nowhere" },
-				 { "PATH", "/usr/bin:/bin:/x y" }, { "EMPTY", "" } };
-	struct job job = command("printf '%s|' \"$A_B\" \"$ALL\" \"$_rc\" \"$HOME\" \"$PATH\" \"${EMPTY-unset}\" "
-				 "\"$SLURMRAY_RUN\" \"$SLURMRAY_ATTEMPT\" \"$SLURM_EXPORT_ENV\" \"${SLURMRAY_JOB_ID-none}\"");
+	struct job_var env[] = {
+		{ "A_B", "it's\n\"two\" lines\n" }, { "ALL", all }, { "_rc", "5" }, { "HOME", "/nowhere" },
+		{ "PATH", "/usr/bin:/bin:/x y" },   { "EMPTY", "" }
+	};
+	struct job job =
+		command("printf '%s|' \"$A_B\" \"$ALL\" \"$_rc\" \"$HOME\" \"$PATH\" \"${EMPTY-unset}\" "
+			"\"$SLURMRAY_RUN\" \"$SLURMRAY_ATTEMPT\" \"$SLURM_EXPORT_ENV\" \"${SLURMRAY_JOB_ID-none}\"");
 	struct strbuf want = STRBUF_INIT;
 	struct box b;
 
@@ -376,7 +430,7 @@ static void the_environment_arrives(void **state)
 	strbuf_addstr(&want, "train|1|ALL|none|");
 	job.env = env;
 	job.n_env = ARRAY_SIZE(env);
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		expect_file(&b, "stdout", want.buf, want.len);
 	}
@@ -390,12 +444,12 @@ static void directories_are_there(void **state)
 	char dir[256];
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0); /* `cat`: stdin is at its end */
 		expect_text(&b, "results/a", "hi\n");
 	}
 	job.scratch = "~/big space";
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		(void)snprintf(dir, sizeof(dir), "%s/big space/" BOX_UUID "/runs/7/a1/results/a", b.home);
 		expect_text(&b, dir, "hi\n");
@@ -412,16 +466,16 @@ static void workdir_setup_and_input(void **state)
 	job.workdir = "/usr/bin";
 	job.setup = "X=1\nexport X=2\ncd /";
 	job.input = "/proc/self/comm";
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		expect_text(&b, "stdout", "/usr/bin\n2\ncat\n");
 	}
 	job.workdir = "/no/such/dir";
-	EACH_SHELL(b)
+	EACH_SHELL (b)
 		expect_run(&b, &job, 66);
 	job.workdir = NULL;
 	job.input = "/no/such/file";
-	EACH_SHELL(b)
+	EACH_SHELL (b)
 		assert_in_range(box_run(&b, &job), 2, 66); /* dash ends by itself */
 }
 
@@ -435,7 +489,7 @@ static void broken_setup_leaves_a_record(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(setups); i++) {
 		job.setup = (char *)setups[i];
-		EACH_SHELL(b) {
+		EACH_SHELL (b) {
 			int rc = box_run(&b, &job);
 			char want[16];
 
@@ -465,14 +519,14 @@ static void an_attempt_starts_once(void **state)
 	char path[256];
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		b.job_id = "4712";
 		box_restart(&b);
 		expect_refused(&b, "claim is 4711");
 		expect_text(&b, "stdout", "ran\n");
 	}
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		box_path(&b, "claim", path, sizeof(path));
 		assert_int_equal(symlink("99", path), 0);
 		box_start(&b, &job);
@@ -480,14 +534,14 @@ static void an_attempt_starts_once(void **state)
 		expect_text(&b, "stdout", "");
 		assert_null(box_read(&b, b.record, NULL));
 	}
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		box_path(&b, "started", path, sizeof(path));
 		assert_int_equal(symlink("void", path), 0);
 		box_start(&b, &job);
 		expect_refused(&b, "started is void");
 		expect_text(&b, "stdout", "");
 	}
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		b.job_id = "";
 		box_start(&b, &job);
 		expect_refused(&b, "no job id");
@@ -501,7 +555,7 @@ static void restarts_need_a_grant(void **state)
 	char path[256];
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		b.restart = "1";
 		box_start(&b, &job);
 		expect_refused(&b, "restart 1");
@@ -515,7 +569,7 @@ static void restarts_need_a_grant(void **state)
 		expect_refused(&b, "restart 2");
 	}
 	job.requeue = true;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		b.restart = "3";
 		expect_run(&b, &job, 0);
 		expect_word(&b, "restart", "3");
@@ -525,13 +579,14 @@ static void restarts_need_a_grant(void **state)
 /* TYPE NUL SIZE NUL MTIME NUL MODE NUL PATH NUL TARGET NUL, see backend/cluster.h */
 static void the_manifest_lists_results(void **state)
 {
-	struct job job = command("cd \"$SLURMRAY_RESULTS\"; umask 022; mkdir -p 'd e'; printf abc >'d e/f\ng'; ln -s 'd e' l; "
-				 "mkfifo p; touch -d @1000000000.5 'd e/f\ng'");
+	struct job job =
+		command("cd \"$SLURMRAY_RESULTS\"; umask 022; mkdir -p 'd e'; printf abc >'d e/f\ng'; ln -s 'd e' l; "
+			"mkfifo p; touch -d @1000000000.5 'd e/f\ng'");
 	struct box b;
 	size_t len = 0;
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 0);
 		char *text = box_read(&b, "manifest", &len);
 		int n = 0;
@@ -574,11 +629,16 @@ static void patterns_are_linked(void **state)
 	(void)state;
 	job.output = "%j.out";
 	job.error = "%j.err";
-	EACH_SHELL(b) { /* the second time as if Slurm had opened other files */
+	EACH_SHELL (b) { /* the second time as if Slurm had opened other files */
 		struct strbuf out = STRBUF_INIT;
-		char *argv[] = { "sh", "-c", "cd \"$1\" && rm -f claim started && mv stdout o.x && mv stderr e.x && "
-				 "HOME=\"$2\" SLURM_JOB_ID=4711 sh script >o.x 2>e.x && readlink stdout stderr", "sh", b.dir,
-				 b.home, NULL };
+		char *argv[] = { "sh",
+				 "-c",
+				 "cd \"$1\" && rm -f claim started && mv stdout o.x && mv stderr e.x && "
+				 "HOME=\"$2\" SLURM_JOB_ID=4711 sh script >o.x 2>e.x && readlink stdout stderr",
+				 "sh",
+				 b.dir,
+				 b.home,
+				 NULL };
 
 		expect_run(&b, &job, 0);
 		expect_text(&b, "stdout", "out\n");
@@ -619,7 +679,7 @@ static void without_its_directory_nothing_runs(void **state)
 	char nowhere[] = "~/elsewhere";
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		job.directory = nowhere;
 		assert_int_equal(box_run(&b, &job), 66);
 		job.directory = "~/.slurmray";
@@ -634,7 +694,7 @@ static void unpreparable_runs_say_so(void **state)
 	char path[256];
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL (b) {
 		box_path(&b, "job", path, sizeof(path));
 		assert_int_equal(mkdir(path, 0700), 0); /* the file cannot be written */
 		expect_run(&b, &job, 73);
@@ -690,6 +750,8 @@ int main(void)
 		cmocka_unit_test(signals_are_passed_on),
 		cmocka_unit_test(a_default_signal_ends_the_command),
 		cmocka_unit_test(signals_do_not_end_the_wait),
+		cmocka_unit_test(an_end_among_signals_keeps_its_code),
+		cmocka_unit_test(an_early_signal_arrives),
 		cmocka_unit_test(output_is_byte_exact),
 		cmocka_unit_test(merged_streams_count_once),
 		cmocka_unit_test(scripts_are_byte_exact),

@@ -25,12 +25,14 @@ for _f in claim started; do
 	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
 done
 
-# Signals go to the job.
-_rc='' _sig=- _pid='' _hit=''
+# Signals go to the job's process.
+_rc='' _sig=-
+rm -f pid signal rc
 # shellcheck disable=SC2317 # called by the traps
 pass() {
-	_sig=$1 _hit=1
-	[ -z "$_pid" ] || kill -s "$1" "$_pid" 2>/dev/null
+	_sig=$1
+	echo "$1" >signal
+	{ read -r _to <pid && kill -s "$1" "$_to"; } 2>/dev/null
 }
 trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP
 trap 'pass USR1' USR1; trap 'pass USR2' USR2
@@ -43,6 +45,8 @@ export SLURM_EXPORT_ENV=ALL
 unset SLURMRAY_JOB_ID
 
 cat >job <<'END_OF_FILE' || _rc=73
+echo $$ >pid || exit 73
+[ ! -s signal ] || kill -s "$(cat signal)" $$
 cd "${0%/job}/work" || exit 66
 exec "${BASH:-/bin/sh}" -c 'python train.py --lr 0.1 --note "it'\''s"'
 END_OF_FILE
@@ -52,22 +56,26 @@ _env='env --default-signal=INT,QUIT'
 $_env true 2>/dev/null || _env=''
 _sh=$(command -v bash) || _sh=/bin/sh
 if [ -z "$_rc" ]; then
-	$_env "$_sh" "$_dir/job" </dev/null &
+	(
+		trap : TERM INT HUP USR1 USR2
+		(exec 2>&3 3>&- && exec $_env "$_sh" "$_dir/job" </dev/null)
+		_rc=$?
+		echo "$_rc" >rc
+		exit "$_rc"
+	) 3>&2 2>/dev/null &
 	_pid=$!
 	exec 2>/dev/null
-	[ "$_sig" = - ] || kill -s "$_sig" "$_pid"
 	wait "$_pid"
 	_rc=$?
-	while [ -n "$_hit" ]; do
-		_hit='' _gone=''
-		kill -0 "$_pid" || _gone=1
+	while kill -0 "$_pid"; do # a signal ended the wait
 		wait "$_pid"
-		_f=$?
-		[ -n "$_gone" ] && [ "$_f" = 127 ] || _rc=$_f
+		_rc=$?
 	done
-	_pid=''
+	[ ! -s rc ] || read -r _rc <rc
+	rm -f pid
 fi
 exec 2>/dev/null
+trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
 
 # What is in results/, for readers: type, size, mtime, mode, path, target.
 _man=0
