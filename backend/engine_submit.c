@@ -5,6 +5,7 @@
 #include "backend/engine_private.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "backend/spec.h"
 #include "backend/spool.h"
 #include "launchers/launcher.h"
@@ -335,7 +336,9 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	engine_remember(en, p->request, p->result);
 	if (r->status != RUN_DRAFT)
 		en->last = r->num;
+	point(POINT_ENGINE_CREATED);
 	p->done(p->arg, 0, r->id);
+	point(POINT_ENGINE_ACCEPTED);
 	engine_changed(en, er);
 	pending_free(p);
 	engine_act(en, er);
