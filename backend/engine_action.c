@@ -190,7 +190,7 @@ int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbu
 	if (rc < 0)
 		return rc;
 	engine_job_place(en, job, er->directory, er->scratch);
-	job->hold = job->hold || er->r->hold_wanted;
+	job->hold = er->r->hold_wanted; /* begins as the spec's, and is the user's to change */
 	return 0;
 }
 

@@ -225,6 +225,7 @@ static json_t *create_data(const struct run *r, const struct prepared *p)
 	if (tags)
 		(void)json_object_set(d, "tags", tags);
 	(void)json_object_set_new(d, "merged", json_boolean(p->job.merged));
+	(void)json_object_set_new(d, "hold", json_boolean(p->job.hold));
 	(void)json_object_set_new(d, "spec_print", json_string(p->print));
 	(void)json_object_set_new(d, "cpus", json_integer((p->job.ntasks > 0 ? p->job.ntasks : 1) *
 							  (p->job.cpus_per_task > 0 ? p->job.cpus_per_task : 1)));

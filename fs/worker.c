@@ -43,7 +43,7 @@ static void run_changed(void *arg, const struct run *r)
 	struct fsys *fs = arg;
 
 	park_retry(fs, r->num);
-	if (!run_is_live(r) || r->n_history <= 1)
+	if (!run_is_live(r) || r->status == RUN_QUEUED)
 		park_retry(fs, 0); /* sets; readers of `last` */
 	wake_pollers(fs, r->num);
 }
