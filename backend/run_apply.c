@@ -195,7 +195,7 @@ static void keep_rest(struct run *r, const struct event *ev, const char *const *
 
 static int on_create(struct run *r, const struct event *ev)
 {
-	static const char *const own[] = { "id",   "cluster",	"name",	  "key",	   "tags",	    "merged",	  "source",
+	static const char *const own[] = { "id",   "cluster",	"name",	  "key",	   "tags",	    "merged",	  "source", "hold",
 					   "spec", "effective", "script", "spec_len", "effective_len", "script_len", NULL };
 	const char *id = event_str(ev, "id");
 
@@ -212,6 +212,7 @@ static int on_create(struct run *r, const struct event *ev)
 	set_str(&r->key, ev, "key");
 	set_tags(r, ev);
 	r->merged = json_is_true(json_object_get(ev->data, "merged"));
+	r->hold_wanted = json_is_true(json_object_get(ev->data, "hold"));
 	set_doc(&r->spec, &r->spec_len, ev, "spec", "spec_len");
 	set_doc(&r->effective, &r->effective_len, ev, "effective", "effective_len");
 	set_doc(&r->script, &r->script_len, ev, "script", "script_len");

@@ -1,7 +1,7 @@
 /*
- * Writing tar archives. The list of entries is complete and sorted (a directory comes before what is in it) before the first byte
- * is given, and the size of the archive is the sum over it; a file that has another size when its turn comes is an error.
- * Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block".
+ * Writing tar archives. The list of entries is complete and sorted (a directory comes before what is in it) before the
+ * first byte is given, and the size of the archive is the sum over it; a file that has another size when its turn comes
+ * is an error. Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block".
  */
 #include "backend/tar.h"
 
@@ -20,9 +20,9 @@
 #define USTAR_SIZE_MAX 077777777777ull /* 11 octal digits */
 
 struct entry {
-	char *path;	/* relative */
-	char *link;	/* symbolic links */
-	char type;	/* typeflag: '0' '2' '5' */
+	char *path; /* relative */
+	char *link; /* symbolic links */
+	char type;  /* typeflag: '0' '2' '5' */
 	mode_t mode;
 	uint64_t size;
 	int64_t mtime;
@@ -33,17 +33,17 @@ struct tar {
 	struct entry *v;
 	size_t n, cap, next;
 	uint64_t size;
-	struct strbuf head;	/* blocks that come before the current file's bytes */
+	struct strbuf head; /* blocks that come before the current file's bytes */
 	size_t head_pos;
 	int fd;
-	uint64_t left;		/* bytes of the current file */
+	uint64_t left; /* bytes of the current file */
 	size_t pad;
 	bool ended;
 };
 
 struct ustar { /* POSIX.1-2017, ustar header block */
-	char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], chksum[8], typeflag, linkname[100], magic[6], version[2],
-		uname[32], gname[32], devmajor[8], devminor[8], prefix[155], unused[12];
+	char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], chksum[8], typeflag, linkname[100], magic[6],
+		version[2], uname[32], gname[32], devmajor[8], devminor[8], prefix[155], unused[12];
 };
 _Static_assert(sizeof(struct ustar) == BLOCK, "a ustar header is one block");
 

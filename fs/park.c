@@ -10,16 +10,25 @@
 #include <errno.h>
 #include <fcntl.h>
 
+static fuse_req_t take_off(struct parked *p)
+{
+	fuse_req_t req = p->req;
+
+	hmap_remove(&p->fs->parked, &p->node);
+	p->fs->n_parked--;
+	free(p);
+	return req;
+}
+
+/* libfuse holds the request's lock while it calls: registering anything from here would wait for ever. */
 static void on_interrupt(fuse_req_t req, void *arg)
 {
 	struct parked *p = arg;
 
-	(void)req;
-	if (p->uninterruptible)
-		return;
 	if (p->drop)
 		p->drop(p);
-	(void)fuse_reply_err(unpark(p), EINTR);
+	(void)take_off(p);
+	(void)fuse_reply_err(req, EINTR);
 }
 
 struct parked *park(struct fsys *fs, fuse_req_t req, struct handle *h, uint32_t run, bool (*retry)(struct parked *))
@@ -44,14 +53,9 @@ void park_interruptible(struct parked *p)
 
 fuse_req_t unpark(struct parked *p)
 {
-	fuse_req_t req = p->req;
-
-	hmap_remove(&p->fs->parked, &p->node);
-	p->fs->n_parked--;
 	if (!p->uninterruptible)
-		fuse_req_interrupt_func(req, NULL, NULL);
-	free(p);
-	return req;
+		fuse_req_interrupt_func(p->req, NULL, NULL);
+	return take_off(p);
 }
 
 void park_retry(struct fsys *fs, uint32_t run)

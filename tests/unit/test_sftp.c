@@ -165,7 +165,8 @@ static void test_answers_in_any_order(void **state)
 
 static void test_status_codes(void **state)
 {
-	static const int codes[] = { -EIO, -EIO, -ENOENT, -EACCES, -EIO, -EBADMSG, -ECONNRESET, -ECONNRESET, -EOPNOTSUPP, -EIO };
+	static const int codes[] = { -EIO,     -EIO,        -ENOENT,     -EACCES,     -EIO,
+				     -EBADMSG, -ECONNRESET, -ECONNRESET, -EOPNOTSUPP, -EIO };
 	struct sftp *s = ready();
 
 	(void)state;
