@@ -1,11 +1,16 @@
 # slurmray: make, make check, make quickstart, make demo; `make help` lists the rest.
 #
 # V=1 shows the commands. SANITIZE=address,undefined or thread builds into a directory of its own.
+# check, quickstart and demo install what they need first (scripts/deps), so nothing here may need a compiler or
+# pkg-config before a recipe runs.
 
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 MANDIR ?= $(PREFIX)/share/man
 MNT ?= build/mnt
+FUZZ_SECONDS ?= 60
+N ?= 100
+SEED ?= 1
 CC ?= cc
 PKG_CONFIG ?= pkg-config
 
@@ -54,6 +59,7 @@ SRCS := $(sort $(filter-out fs/main.c,$(wildcard fs/*.c backend/*.c backend/base
 OBJS := $(SRCS:%.c=$O/obj/%.o)
 TESTS := $(patsubst tests/unit/%.c,$O/tests/%,$(wildcard tests/unit/test_*.c))
 TEST_LIB := $(patsubst %.c,$O/obj/%.o,$(wildcard tests/unit/lib_*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,$O/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 TOOLS := $(patsubst tests/tools/%.c,$O/tools/%,$(wildcard tests/tools/*.c))
 
 all: $O/slurmray
@@ -77,20 +83,95 @@ $O/tests/%: $O/obj/tests/unit/%.o $(TEST_LIB) $O/libslurmray.a
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ -lcmocka $(DEP_LIBS)
 
 $O/tools/%: tests/tools/%.c $O/libslurmray.a
-	$(call say,TOOL,$@)
+	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $^ $(DEP_LIBS)
 
 unit-tests: $(TESTS)
 tools: $(TOOLS)
 
+$O/fuzz/%: tests/fuzz/%.c $O/libslurmray.a
+	$(call say,FUZZ,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(DEP_LIBS)
+
+# --- tests ---
+
+# Everything that can be tested on this machine. STRICT=1 counts a suite that had to be skipped as a failure.
+check:
+	$(Q)scripts/deps check
+	$(Q)+$(MAKE) --no-print-directory run-check
+
+run-check: $O/slurmray unit-tests tools
+	$(Q)BUILD=$O scripts/run-tests $(TESTS) $(sort $(wildcard tests/*/*.t))
+
 check-unit: unit-tests
 	$(Q)scripts/run-unit $O/tests
+
+check-mount: $O/slurmray tools
+	$(Q)BUILD=$O scripts/run-tests $(sort $(wildcard tests/mount/*.t))
+
+check-real: $O/slurmray tools
+	$(Q)BUILD=$O scripts/run-tests $(sort $(wildcard tests/real/*.t))
+
+# Many short runs on the testbed while parts of it are killed: each payload must have run exactly once.
+torture: $O/slurmray
+	$(Q)BUILD=$O N=$(N) SEED=$(SEED) scripts/torture
+
+bench: $O/slurmray tools
+	$(Q)BUILD=$O scripts/bench
+
+fuzz:
+	$(Q)scripts/deps lint
+	$(Q)+$(MAKE) --no-print-directory CC=clang SANITIZE=fuzzer-no-link,address,undefined run-fuzz
+
+run-fuzz: $(FUZZERS)
+	$(Q)scripts/fuzz $(FUZZ_SECONDS) $^
+
+LINT_FLAGS = -std=c11 $(WARN) $(CPPFLAGS) $(DEP_CFLAGS)
+lint check-headers: export LINT_FLAGS := $(LINT_FLAGS)
+lint:
+	$(Q)scripts/deps lint
+	$(Q)scripts/lint
+
+check-headers:
+	$(Q)scripts/check-headers
+
+check-layers:
+	$(Q)scripts/check-layers
+
+# --- use ---
+
+quickstart:
+	$(Q)MNT=$(MNT) scripts/quickstart
+
+demo: MNT = build/demo
+demo:
+	$(Q)MNT=$(MNT) scripts/quickstart --demo
+
+install: $O/slurmray
+	install -D -m 755 $O/slurmray $(DESTDIR)$(BINDIR)/slurmray
+	for page in $(notdir $(wildcard docs/*.1)); do install -D -m 644 docs/$$page $(DESTDIR)$(MANDIR)/man1/$$page; done
+	for page in $(notdir $(wildcard docs/*.5)); do install -D -m 644 docs/$$page $(DESTDIR)$(MANDIR)/man5/$$page; done
 
 clean:
 	$(Q)scripts/clean build
 
+help:
+	@echo 'make               build/slurmray'
+	@echo 'make quickstart    build, mount at MNT=$(MNT), run a first job as a process of this machine'
+	@echo 'make demo          the same on a throw-away Slurm cluster behind a real sshd'
+	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real: some'
+	@echo 'make torture       N=$(N) runs on the testbed while parts of it are killed, SEED=$(SEED)'
+	@echo 'make lint          clang-tidy, cppcheck, shellcheck, layers, headers'
+	@echo 'make fuzz          each fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS)'
+	@echo 'make bench         stat, open and read against the fastest possible server; submission against ssh srun'
+	@echo 'make install       PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
+	@echo 'make clean         removes build/, and takes down what is mounted there'
+	@echo 'V=1 shows the commands; SANITIZE=address,undefined or SANITIZE=thread; WERROR=1'
+
 -include $(shell find $O/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit-tests tools check-unit clean
+.PHONY: all unit-tests tools check run-check check-unit check-mount check-real torture bench fuzz run-fuzz lint \
+	check-headers check-layers quickstart demo install clean help
 .SECONDARY:

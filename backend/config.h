@@ -11,6 +11,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 enum cluster_type { CLUSTER_LOCAL, CLUSTER_SLURM, CLUSTER_RAY, CLUSTER_KUBERAY };
 
@@ -29,6 +30,12 @@ struct cluster_conf {
 	int line;		/* of the section, for messages; 0 for built in */
 };
 
+/* What jobs of the local cluster can have; read from sysconf(3), tests set their own. */
+struct machine {
+	int cores;
+	int64_t mem_bytes;
+};
+
 struct config {
 	char *path;		/* of the file, or NULL when there is none */
 	struct cluster_conf **clusters; /* `local` is always one of them */
@@ -36,6 +43,7 @@ struct config {
 	json_t *defaults;	/* spec keys of [defaults] */
 	json_t *profiles;	/* name -> object of spec keys */
 	char *default_cluster;	/* NULL: a spec without `cluster` is an error that lists the names */
+	struct machine machine;
 };
 
 /* $XDG_CONFIG_HOME/slurmray/config or ~/.config/slurmray/config; the caller frees. */

@@ -32,7 +32,6 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 void engine_free(struct engine *en, int deadline_ms);
 
 int engine_fd(const struct engine *en);		    /* readable when engine_step has work */
-int64_t engine_next_timer(const struct engine *en); /* monotonic us, INT64_MAX: none */
 void engine_step(struct engine *en);		    /* takes messages, fires timers; never waits */
 
 /* --- reading; pointers are valid until the next engine call that may change runs --- */
@@ -41,6 +40,10 @@ const struct run *engine_run(const struct engine *en, uint32_t num);
 const struct run *engine_run_by_id(const struct engine *en, const char *id);
 const struct run *engine_last(const struct engine *en);		/* newest submitted run, or NULL */
 const struct run *engine_next(const struct engine *en, uint32_t after); /* the visible run with the next higher number; NULL: none */
+/* Creations of runs that are on their way to the journal. */
+size_t engine_creating(const struct engine *en);
+/* Why a queued run is not submitted yet (a dependency), or NULL. */
+const char *engine_gate(const struct engine *en, uint32_t num);
 size_t engine_count(const struct engine *en);
 const struct config *engine_config(const struct engine *en);
 const char *engine_uuid(const struct engine *en);
@@ -98,10 +101,12 @@ void engine_verb(struct engine *en, uint32_t num, const char *line, uint64_t req
 
 /* Calls back when the last verb on this run has its answer (at once when there is none under way). */
 void engine_verb_answer(struct engine *en, uint32_t num, engine_done cb, void *arg);
-/* Calls back when the run's submission is decided: text "accepted JOBID" or "rejected WHY". Cancel with engine_cancel_cb. */
+/* Calls back when the run's submission is decided: text "accepted JOBID" or "rejected WHY". Drop with engine_cancel_cb. */
 void engine_decided(struct engine *en, uint32_t num, engine_done cb, void *arg);
-/* Drops every callback that was registered with this arg by the two calls above. */
-void engine_cancel_cb(struct engine *en, void *arg);
+/* Drops every callback that was registered for this run with this arg by the two calls above. */
+void engine_cancel_cb(struct engine *en, uint32_t num, void *arg);
+/* What reading ctl lists: a verb a line. */
+const char *engine_verbs(void);
 
 /* A document of a run whose text is not in memory. */
 typedef void (*engine_doc_cb)(void *arg, int code, const char *text, size_t len);
@@ -115,6 +120,8 @@ typedef void (*engine_data_cb)(void *arg, int code, const char *text, const char
 void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len, engine_data_cb cb,
 		  void *arg);
 void engine_list(struct engine *en, uint32_t num, int area, const char *path, engine_data_cb cb, void *arg);
+/* The list of results that the ended attempt left, as documented in cluster.h. */
+void engine_manifest(struct engine *en, uint32_t num, engine_data_cb cb, void *arg);
 void engine_probe(struct engine *en, const char *cluster, const char *what, engine_data_cb cb, void *arg);
 
 /* clusters/NAME/ctl: "reconnect". root ctl: "reload" is done by restarting the worker. */

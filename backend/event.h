@@ -2,9 +2,10 @@
  * Events: what happened to a run, as it is journaled. An event is immutable once posted. Encoded as one JSON
  * object; unknown members are kept and ignored, so that older workers read newer journals of the same schema.
  *
- * Members by type (all optional unless said):
+ * Members by type (all optional unless said). Times (start, end, est_start) are real microseconds.
  *
- *  create      id! cluster! name tags[] key spec effective script docs...   a complete spec was accepted: queued
+ *  create      id! cluster! name tags[] key merged(bool)                    a complete spec was accepted: queued
+ *              spec effective script (texts), or spec_len effective_len script_len when the texts are documents
  *  draft       id!                                                          mkdir runs/NAME
  *  hold_wanted, release_wanted                                              verbs on a run that is not submitted yet
  *  cancel_wanted                                                            the user asked; recorded before it is acted on
@@ -16,7 +17,7 @@
  *  lost        attempt! why                                                 voided before it started: back to queued
  *  end         attempt status! exit_code signal why source start end out_len err_len manifest(bool) max_rss cpu_us nodes
  *  rejected    why!                                                         refused by the scheduler: an end
- *  facts       any members                                                  merged into the run's facts
+ *  facts       any members                                                  merged into the run's facts; null deletes
  *  purge                                                                    the run is gone
  */
 #ifndef BACKEND_EVENT_H

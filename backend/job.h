@@ -32,6 +32,7 @@ struct job {
 	char *setup;		/* shell lines before the command, or NULL (cluster's, then the spec's) */
 	bool merged;		/* streams = merged, or a batch script with --output and without --error */
 	char *output, *error;	/* patterns given by the user (sbatch's --output, --error), or NULL */
+	char *input;		/* remote file that is the command's stdin (sbatch's --input), or NULL: /dev/null */
 	char **sbatch;		/* options for sbatch, each "--key=value" or "--key", NULL-ended, unquoted */
 	char *directory;	/* control directory of the cluster, may begin with "~/" */
 	char *scratch;		/* may begin with "~/" */

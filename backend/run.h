@@ -22,7 +22,7 @@ enum run_status {
 	RUN_N_STATUS
 };
 
-struct run_step {		/* one line of `history` */
+struct run_step {		/* one line of `history`; the first has from == to: the run appeared */
 	int64_t time;
 	enum run_status from, to;
 	char source[24];	/* "user", "engine", "exit record", "squeue", "sacct", "supervisor" ... */
@@ -49,6 +49,7 @@ struct run {
 	char *why;		/* why it is as it is, or NULL */
 	char *reason;		/* the scheduler's word while pending, or NULL */
 	char *nodes;
+	/* t_changed: the last event that was applied. */
 	int64_t t_created, t_changed, t_submitted, t_started, t_ended, t_est_start; /* real us; 0: not yet */
 	int64_t out_len, err_len; /* final lengths; -1: not known (yet) */
 	bool manifest;		/* the attempt left a list of results */
@@ -65,7 +66,11 @@ struct run {
 struct run *run_new(uint32_t num);
 void run_free(struct run *r);
 
-/* 0, or -EPROTO: the event does not fit the state and nothing changed. */
+/*
+ * 0, or -EPROTO: the event does not fit the state, or a report (state, submitted, unknown, known) says nothing new,
+ * and nothing changed. Wishes and facts may be repeated. Once a run has ended, facts fill what its end left open
+ * (code, why, lengths, manifest); members that contradict a field go into `facts` under their own name.
+ */
 int run_apply(struct run *r, const struct event *ev);
 
 const char *run_status_name(enum run_status s);
@@ -75,6 +80,9 @@ static inline bool run_is_live(const struct run *r)
 {
 	return !run_ended(r->status);
 }
+
+/* A fact that is text, or NULL; borrowed. */
+const char *run_fact(const struct run *r, const char *key);
 
 /* The text of `wait`: "STATUS CODE\n", code "-" when there is none, 128+N for signal N. Ended runs only. */
 struct strbuf;

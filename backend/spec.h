@@ -46,7 +46,11 @@ struct spec_key {
 /* The table, ended by a row without a name. */
 extern const struct spec_key spec_keys[];
 
-/* The row of a key (dashes and underscores alike), or NULL. */
+/*
+ * The row of a key (dashes and underscores alike), or NULL. sbatch's names of what slurmray calls otherwise are
+ * found too: job_name is `name`, chdir is `workdir`; the row has the canonical name. `requeue` is true or false
+ * (no_requeue becomes that); a key of type SPEC_OPTIONAL is true or text, never false.
+ */
 const struct spec_key *spec_key_find(const char *name);
 /* The known key nearest to `name` by edit distance, or NULL when none is near. */
 const char *spec_key_nearest(const char *name);
@@ -61,8 +65,10 @@ const char *spec_key_nearest(const char *name);
 int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *errors);
 
 /*
- * Checks one value for a key and stores the canonical form in `spec` (dotted names reach into maps; JSON null
- * unsets). Used by spec_parse, configuration and the command line. 0 or -EINVAL with a line in `errors`.
+ * Checks one value for a key and stores the canonical form in `spec`, in place of the one that is there (a map is
+ * merged into it; dotted names reach into maps). JSON null unsets: it is stored as null, so that whoever merges
+ * layers can see that this one takes the key away. Used by spec_parse, configuration and the command line.
+ * 0, or -EINVAL with a sentence a line in `errors` and `spec` as it was.
  */
 int spec_set(json_t *spec, const char *name, json_t *value, struct strbuf *errors);
 

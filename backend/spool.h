@@ -7,7 +7,9 @@
  *   STATE/spool/NUM/order        8-byte little-endian records: top bit = stream (0 out, 1 err), rest = count of bytes
  *
  * `log` of a split run is the two streams in order of arrival: the order file says which bytes come next. Data is
- * written before its order record; what a kill left between them is added to the order when the spool is opened for writing.
+ * written before its order record; what a kill left between them is added to the order when the spool is opened for
+ * writing. Readers show of each stream what its records count: a length that was seen never shrinks, and out + err is
+ * always log.
  */
 #ifndef BACKEND_SPOOL_H
 #define BACKEND_SPOOL_H
@@ -28,6 +30,8 @@ void spool_close(struct spool *s);
 uint64_t spool_len(const struct spool *s, enum spool_stream st);
 /* Appends; all or nothing (a short write is cut back): 0 or negative errno (-ENOSPC: try later). */
 int spool_append(struct spool *s, enum spool_stream st, const void *data, size_t len);
+/* Puts all that was appended on the disk, for before an end is recorded or remote copies are removed. */
+int spool_sync(const struct spool *s);
 
 struct spool_reader;
 

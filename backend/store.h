@@ -4,7 +4,9 @@
  *
  * A transaction is all or nothing and is never lost once posted: when the disk is full the thread says so
  * (STORE_TROUBLE, once), keeps it and tries again every second, in order; a transaction that was posted with
- * `may_fail` is dropped instead and answered with the error.
+ * `may_fail` is dropped instead and answered with the error. One that can never be (a run id that another run has)
+ * is answered with -EEXIST and leaves the others alone. While in trouble the thread also probes by itself, so the
+ * STORE_TROUBLE with code 0 comes without further posts.
  *
  * Schema: meta(key, value); run(num PRIMARY KEY, id UNIQUE, live, summary); event(seq PRIMARY KEY, run, time, type, data);
  * doc(run, name, text); seen(mount, request, result) for writes that the kernel may deliver twice; key(key PRIMARY
@@ -38,16 +40,24 @@ struct store_loader {
 	void (*rejected)(void *arg, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
 };
 
+/* The name of a file system that is not local by its statfs(2) type, or NULL. */
+const char *store_remote_fs(unsigned long type);
+
 /*
  * Opens DIR/journal.db, making or migrating it (a copy DIR/journal.db.SCHEMA is made before a migration). Errors, each
  * a sentence: a newer schema (named), a directory of another machine or copied from elsewhere (host, inode and device
- * of DIR are recorded), not a local file system, not writable, damaged. *uuid_out gets the state's UUID (36 characters).
+ * of DIR are recorded; the file DIR/adopt-this-copy accepts a copy once, under a new UUID), used by another process,
+ * not 0700 or another user's, not on a local file system, not writable, damaged. *uuid_out gets the state's UUID
+ * (36 characters).
  */
 int store_open(const char *dir, const struct clock *clock, struct store **out, char uuid_out[37], struct err *e);
 int store_load(struct store *s, const struct store_loader *l, uint32_t *next_num, struct err *e);
 /* Starts the thread; its messages (below) are posted to `replies`. */
 int store_start(struct store *s, struct inbox *replies, struct err *e);
-/* Commits what was posted, stops the thread, closes. Gives up on a full disk after deadline_ms. */
+/*
+ * Commits what was posted, stops the thread, closes. Gives up on a full disk after deadline_ms; what is left then is
+ * answered with the error. Nobody may post any more.
+ */
 void store_close(struct store *s, int deadline_ms);
 
 /* --- transactions; built by the caller, who gives them away with store_post --- */
@@ -55,6 +65,7 @@ void store_close(struct store *s, int deadline_ms);
 struct store_txn;
 
 struct store_txn *store_txn_new(uint64_t ticket, bool may_fail);
+void store_txn_ticket(struct store_txn *t, uint64_t ticket);
 void store_txn_event(struct store_txn *t, uint32_t run, const struct event *ev);
 /* The summary row; `live` false also deletes the run's events (they are in the summary's history). */
 void store_txn_summary(struct store_txn *t, uint32_t run, const char *id, bool live, const json_t *summary);
@@ -67,6 +78,8 @@ void store_txn_purge(struct store_txn *t, uint32_t run);
 /* Forgets `seen` rows of every mount but this one. */
 void store_txn_mount(struct store_txn *t, uint64_t mount);
 
+/* Gives up a transaction that was not posted; NULL is fine. */
+void store_txn_free(struct store_txn *t);
 void store_post(struct store *s, struct store_txn *t);
 /* Asks for a document of any run; answered by a STORE_DOC message. */
 void store_ask_doc(struct store *s, uint64_t ticket, uint32_t run, const char *name);

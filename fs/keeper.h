@@ -16,6 +16,7 @@ struct mount_conf {
 	char *config_path;	/* absolute, or NULL */
 	bool foreground, allow_other, verbose;
 	char *allow_uids;	/* list of --allow-uid, or NULL */
+	int backoff_max_ms;	/* longest pause before a worker that keeps dying is started again; 0: 5000 */
 };
 
 /*
@@ -38,6 +39,17 @@ struct worker_conf {
 	const struct mount_conf *mount;
 	int fuse_fd, shared_fd, ready_fd;
 };
+
+/*
+ * The hidden arguments by which the keeper starts a worker: `--worker FUSEFD,SHAREDFD,READYFD,LOCKFD --state DIR [--config FILE]
+ * [--allow-other] [--allow-uid LIST] [--verbose] DIR`. Fills both structs (strings point into argv) and closes the descriptors on
+ * exec; the lock's is not named in the struct: it lives as long as the process, and keeps the state directory
+ * from a second mount even when the keeper was killed. 0, or -EINVAL.
+ */
+int worker_args(int argc, char **argv, struct mount_conf *mount, struct worker_conf *out, struct err *e);
+/* Writes the line to ready_fd ("ok", or "error TEXT" with the text of `e`) and closes it; -1 is harmless. */
+void worker_ready(int ready_fd, const struct err *e);
+
 int worker_main(const struct worker_conf *conf);
 
 #endif

@@ -11,17 +11,32 @@
 #include "fs/shared.h"
 
 #include <fuse_lowlevel.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct session;
 
-struct session_conf {
-	int fuse_fd;
-	struct shared *shared;
-	const struct fuse_lowlevel_ops *ops;
-	void *userdata;
+/* Places between two steps, where a kill must do no harm. */
+enum session_point {
+	SESSION_READ,		/* the kernel handed over a request, nothing was done with it */
+	SESSION_DISPATCHED,	/* the operation returned; a request that stays is not in its slot yet */
+	SESSION_PARKED,		/* it is in its slot and still the current one */
+	SESSION_REPLYING,	/* effect done, answer not written */
+	SESSION_REPLIED,	/* answer written, slot not cleared */
+	SESSION_CLEARED,
+	SESSION_TAKING_OVER,	/* before each replayed request */
+	SESSION_POINTS
 };
 
+struct session_conf {
+	int fuse_fd; /* non-blocking; stays the caller's */
+	struct shared *shared;
+	const struct fuse_lowlevel_ops *ops; /* `destroy` is never called */
+	void *userdata;
+	void (*at_point)(enum session_point p); /* tests put a kill here; else NULL */
+};
+
+/* One session per process (libfuse's hooks cannot tell two apart). */
 int session_create(const struct session_conf *conf, struct session **out, struct err *e);
 /* Never unmounts and answers nothing. */
 void session_free(struct session *s);

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The largest WRITE that is asked for, and with it the largest request (libfuse reserves a page for headers). */
 #define SHARED_MAX_WRITE (128 * 1024)
 #define SHARED_REQUEST_MAX (SHARED_MAX_WRITE + 4096)
 
@@ -47,5 +48,36 @@ struct shared_handle *shared_handle_get(struct shared *sh, uint64_t fh, bool cre
 void shared_handle_drop(struct shared *sh, uint64_t fh);
 /* Calls back for every record in use; the callback may drop the one it is given. */
 void shared_handle_walk(struct shared *sh, void (*cb)(void *arg, struct shared_handle *h), void *arg);
+
+/*
+ * The request that is being read or processed, as the kernel wrote it: read(2) goes straight into this buffer of
+ * SHARED_REQUEST_MAX bytes, so that no instruction of ours lies between the kernel's hand-over and its being kept. It is
+ * there when its unique (a field of its header) is not 0; `len` is checked against the buffer.
+ */
+void *shared_cur(struct shared *sh);
+uint64_t shared_cur_unique(const struct shared *sh);
+void shared_cur_clear(struct shared *sh);
+
+/* The unique that the worker is working on at this moment, 0: none. What it was when a worker died tells the keeper
+   which request did it. */
+void shared_set_busy(struct shared *sh, uint64_t unique);
+uint64_t shared_busy(const struct shared *sh);
+/* Forgets a request wherever it is: it was answered by the keeper. */
+void shared_forget(struct shared *sh, uint64_t unique);
+
+/* Parked requests. Park copies: 0, or -ENOMEM when there is no slot left that is large enough. Unpark is harmless on one
+   that is not there. */
+int shared_park(struct shared *sh, uint64_t unique, const void *data, size_t len);
+void shared_unpark(struct shared *sh, uint64_t unique);
+const void *shared_parked_data(const struct shared *sh, uint64_t unique, size_t *len); /* NULL: not parked */
+size_t shared_parked(const struct shared *sh);
+/* Their uniques in the order in which they were parked; the caller frees *out. */
+size_t shared_parked_list(const struct shared *sh, uint64_t **out);
+
+/* The INIT request and our answer, each at most SHARED_INIT_MAX bytes (-EFBIG). */
+#define SHARED_INIT_MAX 512
+int shared_init_save(struct shared *sh, const void *request, size_t len, const void *reply, size_t reply_len);
+const void *shared_init_request(const struct shared *sh, size_t *len); /* NULL: none yet */
+const void *shared_init_reply(const struct shared *sh, size_t *len);
 
 #endif

@@ -33,6 +33,7 @@ void strbuf_grow(struct strbuf *sb, size_t extra);    /* makes room for `extra` 
 char *strbuf_detach(struct strbuf *sb, size_t *len);  /* the caller frees the result; len may be NULL */
 
 void strbuf_add(struct strbuf *sb, const void *data, size_t len);
+void strbuf_addbuf(struct strbuf *sb, const struct strbuf *other);
 void strbuf_addstr(struct strbuf *sb, const char *s);
 void strbuf_addch(struct strbuf *sb, char c);
 void strbuf_addf(struct strbuf *sb, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

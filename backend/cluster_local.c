@@ -1,0 +1,552 @@
+/*
+ * The cluster `local`: jobs are processes of this machine, and queue for its cores and memory in the order in which they
+ * came. The thread owns the queue and starts supervisors; from then on a job needs nobody: it ends, and its record is found, whoever
+ * looks.
+ *
+ * Resources are counted for running jobs only; after a restart the running ones are counted again as they are watched.
+ */
+#include "backend/local.h"
+
+#include "backend/base/log.h"
+#include "backend/base/mem.h"
+#include "backend/base/point.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#define MAX_POLLED 1024
+
+/* --- reporting --- */
+
+void local_event(struct cluster *c, const struct local_job *j, enum event_type type, json_t *data)
+{
+	struct crep *rep = crep_new(CREP_EVENT, c);
+
+	(void)json_object_set_new(data, "attempt", json_integer(j->attempt));
+	if (!json_object_get(data, "source"))
+		(void)json_object_set_new(data, "source", json_string("supervisor"));
+	rep->run = j->run;
+	rep->ev = event_new(type, clock_real(c->ctx.clock), data);
+	inbox_post(c->ctx.replies, &rep->m);
+}
+
+void local_reply(struct cluster *c, const struct creq *r, int code, const char *text, const char *data, size_t len)
+{
+	struct crep *rep;
+
+	if (!r->ticket)
+		return;
+	rep = crep_new(CREP_REPLY, c);
+	rep->run = r->run;
+	rep->ticket = r->ticket;
+	rep->code = code;
+	rep->text = xstrdup(text ? text : "");
+	if (data) {
+		rep->data = xmalloc(len + 1);
+		memcpy(rep->data, data, len);
+		rep->data[len] = '\0';
+		rep->len = len;
+	}
+	inbox_post(c->ctx.replies, &rep->m);
+}
+
+static void report_running(struct cluster *c, const struct local_job *j)
+{
+	char host[64] = "localhost";
+
+	(void)gethostname(host, sizeof(host) - 1);
+	local_event(c, j, EV_STATE, json_pack("{s:s, s:s}", "status", "running", "nodes", host));
+	point(POINT_LOCAL_RUNNING);
+}
+
+/* --- resources --- */
+
+static int cores_of(const struct local_job *j)
+{
+	int tasks = j->job->ntasks > 0 ? j->job->ntasks : 1, per = j->job->cpus_per_task > 0 ? j->job->cpus_per_task : 1;
+
+	return tasks * per;
+}
+
+static void take(struct cluster *c, const struct local_job *j)
+{
+	c->used_cores += cores_of(j);
+	c->used_mem += j->job->mem_bytes;
+}
+
+static void give_back(struct cluster *c, const struct local_job *j)
+{
+	c->used_cores -= cores_of(j);
+	c->used_mem -= j->job->mem_bytes;
+}
+
+static bool fits(const struct cluster *c, const struct local_job *j)
+{
+	if (c->used_cores == 0)
+		return true; /* whatever it asked for, it is alone */
+	return c->used_cores + cores_of(j) <= c->cores && c->used_mem + j->job->mem_bytes <= c->mem;
+}
+
+/* --- jobs --- */
+
+static struct local_job *find(const struct cluster *c, uint32_t run)
+{
+	struct hmap_node *n = hmap_first(&c->jobs, hash_u64(run));
+
+	for (; n; n = hmap_next(n)) {
+		struct local_job *j = container_of(n, struct local_job, by_run);
+
+		if (j->run == run)
+			return j;
+	}
+	return NULL;
+}
+
+static void forget(struct cluster *c, struct local_job *j)
+{
+	if (j->state == LOCAL_RUNNING)
+		give_back(c, j);
+	hmap_remove(&c->jobs, &j->by_run);
+	list_del(&j->order);
+	local_job_free(j);
+}
+
+static void ended(struct cluster *c, struct local_job *j)
+{
+	struct crep *rep = crep_new(CREP_EVENT, c);
+	struct event *ev;
+
+	point(POINT_LOCAL_ENDING);
+	ev = local_job_end(c, j);
+
+	if (j->state == LOCAL_RUNNING)
+		give_back(c, j);
+	list_del(&j->order);
+	j->state = LOCAL_ENDED;
+	if (j->pid_fd >= 0)
+		(void)close(j->pid_fd);
+	j->pid_fd = -1;
+	j->out_len = event_int(ev, "out_len", 0);
+	j->err_len = event_int(ev, "err_len", 0);
+	j->look_at = 0;
+	rep->run = j->run;
+	rep->ev = ev;
+	inbox_post(c->ctx.replies, &rep->m);
+	point(POINT_LOCAL_ENDED);
+}
+
+static void start_jobs(struct cluster *c)
+{
+	while (!list_empty(&c->queue)) {
+		struct local_job *j = NULL;
+		struct list *n, *tmp;
+		struct err e = ERR_INIT;
+
+		list_for_each_safe(n, tmp, &c->queue) {
+			j = container_of(n, struct local_job, order);
+			if (!j->held)
+				break;
+			j = NULL;
+		}
+		if (!j || !fits(c, j))
+			return;
+		if (local_job_start(c, j, &e) < 0) { /* no process to be had: later */
+			log_warn("run %u: %s", j->run, e.text);
+			return;
+		}
+		list_del(&j->order);
+		j->state = LOCAL_RUNNING;
+		take(c, j);
+		report_running(c, j);
+	}
+}
+
+/* --- requests --- */
+
+static void adopt(struct cluster *c, struct local_job *j, pid_t pid)
+{
+	local_job_adopt(j, pid);
+	j->state = LOCAL_RUNNING;
+	take(c, j);
+	report_running(c, j);
+}
+
+/* SUBMIT, and WATCH after a restart: the directory says how far it had come. */
+static void on_submit(struct cluster *c, struct creq *r)
+{
+	bool known = r->job_id != NULL || r->ended, ended_before = r->ended;
+	struct local_job *j;
+	struct err e = ERR_INIT;
+	pid_t pid = 0;
+
+	j = find(c, r->run);
+	if (j && j->attempt == r->attempt)
+		return;
+	if (j)
+		forget(c, j);
+	j = local_job_new(c, r);
+	hmap_insert(&c->jobs, &j->by_run, hash_u64(j->run));
+	if (ended_before) {
+		j->state = LOCAL_ENDED;
+		return;
+	}
+	switch (supervisor_look(j->dir, &pid)) {
+	case SUPERVISOR_ALIVE:
+		if (!known)
+			local_event(c, j, EV_SUBMITTED, json_pack("{s:s}", "job_id", j->job_id));
+		adopt(c, j, pid);
+		return;
+	case SUPERVISOR_DEAD:
+	case SUPERVISOR_VOID:
+		if (!known)
+			local_event(c, j, EV_SUBMITTED, json_pack("{s:s}", "job_id", j->job_id));
+		ended(c, j);
+		return;
+	default:
+		break;
+	}
+	if (local_job_prepare(c, j, r, &e) < 0) {
+		local_event(c, j, EV_REJECTED, json_pack("{s:s}", "why", e.text));
+		forget(c, j);
+		return;
+	}
+	point(POINT_LOCAL_PREPARED);
+	if (!known)
+		local_event(c, j, EV_SUBMITTED, json_pack("{s:s}", "job_id", j->job_id));
+	point(POINT_LOCAL_SUBMITTED);
+	list_add_tail(&c->queue, &j->order);
+	local_event(c, j, EV_STATE,
+		    json_pack("{s:s, s:s}", "status", "pending", "reason", j->held ? "held by the user" : "waiting for cores or memory"));
+}
+
+static void cancel(struct cluster *c, struct local_job *j, const struct creq *r)
+{
+	int rc = 0;
+
+	j->cancel_wanted = true;
+	if (j->state == LOCAL_PENDING && supervisor_void(j->dir)) {
+		ended(c, j);
+	} else if (j->state == LOCAL_RUNNING) {
+		rc = supervisor_tell(j->dir, "cancel\n");
+		if (rc == -ESRCH) { /* it is starting, or ending: its own signal does the same */
+			(void)kill(j->pid, SIGTERM);
+			rc = 0;
+		}
+	}
+	point(POINT_LOCAL_CANCELLED);
+	local_reply(c, r, rc, rc ? "the job's supervisor does not listen" : "cancelled", NULL, 0);
+}
+
+static int signal_number(const char *name)
+{
+	char *end;
+	long n = strtol(name, &end, 10);
+
+	if (end != name && !*end)
+		return n > 0 && n < NSIG ? (int)n : -1;
+	if (strncmp(name, "SIG", 3) == 0)
+		name += 3;
+	for (int i = 1; i < NSIG; i++)
+		if (sigabbrev_np(i) && strcmp(sigabbrev_np(i), name) == 0)
+			return i;
+	return -1;
+}
+
+static void send_signal(struct cluster *c, struct local_job *j, const struct creq *r)
+{
+	int sig = signal_number(r->arg ? r->arg : ""), rc;
+	char line[32];
+
+	if (sig < 0) {
+		local_reply(c, r, -EINVAL, "there is no such signal: signal takes a name (USR1) or a number", NULL, 0);
+		return;
+	}
+	if (j->state != LOCAL_RUNNING) {
+		local_reply(c, r, -ESRCH, "the job is not running", NULL, 0);
+		return;
+	}
+	(void)snprintf(line, sizeof(line), "signal %d\n", sig);
+	rc = supervisor_tell(j->dir, line);
+	local_reply(c, r, rc, rc ? "the job's supervisor does not listen" : "sent", NULL, 0);
+}
+
+static void hold(struct cluster *c, struct local_job *j, const struct creq *r, bool held)
+{
+	if (j->state != LOCAL_PENDING) {
+		local_reply(c, r, -EBUSY, "only a pending job can be held or released", NULL, 0);
+		return;
+	}
+	j->held = held;
+	local_event(c, j, EV_STATE,
+		    json_pack("{s:s, s:s}", "status", "pending", "reason", held ? "held by the user" : "waiting for cores or memory"));
+	local_reply(c, r, 0, held ? "held" : "released", NULL, 0);
+}
+
+static void on_verb(struct cluster *c, const struct creq *r)
+{
+	struct local_job *j = find(c, r->run);
+
+	if (!j || j->state == LOCAL_ENDED)
+		local_reply(c, r, -ESRCH, "the job has ended", NULL, 0);
+	else if (strcmp(r->verb, "cancel") == 0)
+		cancel(c, j, r);
+	else if (strcmp(r->verb, "signal") == 0)
+		send_signal(c, j, r);
+	else if (strcmp(r->verb, "hold") == 0 || strcmp(r->verb, "release") == 0)
+		hold(c, j, r, r->verb[0] == 'h');
+	else if (strcmp(r->verb, "refresh") == 0)
+		local_reply(c, r, 0, "", NULL, 0);
+	else
+		local_reply(c, r, -EINVAL, "the local cluster cannot do this: it knows cancel, signal, hold, release, refresh", NULL, 0);
+}
+
+static json_t *queue_rows(const struct cluster *c)
+{
+	json_t *rows = json_array();
+
+	for (struct hmap_node *n = hmap_walk(&c->jobs, NULL); n; n = hmap_walk(&c->jobs, n)) {
+		const struct local_job *j = container_of(n, struct local_job, by_run);
+
+		if (j->state != LOCAL_ENDED)
+			(void)json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:i}", "id", j->job_id, "name",
+								    j->job->name ? j->job->name : "-", "state",
+								    j->state == LOCAL_RUNNING ? "RUNNING" : "PENDING", "cores",
+								    cores_of(j)));
+	}
+	return rows;
+}
+
+static void on_probe(struct cluster *c, const struct creq *r)
+{
+	const char *what = r->arg ? r->arg : "";
+	char host[64] = "localhost";
+	json_t *doc;
+	char *text;
+
+	(void)gethostname(host, sizeof(host) - 1);
+	if (strcmp(what, "info") == 0)
+		doc = json_pack("{s:s, s:s, s:i, s:I, s:i, s:s}", "type", "local", "host", host, "cores", c->cores, "memory",
+				(json_int_t)c->mem, "cores_used", c->used_cores, "directory", c->base);
+	else if (strcmp(what, "partitions") == 0)
+		doc = json_pack("[{s:s, s:s, s:i}]", "name", "local", "state", "up", "nodes", 1);
+	else if (strcmp(what, "nodes") == 0)
+		doc = json_pack("[{s:s, s:s, s:i, s:I}]", "name", host, "state", c->used_cores ? "allocated" : "idle", "cores",
+				c->cores, "memory", (json_int_t)c->mem);
+	else if (strcmp(what, "queue") == 0)
+		doc = queue_rows(c);
+	else
+		doc = json_array();
+	text = json_dumps(doc, JSON_INDENT(1));
+	local_reply(c, r, 0, NULL, text, strlen(text));
+	free(text);
+	json_decref(doc);
+}
+
+static void on_end_seen(struct cluster *c, const struct creq *r)
+{
+	cleanup_free char *path = xasprintf("%s/ends/%u.a%u", c->base, r->run, r->attempt);
+
+	(void)unlink(path); /* the supervisor's record, in the attempt's directory, is the whole one */
+}
+
+static void handle(struct cluster *c, struct creq *r)
+{
+	struct local_job *j = find(c, r->run);
+
+	switch (r->m.type) {
+	case CREQ_SUBMIT:
+	case CREQ_WATCH:
+		on_submit(c, r);
+		break;
+	case CREQ_FORGET:
+		if (j)
+			forget(c, j);
+		local_remove(c, r->run);
+		break;
+	case CREQ_END_SEEN:
+		on_end_seen(c, r);
+		break;
+	case CREQ_VERB:
+		on_verb(c, r);
+		break;
+	case CREQ_HOT:
+		if (j) {
+			j->hot_until = clock_mono(c->ctx.clock) + 30LL * USEC_PER_SEC;
+			j->look_at = 0;
+		}
+		break;
+	case CREQ_LIST:
+		local_list(c, r);
+		break;
+	case CREQ_READ:
+		local_read(c, r);
+		break;
+	case CREQ_MANIFEST:
+		local_manifest(c, r);
+		break;
+	case CREQ_PROBE:
+		on_probe(c, r);
+		break;
+	default:
+		break;
+	}
+}
+
+/* --- the loop --- */
+
+static int64_t follow(struct cluster *c)
+{
+	int64_t now = clock_mono(c->ctx.clock), next = now + USEC_PER_SEC;
+	struct hmap_node *n = hmap_walk(&c->jobs, NULL), *after;
+
+	for (; n; n = after) {
+		struct local_job *j = container_of(n, struct local_job, by_run);
+
+		after = hmap_walk(&c->jobs, n);
+		if (j->state == LOCAL_PENDING)
+			continue;
+		if (j->look_at <= now)
+			local_logs(c, j);
+		if (local_logs_complete(j))
+			forget(c, j);
+		else if (j->look_at < next)
+			next = j->look_at;
+	}
+	return next;
+}
+
+/* Supervisors that are gone; waitpid reaps those that this process started. */
+static void collect(struct cluster *c, const struct pollfd *fds, struct local_job *const *of, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (!(fds[i].revents & (POLLIN | POLLHUP | POLLERR)))
+			continue;
+		(void)waitpid(of[i]->pid, NULL, WNOHANG);
+		ended(c, of[i]);
+	}
+}
+
+static void take_requests(struct cluster *c)
+{
+	struct list in = LIST_INIT(in);
+	struct list *n;
+
+	inbox_take(&c->inbox, &in);
+	while ((n = list_pop(&in))) {
+		struct msg *m = container_of(n, struct msg, node);
+
+		if (m->type == 0)
+			c->stopping = true;
+		else
+			handle(c, container_of(m, struct creq, m));
+		msg_release(m);
+	}
+}
+
+static void wait_some(struct cluster *c, int64_t until)
+{
+	struct local_job *of[MAX_POLLED];
+	struct pollfd fds[MAX_POLLED + 1];
+	size_t k = 0;
+	int64_t left;
+
+	for (struct hmap_node *n = hmap_walk(&c->jobs, NULL); n && k < MAX_POLLED; n = hmap_walk(&c->jobs, n)) {
+		struct local_job *j = container_of(n, struct local_job, by_run);
+
+		if (j->state == LOCAL_RUNNING && j->pid_fd >= 0) {
+			fds[k] = (struct pollfd){ j->pid_fd, POLLIN, 0 };
+			of[k++] = j;
+		}
+	}
+	fds[k] = (struct pollfd){ inbox_fd(&c->inbox), POLLIN, 0 };
+	left = (until - clock_mono(c->ctx.clock)) / USEC_PER_MSEC + 1;
+	if (poll(fds, (nfds_t)k + 1, left < 0 ? 0 : (int)left) > 0)
+		collect(c, fds, of, k);
+}
+
+static void *local_thread(void *arg)
+{
+	struct cluster *c = arg;
+	struct crep *rep = crep_new(CREP_LINK, c);
+
+	rep->up = rep->asking = true;
+	rep->text = xasprintf("this machine: %d cores", c->cores);
+	inbox_post(c->ctx.replies, &rep->m);
+	while (!c->stopping) {
+		int64_t next;
+
+		take_requests(c);
+		start_jobs(c);
+		next = follow(c);
+		if (!c->stopping)
+			wait_some(c, next);
+	}
+	return NULL;
+}
+
+static int local_start(const struct cluster_ctx *ctx, struct cluster **out, struct err *e)
+{
+	const char *dir = ctx->conf->directory;
+	cleanup_free char *base = dir && *dir ? local_expand(dir) : xasprintf("%s/local", ctx->state_dir);
+	struct cluster *c = xcalloc(1, sizeof(*c));
+	int rc;
+
+	c->ctx = *ctx;
+	c->base = xasprintf("%s/%s", base, ctx->uuid);
+	c->spool_dir = xasprintf("%s/spool", ctx->state_dir);
+	c->cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	c->mem = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+	hmap_init(&c->jobs);
+	list_init(&c->queue);
+	rc = inbox_init(&c->inbox);
+	if (rc == 0)
+		rc = -pthread_create(&c->thread, NULL, local_thread, c);
+	if (rc < 0)
+		return err_sys(e, rc, "cannot start its thread");
+	*out = c;
+	return 0;
+}
+
+static void local_post(struct cluster *c, struct creq *r)
+{
+	inbox_post(&c->inbox, &r->m);
+}
+
+static void release_stop(struct msg *m)
+{
+	free(m);
+}
+
+static void local_stop(struct cluster *c, int deadline_ms)
+{
+	struct msg *m = xcalloc(1, sizeof(*m));
+	struct hmap_node *n;
+
+	(void)deadline_ms; /* the thread never waits for anything but its inbox */
+	m->release = release_stop;
+	inbox_post(&c->inbox, m);
+	(void)pthread_join(c->thread, NULL);
+	while ((n = hmap_walk(&c->jobs, NULL))) {
+		struct local_job *j = container_of(n, struct local_job, by_run);
+
+		hmap_remove(&c->jobs, n);
+		local_job_free(j);
+	}
+	hmap_release(&c->jobs);
+	inbox_release(&c->inbox);
+	free(c->base);
+	free(c->spool_dir);
+	free(c);
+}
+
+const struct cluster_ops cluster_local_ops = {
+	.type = CLUSTER_LOCAL,
+	.word = "local",
+	.start = local_start,
+	.post = local_post,
+	.stop = local_stop,
+};

@@ -1,0 +1,344 @@
+/*
+ * The keys of a configuration section: a table of the keys that describe a cluster, and spec keys, which become
+ * defaults. Values are checked here so far that no later module meets one that it cannot use: no host or user that
+ * ssh would read as an option, no directory that is not absolute.
+ */
+#include "backend/config_impl.h"
+
+#include "backend/base/mem.h"
+#include "backend/spec.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int config_complain(struct parser *p, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (p->errors.len > sizeof(((struct err *)0)->text)) /* nobody will see more */
+		return -EINVAL;
+	if (p->errors.len)
+		strbuf_addch(&p->errors, '\n');
+	strbuf_addf(&p->errors, "%s:%d: ", p->name, p->line);
+	va_start(ap, fmt);
+	strbuf_vaddf(&p->errors, fmt, ap);
+	va_end(ap);
+	return -EINVAL;
+}
+
+static void set_type(struct parser *p, const char *value)
+{
+	struct cluster_conf *k = p->cluster;
+
+	if (strcmp(value, "ray") == 0 || strcmp(value, "kuberay") == 0)
+		config_complain(p, "type = %s: this version has slurm and local only", value);
+	else if (strcmp(value, "slurm") != 0 && strcmp(value, "local") != 0)
+		config_complain(p, "type = %s: must be slurm or local", value);
+	else if (strcmp(k->name, "local") == 0 && strcmp(value, "local") != 0)
+		config_complain(p, "the cluster named local is this machine: give another name to one of type %s",
+				value);
+	else
+		k->type = strcmp(value, "local") == 0 ? CLUSTER_LOCAL : CLUSTER_SLURM;
+}
+
+/* A word that ssh takes for a name and never for an option (CVE-2017-1000117 and its kind). */
+static int check_word(struct parser *p, const char *key, const char *word, size_t len)
+{
+	if (!len)
+		return config_complain(p, "%s: a name is missing", key);
+	if (*word == '-')
+		return config_complain(p, "%s = %.*s: a name cannot begin with '-'", key, (int)len, word);
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char)word[i] <= ' ' || word[i] == 127)
+			return config_complain(p, "%s = %.*s: blanks cannot be in a name; commas separate names", key,
+					       (int)len, word);
+	return 0;
+}
+
+static void set_host(struct parser *p, const char *value)
+{
+	char **hosts = NULL;
+	size_t n = 0;
+
+	for (const char *s = value, *end; s; s = *end ? end + 1 : NULL) {
+		size_t len;
+
+		s += strspn(s, " \t");
+		len = strcspn(s, ",");
+		end = s + len;
+		while (len && strchr(" \t", s[len - 1]))
+			len--;
+		if (check_word(p, "host", s, len))
+			continue;
+		hosts = xrealloc(hosts, (n + 2) * sizeof(*hosts));
+		hosts[n++] = xstrndup(s, len);
+		hosts[n] = NULL;
+	}
+	p->cluster->hosts = hosts;
+}
+
+static void set_user(struct parser *p, const char *value)
+{
+	if (!check_word(p, "user", value, strlen(value)))
+		str_set(&p->cluster->user, value);
+}
+
+/* A whole number in [min, max], or -1 and a sentence. */
+static int number(struct parser *p, const char *key, const char *value, long min, long max)
+{
+	char *end;
+	long n;
+
+	errno = 0;
+	n = strtol(value, &end, 10);
+	if (errno || end == value || *end || n < min || n > max) {
+		config_complain(p, "%s = %s: must be a number from %ld to %ld", key, value, min, max);
+		return -1;
+	}
+	return (int)n;
+}
+
+static void set_port(struct parser *p, const char *value)
+{
+	int n = number(p, "port", value, 1, 65535);
+
+	if (n > 0)
+		p->cluster->port = n;
+}
+
+static void set_tick(struct parser *p, const char *value)
+{
+	int n = number(p, "tick", value, 1, 3600000);
+
+	if (n > 0)
+		p->cluster->tick_ms = n;
+}
+
+static void set_path(struct parser *p, const char *key, char **where, const char *value)
+{
+	size_t len = strlen(value);
+
+	if (value[0] != '/' && strncmp(value, "~/", 2) != 0) {
+		config_complain(p, "%s = %s: must begin with / or ~/", key, value);
+		return;
+	}
+	while (len > 1 && value[len - 1] == '/')
+		len--;
+	free(*where);
+	*where = xstrndup(value, len);
+}
+
+static void set_identity_file(struct parser *p, const char *value)
+{
+	set_path(p, "identity_file", &p->cluster->identity_file, value);
+}
+
+static void set_ssh_config(struct parser *p, const char *value)
+{
+	set_path(p, "ssh_config", &p->cluster->ssh_config, value);
+}
+
+static void set_directory(struct parser *p, const char *value)
+{
+	set_path(p, "directory", &p->cluster->directory, value);
+	if (p->cluster->directory && !p->cluster->directory[strspn(p->cluster->directory, "~/")])
+		config_complain(p, "directory = %s: name a directory of its own, as ~/.slurmray", value);
+}
+
+static void set_scratch(struct parser *p, const char *value)
+{
+	set_path(p, "scratch", &p->cluster->scratch, value);
+	if (p->cluster->scratch && strcmp(p->cluster->scratch, "~") == 0) /* "~/": the home directory itself */
+		str_set(&p->cluster->scratch, "~/.");
+}
+
+static void set_transport(struct parser *p, const char *value)
+{
+	if (strcmp(value, "openssh") == 0 || strcmp(value, "local") == 0)
+		config_complain(p, "transport = %s: this version has libssh2 only (auto takes it)", value);
+	else if (strcmp(value, "auto") != 0 && strcmp(value, "libssh2") != 0)
+		config_complain(p, "transport = %s: must be auto or libssh2", value);
+	else
+		str_set(&p->cluster->transport, value);
+}
+
+/* Lines of shell code may be given one by one. */
+static char *join_lines(const char *before, const char *line)
+{
+	return before ? xasprintf("%s\n%s", before, line) : xstrdup(line);
+}
+
+static void set_setup(struct parser *p, const char *value)
+{
+	char *joined = join_lines(p->cluster->setup, value);
+
+	free(p->cluster->setup);
+	p->cluster->setup = joined;
+}
+
+/* `set` is NULL for a key that a later release will know. */
+static const struct cluster_key {
+	const char *name;
+	void (*set)(struct parser *p, const char *value);
+} cluster_keys[] = {
+	{ "type", set_type },
+	{ "host", set_host },
+	{ "user", set_user },
+	{ "port", set_port },
+	{ "identity_file", set_identity_file },
+	{ "ssh_config", set_ssh_config },
+	{ "transport", set_transport },
+	{ "directory", set_directory },
+	{ "scratch", set_scratch },
+	{ "setup", set_setup },
+	{ "tick", set_tick },
+	{ "address", NULL },
+	{ "start", NULL },
+	{ "auth_command", NULL },
+	{ "transfer_host", NULL },
+	{ "on_event", NULL },
+	{ "max_queued", NULL },
+	{ "max_runs", NULL },
+	{ "max_node_hours", NULL },
+	{ "cache_size", NULL },
+	{ "keep", NULL },
+};
+
+static const struct cluster_key *cluster_key_find(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(cluster_keys); i++)
+		if (strcmp(cluster_keys[i].name, name) == 0)
+			return &cluster_keys[i];
+	return NULL;
+}
+
+/* Is `b` what is left of `a` after one letter was added, dropped, replaced, or swapped with its neighbour? */
+static bool one_slip(const char *a, const char *b)
+{
+	size_t same = 0;
+
+	while (a[same] && a[same] == b[same])
+		same++;
+	a += same;
+	b += same;
+	if (!*a && !*b)
+		return true;
+	if (a[0] && b[0] && (strcmp(a + 1, b + 1) == 0 || (a[0] == b[1] && a[1] == b[0] && strcmp(a + 2, b + 2) == 0)))
+		return true;
+	return (*a && strcmp(a + 1, b) == 0) || (*b && strcmp(a, b + 1) == 0);
+}
+
+static void unknown_key(struct parser *p, const char *name)
+{
+	const char *near = NULL;
+
+	for (size_t i = 0; p->cluster && !near && i < ARRAY_SIZE(cluster_keys); i++)
+		if (cluster_keys[i].set && one_slip(name, cluster_keys[i].name))
+			near = cluster_keys[i].name;
+	if (!near)
+		near = spec_key_nearest(name);
+	if (near)
+		config_complain(p, "unknown key '%s': did you mean '%s'?", name, near);
+	else
+		config_complain(p, "unknown key '%s'", name);
+}
+
+/*
+ * inih would take " ;" for a comment, others take " #": a value that ends in one is most likely not what was meant.
+ * Shell text may hold both.
+ */
+static bool looks_commented(const char *name, const char *value)
+{
+	static const char *const free_text[] = { "setup", "command", "sbatch_args" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(free_text); i++)
+		if (strcmp(name, free_text[i]) == 0)
+			return false;
+	if (strncmp(name, "env.", 4) == 0)
+		return false;
+	return strstr(value, " #") || strstr(value, " ;") || strstr(value, "\t#") || strstr(value, "\t;");
+}
+
+/* A default for specs. The word null unsets what a section of lower rank says. */
+static void set_default(struct parser *p, const char *key, const char *value)
+{
+	cleanup_strbuf struct strbuf errors = STRBUF_INIT;
+	json_t *v = strcmp(value, "null") == 0 ? json_null() : json_string(value);
+	char *line, *next;
+
+	if (!v) {
+		config_complain(p, "%s: the value is not UTF-8", key);
+		return;
+	}
+	if (spec_set(p->target, key, v, &errors)) {
+		for (line = errors.buf; line; line = next) {
+			next = strchr(line, '\n');
+			if (next)
+				*next++ = '\0';
+			config_complain(p, "%s", line);
+		}
+	}
+	json_decref(v);
+}
+
+static void spec_default(struct parser *p, const char *key, const char *value)
+{
+	cleanup_free char *base = xstrndup(key, strcspn(key, "."));
+
+	if (!spec_key_find(base))
+		unknown_key(p, key);
+	else if (p->cluster && strcmp(base, "cluster") == 0)
+		config_complain(p, "'cluster' has no use in the section of a cluster; it belongs into [defaults]");
+	else if (strcmp(key, "setup") == 0) {
+		cleanup_free char *lines = join_lines(json_string_value(json_object_get(p->target, key)), value);
+
+		set_default(p, key, lines);
+	} else {
+		set_default(p, key, value);
+	}
+}
+
+/* The same key twice in a section is a mistake, but for `setup`, which takes a line each time. */
+static int check_twice(struct parser *p, const char *key)
+{
+	const json_t *before = json_object_get(p->seen, key);
+
+	if (before && strcmp(key, "setup") != 0)
+		return config_complain(p, "'%s' is already in line %d", key, (int)json_integer_value(before));
+	if (!before)
+		json_object_set_new(p->seen, key, json_integer(p->line));
+	return 0;
+}
+
+/* Dashes are underscores, but not behind a dot: those are names in maps. */
+static char *canonical(const char *name)
+{
+	char *key = xstrdup(name);
+
+	for (char *s = key; *s && *s != '.'; s++)
+		if (*s == '-')
+			*s = '_';
+	return key;
+}
+
+void config_key(struct parser *p, const char *name, const char *value)
+{
+	cleanup_free char *key = canonical(name);
+	const struct cluster_key *k = cluster_key_find(key);
+
+	if (check_twice(p, key))
+		return;
+	if (looks_commented(key, value))
+		config_complain(p, "%s: comments go on lines of their own", key);
+	else if (k && !k->set)
+		config_complain(p, "'%s' is not possible yet in this version", key);
+	else if (k && p->cluster && !*value)
+		config_complain(p, "%s: the value is missing", key);
+	else if (k && p->cluster)
+		k->set(p, value);
+	else if (k && !spec_key_find(key))
+		config_complain(p, "'%s' belongs into a section [cluster NAME]", key);
+	else
+		spec_default(p, key, value);
+}

@@ -1,0 +1,210 @@
+/*
+ * Documents from the journal, and bytes and listings from clusters: asked here, answered by callback.
+ */
+#include "backend/engine_private.h"
+
+#include "backend/base/mem.h"
+#include "backend/base/point.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void *arg)
+{
+	struct erun *er = engine_find(en, num);
+	const char *text = NULL;
+	size_t len = 0;
+	struct pending *p;
+	uint64_t ticket;
+
+	if (!er) {
+		cb(arg, -ENOENT, "", 0);
+		return;
+	}
+	if (strcmp(name, "spec") == 0) {
+		text = er->r->spec;
+		len = er->r->spec_len;
+	} else if (strcmp(name, "effective") == 0) {
+		text = er->r->effective;
+		len = er->r->effective_len;
+	} else if (strcmp(name, "script") == 0) {
+		text = er->r->script;
+		len = er->r->script_len;
+	}
+	if (text) {
+		cb(arg, 0, text, len);
+		return;
+	}
+	p = engine_pending(en, PENDING_DOC, num, &ticket);
+	p->doc = cb;
+	p->arg = arg;
+	store_ask_doc(en->store, ticket, num, name);
+}
+
+void engine_hot(struct engine *en, uint32_t num)
+{
+	struct erun *er = engine_find(en, num);
+
+	if (er && er->sent_attempt && run_is_live(er->r))
+		engine_send(en, er, engine_creq(en, er, CREQ_HOT, 0));
+}
+
+/* The request with what a cluster needs to find an attempt that it does not watch. */
+static struct creq *data_request(struct engine *en, struct erun *er, enum creq_type type, engine_data_cb cb, void *arg)
+{
+	struct pending *p;
+	struct creq *rq;
+	uint64_t ticket;
+
+	p = engine_pending(en, PENDING_DATA, er->r->num, &ticket);
+	p->data = cb;
+	p->arg = arg;
+	rq = engine_creq(en, er, type, ticket);
+	rq->job = xcalloc(1, sizeof(*rq->job));
+	rq->job->merged = er->r->merged;
+	engine_job_place(en, rq->job, er->directory ? er->directory : run_fact(er->r, "directory"),
+			 er->scratch ? er->scratch : run_fact(er->r, "scratch"));
+	return rq;
+}
+
+static struct erun *with_attempt(struct engine *en, uint32_t num, engine_data_cb cb, void *arg)
+{
+	struct erun *er = engine_find(en, num);
+
+	if (!er || !er->visible) {
+		cb(arg, -ENOENT, "the run was purged", "", 0);
+		return NULL;
+	}
+	if (!er->r->attempt || !engine_cluster(en, er->r->cluster)) {
+		cb(arg, -ENOENT, "the run was never submitted", "", 0);
+		return NULL;
+	}
+	return er;
+}
+
+void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len, engine_data_cb cb,
+		  void *arg)
+{
+	struct erun *er = with_attempt(en, num, cb, arg);
+	struct creq *rq;
+
+	if (!er)
+		return;
+	rq = data_request(en, er, CREQ_READ, cb, arg);
+	rq->area = (enum cluster_area)area;
+	rq->path = xstrdup(path);
+	rq->offset = off;
+	rq->length = len;
+	engine_send(en, er, rq);
+}
+
+void engine_list(struct engine *en, uint32_t num, int area, const char *path, engine_data_cb cb, void *arg)
+{
+	struct erun *er = with_attempt(en, num, cb, arg);
+	struct creq *rq;
+
+	if (!er)
+		return;
+	rq = data_request(en, er, CREQ_LIST, cb, arg);
+	rq->area = (enum cluster_area)area;
+	rq->path = xstrdup(path);
+	engine_send(en, er, rq);
+}
+
+void engine_manifest(struct engine *en, uint32_t num, engine_data_cb cb, void *arg)
+{
+	struct erun *er = with_attempt(en, num, cb, arg);
+
+	if (er)
+		engine_send(en, er, data_request(en, er, CREQ_MANIFEST, cb, arg));
+}
+
+void engine_probe(struct engine *en, const char *cluster, const char *what, engine_data_cb cb, void *arg)
+{
+	struct ecluster *ec = engine_cluster(en, cluster);
+	struct pending *p;
+	struct creq *rq;
+	uint64_t ticket;
+
+	if (!ec) {
+		cb(arg, -ENOENT, "there is no such cluster", "", 0);
+		return;
+	}
+	p = engine_pending(en, PENDING_DATA, 0, &ticket);
+	p->data = cb;
+	p->arg = arg;
+	rq = creq_new(CREQ_PROBE, 0, 0, ticket);
+	rq->arg = xstrdup(what);
+	ec->ops->post(ec->c, rq);
+}
+
+/* --- the list of results, fetched before the end is told --- */
+
+struct manifest_wait {
+	struct engine *en;
+	uint32_t run;
+};
+
+/* Kept beside the spool under our own name; a list that cannot be written is fetched again by who needs it. */
+static void save_manifest(const struct engine *en, uint32_t num, const char *data, size_t len)
+{
+	cleanup_free char *dir = xasprintf("%s/%u", en->spool_dir, num);
+	cleanup_free char *tmp = xasprintf("%s/manifest.tmp", dir);
+	cleanup_free char *path = xasprintf("%s/manifest", dir);
+	ssize_t n;
+	int fd;
+
+	(void)mkdir(dir, 0700);
+	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	n = write(fd, data, len);
+	(void)close(fd);
+	if (n >= 0 && (size_t)n == len)
+		(void)rename(tmp, path);
+	else
+		(void)unlink(tmp);
+}
+
+static void have_manifest(void *arg, int code, const char *text, const char *data, size_t len)
+{
+	struct manifest_wait *w = arg;
+	struct erun *er = engine_find(w->en, w->run);
+
+	(void)text;
+	if (er && er->held_end) {
+		struct event *ev = er->held_end;
+
+		er->held_end = NULL;
+		if (code == 0)
+			save_manifest(w->en, w->run, data, len);
+		point(POINT_ENGINE_END_HELD);
+		engine_post(w->en, er, ev, NULL, NULL, NULL);
+	}
+	free(w);
+}
+
+void engine_report(struct engine *en, struct erun *er, struct event *ev)
+{
+	const json_t *left = json_object_get(ev->data, "manifest");
+	struct manifest_wait *w;
+
+	if (ev->type == EV_END)
+		point(POINT_ENGINE_END_RECEIVED);
+	if (ev->type != EV_END || !(json_is_true(left) || json_integer_value(left)) || !run_is_live(er->r)) {
+		engine_post(en, er, ev, NULL, NULL, NULL);
+		return;
+	}
+	if (er->held_end) { /* reported twice */
+		event_free(ev);
+		return;
+	}
+	er->held_end = ev;
+	w = xmalloc(sizeof(*w));
+	w->en = en;
+	w->run = er->r->num;
+	engine_manifest(en, er->r->num, have_manifest, w);
+}

@@ -1,0 +1,465 @@
+/*
+ * Turns an effective spec into struct job. Every value was checked for its type by spec_set when it came in; here is
+ * checked what only matters to a script or scheduler: variable names that a shell accepts, sizes that execve(2)
+ * accepts, a launcher that exists. Ignored keys (of the local cluster) are skipped. Pure.
+ *
+ * Invariant: after an error, too, job_release frees everything; the job is zeroed then.
+ */
+#include "backend/job.h"
+
+#include "backend/base/mem.h"
+#include "backend/config.h"
+#include "backend/spec.h"
+#include "launchers/launcher.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* MAX_ARG_STRLEN, execve(2): one argument or NAME=VALUE with its NUL takes at most 32 pages. */
+#define ARG_MAX_BYTES (128 * 1024)
+#define GRACE_DEFAULT 10
+#define SIGNAL_LEAD_DEFAULT 60 /* sbatch(1), --signal */
+
+static int complain(struct strbuf *errors, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static int complain(struct strbuf *errors, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (errors->len)
+		strbuf_addch(errors, '\n');
+	va_start(ap, fmt);
+	strbuf_vaddf(errors, fmt, ap);
+	va_end(ap);
+	return -EINVAL;
+}
+
+static const json_t *value(const struct effective *eff, const char *key)
+{
+	const json_t *v = json_object_get(eff->values, key);
+
+	if (!v || json_is_null(v) || json_object_get(eff->ignored, key))
+		return NULL;
+	return v;
+}
+
+static const char *text(const struct effective *eff, const char *key)
+{
+	return json_string_value(value(eff, key));
+}
+
+static bool flag(const struct effective *eff, const char *key)
+{
+	return json_is_true(value(eff, key));
+}
+
+static json_int_t count(const struct effective *eff, const char *key, json_int_t otherwise)
+{
+	const json_t *v = value(eff, key);
+
+	return json_is_integer(v) ? json_integer_value(v) : otherwise;
+}
+
+static void list_add(char ***list, char *item)
+{
+	size_t n = 0;
+
+	while (*list && (*list)[n])
+		n++;
+	*list = xrealloc(*list, (n + 2) * sizeof(**list));
+	(*list)[n] = item;
+	(*list)[n + 1] = NULL;
+}
+
+static void list_free(char **list)
+{
+	for (size_t i = 0; list && list[i]; i++)
+		free(list[i]);
+	free(list);
+}
+
+static void var_fill(struct job_var *var, const char *name, const char *val)
+{
+	var->name = xstrdup(name);
+	var->value = xstrdup(val);
+}
+
+/* A name that `export` takes in every shell: an identifier, and none that bash keeps read-only (bash(1)). */
+static int check_var(const char *name, const char *val, struct strbuf *errors)
+{
+	static const char chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789";
+	static const char *const readonly[] = {
+		"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID", "BASH"
+	};
+
+	if (!*name || (name[0] >= '0' && name[0] <= '9') || name[strspn(name, chars)])
+		return complain(errors, "env: '%s' is no name of a variable: letters, digits and _, no digit first",
+				name);
+	for (size_t i = 0; i < ARRAY_SIZE(readonly); i++)
+		if (strcmp(name, readonly[i]) == 0)
+			return complain(errors, "env: %s belongs to the shell and cannot be set", name);
+	if (strlen(name) + strlen(val) + 2 > ARG_MAX_BYTES)
+		return complain(errors, "env: %s is over 128 KiB, more than a variable can hold: put it into a file",
+				name);
+	return 0;
+}
+
+static int fill_env(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	json_t *env = json_object_get(eff->values, "env");
+	const char *name;
+	json_t *v;
+	int rc = 0;
+
+	job->env = xcalloc(json_object_size(env), sizeof(*job->env));
+	json_object_foreach (env, name, v) {
+		if (!json_is_string(v))
+			continue;
+		if (check_var(name, json_string_value(v), errors))
+			rc = -EINVAL;
+		else
+			var_fill(&job->env[job->n_env++], name, json_string_value(v));
+	}
+	return rc;
+}
+
+static int fill_argv(const json_t *words, struct job *job, struct strbuf *errors)
+{
+	size_t i;
+	json_t *w;
+
+	job->form = JOB_EXEC;
+	json_array_foreach (words, i, w) {
+		if (!json_is_string(w))
+			return complain(errors, "command: every word of a list must be text");
+		if (json_string_length(w) >= ARG_MAX_BYTES)
+			return complain(errors, "command: a word is over 128 KiB, more than an argument can hold");
+		list_add(&job->argv, xstrdup(json_string_value(w)));
+	}
+	if (!job->argv || !job->argv[0][0])
+		return complain(errors, "command: the first word must name a program");
+	return 0;
+}
+
+static int fill_script(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	const json_t *v = value(eff, "script");
+
+	job->form = JOB_SCRIPT;
+	if (json_string_length(v) != strlen(json_string_value(v)))
+		return complain(errors, "script: holds a NUL byte");
+	job->command = xstrdup(json_string_value(v));
+	job->command_len = json_string_length(v);
+	return 0;
+}
+
+static int fill_form(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	const json_t *command = value(eff, "command");
+
+	if (json_is_array(command))
+		return fill_argv(command, job, errors);
+	if (json_is_string(command)) {
+		job->form = JOB_COMMAND;
+		job->command = xstrdup(json_string_value(command));
+		if (json_string_length(command) >= ARG_MAX_BYTES)
+			return complain(errors,
+					"command: over 128 KiB, more than an argument can hold: give it as `script`");
+		return 0;
+	}
+	if (text(eff, "script"))
+		return fill_script(eff, job, errors);
+	if (!text(eff, "payload"))
+		return complain(errors, "nothing to run: give one of command, script, payload");
+	job->form = JOB_PAYLOAD;
+	job->command = xstrdup(text(eff, "payload"));
+	return 0;
+}
+
+/* Without a name: that of the program, as far as a scheduler can show it. */
+static char *default_name(const struct job *job)
+{
+	static const char chars[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+	const char *s = job->form == JOB_EXEC ? job->argv[0] : job->command;
+	const char *slash;
+	size_t len;
+
+	if (job->form == JOB_SCRIPT)
+		return xstrdup("script");
+	len = job->form == JOB_COMMAND ? strcspn(s, " \t\n") : strlen(s);
+	slash = memrchr(s, '/', len);
+	if (slash) {
+		len -= (size_t)(slash + 1 - s);
+		s = slash + 1;
+	}
+	if (strspn(s, chars) < len)
+		len = strspn(s, chars);
+	if (!len || *s == '-')
+		return xstrdup("job");
+	return xstrndup(s, len < 64 ? len : 64);
+}
+
+/* A / in a name breaks the launch when %x is in a pattern. */
+static void fill_name(const struct effective *eff, struct job *job)
+{
+	const char *name = text(eff, "name");
+
+	job->name = name && *name ? xstrdup(name) : default_name(job);
+	for (char *p = job->name; (p = strchr(p, '/')); p++)
+		*p = '_';
+}
+
+static void fill_setup(const struct effective *eff, struct job *job)
+{
+	const char *own = text(eff, "setup"), *cluster = eff->cluster->setup;
+
+	if (own && cluster)
+		job->setup = xasprintf("%s\n%s", cluster, own);
+	else
+		job->setup = xstrdup(own ? own : cluster);
+}
+
+/* A script with --output and no --error writes both to one file, as sbatch has it, unless `streams` was asked for. */
+static int fill_streams(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	const char *streams = text(eff, "streams");
+	const char *source = json_string_value(json_object_get(eff->sources, "streams"));
+	bool asked = source && strcmp(source, "built in") != 0;
+
+	job->output = xstrdup(text(eff, "output"));
+	job->error = xstrdup(text(eff, "error"));
+	job->input = xstrdup(text(eff, "input"));
+	job->merged = streams && strcmp(streams, "merged") == 0;
+	if (!asked && job->form == JOB_SCRIPT && job->output && !job->error)
+		job->merged = true;
+	if (job->input && strchr(job->input, '%'))
+		return complain(errors, "input: patterns with %% are not possible; name the file");
+	return 0;
+}
+
+/* What goes to sbatch by other ways: fields of struct job, or the driver's own options. */
+static bool passed_apart(const char *key)
+{
+	static const char *const keys[] = { "name",       "output",  "error", "input", "workdir", "requeue",
+					    "no_requeue", "comment", "hold",  "chdir", "job_name" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (strcmp(keys[i], key) == 0)
+			return true;
+	return false;
+}
+
+static void join(const json_t *list, struct strbuf *out)
+{
+	size_t i;
+	json_t *v;
+
+	json_array_foreach (list, i, v) {
+		if (i)
+			strbuf_addch(out, ',');
+		strbuf_addstr(out, json_is_string(v) ? json_string_value(v) : "");
+	}
+}
+
+static void add_option(struct job *job, const char *key, const json_t *v)
+{
+	cleanup_strbuf struct strbuf opt = STRBUF_INIT;
+
+	strbuf_addf(&opt, "--%s", key);
+	for (char *p = opt.buf; (p = strchr(p, '_')); p++)
+		*p = '-';
+	if (!json_is_true(v))
+		strbuf_addch(&opt, '=');
+	if (json_is_string(v))
+		strbuf_addstr(&opt, json_string_value(v));
+	else if (json_is_integer(v))
+		strbuf_addf(&opt, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
+	else if (json_is_array(v))
+		join(v, &opt);
+	list_add(&job->sbatch, strbuf_detach(&opt, NULL));
+}
+
+/* In the order of the key table, so that equal specs give equal command lines. */
+static void fill_sbatch(const struct effective *eff, struct job *job)
+{
+	const json_t *args = value(eff, "sbatch_args");
+	size_t i;
+	json_t *v;
+
+	job->sbatch = xcalloc(1, sizeof(*job->sbatch));
+	for (const struct spec_key *k = spec_keys; k->name; k++) {
+		const json_t *set = value(eff, k->name);
+
+		if (set && (k->flags & SPEC_SBATCH) && !passed_apart(k->name) && !json_is_false(set))
+			add_option(job, k->name, set);
+	}
+	json_array_foreach (args, i, v) {
+		if (json_is_string(v))
+			list_add(&job->sbatch, xstrdup(json_string_value(v)));
+	}
+}
+
+static void fill_after(const struct effective *eff, struct job *job)
+{
+	static const char *const types[] = { "afterok", "afterany", "afternotok" };
+
+	job->after = xcalloc(1, sizeof(*job->after));
+	for (size_t t = 0; t < ARRAY_SIZE(types); t++) {
+		const json_t *runs = value(eff, types[t]);
+		size_t i;
+		json_t *run;
+
+		json_array_foreach (runs, i, run) {
+			if (json_is_string(run))
+				list_add(&job->after, xasprintf("%s:%s", types[t], json_string_value(run)));
+		}
+	}
+}
+
+/* A signal by name, with or without SIG, or by number; 0 for anything else. */
+static int signal_number(const char *name, size_t len)
+{
+	char word[16], *end;
+	long n;
+
+	if (!len || len >= sizeof(word))
+		return 0;
+	memcpy(word, name, len);
+	word[len] = '\0';
+	n = strtol(word, &end, 10);
+	if (!*end)
+		return n > 0 && n < NSIG ? (int)n : 0;
+	for (int s = 1; s < NSIG; s++) {
+		const char *abbrev = sigabbrev_np(s);
+
+		if (abbrev && strcasecmp(abbrev, strncasecmp(word, "SIG", 3) == 0 ? word + 3 : word) == 0)
+			return s;
+	}
+	return 0;
+}
+
+/* sbatch(1): --signal=[{R|B}:]SIG_NUM[@SIG_TIME] */
+static int fill_signal(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	const char *s = text(eff, "signal"), *at, *colon;
+	long lead = SIGNAL_LEAD_DEFAULT;
+	char *end;
+
+	if (!s)
+		return 0;
+	colon = strchr(s, ':');
+	if (colon)
+		s = colon + 1;
+	at = strchr(s, '@');
+	if (at) {
+		errno = 0;
+		lead = strtol(at + 1, &end, 10);
+		if (errno || *end || end == at + 1 || lead < 0 || lead > 65535)
+			return complain(errors, "signal: the time after @ is seconds, at most 65535");
+	}
+	job->signal_num = signal_number(s, at ? (size_t)(at - s) : strlen(s));
+	job->signal_lead_s = (int)lead;
+	if (!job->signal_num)
+		return complain(errors, "signal: no such signal; write USR1@120");
+	return 0;
+}
+
+static int bounded(json_int_t n)
+{
+	return n < 1 ? 1 : n > INT_MAX ? INT_MAX : (int)n;
+}
+
+static void fill_memory(const struct effective *eff, struct job *job)
+{
+	const char *mem = text(eff, "mem"), *per_cpu = text(eff, "mem_per_cpu");
+	int64_t cpus = (int64_t)job->ntasks * job->cpus_per_task;
+	long long bytes = mem ? spec_memory_bytes(mem) : per_cpu ? spec_memory_bytes(per_cpu) : 0;
+
+	if (bytes <= 0)
+		return;
+	if (!mem && __builtin_mul_overflow((int64_t)bytes, cpus, &job->mem_bytes))
+		job->mem_bytes = INT64_MAX;
+	else if (mem)
+		job->mem_bytes = bytes;
+}
+
+static void fill_resources(const struct effective *eff, struct job *job)
+{
+	const char *time = text(eff, "time");
+	json_int_t grace = count(eff, "grace", GRACE_DEFAULT);
+
+	job->time_s = time ? spec_time_seconds(time) : -1;
+	if (job->time_s < 0)
+		job->time_s = -1;
+	job->ntasks = bounded(count(eff, "ntasks", count(eff, "ntasks_per_node", 1)));
+	job->cpus_per_task = bounded(count(eff, "cpus_per_task", 1));
+	job->grace_s = grace < 0 ? 0 : grace > INT_MAX ? INT_MAX : (int)grace;
+	job->hold = flag(eff, "hold");
+	job->requeue = flag(eff, "requeue") && !flag(eff, "no_requeue");
+	fill_memory(eff, job);
+}
+
+static int fill_launcher(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	const char *name = text(eff, "launcher");
+
+	job->launcher = xstrdup(name ? name : "bash");
+	if (launcher_find(job->launcher))
+		return 0;
+	complain(errors, "launcher: there is no '%s'; there is:", job->launcher);
+	for (size_t i = 0; launchers[i]; i++)
+		strbuf_addf(errors, "%s %s", i ? "," : "", launchers[i]->name);
+	return -EINVAL;
+}
+
+int job_from_effective(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	int rc;
+
+	memset(job, 0, sizeof(*job));
+	rc = fill_form(eff, job, errors);
+	rc |= fill_env(eff, job, errors);
+	rc |= fill_streams(eff, job, errors);
+	rc |= fill_signal(eff, job, errors);
+	rc |= fill_launcher(eff, job, errors);
+	if (rc) {
+		job_release(job);
+		return -EINVAL;
+	}
+	fill_name(eff, job);
+	fill_setup(eff, job);
+	fill_sbatch(eff, job);
+	fill_after(eff, job);
+	fill_resources(eff, job);
+	job->workdir = xstrdup(text(eff, "workdir"));
+	job->directory = xstrdup(eff->cluster->directory);
+	job->scratch = xstrdup(eff->cluster->scratch);
+	return 0;
+}
+
+void job_release(struct job *job)
+{
+	for (size_t i = 0; i < job->n_env; i++) {
+		free(job->env[i].name);
+		free(job->env[i].value);
+	}
+	free(job->env);
+	list_free(job->argv);
+	list_free(job->sbatch);
+	list_free(job->after);
+	free(job->command);
+	free(job->name);
+	free(job->launcher);
+	free(job->workdir);
+	free(job->setup);
+	free(job->output);
+	free(job->error);
+	free(job->input);
+	free(job->directory);
+	free(job->scratch);
+	memset(job, 0, sizeof(*job));
+}

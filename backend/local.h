@@ -1,0 +1,84 @@
+/*
+ * Private to the local cluster: cluster_local.c (thread, queue, requests), local_job.c (one attempt's directory and
+ * process), local_logs.c (files to spool) and local_files.c (directories and bytes).
+ */
+#ifndef BACKEND_LOCAL_H
+#define BACKEND_LOCAL_H
+
+#include "backend/base/hash.h"
+#include "backend/base/list.h"
+#include "backend/base/strbuf.h"
+#include "backend/cluster.h"
+#include "backend/spool.h"
+#include "backend/supervisor.h"
+
+enum local_state {
+	LOCAL_PENDING,	/* waits for cores and memory */
+	LOCAL_RUNNING,	/* its supervisor runs */
+	LOCAL_ENDED,	/* the end was reported; its logs may not be all in the spool */
+};
+
+struct local_job {
+	struct hmap_node by_run;
+	struct list order;	/* in the queue, by arrival */
+	uint32_t run, attempt;
+	char *job_id, *token;
+	struct job *job;
+	char *dir;		/* of the attempt, absolute */
+	char *out, *err;	/* absolute files of the streams; equal when merged */
+	bool merged, held, cancel_wanted;
+	enum local_state state;
+	pid_t pid;
+	int pid_fd;		/* readable when the supervisor is gone; -1: none */
+	int64_t look_at;	/* monotonic us: next look at the logs */
+	int64_t pace;
+	int64_t hot_until;
+	struct spool *spool;
+	int64_t out_len, err_len; /* final lengths, -1 while not known */
+};
+
+struct cluster {
+	struct cluster_ctx ctx;
+	struct inbox inbox;
+	pthread_t thread;
+	char *base;		/* DIRECTORY/UUID, absolute */
+	char *spool_dir;
+	struct hmap jobs;
+	struct list queue;	/* pending ones */
+	int cores, used_cores;
+	int64_t mem, used_mem;	/* bytes */
+	bool stopping;
+};
+
+/* cluster_local.c */
+void local_event(struct cluster *c, const struct local_job *j, enum event_type type, json_t *data);
+void local_reply(struct cluster *c, const struct creq *r, int code, const char *text, const char *data, size_t len);
+
+/* local_job.c */
+/* "~/..." with HOME; the caller frees. */
+char *local_expand(const char *path);
+struct local_job *local_job_new(struct cluster *c, struct creq *r);
+void local_job_free(struct local_job *j);
+/* Makes the directory with script, parameters and inputs; idempotent. */
+int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq *r, struct err *e);
+int local_job_start(struct cluster *c, struct local_job *j, struct err *e);
+/* Opens a pidfd of the supervisor that is there. */
+void local_job_adopt(struct local_job *j, pid_t pid);
+/* The end as the exit record, or the absence of one, has it. Never NULL. */
+struct event *local_job_end(struct cluster *c, struct local_job *j);
+
+/* local_logs.c */
+void local_logs(struct cluster *c, struct local_job *j);
+bool local_logs_complete(const struct local_job *j);
+
+/* local_files.c: answer requests for bytes and listings. */
+void local_read(struct cluster *c, const struct creq *r);
+void local_list(struct cluster *c, const struct creq *r);
+void local_manifest(struct cluster *c, const struct creq *r);
+void local_remove(struct cluster *c, uint32_t run);
+int local_copy_tree(const char *from, const char *to, struct err *e);
+
+/* Tests start another program as supervisor. */
+extern const char *local_supervisor_program;
+
+#endif

@@ -1,0 +1,141 @@
+/*
+ * Clean-up on the cluster that nobody waits for: exit records go from ends/ to their attempt once they are in the
+ * journal, and directories of purged runs are removed. In order, one request at a time, many records per request. What
+ * a lost connection leaves undone is done again; all of it may be done twice.
+ */
+#include "backend/remote.h"
+
+#include "backend/base/log.h"
+#include "backend/base/mem.h"
+#include "backend/base/quote.h"
+
+#include <string.h>
+
+#define BATCH 100
+#define REMOVE_LIMIT_S 300
+
+struct chore {
+	struct list node;
+	uint32_t num, attempt; /* attempt 0: remove the run */
+};
+
+static void add(struct cluster *c, uint32_t num, uint32_t attempt)
+{
+	struct chore *k = xcalloc(1, sizeof(*k));
+
+	k->num = num;
+	k->attempt = attempt;
+	list_add_tail(&c->chores, &k->node);
+}
+
+void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt)
+{
+	if (attempt)
+		add(c, num, attempt);
+}
+
+void rchores_forget(struct cluster *c, uint32_t num)
+{
+	add(c, num, 0);
+}
+
+static struct chore *first(const struct cluster *c)
+{
+	return container_of(c->chores.next, struct chore, node);
+}
+
+static void pop(struct cluster *c)
+{
+	struct chore *k = first(c);
+
+	list_del(&k->node);
+	free(k);
+}
+
+/* The batch stays at the head of the list until it is answered; `arg` is its length. */
+static void on_done(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	size_t *n = arg;
+
+	c->chore_busy = false;
+	if (f) {
+		if (f->rc != 0)
+			log_warn("cluster %s: clean-up: %s", c->ctx.conf->name, f->err);
+		for (size_t i = 0; i < *n; i++)
+			pop(c);
+	}
+	free(n);
+}
+
+static void add_assignment(const char *var, const char *path, struct strbuf *code)
+{
+	strbuf_addf(code, "%s=", var);
+	quote_sh_path(code, path);
+	strbuf_addch(code, '\n');
+}
+
+/* Exactly DIRECTORY/UUID/runs/NUM, and the same in scratch. */
+static void add_removal(const struct cluster *c, uint32_t num, struct strbuf *code)
+{
+	const struct cluster_conf *conf = c->ctx.conf;
+	struct strbuf path = STRBUF_INIT;
+
+	remote_dir(c, 0, 0, NULL, &path);
+	add_assignment("d", path.buf, code);
+	strbuf_addf(code, "rm -f -- \"$d/ends/%u.a\"*\nrm -rf -- \"$d/runs/%u\"\n", num, num);
+	if (conf->scratch && strcmp(conf->scratch, conf->directory) != 0) {
+		strbuf_reset(&path);
+		strbuf_addf(&path, "%s/%s/runs/%u", conf->scratch, c->uuid, num);
+		add_assignment("s", path.buf, code);
+		strbuf_addstr(code, "rm -rf -- \"$s\"\n");
+	}
+	strbuf_release(&path);
+}
+
+static size_t add_moves(const struct cluster *c, struct strbuf *code)
+{
+	struct strbuf path = STRBUF_INIT;
+	size_t n = 0;
+
+	remote_dir(c, 0, 0, NULL, &path);
+	add_assignment("d", path.buf, code);
+	strbuf_release(&path);
+	strbuf_addstr(code, "for e in");
+	for (const struct list *l = c->chores.next; l != &c->chores && n < BATCH; l = l->next, n++) {
+		const struct chore *k = container_of(l, const struct chore, node);
+
+		if (!k->attempt)
+			break;
+		strbuf_addf(code, " %u.a%u", k->num, k->attempt);
+	}
+	strbuf_addstr(code,
+		      "; do\nt=$d/runs/${e%%.*}/${e#*.}\n"
+		      "if [ -f \"$d/ends/$e\" ] && [ -d \"$t\" ]; then mv -f \"$d/ends/$e\" \"$t/exit\"; fi\ndone");
+	return n;
+}
+
+void rchores_step(struct cluster *c)
+{
+	struct strbuf code = STRBUF_INIT;
+	size_t *n;
+
+	if (c->chore_busy || list_empty(&c->chores) || !rlink_up(c))
+		return;
+	n = xcalloc(1, sizeof(*n));
+	c->chore_busy = true;
+	if (first(c)->attempt) {
+		*n = add_moves(c, &code);
+		rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_done, n);
+	} else {
+		*n = 1;
+		add_removal(c, first(c)->num, &code);
+		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, REMOVE_LIMIT_S, on_done, n);
+	}
+	strbuf_release(&code);
+}
+
+void rchores_release(struct cluster *c)
+{
+	while (!list_empty(&c->chores))
+		pop(c);
+}

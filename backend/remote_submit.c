@@ -1,0 +1,508 @@
+/*
+ * Submissions. They wait in `submit_queue` in order and at most IN_FLIGHT are on their way. Files of a draft travel
+ * with the script when they are small, else they are uploaded first and unpacked by the request that submits.
+ *
+ * Invariants: what is sent is idempotent (sched.h), so a lost answer means "send it again"; `maybe_sent` is set before
+ * anything that could create a job leaves, and from then on a cancellation has to win `started` (facts: the claim
+ * procedure) before the run may be called cancelled. Files are never unpacked once `intent` is there: the job may be
+ * running on them.
+ */
+#include "backend/remote.h"
+
+#include "backend/base/log.h"
+#include "backend/base/mem.h"
+#include "backend/base/quote.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#define IN_FLIGHT 8
+#define SUBMIT_LIMIT_S 150
+#define INLINE_MAX ((size_t)512 * 1024)
+#define SFTP_PIECE 32768
+#define SFTP_OPEN_PIECES 64
+#define SHELL_PIECE ((size_t)256 * 1024)
+#define SHELL_OPEN_PIECES 4
+#define RC_UNPACKED 46
+#define PART "files.tar.part"
+
+struct upload {
+	uint64_t serial;
+	struct tar *tar;
+	uint64_t size, sent;
+	struct strbuf handle; /* sftp */
+	bool by_shell, ended;
+	unsigned open; /* pieces on their way */
+};
+
+/* Names a run in what is on its way; upload 0 for the submission itself. */
+struct sub_op {
+	struct cluster *c;
+	uint32_t num, attempt;
+	uint64_t upload;
+};
+
+void rupload_free(struct upload *u)
+{
+	if (!u)
+		return;
+	tar_close(u->tar);
+	strbuf_release(&u->handle);
+	free(u);
+}
+
+static struct sub_op *new_op(struct cluster *c, const struct rrun *r)
+{
+	struct sub_op *op = xcalloc(1, sizeof(*op));
+
+	op->c = c;
+	op->num = r->num;
+	op->attempt = r->attempt;
+	op->upload = r->upload ? r->upload->serial : 0;
+	return op;
+}
+
+/* The run that is still waiting in this phase for this operation, or NULL. Frees the operation. */
+static struct rrun *op_run(struct cluster *c, struct sub_op *op, enum rrun_phase phase)
+{
+	struct rrun *r = rrun_find(c, op->num, op->attempt);
+	uint64_t upload = op->upload;
+
+	free(op);
+	if (!r || r->phase != phase || (r->upload ? r->upload->serial : 0) != upload)
+		return NULL;
+	return r;
+}
+
+/* --- the queue --- */
+
+static void requeue(struct cluster *c, struct rrun *r, int64_t at)
+{
+	rupload_free(r->upload);
+	r->upload = NULL;
+	rrun_phase(c, r, RR_QUEUED);
+	r->retry_at = at;
+	list_add_tail(&c->submit_queue, &r->queue);
+}
+
+void rsubmit_enqueue(struct cluster *c, struct rrun *r)
+{
+	requeue(c, r, c->now);
+}
+
+static void again_later(struct cluster *c, struct rrun *r, const char *why)
+{
+	unsigned i = r->tries < ARRAY_SIZE(c->pace.retry) ? r->tries : (unsigned)ARRAY_SIZE(c->pace.retry) - 1;
+
+	log_warn("cluster %s: run %u is not submitted yet: %s", c->ctx.conf->name, r->num, why);
+	if (r->tries++ == 0)
+		rrun_event(c, r, EV_FACTS, "sbatch", json_pack("{s:s?}", "submit_trouble", why));
+	requeue(c, r, c->now + c->pace.retry[i]);
+}
+
+static void reject(struct cluster *c, struct rrun *r, const char *why)
+{
+	rrun_event(c, r, EV_REJECTED, "sbatch",
+		   json_pack("{s:s}", "why", *why ? why : "the scheduler refused the job"));
+	rrun_phase(c, r, RR_GONE);
+	rreq_done_cancel(c, r->num, -ESRCH, "the scheduler has refused the job");
+}
+
+static void voided(struct cluster *c, struct rrun *r, const char *why)
+{
+	if (r->cancel != CANCEL_NO) {
+		rjobs_end_cancelled(c, r, "cancelled before it started");
+		return;
+	}
+	rrun_event(c, r, EV_LOST, "sbatch",
+		   json_pack("{s:s}", "why", *why ? why : "this attempt was given up earlier"));
+	rrun_phase(c, r, RR_GONE);
+}
+
+/* --- the submission itself --- */
+
+static void on_submitted(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	struct rrun *r = op_run(c, arg, RR_SENT);
+	struct strbuf why = STRBUF_INIT;
+	char job_id[64] = "";
+
+	if (!r)
+		return;
+	rupload_free(r->upload);
+	r->upload = NULL;
+	if (!f) {
+		requeue(c, r, c->now);
+		return;
+	}
+	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
+	case SCHED_OK:
+		rjobs_submitted(c, r, job_id, "sbatch");
+		break;
+	case SCHED_REFUSED:
+		reject(c, r, why.buf);
+		break;
+	case SCHED_UNSURE:
+		again_later(c, r, why.len ? why.buf : "the scheduler did not answer");
+		break;
+	case SCHED_VOID:
+		voided(c, r, why.buf);
+		break;
+	}
+	strbuf_release(&why);
+}
+
+static void quoted_dir(const struct cluster *c, const struct rrun *r, struct strbuf *out)
+{
+	struct strbuf dir = STRBUF_INIT;
+
+	remote_dir(c, r->num, r->attempt, NULL, &dir);
+	quote_sh_path(out, dir.buf);
+	strbuf_release(&dir);
+}
+
+/* Sets $w to the run's own working directory, made as the drivers and the wrapper make it: a link where scratch is
+ * elsewhere. */
+static void add_workdir(const struct cluster *c, const struct rrun *r, struct strbuf *code)
+{
+	const struct cluster_conf *conf = c->ctx.conf;
+	const char *base = r->job && r->job->scratch ? r->job->scratch : conf->scratch;
+	struct strbuf scratch = STRBUF_INIT;
+
+	if (!base || strcmp(base, conf->directory) == 0) {
+		strbuf_addstr(code, "w=$d/work\nmkdir -p \"$w\" || exit 75\n");
+		return;
+	}
+	strbuf_addf(&scratch, "%s/%s/runs/%u/a%u/work", base, c->uuid, r->num, r->attempt);
+	strbuf_addstr(code, "w=");
+	quote_sh_path(code, scratch.buf);
+	strbuf_addstr(code, "\nmkdir -p \"$w\" || exit 75\n"
+			    "[ -d \"$d/work\" ] || ln -s \"$w\" \"$d/work\" || exit 75\n");
+	strbuf_release(&scratch);
+}
+
+/* In front of the driver's code: unpacks what was uploaded. 75: try again (sysexits.h, EX_TEMPFAIL). */
+static void add_unpack(const struct cluster *c, const struct rrun *r, struct strbuf *code)
+{
+	strbuf_addstr(code, "umask 077\nd=");
+	quoted_dir(c, r, code);
+	strbuf_addstr(code, "\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; then\n");
+	strbuf_addf(code,
+		    "f=$d/" PART "\n[ \"$(wc -c <\"$f\")\" -eq %llu ] || {\n"
+		    "echo 'the upload of the files is not whole' >&2\nexit 75\n}\n",
+		    (unsigned long long)r->upload->size);
+	add_workdir(c, r, code);
+	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\nfi\n");
+}
+
+/* `tar` bytes may follow the script in the payload. */
+static void send_submission(struct cluster *c, struct rrun *r, const struct strbuf *tar)
+{
+	struct strbuf code = STRBUF_INIT, payload = STRBUF_INIT;
+	struct sched_run s;
+
+	rrun_sched(c, r, &s);
+	strbuf_add(&payload, r->script, r->script_len);
+	if (tar)
+		strbuf_add(&payload, tar->buf, tar->len);
+	if (r->upload)
+		add_unpack(c, r, &code);
+	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
+	r->maybe_sent = true;
+	rrun_phase(c, r, RR_SENT);
+	rlink_request(c, AGENT_BESIDE, code.buf, payload.buf, payload.len, SUBMIT_LIMIT_S, on_submitted, new_op(c, r));
+	strbuf_release(&code);
+	strbuf_release(&payload);
+}
+
+/* --- upload --- */
+
+static void upload_more(struct cluster *c, struct rrun *r);
+
+/* The local files cannot be read. Nothing was submitted unless an earlier try was. */
+static void upload_broken(struct cluster *c, struct rrun *r, const struct err *e)
+{
+	if (r->maybe_sent)
+		again_later(c, r, e->text);
+	else
+		reject(c, r, e->text);
+}
+
+static void piece_done(struct cluster *c, struct rrun *r, int code, const char *text)
+{
+	struct upload *u = r->upload;
+
+	u->open--;
+	if (code == -ECONNRESET) {
+		requeue(c, r, c->now);
+		return;
+	}
+	if (code) {
+		struct strbuf why = STRBUF_INIT;
+
+		strbuf_addf(&why, "cannot write the files: %s", *text ? text : strerror(-code));
+		again_later(c, r, why.buf);
+		strbuf_release(&why);
+		return;
+	}
+	upload_more(c, r);
+}
+
+static void on_sftp_written(void *arg, const struct sftp_reply *rep)
+{
+	struct sub_op *op = arg;
+	struct cluster *c = op->c;
+	struct rrun *r = op_run(c, op, RR_PREPARING);
+
+	if (r)
+		piece_done(c, r, rep->code, rep->text);
+}
+
+static void on_shell_written(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	struct rrun *r = op_run(c, arg, RR_PREPARING);
+
+	if (r)
+		piece_done(c, r, !f ? -ECONNRESET : f->rc ? -EIO : 0, f ? f->err : "");
+}
+
+static void send_piece(struct cluster *c, struct rrun *r, const char *data, size_t len)
+{
+	struct upload *u = r->upload;
+
+	if (u->by_shell) {
+		struct strbuf code = STRBUF_INIT;
+
+		strbuf_addstr(&code, "umask 077; d=");
+		quoted_dir(c, r, &code);
+		strbuf_addf(&code, "; cat <\"$IN\" >%s\"$d/" PART "\"", u->sent ? ">" : "");
+		rlink_request(c, AGENT_QUICK, code.buf, data, len, 0, on_shell_written, new_op(c, r));
+		strbuf_release(&code);
+	} else {
+		sftp_write(c->link.sftp, u->handle.buf, u->handle.len, u->sent, data, len, on_sftp_written,
+			   new_op(c, r));
+	}
+	u->sent += len;
+	u->open++;
+}
+
+static void upload_more(struct cluster *c, struct rrun *r)
+{
+	struct upload *u = r->upload;
+	size_t piece = u->by_shell ? SHELL_PIECE : SFTP_PIECE;
+	cleanup_free char *buf = xmalloc(piece);
+	struct err e = ERR_INIT;
+
+	while (!u->ended && u->open < (u->by_shell ? SHELL_OPEN_PIECES : SFTP_OPEN_PIECES)) {
+		ssize_t n = tar_read(u->tar, buf, piece, &e);
+
+		if (n < 0) {
+			upload_broken(c, r, &e);
+			return;
+		}
+		u->ended = n == 0;
+		if (n > 0)
+			send_piece(c, r, buf, (size_t)n);
+	}
+	if (!u->ended || u->open)
+		return;
+	if (!u->by_shell)
+		sftp_close(c->link.sftp, u->handle.buf, u->handle.len);
+	send_submission(c, r, NULL);
+}
+
+static void on_sftp_opened(void *arg, const struct sftp_reply *rep)
+{
+	struct sub_op *op = arg;
+	struct cluster *c = op->c;
+	struct rrun *r = op_run(c, op, RR_PREPARING);
+
+	if (!r)
+		return;
+	if (rep->code) {
+		r->upload->open = 1;
+		piece_done(c, r, rep->code, rep->text);
+		return;
+	}
+	strbuf_add(&r->upload->handle, rep->data, rep->len);
+	upload_more(c, r);
+}
+
+/* The attempt's directory is there. */
+static void on_made_dir(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	struct rrun *r = op_run(c, arg, RR_PREPARING);
+	struct strbuf path = STRBUF_INIT;
+
+	if (!r)
+		return;
+	if (!f) {
+		requeue(c, r, c->now);
+	} else if (f->rc == RC_UNPACKED) {
+		send_submission(c, r, NULL);
+	} else if (f->rc != 0) {
+		again_later(c, r, *f->err ? f->err : "cannot make the run's remote directory");
+	} else if (!rlink_files_ready(c)) {
+		requeue(c, r, c->now);
+	} else if (c->link.sftp_state == SFTP_DENIED) {
+		r->upload->by_shell = true;
+		upload_more(c, r);
+	} else {
+		remote_path(c, r->num, r->attempt, PART, &path);
+		sftp_open_write(c->link.sftp, path.buf, 0600, true, on_sftp_opened, new_op(c, r));
+	}
+	strbuf_release(&path);
+}
+
+static void start_upload(struct cluster *c, struct rrun *r, struct tar *tar)
+{
+	struct strbuf code = STRBUF_INIT;
+
+	r->upload = xcalloc(1, sizeof(*r->upload));
+	r->upload->serial = ++c->next_serial;
+	r->upload->tar = tar;
+	r->upload->size = tar_size(tar);
+	strbuf_init(&r->upload->handle);
+	rrun_phase(c, r, RR_PREPARING);
+	strbuf_addstr(&code, "umask 077; d=");
+	quoted_dir(c, r, &code);
+	strbuf_addf(&code, "\nmkdir -p \"$d\" || exit 1\n[ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] || exit %d",
+		    RC_UNPACKED);
+	rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_made_dir, new_op(c, r));
+	strbuf_release(&code);
+}
+
+static void send_inline(struct cluster *c, struct rrun *r, struct tar *tar)
+{
+	cleanup_free char *buf = xmalloc(SHELL_PIECE);
+	struct strbuf all = STRBUF_INIT;
+	struct err e = ERR_INIT;
+	ssize_t n;
+
+	while ((n = tar_read(tar, buf, SHELL_PIECE, &e)) > 0)
+		strbuf_add(&all, buf, (size_t)n);
+	tar_close(tar);
+	if (n < 0)
+		upload_broken(c, r, &e);
+	else
+		send_submission(c, r, &all);
+	strbuf_release(&all);
+}
+
+static void send_run(struct cluster *c, struct rrun *r)
+{
+	struct err e = ERR_INIT;
+	struct tar *tar = NULL;
+	int rc = r->files_dir ? tar_open(r->files_dir, &tar, &e) : -ENOENT;
+
+	if (rc == 0 && tar_count(tar) == 0) {
+		tar_close(tar);
+		rc = -ENOENT;
+	}
+	if (rc == -ENOENT)
+		send_submission(c, r, NULL);
+	else if (rc < 0)
+		upload_broken(c, r, &e);
+	else if (tar_size(tar) > INLINE_MAX)
+		start_upload(c, r, tar);
+	else
+		send_inline(c, r, tar);
+}
+
+/* --- taking back --- */
+
+static void on_voided(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	struct rrun *r = op_run(c, arg, RR_VOIDING);
+	cleanup_free char *word = NULL;
+
+	if (!r)
+		return;
+	if (!f) {
+		requeue(c, r, c->now);
+		return;
+	}
+	word = xstrndup(f->out, strcspn(f->out, "\n"));
+	if (f->rc == 0 && strncmp(word, "claimed ", 8) == 0 && word[8])
+		rjobs_submitted(c, r, word + 8, "claim");
+	else if (f->rc == 0 && strcmp(word, "void") == 0)
+		rjobs_end_cancelled(c, r, "cancelled before it started");
+	else
+		again_later(c, r, *f->err ? f->err : "it could not be taken back yet");
+}
+
+/* Wins `started` for nobody, or finds out which job it is. */
+static void send_void(struct cluster *c, struct rrun *r)
+{
+	struct strbuf code = STRBUF_INIT;
+
+	strbuf_addstr(&code, "umask 077; d=");
+	quoted_dir(c, r, &code);
+	strbuf_addstr(&code, "\nmkdir -p \"$d\" || exit 75\n"
+			     "if s=$(readlink \"$d/claim\"); then echo \"claimed $s\"; exit 0; fi\n"
+			     "ln -s void \"$d/started\" 2>/dev/null\n"
+			     "s=$(readlink \"$d/started\") || exit 75\n"
+			     "case $s in void) echo void ;; *) echo \"claimed $s\" ;; esac\n");
+	rrun_phase(c, r, RR_VOIDING);
+	rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_voided, new_op(c, r));
+	strbuf_release(&code);
+}
+
+void rsubmit_cancel(struct cluster *c, struct rrun *r)
+{
+	if (r->phase != RR_QUEUED && r->phase != RR_PREPARING)
+		return; /* the answer that is on its way decides */
+	if (r->maybe_sent) {
+		if (r->phase == RR_PREPARING)
+			requeue(c, r, c->now);
+		r->retry_at = c->now;
+		return;
+	}
+	list_del(&r->queue);
+	rjobs_end_cancelled(c, r, "cancelled before it was submitted");
+}
+
+/* --- the pump --- */
+
+static bool may_go(const struct cluster *c, const struct rrun *r)
+{
+	/* an upload needs to know by which way */
+	return r->retry_at <= c->now && (!r->files_dir || r->cancel != CANCEL_NO || rlink_files_ready(c));
+}
+
+void rsubmit_step(struct cluster *c)
+{
+	struct list *n, *tmp;
+
+	if (!rlink_up(c) || c->submitting >= IN_FLIGHT)
+		return;
+	list_for_each_safe (n, tmp, &c->submit_queue) {
+		struct rrun *r = container_of(n, struct rrun, queue);
+
+		if (c->submitting >= IN_FLIGHT)
+			break;
+		if (!may_go(c, r))
+			continue;
+		list_del(&r->queue);
+		if (r->cancel != CANCEL_NO)
+			send_void(c, r);
+		else
+			send_run(c, r);
+	}
+}
+
+int64_t rsubmit_deadline(const struct cluster *c)
+{
+	int64_t at = INT64_MAX;
+
+	if (!rlink_up(c) || c->submitting >= IN_FLIGHT)
+		return at;
+	for (const struct list *n = c->submit_queue.next; n != &c->submit_queue; n = n->next) {
+		const struct rrun *r = container_of(n, const struct rrun, queue);
+
+		if (r->retry_at > c->now || may_go(c, r))
+			at = earlier(at, r->retry_at);
+	}
+	return at;
+}

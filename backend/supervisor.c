@@ -1,0 +1,374 @@
+/*
+ * The supervisor's process. One loop over a signalfd, the control FIFO and a clock. The phases only go forward: running; stopping
+ * (TERM was sent, KILL follows after the grace period); draining (the script has ended, what it left behind is killed).
+ *
+ * The exit record is written when nothing of the job is left, so the sizes of the streams in it are final.
+ */
+#include "backend/supervisor_impl.h"
+
+#include "backend/base/clock.h"
+#include "backend/base/mem.h"
+#include "backend/base/strbuf.h"
+#include "backend/sched.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define SAMPLE_US (500 * USEC_PER_MSEC)	/* how often memory is looked at */
+#define DRAIN_GRACE_US (2 * USEC_PER_SEC)	/* for what a script leaves behind, as Slurm's KillWait */
+#define RECORD_TRIES 600		/* of writing the exit record, a tenth of a second apart: a full disk may be mended */
+
+struct supervisor {
+	struct supervisor_params p;
+	const char *dir;
+	pid_t child;
+	int sig_fd, control;
+	int64_t start;		/* real, seconds */
+	int64_t limit_at;	/* monotonic us; INT64_MAX: none */
+	int64_t warn_at;	/* when the warning signal is due */
+	int64_t kill_at;	/* when TERM becomes KILL */
+	int64_t sample_at;
+	int64_t max_rss;
+	int status;		/* of the script, from waitpid */
+	bool child_gone;
+	const char *limit;	/* "time", "mem" or NULL */
+	int last_signal;
+};
+
+extern char **environ;
+
+/* --- starting the script --- */
+
+/* The daemon's own environment without what another Slurm job or run left in it, and what a batch job expects to find. */
+static void job_environment(const struct supervisor_params *p)
+{
+	static const char *const prefixes[] = { "SLURM_", "SLURMRAY_", "SBATCH_", "SRUN_" };
+	char text[32];
+
+	for (size_t i = 0; environ[i];) {
+		const char *eq = strchr(environ[i], '=');
+		bool drop = false;
+
+		for (size_t k = 0; k < ARRAY_SIZE(prefixes); k++)
+			drop = drop || strncmp(environ[i], prefixes[k], strlen(prefixes[k])) == 0;
+		if (drop && eq) {
+			cleanup_free char *name = xstrndup(environ[i], (size_t)(eq - environ[i]));
+
+			(void)unsetenv(name);
+		} else {
+			i++;
+		}
+	}
+	(void)setenv("SLURMRAY_JOB_ID", p->job_id, 1);
+	(void)setenv("SLURM_JOB_ID", p->job_id, 1);
+	(void)setenv("SLURM_JOB_NAME", p->name, 1);
+	(void)setenv("SLURM_JOB_NUM_NODES", "1", 1);
+	(void)snprintf(text, sizeof(text), "%d", p->ntasks);
+	(void)setenv("SLURM_NTASKS", text, 1);
+	(void)snprintf(text, sizeof(text), "%d", p->cpus_per_task);
+	(void)setenv("SLURM_CPUS_PER_TASK", text, 1);
+	(void)snprintf(text, sizeof(text), "%d", p->ntasks * p->cpus_per_task);
+	(void)setenv("SLURM_CPUS_ON_NODE", text, 1);
+}
+
+static void redirect(const char *path, int to)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+
+	if (fd < 0)
+		_exit(126);
+	(void)dup2(fd, to);
+	if (fd != to)
+		(void)close(fd);
+}
+
+static void exec_script(const struct supervisor *s, pid_t parent)
+{
+	sigset_t none;
+	int null = open("/dev/null", O_RDONLY);
+
+	(void)sigemptyset(&none);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	(void)signal(SIGPIPE, SIG_DFL);
+	(void)setpgid(0, 0);
+	/* A script whose supervisor is killed must not go on unseen. */
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(126);
+	(void)dup2(null, STDIN_FILENO);
+	redirect(s->p.out, STDOUT_FILENO);
+	if (strcmp(s->p.out, s->p.err) == 0)
+		(void)dup2(STDOUT_FILENO, STDERR_FILENO);
+	else
+		redirect(s->p.err, STDERR_FILENO);
+	for (int fd = 3; fd < 256; fd++)
+		(void)close(fd);
+	job_environment(&s->p);
+	(void)execl("/bin/sh", "sh", "script", (char *)NULL);
+	_exit(126);
+}
+
+/* --- time, memory, signals --- */
+
+static void stop_tree(struct supervisor *s, int64_t now, const char *limit)
+{
+	if (limit && !s->limit)
+		s->limit = limit;
+	if (s->kill_at != INT64_MAX)
+		return; /* on its way */
+	s->last_signal = SIGTERM;
+	tree_kill(getpid(), SIGCONT); /* a stopped process sees TERM only when it goes on */
+	tree_kill(getpid(), SIGTERM);
+	s->kill_at = now + (int64_t)s->p.grace_s * USEC_PER_SEC;
+}
+
+static void on_control(struct supervisor *s, int64_t now)
+{
+	char buf[512];
+	ssize_t n = read(s->control, buf, sizeof(buf) - 1);
+	char *line = buf, *nl;
+
+	if (n <= 0)
+		return;
+	buf[n] = '\0';
+	for (; (nl = strchr(line, '\n')); line = nl + 1) {
+		*nl = '\0';
+		if (strcmp(line, "cancel") == 0) {
+			stop_tree(s, now, NULL);
+		} else if (strncmp(line, "signal ", 7) == 0) {
+			int sig = (int)strtol(line + 7, NULL, 10);
+
+			if (sig > 0 && sig < NSIG) {
+				/* To the script alone, as scancel --batch: it passes it on to its command. */
+				s->last_signal = sig;
+				if (!s->child_gone)
+					(void)kill(s->child, sig);
+			}
+		}
+	}
+}
+
+static void reap(struct supervisor *s, int64_t now)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		if (pid != s->child)
+			continue;
+		s->child_gone = true;
+		s->status = status;
+		/* What the script left behind ends with it, as in Slurm. */
+		tree_kill(getpid(), SIGCONT);
+		tree_kill(getpid(), SIGTERM);
+		if (s->kill_at > now + DRAIN_GRACE_US)
+			s->kill_at = now + DRAIN_GRACE_US;
+	}
+}
+
+static void on_clock(struct supervisor *s, int64_t now)
+{
+	if (now >= s->sample_at) {
+		int64_t rss = tree_rss(getpid());
+
+		if (rss > s->max_rss)
+			s->max_rss = rss;
+		if (s->p.mem_bytes && rss > s->p.mem_bytes && !s->limit) {
+			s->limit = "mem";
+			s->last_signal = SIGKILL;
+			tree_kill(getpid(), SIGKILL);
+		}
+		s->sample_at = now + SAMPLE_US;
+	}
+	if (now >= s->warn_at) {
+		s->warn_at = INT64_MAX;
+		if (!s->child_gone)
+			(void)kill(s->child, s->p.signal_num);
+	}
+	if (now >= s->limit_at) {
+		s->limit_at = INT64_MAX;
+		stop_tree(s, now, "time");
+	}
+	if (now >= s->kill_at) {
+		tree_kill(getpid(), SIGKILL);
+		s->kill_at = now + USEC_PER_SEC; /* again, should a fork have slipped through */
+	}
+}
+
+static int64_t earliest(const struct supervisor *s)
+{
+	int64_t t = s->sample_at;
+
+	t = s->warn_at < t ? s->warn_at : t;
+	t = s->limit_at < t ? s->limit_at : t;
+	return s->kill_at < t ? s->kill_at : t;
+}
+
+static bool anybody_left(void)
+{
+	pid_t one;
+
+	return tree_list(getpid(), &one, 1) > 0;
+}
+
+static void supervise(struct supervisor *s)
+{
+	const struct clock *clock = &clock_system;
+
+	while (!s->child_gone || anybody_left()) {
+		struct pollfd fds[2] = { { s->sig_fd, POLLIN, 0 }, { s->control, POLLIN, 0 } };
+		struct signalfd_siginfo si;
+		int64_t now = clock_mono(clock), wait = (earliest(s) - now) / USEC_PER_MSEC + 1;
+
+		(void)poll(fds, 2, wait < 0 ? 0 : wait > 1000 ? 1000 : (int)wait);
+		now = clock_mono(clock);
+		while (read(s->sig_fd, &si, sizeof(si)) == sizeof(si))
+			if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT)
+				stop_tree(s, now, NULL);
+		reap(s, now);
+		if (fds[1].revents & POLLIN)
+			on_control(s, now);
+		on_clock(s, now);
+	}
+}
+
+/* --- the record --- */
+
+static long long file_size(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 ? (long long)st.st_size : 0;
+}
+
+static const char *signal_word(int sig)
+{
+	return sig > 0 && sigabbrev_np(sig) ? sigabbrev_np(sig) : "-";
+}
+
+/* What the script said of itself, when it came to its end; else what waitpid said. */
+static int script_code(const struct supervisor *s)
+{
+	struct exit_record r;
+	struct strbuf sb = STRBUF_INIT;
+	int rc = -1;
+
+	if (strbuf_read_file(&sb, s->p.ends, 65536) > 0 && exit_record_parse(sb.buf, &r, NULL) == 0)
+		rc = r.rc;
+	strbuf_release(&sb);
+	if (rc >= 0)
+		return rc;
+	return WIFSIGNALED(s->status) ? 128 + WTERMSIG(s->status) : WEXITSTATUS(s->status);
+}
+
+static void build_record(const struct supervisor *s, struct strbuf *out)
+{
+	struct rusage ru;
+	char host[64] = "-";
+	bool merged = strcmp(s->p.out, s->p.err) == 0;
+
+	(void)getrusage(RUSAGE_CHILDREN, &ru);
+	(void)gethostname(host, sizeof(host) - 1);
+	strbuf_addf(out, "v=1 run=%u attempt=%u job=%s rc=%d sig=%s start=%lld end=%lld out=%lld err=%lld restart=0 manifest=1",
+		    s->p.run, s->p.attempt, s->p.job_id, script_code(s), signal_word(s->last_signal), (long long)s->start,
+		    (long long)(clock_real(&clock_system) / USEC_PER_SEC), file_size(s->p.out),
+		    merged ? 0 : file_size(s->p.err));
+	strbuf_addf(out, " maxrss=%lld cpu=%lld host=%s limit=%s\n",
+		    (long long)(s->max_rss > ru.ru_maxrss * 1024 ? s->max_rss : ru.ru_maxrss * 1024),
+		    ((long long)ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) * USEC_PER_SEC + ru.ru_utime.tv_usec +
+			    ru.ru_stime.tv_usec,
+		    host, s->limit ? s->limit : "-");
+}
+
+static int write_record(const struct supervisor *s)
+{
+	struct strbuf text = STRBUF_INIT;
+	int rc = -1;
+
+	build_record(s, &text);
+	for (int i = 0; i < RECORD_TRIES && rc < 0; i++) {
+		int fd = open("exit.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+		if (fd >= 0 && write(fd, text.buf, text.len) == (ssize_t)text.len && fsync(fd) == 0)
+			rc = rename("exit.tmp", "exit");
+		if (fd >= 0)
+			(void)close(fd);
+		if (rc < 0)
+			(void)poll(NULL, 0, 100);
+	}
+	strbuf_release(&text);
+	return rc;
+}
+
+/* --- start --- */
+
+static int open_signals(void)
+{
+	static const int all[] = { SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT };
+	sigset_t set;
+
+	(void)sigemptyset(&set);
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		(void)sigaddset(&set, all[i]);
+	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	(void)signal(SIGPIPE, SIG_IGN);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void set_clock(struct supervisor *s)
+{
+	int64_t now = clock_mono(&clock_system);
+
+	s->start = clock_real(&clock_system) / USEC_PER_SEC;
+	s->limit_at = s->warn_at = s->kill_at = INT64_MAX;
+	s->sample_at = now;
+	if (s->p.time_s >= 0) {
+		s->limit_at = now + s->p.time_s * USEC_PER_SEC;
+		if (s->p.signal_num)
+			s->warn_at = s->limit_at - (int64_t)s->p.signal_lead_s * USEC_PER_SEC;
+	}
+}
+
+int supervisor_main(int argc, char **argv)
+{
+	struct supervisor s = { .control = -1 };
+	struct err e = ERR_INIT;
+	char me[128];
+	pid_t self = getpid();
+
+	if (argc != 2 || chdir(argv[1]) < 0)
+		return 2;
+	s.dir = argv[1];
+	if (supervisor_params_read(".", &s.p, &e) < 0) {
+		(void)fprintf(stderr, "slurmray: %s\n", e.text);
+		return 1;
+	}
+	(void)setsid();
+	(void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+	(void)prctl(PR_SET_NAME, "slurmray-job");
+	s.sig_fd = open_signals();
+	(void)mkfifo("control", 0600);
+	s.control = open("control", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	supervisor_identity(self, me, sizeof(me));
+	if (symlink(me, "supervisor") < 0)
+		return 0; /* another one was first, or the attempt was voided */
+	set_clock(&s);
+	s.child = fork();
+	if (s.child == 0)
+		exec_script(&s, self);
+	if (s.child < 0) {
+		s.child_gone = true;
+		s.status = 126 << 8;
+	}
+	supervise(&s);
+	return write_record(&s) < 0;
+}

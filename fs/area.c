@@ -1,0 +1,356 @@
+/*
+ * results/, work/ and files/: directories of paths. results/ of an ended run is its list of results; of a live one, and work/,
+ * the last listing. A directory operation never waits for a network: it answers from what is known and asks for news, which the
+ * next look shows. files/ is a local directory (area_files.c).
+ */
+#include "fs/area.h"
+
+#include "backend/base/mem.h"
+#include "backend/cluster.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#define LISTING_AGE_US (1 * USEC_PER_SEC)	/* older ones are asked for again */
+
+struct paths *area_paths(struct fsys *fs, uint32_t run)
+{
+	struct hmap_node *n = hmap_first(&fs->paths, run);
+	struct paths *p;
+
+	if (n)
+		return container_of(n, struct paths, node);
+	p = paths_open(fs->state_dir, run);
+	hmap_insert(&fs->paths, &p->node, run);
+	return p;
+}
+
+void area_forget(struct fsys *fs, uint32_t run)
+{
+	struct hmap_node *n = hmap_first(&fs->paths, run);
+
+	if (!n)
+		return;
+	hmap_remove(&fs->paths, n);
+	paths_close(container_of(n, struct paths, node));
+}
+
+bool area_is(uint64_t ino)
+{
+	uint32_t row = ino_row(ino);
+
+	return ino_kind(ino) == INO_PATH ||
+	       (ino_kind(ino) == INO_RUN && (row == RUN_ROW_RESULTS || row == RUN_ROW_WORK || row == RUN_ROW_FILES));
+}
+
+bool area_at(struct fsys *fs, uint64_t ino, struct spot *s)
+{
+	memset(s, 0, sizeof(*s));
+	s->r = engine_run(fs->en, ino_number(ino));
+	if (!s->r)
+		return false;
+	s->p = area_paths(fs, s->r->num);
+	s->path = "";
+	if (ino_kind(ino) == INO_RUN) {
+		s->area = ino_row(ino) == RUN_ROW_RESULTS ? 'r' : ino_row(ino) == RUN_ROW_WORK ? 'w' : 'f';
+		return true;
+	}
+	s->e = paths_at(s->p, ino_sub(ino));
+	if (!s->e)
+		return false;
+	s->area = s->e->area;
+	s->path = s->e->path;
+	return true;
+}
+
+uint64_t area_ino(const struct spot *s, const struct pentry *e)
+{
+	return ino_make(INO_PATH, s->r->num, e->index);
+}
+
+void area_join(struct strbuf *out, const char *dir, const char *name)
+{
+	if (*dir)
+		strbuf_addf(out, "%s/", dir);
+	strbuf_addstr(out, name);
+}
+
+/* --- news --- */
+
+struct listing {
+	struct fsys *fs;
+	uint32_t run;
+	char area;
+	char *dir;
+};
+
+static struct pentry *listing_state(struct paths *p, char area, const char *dir)
+{
+	return *dir ? paths_find(p, area, dir) : &p->root[area == 'r' ? 0 : 1];
+}
+
+static void listed(void *arg, int code, const char *text, const char *data, size_t len)
+{
+	struct listing *l = arg;
+	struct pentry *state;
+
+	(void)text;
+	if (engine_run(l->fs->en, l->run)) {
+		struct paths *p = area_paths(l->fs, l->run);
+
+		if (code == 0)
+			paths_take(p, l->area, l->dir, false, data, len);
+		state = listing_state(p, l->area, l->dir);
+		if (state) {
+			state->listing = false;
+			state->listed = state->listed || code == 0;
+			state->listed_at = clock_mono(l->fs->clock);
+		}
+	}
+	park_retry(l->fs, l->run);
+	free(l->dir);
+	free(l);
+}
+
+static void load_manifest(struct fsys *fs, struct spot *s)
+{
+	cleanup_free char *path = NULL;
+	struct strbuf sb = STRBUF_INIT;
+
+	if (s->p->manifest || run_is_live(s->r))
+		return;
+	path = xasprintf("%s/spool/%u/manifest", fs->state_dir, s->r->num);
+	if (strbuf_read_file(&sb, path, 1u << 30) >= 0) {
+		paths_take(s->p, 'r', "", true, sb.buf, sb.len);
+		s->p->manifest = true;
+	}
+	strbuf_release(&sb);
+}
+
+/* Asks for a listing of a directory unless a fresh one is there or on its way. True: one is on its way. */
+static bool refresh(struct fsys *fs, struct spot *s, const char *dir)
+{
+	struct pentry *state;
+	struct listing *l;
+
+	if (s->area == 'f' || !s->r->attempt)
+		return false;
+	if (s->area == 'r') {
+		load_manifest(fs, s);
+		if (s->p->manifest)
+			return false;
+	}
+	state = listing_state(s->p, s->area, dir);
+	if (!state || state->listing)
+		return state != NULL;
+	if (state->listed_at && clock_mono(fs->clock) - state->listed_at < LISTING_AGE_US)
+		return false;
+	state->listing = true;
+	l = xmalloc(sizeof(*l));
+	*l = (struct listing){ fs, s->r->num, s->area, xstrdup(dir) };
+	engine_list(fs->en, s->r->num, s->area == 'r' ? AREA_RESULTS : AREA_WORK, dir, listed, l);
+	return true;
+}
+
+/* --- directory operations --- */
+
+int area_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino)
+{
+	struct strbuf full = STRBUF_INIT;
+	struct pentry *e;
+	struct spot s;
+	int rc = -ENOENT;
+
+	if (!area_at(fs, parent, &s))
+		return -ENOENT;
+	area_join(&full, s.path, name);
+	if (s.area == 'f') {
+		rc = files_lookup(fs, &s, full.buf, ino);
+	} else {
+		(void)refresh(fs, &s, s.path);
+		e = paths_find(s.p, s.area, full.buf);
+		if (e && e->known) {
+			*ino = area_ino(&s, e);
+			rc = 0;
+		}
+	}
+	strbuf_release(&full);
+	return rc;
+}
+
+static void set_times(struct stat *st, int64_t us)
+{
+	st->st_mtim.tv_sec = us / USEC_PER_SEC;
+	st->st_mtim.tv_nsec = us % USEC_PER_SEC * 1000;
+	st->st_atim = st->st_ctim = st->st_mtim;
+}
+
+int area_stat(struct fsys *fs, uint64_t ino, struct stat *st)
+{
+	struct spot s;
+
+	if (!area_at(fs, ino, &s))
+		return -ENOENT;
+	if (s.area == 'f')
+		return files_stat(fs, &s, st);
+	if (s.area == 'r')
+		load_manifest(fs, &s);
+	if (!s.e) {
+		st->st_mode = S_IFDIR | 0555;
+		st->st_nlink = 2;
+		set_times(st, s.r->t_changed);
+		return 0;
+	}
+	if (!s.e->known)
+		return -ENOENT;
+	st->st_mode = (s.e->type == 'd' ? S_IFDIR | 0555 : s.e->type == 'l' ? S_IFLNK | 0777 : S_IFREG) |
+		      (s.e->type == 'f' ? (s.e->mode & 0555) | 0400 : 0);
+	st->st_nlink = s.e->type == 'd' ? 2 : 1;
+	st->st_size = (off_t)(s.e->type == 'l' ? strlen(s.e->target) : s.e->type == 'd' ? 0 : s.e->size);
+	set_times(st, s.e->mtime);
+	return 0;
+}
+
+static bool child_of(const char *dir, const struct pentry *e, char area, const char **name)
+{
+	size_t n = strlen(dir);
+
+	if (e->area != area || (n && (strncmp(e->path, dir, n) != 0 || e->path[n] != '/')))
+		return false;
+	*name = e->path + (n ? n + 1 : 0);
+	return !strchr(*name, '/');
+}
+
+int area_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg)
+{
+	const char *name;
+	struct spot s;
+
+	if (!area_at(fs, ino, &s))
+		return -ENOENT;
+	if (s.area == 'f')
+		files_scan(fs, &s);
+	else
+		(void)refresh(fs, &s, s.path);
+	for (size_t i = (size_t)off; i < s.p->n; i++) {
+		struct pentry *e = s.p->entries[i];
+
+		if (e->known && child_of(s.path, e, s.area, &name) && !fill(arg, name, area_ino(&s, e), i + 1))
+			break;
+	}
+	return 0;
+}
+
+int area_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out)
+{
+	struct spot s;
+
+	if (!area_at(fs, ino, &s) || !s.e)
+		return -ENOENT;
+	if (s.area == 'f')
+		return files_readlink(fs, &s, out);
+	if (s.e->type != 'l' || !s.e->target)
+		return -EINVAL;
+	strbuf_addstr(out, s.e->target);
+	return 0;
+}
+
+/* --- opening work/: the one directory that waits, because nobody walks into it by accident --- */
+
+static bool retry_opendir(struct parked *p)
+{
+	struct fuse_file_info fi = { .fh = p->user };
+	struct pentry *state;
+	struct spot s;
+
+	if (!area_at(p->fs, p->off, &s)) {
+		(void)fuse_reply_err(unpark(p), ENOENT);
+		return true;
+	}
+	state = listing_state(s.p, s.area, s.path);
+	if (state && state->listing)
+		return false;
+	(void)fuse_reply_open(unpark(p), &fi);
+	return true;
+}
+
+void area_opendir(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi)
+{
+	const struct engine_link *link;
+	struct parked *p;
+	struct spot s;
+
+	if (!area_at(fs, ino, &s)) {
+		(void)fuse_reply_err(req, ENOENT);
+		return;
+	}
+	link = s.r->cluster ? engine_cluster_link(fs->en, s.r->cluster) : NULL;
+	if (s.area != 'w' || !link || !link->up || !refresh(fs, &s, s.path)) {
+		(void)fuse_reply_open(req, fi);
+		return;
+	}
+	p = park(fs, req, NULL, s.r->num, retry_opendir);
+	p->off = ino;
+	p->user = fi->fh;
+	p->deadline = clock_mono(fs->clock) + 5 * USEC_PER_SEC;
+	if (!retry_opendir(p))
+		park_interruptible(p);
+}
+
+/* --- files --- */
+
+void area_open(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi)
+{
+	struct handle *h;
+	struct spot s;
+	int rc;
+
+	if (!area_at(fs, ino, &s) || !s.e) {
+		(void)fuse_reply_err(req, ENOENT);
+		return;
+	}
+	h = handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+	if (s.area == 'f') {
+		rc = files_open(fs, &s, h, fi->flags);
+		if (rc < 0) {
+			handle_free(fs, h);
+			(void)fuse_reply_err(req, -rc);
+			return;
+		}
+	} else if ((fi->flags & O_ACCMODE) != O_RDONLY) {
+		handle_free(fs, h);
+		(void)fuse_reply_err(req, EPERM);
+		return;
+	}
+	fi->direct_io = 1;
+	(void)fuse_reply_open(req, fi);
+}
+
+void area_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	struct spot s;
+
+	if (!area_at(fs, h->ino, &s) || !s.e) {
+		(void)fuse_reply_err(req, ENOENT);
+		return;
+	}
+	if (s.area == 'f') {
+		files_read(fs, req, &s, h, off, size);
+		return;
+	}
+	if (s.area == 'r')
+		load_manifest(fs, &s);
+	if (!h->content)
+		h->content = content_open(fs, s.r->num, s.e, !run_is_live(s.r) && s.area == 'r' && s.p->manifest);
+	content_read(h->content, req, h, off, size);
+}
+
+void area_release(struct fsys *fs, struct handle *h)
+{
+	(void)fs;
+	if (h->content)
+		content_close(h->content);
+	if (h->fd >= 0)
+		(void)close(h->fd);
+}

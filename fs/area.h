@@ -1,0 +1,33 @@
+/*
+ * Private to area.c and area_files.c.
+ */
+#ifndef FS_AREA_H
+#define FS_AREA_H
+
+#include "fs/content.h"
+#include "fs/fsys.h"
+#include "fs/paths.h"
+
+/* A place in an area. */
+struct spot {
+	const struct run *r;
+	struct paths *p;
+	char area;		/* 'r', 'w', 'f' */
+	const char *path;	/* "" for the area itself */
+	struct pentry *e;	/* NULL for the area itself */
+};
+
+struct paths *area_paths(struct fsys *fs, uint32_t run);
+bool area_at(struct fsys *fs, uint64_t ino, struct spot *s);
+uint64_t area_ino(const struct spot *s, const struct pentry *e);
+void area_join(struct strbuf *out, const char *dir, const char *name);
+
+/* files/: a directory of this machine. `path` is relative to it. */
+int files_lookup(struct fsys *fs, struct spot *s, const char *path, uint64_t *ino);
+int files_stat(struct fsys *fs, struct spot *s, struct stat *st);
+void files_scan(struct fsys *fs, struct spot *s);
+int files_readlink(struct fsys *fs, struct spot *s, struct strbuf *out);
+int files_open(struct fsys *fs, struct spot *s, struct handle *h, int flags);
+void files_read(struct fsys *fs, fuse_req_t req, struct spot *s, struct handle *h, uint64_t off, size_t size);
+
+#endif

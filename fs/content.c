@@ -1,0 +1,216 @@
+/*
+ * Fetched content, in chunks of 1 MiB, a few ahead of the reader so that the link is busy. One struct per open handle
+ * (readers of the same file share what is on the disk once it is whole). A struct stays until its fetches have answered.
+ */
+#include "fs/content.h"
+
+#include "backend/base/mem.h"
+#include "backend/cluster.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#define CHUNK (1024 * 1024)
+#define AHEAD 4			/* chunks on their way for one reader */
+#define DEADLINE_US (30LL * USEC_PER_SEC)
+
+enum chunk_state { CHUNK_NONE, CHUNK_ASKED, CHUNK_HERE };
+
+struct content {
+	struct fsys *fs;
+	uint32_t run;
+	int area;
+	char *path;
+	uint64_t size;		/* as listed; grows when more is read of a live file */
+	bool final, whole, closed;
+	int fd;
+	char *part, *done;	/* names on the disk */
+	unsigned char *state;	/* enum chunk_state per chunk */
+	size_t n_chunks, n_here;
+	size_t asked;
+	int error;		/* of the last fetch, for who waits */
+};
+
+struct fetch {
+	struct content *c;
+	size_t chunk;
+};
+
+static size_t chunks(uint64_t size)
+{
+	return (size_t)((size + CHUNK - 1) / CHUNK);
+}
+
+static void make_room(struct content *c, size_t n)
+{
+	if (n <= c->n_chunks)
+		return;
+	c->state = xrealloc(c->state, n);
+	memset(c->state + c->n_chunks, CHUNK_NONE, n - c->n_chunks);
+	c->n_chunks = n;
+}
+
+struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry *e, bool final)
+{
+	struct content *c = xcalloc(1, sizeof(*c));
+
+	c->fs = fs;
+	c->run = run;
+	c->area = e->area == 'r' ? AREA_RESULTS : AREA_WORK;
+	c->path = xstrdup(e->path);
+	c->size = e->size;
+	c->final = final;
+	c->done = xasprintf("%s/spool/%u/data.%u", fs->state_dir, run, e->index);
+	/* A number in the name keeps two readers apart until one of them has the whole. */
+	c->part = xasprintf("%s.%llx", c->done, (unsigned long long)session_unique(fs->session));
+	c->fd = final ? open(c->done, O_RDONLY | O_CLOEXEC) : -1;
+	c->whole = c->fd >= 0;
+	if (!c->whole)
+		c->fd = open(c->part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	make_room(c, chunks(c->size));
+	return c;
+}
+
+static void content_free(struct content *c)
+{
+	if (c->fd >= 0)
+		(void)close(c->fd);
+	if (!c->whole)
+		(void)unlink(c->part);
+	free(c->state);
+	free(c->path);
+	free(c->part);
+	free(c->done);
+	free(c);
+}
+
+void content_close(struct content *c)
+{
+	c->closed = true;
+	if (!c->asked)
+		content_free(c);
+}
+
+static void got(struct content *c, size_t chunk, const char *data, size_t len)
+{
+	uint64_t at = (uint64_t)chunk * CHUNK;
+
+	if (pwrite(c->fd, data, len, (off_t)at) != (ssize_t)len) {
+		c->error = -ENOSPC;
+		c->state[chunk] = CHUNK_NONE;
+		return;
+	}
+	c->state[chunk] = CHUNK_HERE;
+	c->n_here++;
+	if (at + len > c->size)
+		c->size = at + len;
+	else if (len < CHUNK && at + len < c->size) {
+		if (c->final)
+			c->error = -ESTALE; /* shorter than the list of results says */
+		c->size = at + len;
+	}
+	if (c->final && !c->error && c->n_here == chunks(c->size) && fsync(c->fd) == 0 && rename(c->part, c->done) == 0)
+		c->whole = true;
+}
+
+static void fetched(void *arg, int code, const char *text, const char *data, size_t len)
+{
+	struct fetch *f = arg;
+	struct content *c = f->c;
+
+	(void)text;
+	c->asked--;
+	if (code < 0) {
+		c->error = code;
+		c->state[f->chunk] = CHUNK_NONE;
+	} else {
+		got(c, f->chunk, data, len);
+	}
+	free(f);
+	if (c->closed) {
+		if (!c->asked)
+			content_free(c);
+		return;
+	}
+	park_retry(c->fs, c->run);
+}
+
+static void ask(struct content *c, size_t chunk)
+{
+	struct fetch *f;
+
+	if (chunk >= c->n_chunks || c->state[chunk] != CHUNK_NONE || c->asked >= AHEAD)
+		return;
+	f = xmalloc(sizeof(*f));
+	f->c = c;
+	f->chunk = chunk;
+	c->state[chunk] = CHUNK_ASKED;
+	c->asked++;
+	engine_fetch(c->fs->en, c->run, c->area, c->path, (uint64_t)chunk * CHUNK, CHUNK, fetched, f);
+}
+
+/* True when answered: the bytes at `off` are here, or are past the end, or cannot be had. */
+static bool answer(struct content *c, fuse_req_t req, struct parked *p, uint64_t off, size_t size)
+{
+	static char buf[SHARED_MAX_WRITE * 8];
+	size_t chunk = (size_t)(off / CHUNK);
+	ssize_t n = 0;
+
+	if (c->fd < 0 || c->error) {
+		int error = c->error ? -c->error : EHOSTUNREACH;
+
+		c->error = 0;
+		(void)fuse_reply_err(p ? unpark(p) : req, error);
+		return true;
+	}
+	if (off < c->size && !c->whole && c->state[chunk] != CHUNK_HERE)
+		return false;
+	if (off < c->size) {
+		uint64_t end = c->whole ? c->size : (uint64_t)(chunk + 1) * CHUNK;
+
+		if (size > sizeof(buf))
+			size = sizeof(buf);
+		if (off + size > end)
+			size = (size_t)(end - off);
+		n = pread(c->fd, buf, size, (off_t)off);
+	}
+	if (n < 0)
+		(void)fuse_reply_err(p ? unpark(p) : req, errno);
+	else
+		(void)fuse_reply_buf(p ? unpark(p) : req, buf, (size_t)n);
+	return true;
+}
+
+static void ask_ahead(struct content *c, uint64_t off)
+{
+	size_t chunk = (size_t)(off / CHUNK);
+
+	for (size_t i = 0; i < AHEAD && !c->whole; i++)
+		ask(c, chunk + i);
+}
+
+static bool retry_content(struct parked *p)
+{
+	struct content *c = p->h->content;
+
+	if (!c)
+		return false;
+	if (!c->error)
+		ask_ahead(c, p->off);
+	return answer(c, NULL, p, p->off, p->size);
+}
+
+void content_read(struct content *c, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	struct parked *p;
+
+	ask_ahead(c, off);
+	p = park(c->fs, req, h, c->run, retry_content);
+	p->off = off;
+	p->size = size;
+	p->deadline = clock_mono(c->fs->clock) + DEADLINE_US;
+	if (!retry_content(p))
+		park_interruptible(p);
+}

@@ -1,0 +1,248 @@
+/*
+ * What the files of fs/ share: one struct with everything that the worker has, the tables of files, handles and
+ * parked requests. One thread; nothing outside fs/ sees this.
+ */
+#ifndef FS_FSYS_H
+#define FS_FSYS_H
+
+#include "backend/base/clock.h"
+#include "backend/base/hash.h"
+#include "backend/base/strbuf.h"
+#include "backend/engine.h"
+#include "backend/scan.h"
+#include "backend/spool.h"
+#include "fs/ino.h"
+#include "fs/session.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+struct fsys;
+struct handle;
+
+/* --- the tables of files --- */
+
+enum node_class {
+	NODE_DIR,
+	NODE_DOC,	/* rendered at open (values, keyed files, documents) */
+	NODE_STORED,	/* a document of the journal: spec, effective, script */
+	NODE_GROW,	/* stdout, stderr, log */
+	NODE_WAIT,	/* blocks until the run has ended */
+	NODE_FOLLOW,	/* blocks at its end until there is more */
+	NODE_CONV,	/* conversation: runs/new, runs/check */
+	NODE_SPEC,	/* a document that is a conversation when opened for writing */
+	NODE_CTL,	/* verbs */
+	NODE_LINK,
+	NODE_PROBE,	/* a document that the cluster is asked for at open */
+};
+
+enum node_flags {
+	NODE_UNLISTED = 1 << 0,
+	NODE_FRESH = 1 << 1,	/* a new instance per LOOKUP (see ino.h) */
+	NODE_FINAL = 1 << 2,	/* does not change any more once the run has ended */
+};
+
+/* Whose file is rendered. Only what the table's kind has is set. */
+struct view {
+	struct fsys *fs;
+	const struct run *run;
+	const struct cluster_conf *cluster;
+};
+
+struct node {
+	const char *name;
+	enum node_class class;
+	mode_t mode;
+	unsigned flags;
+	void (*render)(const struct view *v, struct strbuf *out); /* DOC, LINK */
+	int stream;		/* GROW, FOLLOW: enum spool_stream */
+	const char *doc;	/* one line for docs/interface.md */
+};
+
+/* Rows of the tables; each ends with a row without a name. Row 0 is the directory itself. */
+extern const struct node run_nodes[];
+extern const struct node cluster_nodes[];
+extern const struct node fixed_nodes[];
+
+/* Rows of fixed_nodes, in its order. */
+enum fixed {
+	FIXED_NONE, FIXED_README, FIXED_STATUS, FIXED_ERRORS, FIXED_CTL, FIXED_LAST, FIXED_RUNS, FIXED_CLUSTERS, FIXED_BY,
+	FIXED_NEW, FIXED_CHECK, FIXED_TEMPLATE, FIXED_LIST, FIXED_RUNS_LAST,
+	FIXED_BY_FIRST,		/* by/status, then the others in the order of enum set_kind */
+};
+
+enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_N };
+
+/* Rows of run_nodes that others name. */
+enum { RUN_ROW_DIR, RUN_ROW_RESULTS, RUN_ROW_WORK, RUN_ROW_FILES, RUN_ROW_FIRST_FILE };
+
+/* --- the whole --- */
+
+struct fsys {
+	struct engine *en;
+	struct session *session;
+	struct shared *shared;
+	const struct clock *clock;
+	const char *state_dir, *mount_dir;
+	char *handle_dir;	/* STATE/handles: conversations of open handles */
+	uid_t uid;
+	gid_t gid;
+	uid_t *allow_uids;	/* with --allow-uid, ended by n */
+	size_t n_allow;
+	int64_t started;	/* real us */
+	uint32_t instance;	/* last one given out */
+	struct hmap handles;	/* by fh */
+	struct hmap parked;	/* by run number; 0: not tied to a run */
+	struct hmap spools;	/* readers, by run number */
+	struct hmap values;	/* known set values, by hash */
+	struct hmap paths;	/* path tables, by run number */
+	struct hmap probes;	/* last answers of clusters */
+	size_t n_parked;
+	long n_pollers;		/* handles whose kernel handle is kept */
+	bool stopping, restart;
+	uint64_t n_requests;
+};
+
+/* --- handles (handle.c) --- */
+
+struct handle {
+	struct hmap_node node;	/* by fh */
+	uint64_t fh, ino;
+	uint32_t flags;		/* of open(2) */
+	uint32_t run;		/* number, or 0 */
+	const struct node *nd;	/* NULL for path files and sets */
+	struct strbuf text;	/* DOC: snapshot; CTL: last answer */
+	bool have_text;
+	struct conv *conv;	/* CONV, SPEC for writing */
+	uint64_t verb_seen;	/* CTL: a verb was written on this handle */
+	bool failed;
+	int fd;			/* files/: local descriptor; -1 */
+	struct content *content;
+	uint32_t *set;		/* sets: runs that are waited for */
+	size_t n_set;
+	bool have_set;
+	uint64_t pos;		/* FOLLOW: how far this handle has read */
+};
+
+struct handle *handle_new(struct fsys *fs, uint64_t fh, uint64_t ino, uint32_t flags);
+/* The handle of a request; rebuilt when an earlier worker opened it. */
+struct handle *handle_get(struct fsys *fs, const struct fuse_file_info *fi, uint64_t ino);
+void handle_free(struct fsys *fs, struct handle *h);
+
+/* --- parked requests (park.c) --- */
+
+struct parked {
+	struct hmap_node node;	/* by run number */
+	struct fsys *fs;
+	fuse_req_t req;
+	struct handle *h;
+	uint64_t off;
+	size_t size;
+	int64_t deadline;	/* monotonic us; 0: none (a signal or the end of the run lets go) */
+	int deadline_errno;
+	/* Tries again; true when the request was answered (then the record is gone). */
+	bool (*retry)(struct parked *p);
+	/* Called before the record goes away unanswered (interrupt, drain, deadline); may be NULL. */
+	void (*drop)(struct parked *p);
+	uint64_t user;
+	bool uninterruptible;
+};
+
+/* Parks `req`; 0, or -EAGAIN with O_NONBLOCK (then nothing was parked). */
+struct parked *park(struct fsys *fs, fuse_req_t req, struct handle *h, uint32_t run, bool (*retry)(struct parked *));
+/* Lets a signal end the wait; call it last, the record may be gone afterwards. */
+void park_interruptible(struct parked *p);
+/* Takes the record off and frees it; the caller answers. */
+fuse_req_t unpark(struct parked *p);
+void park_retry(struct fsys *fs, uint32_t run);
+void park_expire(struct fsys *fs);
+void park_drain(struct fsys *fs, int error);
+
+/* --- rendering (files_*.c) --- */
+
+const struct node *node_of(const struct fsys *fs, uint64_t ino, struct view *v);
+void render_node(const struct node *nd, const struct view *v, struct strbuf *out);
+struct spool_reader *run_spool(struct fsys *fs, const struct run *r);
+void run_spool_forget(struct fsys *fs, uint32_t num);
+/* Bytes that the stream has in the end (ended, known) or has now. `final` says which. */
+uint64_t run_stream_len(struct fsys *fs, const struct run *r, int stream, bool *final);
+int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v);
+
+/* --- tree (tree.c) --- */
+
+int tree_stat(struct fsys *fs, uint64_t ino, struct stat *st);
+double tree_attr_timeout(struct fsys *fs, uint64_t ino);
+int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino);
+/* Calls back for each entry; false stops. `off` is where a readdir goes on. */
+typedef bool (*tree_fill)(void *arg, const char *name, uint64_t ino, uint64_t next_off);
+int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg);
+int tree_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out);
+
+/* --- sets (by.c) --- */
+
+const char *set_kind_name(enum set_kind k);
+int by_lookup(struct fsys *fs, enum set_kind k, const char *name, uint64_t *ino);
+int by_readdir(struct fsys *fs, enum set_kind k, uint64_t off, tree_fill fill, void *arg);
+int set_lookup(struct fsys *fs, uint64_t ino, const char *name, uint64_t *out);
+int set_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg);
+bool set_exists(struct fsys *fs, uint64_t ino);
+void set_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+
+/* --- conversations (conv.c) --- */
+
+void conv_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *data, size_t len);
+void conv_read(struct fsys *fs, fuse_req_t req, struct handle *h, size_t size);
+void conv_flush(struct fsys *fs, fuse_req_t req, struct handle *h);
+void conv_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
+void conv_release(struct fsys *fs, fuse_req_t req, struct handle *h); /* frees the handle, answers */
+struct conv *conv_open(struct fsys *fs, struct handle *h, bool rebuilt);
+void conv_free(struct conv *c);
+
+/* --- ctl (ctl.c) --- */
+
+void ctl_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *data, size_t len);
+void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+void ctl_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
+
+/* --- run data: logs (rundata.c) --- */
+
+void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+/* Would a read be answered now? For poll(2). */
+bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off);
+
+/* --- results, work and files (area.c, content.c) --- */
+
+int area_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino);
+int area_stat(struct fsys *fs, uint64_t ino, struct stat *st);
+int area_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg);
+int area_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out);
+void area_open(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi);
+void area_opendir(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi);
+void area_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+void area_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *data, size_t len, uint64_t off);
+void area_release(struct fsys *fs, struct handle *h);
+int area_create(struct fsys *fs, uint64_t parent, const char *name, mode_t mode, int flags, uint64_t fh, uint64_t *ino);
+int area_mkdir(struct fsys *fs, uint64_t parent, const char *name, mode_t mode, uint64_t *ino);
+int area_unlink(struct fsys *fs, uint64_t parent, const char *name, bool dir);
+int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to, const char *new_name);
+int area_symlink(struct fsys *fs, uint64_t parent, const char *name, const char *target, uint64_t *ino);
+int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, struct handle *h);
+bool area_is(uint64_t ino); /* results, work, files and everything below */
+void area_forget(struct fsys *fs, uint32_t run);
+
+/* --- documents that a cluster is asked for (probe.c) --- */
+
+size_t probe_size(struct fsys *fs, const struct view *v, const char *name);
+/* Opens: at once when a fresh answer is here, else when the cluster has answered; an old answer serves when it does not. */
+void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h, struct fuse_file_info *fi);
+
+/* --- the rest --- */
+
+extern const struct fuse_lowlevel_ops fuse_ops;
+bool fsys_allowed(const struct fsys *fs, fuse_req_t req);
+void reply_slice(fuse_req_t req, const struct strbuf *sb, uint64_t off, size_t size);
+
+#endif

@@ -1,0 +1,739 @@
+/*
+ * FUSE requests to calls: which function serves which operation on which kind of node. No state and no policy of its own but
+ * permissions and flags of opens.
+ *
+ * Files are opened direct_io: their sizes and contents change without the kernel knowing. Files whose reads block, and
+ * conversations, are opened without seeking.
+ */
+#include "fs/fsys.h"
+
+#include "backend/base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+static struct fsys *fsys_of(fuse_req_t req)
+{
+	struct fsys *fs = fuse_req_userdata(req);
+
+	fs->n_requests++;
+	return fs;
+}
+
+static void reply_rc(fuse_req_t req, int rc)
+{
+	(void)fuse_reply_err(req, rc < 0 ? -rc : 0);
+}
+
+void reply_slice(fuse_req_t req, const struct strbuf *sb, uint64_t off, size_t size)
+{
+	if (off >= sb->len)
+		(void)fuse_reply_buf(req, NULL, 0);
+	else
+		(void)fuse_reply_buf(req, sb->buf + off, sb->len - off < size ? sb->len - off : size);
+}
+
+/* With --allow-other the kernel lets others in by the mode bits; only the owner and the named users get further. */
+bool fsys_allowed(const struct fsys *fs, fuse_req_t req)
+{
+	uid_t uid = fuse_req_ctx(req)->uid;
+
+	if (uid == fs->uid || uid == 0)
+		return true;
+	for (size_t i = 0; i < fs->n_allow; i++)
+		if (fs->allow_uids[i] == uid)
+			return true;
+	return false;
+}
+
+/* --- names and attributes --- */
+
+static int fill_entry(struct fsys *fs, uint64_t ino, struct fuse_entry_param *ep)
+{
+	struct view v;
+	const struct node *nd = node_of(fs, ino, &v);
+	int rc = tree_stat(fs, ino, &ep->attr);
+
+	ep->ino = ino;
+	ep->attr_timeout = tree_attr_timeout(fs, ino);
+	ep->entry_timeout = nd && (nd->flags & NODE_FRESH) ? 0.0 : ino_kind(ino) == INO_PATH ? ep->attr_timeout : 1.0;
+	if (ino_kind(ino) == INO_LINK)
+		ep->entry_timeout = 0.0; /* a run changes its set by changing its status */
+	return rc;
+}
+
+static void reply_entry(struct fsys *fs, fuse_req_t req, int rc, uint64_t ino)
+{
+	struct fuse_entry_param ep;
+
+	memset(&ep, 0, sizeof(ep));
+	if (rc == 0)
+		rc = fill_entry(fs, ino, &ep);
+	if (rc < 0)
+		reply_rc(req, rc);
+	else
+		(void)fuse_reply_entry(req, &ep);
+}
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct fsys *fs = fsys_of(req);
+	uint64_t ino = 0;
+	int rc = fsys_allowed(fs, req) ? tree_lookup(fs, parent, name, &ino) : -EACCES;
+
+	reply_entry(fs, req, rc, ino);
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct stat st;
+	int rc = tree_stat(fs, ino, &st);
+
+	(void)fi;
+	if (rc < 0)
+		reply_rc(req, rc);
+	else
+		(void)fuse_reply_attr(req, &st, tree_attr_timeout(fs, ino));
+}
+
+/* Truncation and times of files that are not stored here are accepted without effect: shells, cp and touch do them. */
+static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct stat st;
+	int rc = 0;
+
+	if (!fsys_allowed(fs, req))
+		rc = -EPERM;
+	else if (area_is(ino))
+		rc = area_setattr(fs, ino, attr, to_set, NULL);
+	else if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+		rc = -EPERM;
+	(void)fi;
+	if (rc == 0)
+		rc = tree_stat(fs, ino, &st);
+	if (rc < 0)
+		reply_rc(req, rc);
+	else
+		(void)fuse_reply_attr(req, &st, tree_attr_timeout(fs, ino));
+}
+
+static void reply_link(struct fsys *fs, fuse_req_t req, uint64_t ino)
+{
+	struct strbuf sb = STRBUF_INIT;
+	int rc = tree_readlink(fs, ino, &sb);
+
+	if (rc < 0)
+		reply_rc(req, rc);
+	else
+		(void)fuse_reply_readlink(req, sb.buf);
+	strbuf_release(&sb);
+}
+
+static bool retry_last(struct parked *p)
+{
+	struct fsys *fs = p->fs;
+	uint64_t ino = p->off;
+
+	if (engine_creating(fs->en))
+		return false;
+	reply_link(fs, unpark(p), ino);
+	return true;
+}
+
+/* `last` waits for the commits that are on their way: a script is committed when its descriptor is closed, which close(2) does
+   not wait for. */
+static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	struct fsys *fs = fsys_of(req);
+	struct parked *p;
+
+	if (ino_kind(ino) != INO_FIXED || !engine_creating(fs->en)) {
+		reply_link(fs, req, ino);
+		return;
+	}
+	p = park(fs, req, NULL, 0, retry_last);
+	p->off = ino;
+	p->deadline = clock_mono(fs->clock) + 5 * USEC_PER_SEC;
+	p->deadline_errno = ETIMEDOUT;
+	park_interruptible(p);
+}
+
+/* --- directories --- */
+
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+
+	fi->fh = session_unique(fs->session);
+	if (!fsys_allowed(fs, req))
+		(void)fuse_reply_err(req, EACCES);
+	else if (area_is(ino))
+		area_opendir(fs, req, ino, fi);
+	else
+		(void)fuse_reply_open(req, fi);
+}
+
+struct dir_fill {
+	struct fsys *fs;
+	fuse_req_t req;
+	char *buf;
+	size_t len, size;
+	bool plus;
+};
+
+static bool fill(void *arg, const char *name, uint64_t ino, uint64_t next_off)
+{
+	struct dir_fill *d = arg;
+	struct fuse_entry_param ep;
+	size_t n;
+
+	memset(&ep, 0, sizeof(ep));
+	if (d->plus) {
+		if (fill_entry(d->fs, ino, &ep) < 0)
+			return true; /* it went away just now */
+		n = fuse_add_direntry_plus(d->req, d->buf + d->len, d->size - d->len, name, &ep, (off_t)next_off);
+	} else {
+		struct stat st;
+
+		if (tree_stat(d->fs, ino, &st) < 0)
+			return true;
+		n = fuse_add_direntry(d->req, d->buf + d->len, d->size - d->len, name, &st, (off_t)next_off);
+	}
+	if (n > d->size - d->len)
+		return false;
+	d->len += n;
+	return true;
+}
+
+static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
+{
+	struct dir_fill d = { .fs = fsys_of(req), .req = req, .size = size, .plus = plus };
+	int rc;
+
+	d.buf = xmalloc(size);
+	rc = tree_readdir(d.fs, ino, (uint64_t)off, fill, &d);
+	if (rc < 0)
+		reply_rc(req, rc);
+	else
+		(void)fuse_reply_buf(req, d.buf, d.len);
+	free(d.buf);
+}
+
+static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	(void)fi;
+	read_directory(req, ino, size, off, false);
+}
+
+static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	(void)fi;
+	read_directory(req, ino, size, off, true);
+}
+
+static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	(void)ino;
+	(void)fi;
+	(void)fuse_reply_err(req, 0);
+}
+
+/* --- making and removing --- */
+
+/* A MKDIR or RMDIR that waits for its commit; it cannot be interrupted. */
+struct change {
+	struct parked *p;
+	char *name;
+};
+
+static void draft_made(void *arg, int code, const char *text)
+{
+	struct change *c = arg;
+	struct fsys *fs = c->p->fs;
+	const struct run *r = engine_run_by_id(fs->en, c->name);
+
+	(void)text;
+	if (code == 0 && !r)
+		code = -ENOENT;
+	reply_entry(fs, unpark(c->p), code, r ? ino_make(INO_RUN, r->num, RUN_ROW_DIR) : 0);
+	free(c->name);
+	free(c);
+}
+
+static void purged(void *arg, int code, const char *text)
+{
+	struct change *c = arg;
+
+	(void)text;
+	reply_rc(unpark(c->p), code);
+	free(c->name);
+	free(c);
+}
+
+static struct change *change_new(struct fsys *fs, fuse_req_t req, const char *name)
+{
+	struct change *c = xcalloc(1, sizeof(*c));
+
+	c->p = park(fs, req, NULL, 0, NULL);
+	c->p->uninterruptible = true;
+	c->name = xstrdup(name);
+	return c;
+}
+
+static bool is_runs(uint64_t ino)
+{
+	return ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS;
+}
+
+static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct fsys *fs = fsys_of(req);
+	uint64_t ino = 0;
+
+	if (!fsys_allowed(fs, req)) {
+		(void)fuse_reply_err(req, EPERM);
+	} else if (is_runs(parent)) {
+		engine_draft(fs->en, name, session_unique(fs->session), draft_made, change_new(fs, req, name));
+	} else if (area_is(parent)) {
+		int rc = area_mkdir(fs, parent, name, mode, &ino);
+
+		reply_entry(fs, req, rc, ino);
+	} else {
+		(void)fuse_reply_err(req, EPERM);
+	}
+}
+
+static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct fsys *fs = fsys_of(req);
+	const struct run *r;
+
+	if (!fsys_allowed(fs, req)) {
+		(void)fuse_reply_err(req, EPERM);
+		return;
+	}
+	if (area_is(parent)) {
+		reply_rc(req, area_unlink(fs, parent, name, true));
+		return;
+	}
+	if (!is_runs(parent)) {
+		(void)fuse_reply_err(req, EPERM);
+		return;
+	}
+	r = engine_run_by_id(fs->en, name);
+	/* Without a run this may be the same request again, after the commit: the engine knows. */
+	engine_purge(fs->en, r ? r->num : 0, session_unique(fs->session), purged, change_new(fs, req, name));
+}
+
+static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct fsys *fs = fsys_of(req);
+
+	if (!fsys_allowed(fs, req) || !area_is(parent))
+		(void)fuse_reply_err(req, EPERM); /* files of a run go with its directory, as in cgroup */
+	else
+		reply_rc(req, area_unlink(fs, parent, name, false));
+}
+
+static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t to, const char *new_name,
+		      unsigned int flags)
+{
+	struct fsys *fs = fsys_of(req);
+
+	if (!fsys_allowed(fs, req) || !area_is(parent) || !area_is(to))
+		(void)fuse_reply_err(req, EPERM);
+	else if (flags)
+		(void)fuse_reply_err(req, EINVAL);
+	else
+		reply_rc(req, area_rename(fs, parent, name, to, new_name));
+}
+
+static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	struct fsys *fs = fsys_of(req);
+	uint64_t ino = 0;
+	int rc = fsys_allowed(fs, req) && area_is(parent) ? area_symlink(fs, parent, name, target, &ino) : -EPERM;
+
+	reply_entry(fs, req, rc, ino);
+}
+
+static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct fuse_entry_param ep;
+	uint64_t ino = 0;
+	int rc = -EPERM;
+
+	memset(&ep, 0, sizeof(ep));
+	fi->fh = session_unique(fs->session);
+	if (fsys_allowed(fs, req) && area_is(parent))
+		rc = area_create(fs, parent, name, mode, fi->flags, fi->fh, &ino);
+	if (rc == 0)
+		rc = fill_entry(fs, ino, &ep);
+	if (rc < 0) {
+		reply_rc(req, rc);
+		return;
+	}
+	fi->direct_io = 1;
+	(void)fuse_reply_create(req, &ep, fi);
+}
+
+/* --- opening --- */
+
+static void open_text(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi, const struct node *nd,
+		      const struct view *v)
+{
+	struct handle *h = handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+
+	if (!h->have_text) {
+		render_node(nd, v, &h->text);
+		h->have_text = true;
+	}
+	(void)fuse_reply_open(req, fi);
+}
+
+static void have_doc(void *arg, int code, const char *text, size_t len)
+{
+	struct parked *p = arg;
+	struct fuse_file_info fi = { .fh = p->h->fh, .direct_io = 1 };
+	struct handle *h = p->h;
+	struct fsys *fs = p->fs;
+	fuse_req_t req = unpark(p);
+
+	if (code < 0 && code != -ENOENT) {
+		handle_free(fs, h);
+		(void)fuse_reply_err(req, -code);
+		return;
+	}
+	strbuf_add(&h->text, text, len);
+	h->have_text = true;
+	(void)fuse_reply_open(req, &fi);
+}
+
+/* A document of the journal; a draft has none yet and reads as empty. */
+static void open_stored(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi, const struct node *nd,
+			const struct view *v)
+{
+	struct handle *h = handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+	struct parked *p;
+
+	if (v->run->status == RUN_DRAFT) {
+		h->have_text = true;
+		(void)fuse_reply_open(req, fi);
+		return;
+	}
+	p = park(fs, req, h, v->run->num, NULL);
+	p->uninterruptible = true; /* the local journal answers, in less than a millisecond */
+	engine_doc(fs->en, v->run->num, nd->name, have_doc, p);
+}
+
+static void open_conv(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi)
+{
+	struct handle *h = handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+
+	if (!h->conv)
+		h->conv = conv_open(fs, h, false);
+	if (!h->conv) {
+		handle_free(fs, h);
+		(void)fuse_reply_err(req, ENFILE);
+		return;
+	}
+	fi->nonseekable = 1;
+	(void)fuse_reply_open(req, fi);
+}
+
+static bool wants_write(const struct fuse_file_info *fi)
+{
+	return (fi->flags & O_ACCMODE) != O_RDONLY;
+}
+
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct view v;
+	const struct node *nd = node_of(fs, ino, &v);
+	bool writes = wants_write(fi);
+
+	fi->fh = session_unique(fs->session);
+	fi->direct_io = 1;
+	if (!fsys_allowed(fs, req)) {
+		(void)fuse_reply_err(req, EACCES);
+		return;
+	}
+	if (area_is(ino)) {
+		area_open(fs, req, ino, fi);
+		return;
+	}
+	if (ino_kind(ino) == INO_SET_WAIT || ino_kind(ino) == INO_SET_ANY) {
+		fi->nonseekable = 1;
+		(void)handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+		(void)fuse_reply_open(req, fi);
+		return;
+	}
+	if (!nd || (writes && !(nd->mode & 0200))) {
+		(void)fuse_reply_err(req, nd ? EPERM : ENOENT);
+		return;
+	}
+	switch (nd->class) {
+	case NODE_DOC:
+		open_text(fs, req, ino, fi, nd, &v);
+		break;
+	case NODE_SPEC:
+		if (writes)
+			open_conv(fs, req, ino, fi);
+		else
+			open_stored(fs, req, ino, fi, nd, &v);
+		break;
+	case NODE_STORED:
+		open_stored(fs, req, ino, fi, nd, &v);
+		break;
+	case NODE_CONV:
+		open_conv(fs, req, ino, fi);
+		break;
+	case NODE_PROBE:
+		probe_open(fs, req, handle_new(fs, fi->fh, ino, (uint32_t)fi->flags), fi);
+		break;
+	case NODE_WAIT:
+		if (v.run->status == RUN_DRAFT) {
+			(void)fuse_reply_err(req, EBUSY);
+			break;
+		}
+		/* fall through */
+	case NODE_FOLLOW:
+		fi->nonseekable = 1;
+		/* fall through */
+	default:
+		(void)handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+		(void)fuse_reply_open(req, fi);
+	}
+}
+
+/* --- reading and writing --- */
+
+static void read_text(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	struct view v;
+	const struct node *nd = node_of(fs, h->ino, &v);
+
+	if (!h->have_text && nd && nd->class == NODE_DOC) { /* opened by an earlier worker */
+		render_node(nd, &v, &h->text);
+		h->have_text = true;
+	}
+	reply_slice(req, &h->text, off, size);
+}
+
+static void have_doc_again(void *arg, int code, const char *text, size_t len)
+{
+	struct parked *p = arg;
+	struct handle *h = p->h;
+	uint64_t off = p->off;
+	size_t size = p->size;
+	fuse_req_t req = unpark(p);
+
+	if (code < 0 && code != -ENOENT) {
+		(void)fuse_reply_err(req, -code);
+		return;
+	}
+	strbuf_reset(&h->text);
+	strbuf_add(&h->text, text, len);
+	h->have_text = true;
+	reply_slice(req, &h->text, off, size);
+}
+
+static void read_stored(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	struct parked *p;
+
+	if (h->have_text) {
+		reply_slice(req, &h->text, off, size);
+		return;
+	}
+	p = park(fs, req, h, h->run, NULL);
+	p->off = off;
+	p->size = size;
+	p->uninterruptible = true;
+	engine_doc(fs->en, h->run, h->nd->name, have_doc_again, p);
+}
+
+/* A probe's answer that an earlier worker had: the last answer of this one, or nothing. */
+static void read_probe(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	(void)fs;
+	reply_slice(req, &h->text, off, size);
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct handle *h = handle_get(fs, fi, ino);
+	uint64_t off = (uint64_t)offset;
+
+	h->flags = (h->flags & ~(uint32_t)O_NONBLOCK) | ((uint32_t)fi->flags & O_NONBLOCK); /* F_SETFL may have changed it */
+	if (area_is(ino)) {
+		area_read(fs, req, h, off, size);
+	} else if (!h->nd) {
+		if (ino_kind(ino) == INO_SET_WAIT || ino_kind(ino) == INO_SET_ANY)
+			set_read(fs, req, h, off, size);
+		else
+			(void)fuse_reply_err(req, ENOENT);
+	} else if (h->conv) {
+		conv_read(fs, req, h, size);
+	} else {
+		switch (h->nd->class) {
+		case NODE_GROW:
+			grow_read(fs, req, h, off, size);
+			break;
+		case NODE_FOLLOW:
+			follow_read(fs, req, h, off, size);
+			break;
+		case NODE_WAIT:
+			wait_read(fs, req, h, off, size);
+			break;
+		case NODE_CTL:
+			ctl_read(fs, req, h, off, size);
+			break;
+		case NODE_SPEC:
+		case NODE_STORED:
+			read_stored(fs, req, h, off, size);
+			break;
+		case NODE_PROBE:
+			read_probe(fs, req, h, off, size);
+			break;
+		default:
+			read_text(fs, req, h, off, size);
+		}
+	}
+}
+
+static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct handle *h = handle_get(fs, fi, ino);
+
+	if (area_is(ino))
+		area_write(fs, req, h, buf, size, (uint64_t)off);
+	else if (h->conv)
+		conv_write(fs, req, h, buf, size);
+	else if (h->nd && h->nd->class == NODE_CTL)
+		ctl_write(fs, req, h, buf, size);
+	else
+		(void)fuse_reply_err(req, EPERM);
+}
+
+static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct handle *h = handle_get(fs, fi, ino);
+
+	if (h->conv)
+		conv_flush(fs, req, h);
+	else
+		(void)fuse_reply_err(req, 0);
+}
+
+static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct handle *h = handle_get(fs, fi, ino);
+
+	(void)datasync;
+	if (h->conv)
+		conv_fsync(fs, req, h);
+	else if (h->nd && h->nd->class == NODE_CTL)
+		ctl_fsync(fs, req, h);
+	else if (h->fd >= 0 && fsync(h->fd) < 0)
+		(void)fuse_reply_err(req, errno);
+	else
+		(void)fuse_reply_err(req, 0);
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct handle *h = handle_get(fs, fi, ino);
+
+	if (h->conv) {
+		conv_release(fs, req, h);
+		return;
+	}
+	handle_free(fs, h);
+	(void)fuse_reply_err(req, 0);
+}
+
+static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct fuse_pollhandle *ph)
+{
+	struct fsys *fs = fsys_of(req);
+	struct handle *h = handle_get(fs, fi, ino);
+	uint64_t kh = session_poll_kh(fs->session);
+	struct shared_handle *sh;
+	bool ready = handle_ready(fs, h, h->pos);
+
+	if (kh && !ready) {
+		sh = shared_handle_get(fs->shared, h->fh, true);
+		if (sh) {
+			fs->n_pollers += sh->poll_kh == 0;
+			sh->ino = ino;
+			sh->flags = h->flags;
+			sh->poll_kh = kh;
+		}
+	}
+	if (ph)
+		fuse_pollhandle_destroy(ph);
+	(void)fuse_reply_poll(req, ready ? POLLIN | POLLRDNORM : 0);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
+{
+	(void)ino;
+	(void)nlookup;
+	fuse_reply_none(req);
+}
+
+static void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct fsys *fs = fsys_of(req);
+	struct statvfs sv = { .f_bsize = 4096, .f_frsize = 4096, .f_namemax = 255 };
+
+	(void)ino;
+	sv.f_files = engine_count(fs->en);
+	(void)fuse_reply_statfs(req, &sv);
+}
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	(void)userdata;
+	conn->max_write = SHARED_MAX_WRITE;
+	conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+}
+
+const struct fuse_lowlevel_ops fuse_ops = {
+	.init = op_init,
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.readlink = op_readlink,
+	.mkdir = op_mkdir,
+	.rmdir = op_rmdir,
+	.unlink = op_unlink,
+	.rename = op_rename,
+	.symlink = op_symlink,
+	.create = op_create,
+	.open = op_open,
+	.read = op_read,
+	.write = op_write,
+	.flush = op_flush,
+	.fsync = op_fsync,
+	.release = op_release,
+	.opendir = op_opendir,
+	.readdir = op_readdir,
+	.readdirplus = op_readdirplus,
+	.releasedir = op_releasedir,
+	.poll = op_poll,
+	.statfs = op_statfs,
+};

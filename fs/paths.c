@@ -1,0 +1,261 @@
+/*
+ * The path table. Invariants: entries[i]->index == i; a number is in the file before anybody sees it. The file holds records
+ * "AREA PATH NUL" in order of numbers; "=INDEX AREA PATH NUL" renames one.
+ */
+#include "fs/paths.h"
+
+#include "backend/base/clock.h"
+#include "backend/base/mem.h"
+#include "backend/base/strbuf.h"
+#include "fs/ino.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static uint64_t name_hash(char area, const char *path)
+{
+	return hash_u64(hash_str(path) ^ (uint64_t)area);
+}
+
+static struct pentry *add_entry(struct paths *p, char area, const char *path)
+{
+	struct pentry *e = xcalloc(1, sizeof(*e));
+
+	if (p->n == p->cap) {
+		p->cap = p->cap ? p->cap * 2 : 16;
+		p->entries = xrealloc(p->entries, p->cap * sizeof(*p->entries));
+	}
+	e->index = (uint32_t)p->n;
+	e->area = area;
+	e->path = xstrdup(path);
+	p->entries[p->n++] = e;
+	hmap_insert(&p->by_name, &e->by_name, name_hash(area, path));
+	return e;
+}
+
+static void rename_entry(struct paths *p, struct pentry *e, const char *path)
+{
+	hmap_remove(&p->by_name, &e->by_name);
+	str_set(&e->path, path);
+	hmap_insert(&p->by_name, &e->by_name, name_hash(e->area, path));
+}
+
+static void read_record(struct paths *p, const char *rec)
+{
+	if (rec[0] == '=') {
+		char *end;
+		unsigned long i = strtoul(rec + 1, &end, 10);
+
+		if (i < p->n && end[0] == ' ' && end[1])
+			rename_entry(p, p->entries[i], end + 2);
+	} else if (rec[0] && rec[1]) {
+		(void)add_entry(p, rec[0], rec + 1);
+	}
+}
+
+struct paths *paths_open(const char *state_dir, uint32_t run)
+{
+	struct paths *p = xcalloc(1, sizeof(*p));
+	struct strbuf sb = STRBUF_INIT;
+	cleanup_free char *dir = xasprintf("%s/spool/%u", state_dir, run);
+	size_t at = 0;
+
+	(void)mkdir(dir, 0700);
+	p->run = run;
+	p->file = xasprintf("%s/paths", dir);
+	hmap_init(&p->by_name);
+	(void)strbuf_read_file(&sb, p->file, 1u << 30);
+	while (at < sb.len) {
+		size_t n = strnlen(sb.buf + at, sb.len - at);
+
+		if (at + n == sb.len) { /* a kill cut the last record: nobody has seen its number */
+			(void)!truncate(p->file, (off_t)at);
+			break;
+		}
+		read_record(p, sb.buf + at);
+		at += n + 1;
+	}
+	strbuf_release(&sb);
+	return p;
+}
+
+void paths_close(struct paths *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		free(p->entries[i]->path);
+		free(p->entries[i]->target);
+		free(p->entries[i]);
+	}
+	free(p->entries);
+	hmap_release(&p->by_name);
+	free(p->file);
+	free(p);
+}
+
+struct pentry *paths_at(const struct paths *p, uint32_t index)
+{
+	return index < p->n ? p->entries[index] : NULL;
+}
+
+struct pentry *paths_find(const struct paths *p, char area, const char *path)
+{
+	struct hmap_node *n = hmap_first(&p->by_name, name_hash(area, path));
+
+	for (; n; n = hmap_next(n)) {
+		struct pentry *e = container_of(n, struct pentry, by_name);
+
+		if (e->area == area && strcmp(e->path, path) == 0)
+			return e;
+	}
+	return NULL;
+}
+
+static int append(const struct paths *p, const struct strbuf *rec)
+{
+	cleanup_close int fd = open(p->file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = write(fd, rec->buf, rec->len + 1); /* with its NUL */
+	return n == (ssize_t)rec->len + 1 ? 0 : n < 0 ? -errno : -ENOSPC;
+}
+
+struct pentry *paths_add(struct paths *p, char area, const char *path)
+{
+	struct pentry *e = paths_find(p, area, path);
+	struct strbuf rec = STRBUF_INIT;
+
+	if (e)
+		return e;
+	if (p->n >> INO_SUB_BITS)
+		return NULL;
+	strbuf_addf(&rec, "%c%s", area, path);
+	if (append(p, &rec) == 0)
+		e = add_entry(p, area, path);
+	strbuf_release(&rec);
+	return e;
+}
+
+int paths_move(struct paths *p, struct pentry *e, const char *path)
+{
+	struct pentry *there = paths_find(p, e->area, path);
+	struct strbuf rec = STRBUF_INIT;
+	int rc;
+
+	strbuf_addf(&rec, "=%u %c%s", e->index, e->area, path);
+	rc = append(p, &rec);
+	strbuf_release(&rec);
+	if (rc == 0) {
+		if (there) /* its number stays with a name that no path has */
+			rename_entry(p, there, "//replaced");
+		rename_entry(p, e, path);
+	}
+	return rc;
+}
+
+/* --- listings --- */
+
+static bool name_ok(const char *path)
+{
+	const char *c = path;
+
+	if (!*path || *path == '/')
+		return false;
+	while (c) {
+		size_t n = strcspn(c, "/");
+
+		if (n == 0 || (n == 1 && c[0] == '.') || (n == 2 && c[0] == '.' && c[1] == '.') || n > 255)
+			return false;
+		c = c[n] ? c + n + 1 : NULL;
+	}
+	return true;
+}
+
+/* A link is shown only when it stays inside the area: no absolute target, no more ".." than there are directories. */
+static bool link_inside(const char *path, const char *target)
+{
+	int depth = 0;
+
+	if (!*target || *target == '/')
+		return false;
+	for (const char *c = strchr(path, '/'); c; c = strchr(c + 1, '/'))
+		depth++;
+	for (const char *c = target; c;) {
+		size_t n = strcspn(c, "/");
+
+		if (n == 2 && c[0] == '.' && c[1] == '.')
+			depth--;
+		else if (n && !(n == 1 && c[0] == '.'))
+			depth++;
+		if (depth < 0)
+			return false;
+		c = c[n] ? c + n + 1 : NULL;
+	}
+	return true;
+}
+
+static int64_t parse_time(const char *s)
+{
+	char *end;
+	long long sec = strtoll(s, &end, 10);
+	int64_t us = 0, unit = USEC_PER_SEC / 10;
+
+	if (*end == '.')
+		for (end++; *end >= '0' && *end <= '9' && unit; end++, unit /= 10)
+			us += (*end - '0') * unit;
+	return sec * USEC_PER_SEC + us;
+}
+
+static bool under(const char *dir, const char *path)
+{
+	size_t n = strlen(dir);
+	const char *rest = n ? path + n + 1 : path;
+
+	if (n && (strncmp(path, dir, n) != 0 || path[n] != '/'))
+		return false;
+	return !strchr(rest, '/');
+}
+
+void paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len)
+{
+	struct strbuf full = STRBUF_INIT;
+	const char *field[6];
+	size_t at = 0;
+
+	for (size_t i = 0; i < p->n; i++)
+		if (p->entries[i]->area == area && (deep || under(dir, p->entries[i]->path)))
+			p->entries[i]->known = false;
+	while (at < len) {
+		struct pentry *e;
+		int i;
+
+		for (i = 0; i < 6 && at < len; i++) {
+			size_t n = strnlen(data + at, len - at);
+
+			field[i] = data + at;
+			at += n + 1;
+		}
+		if (i < 6 || at > len)
+			break; /* cut off: what came whole is shown */
+		strbuf_reset(&full);
+		if (!deep && *dir)
+			strbuf_addf(&full, "%s/", dir);
+		strbuf_addstr(&full, field[4]);
+		if (!name_ok(full.buf) || !strchr("fdl", field[0][0]) || (field[0][0] == 'l' && !link_inside(full.buf, field[5])))
+			continue;
+		e = paths_add(p, area, full.buf);
+		if (!e)
+			break;
+		e->known = true;
+		e->type = field[0][0];
+		e->size = strtoull(field[1], NULL, 10);
+		e->mtime = parse_time(field[2]);
+		e->mode = (mode_t)strtoul(field[3], NULL, 8) & 0777;
+		str_set(&e->target, e->type == 'l' ? field[5] : NULL);
+	}
+	strbuf_release(&full);
+}

@@ -1,0 +1,55 @@
+/*
+ * The path table of a run: which number a path under results/, work/ or files/ has. Node ids hold the number, so the
+ * table is kept in an append-only file (STATE/spool/NUM/paths) and a number means the same path for every worker. What
+ * is known of a path (size, time ...) comes from listings and is not kept.
+ */
+#ifndef FS_PATHS_H
+#define FS_PATHS_H
+
+#include "backend/base/hash.h"
+#include "backend/base/list.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct pentry {
+	struct hmap_node by_name;
+	uint32_t index;
+	char area;		/* 'r', 'w', 'f' */
+	char *path;		/* relative to the area, never "" */
+	bool known;		/* the members below are set, the path was there when last looked */
+	bool listed;		/* directories: their children were listed at least once */
+	bool listing;		/* a listing is under way */
+	int64_t listed_at;	/* monotonic us */
+	char type;		/* 'f', 'd', 'l' */
+	uint64_t size;
+	int64_t mtime;		/* real us */
+	mode_t mode;
+	char *target;		/* 'l' */
+};
+
+struct paths {
+	struct hmap_node node;	/* by run */
+	uint32_t run;
+	struct pentry **entries;
+	size_t n, cap;
+	struct hmap by_name;
+	struct pentry root[2];	/* listing state of results/ and work/ themselves */
+	bool manifest;		/* results are known from the manifest */
+	char *file;
+};
+
+struct paths *paths_open(const char *state_dir, uint32_t run);
+void paths_close(struct paths *p);
+struct pentry *paths_at(const struct paths *p, uint32_t index);
+struct pentry *paths_find(const struct paths *p, char area, const char *path);
+/* Finds or adds; NULL when the table cannot be written or is full. */
+struct pentry *paths_add(struct paths *p, char area, const char *path);
+/* An entry is renamed: its number means the new path from now on. */
+int paths_move(struct paths *p, struct pentry *e, const char *path);
+/* Takes a listing's records in (backend/cluster.h): `dir` is the directory that was listed ("" the area), or with `deep`
+   PATH is relative to the area and everything of the area that is not in it is gone. */
+void paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);
+
+#endif

@@ -1,0 +1,172 @@
+/*
+ * Documents of clusters/NAME that the cluster itself has to be asked for: info, partitions, nodes, queue, shares. The answer is
+ * JSON and is kept for a few seconds; the plain file shows the same as a table. When the cluster does not answer in time, the
+ * last answer serves.
+ */
+#include "fs/fsys.h"
+
+#include "backend/base/mem.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define FRESH_US (5LL * USEC_PER_SEC)
+#define DEADLINE_US (15LL * USEC_PER_SEC)
+
+struct probe {
+	struct hmap_node node;	/* by hash of CLUSTER/WHAT */
+	struct fsys *fs;
+	char *cluster, *what;
+	char *json;		/* last answer, or NULL */
+	int64_t at;		/* monotonic us of it */
+	bool asked;
+	int error;
+};
+
+static struct probe *probe_get(struct fsys *fs, const char *cluster, const char *file)
+{
+	size_t n = strcspn(file, ".");
+	cleanup_free char *what = xstrndup(file, n);
+	cleanup_free char *name = xasprintf("%s/%s", cluster, what);
+	struct hmap_node *node = hmap_first(&fs->probes, hash_str(name));
+	struct probe *p;
+
+	for (; node; node = hmap_next(node)) {
+		p = container_of(node, struct probe, node);
+		if (strcmp(p->cluster, cluster) == 0 && strcmp(p->what, what) == 0)
+			return p;
+	}
+	p = xcalloc(1, sizeof(*p));
+	p->fs = fs;
+	p->cluster = xstrdup(cluster);
+	p->what = xstrdup(what);
+	hmap_insert(&fs->probes, &p->node, hash_str(name));
+	return p;
+}
+
+static void cell(const json_t *v, struct strbuf *out)
+{
+	if (json_is_string(v)) {
+		strbuf_addstr(out, *json_string_value(v) ? json_string_value(v) : "-");
+	} else {
+		char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+
+		strbuf_addstr(out, text ? text : "-");
+		free(text);
+	}
+}
+
+/* An object as `key value` lines, an array of objects as a table with a heading. */
+static void as_text(const char *json, struct strbuf *out)
+{
+	json_t *doc = json_loads(json, JSON_DECODE_ANY, NULL), *row, *value;
+	const char *key;
+	size_t i;
+
+	json_object_foreach(doc, key, value) {
+		strbuf_addf(out, "%s ", key);
+		cell(value, out);
+		strbuf_addch(out, '\n');
+	}
+	json_array_foreach(doc, i, row) {
+		const char *sep = "";
+
+		if (i == 0) {
+			json_object_foreach(row, key, value) {
+				strbuf_addf(out, "%s%s", sep, key);
+				sep = "\t";
+			}
+			strbuf_addch(out, '\n');
+			sep = "";
+		}
+		json_object_foreach(row, key, value) {
+			strbuf_addstr(out, sep);
+			cell(value, out);
+			sep = "\t";
+		}
+		strbuf_addch(out, '\n');
+	}
+	json_decref(doc);
+}
+
+static void render(const struct probe *p, const char *file, struct strbuf *out)
+{
+	if (!p->json)
+		return;
+	if (strchr(file, '.'))
+		strbuf_addf(out, "%s\n", p->json);
+	else
+		as_text(p->json, out);
+}
+
+size_t probe_size(struct fsys *fs, const struct view *v, const char *name)
+{
+	struct strbuf sb = STRBUF_INIT;
+	size_t n;
+
+	render(probe_get(fs, v->cluster->name, name), name, &sb);
+	n = sb.len;
+	strbuf_release(&sb);
+	return n;
+}
+
+static struct probe *probe_of(struct fsys *fs, const struct handle *h)
+{
+	struct view v;
+
+	(void)node_of(fs, h->ino, &v);
+	return v.cluster ? probe_get(fs, v.cluster->name, h->nd->name) : NULL;
+}
+
+static bool retry_probe(struct parked *w)
+{
+	struct probe *p = probe_of(w->fs, w->h);
+	struct fuse_file_info fi = { .fh = w->h->fh, .direct_io = 1 };
+	struct handle *h = w->h;
+	struct fsys *fs = w->fs;
+	fuse_req_t req;
+
+	if (p && p->asked)
+		return false;
+	req = unpark(w);
+	if (p && p->json) {
+		render(p, h->nd->name, &h->text);
+		h->have_text = true;
+		(void)fuse_reply_open(req, &fi);
+	} else {
+		handle_free(fs, h);
+		(void)fuse_reply_err(req, p && p->error ? -p->error : EHOSTUNREACH);
+	}
+	return true;
+}
+
+static void answered(void *arg, int code, const char *text, const char *data, size_t len)
+{
+	struct probe *p = arg;
+
+	(void)text;
+	p->asked = false;
+	p->error = code;
+	if (code == 0) {
+		free(p->json);
+		p->json = xstrndup(data, len);
+		p->at = clock_mono(p->fs->clock);
+	}
+	park_retry(p->fs, 0);
+}
+
+void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h, struct fuse_file_info *fi)
+{
+	struct probe *p = probe_of(fs, h);
+	struct parked *w;
+
+	(void)fi;
+	if (p && !p->asked && (!p->json || clock_mono(fs->clock) - p->at > FRESH_US)) {
+		p->asked = true;
+		engine_probe(fs->en, p->cluster, p->what, answered, p);
+	}
+	w = park(fs, req, h, 0, retry_probe);
+	w->deadline = clock_mono(fs->clock) + DEADLINE_US;
+	if (!retry_probe(w))
+		park_interruptible(w);
+}

@@ -1,0 +1,251 @@
+/*
+ * What runs write, as readers see it: growing files, their blocking twins, and `wait`. The offset of a read says all: these
+ * files are opened without seeking, so that a new worker can answer a read that an old one had parked.
+ *
+ * An ended run's streams have the lengths of its exit record at once; bytes that are not here yet are waited for, with a
+ * deadline. A live run's streams are as long as what is here.
+ */
+#include "fs/fsys.h"
+
+#include "backend/base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#define DATA_DEADLINE_US (30 * USEC_PER_SEC)	/* for bytes that the exit record promises */
+
+struct spool_entry {
+	struct hmap_node node;
+	struct spool_reader *reader;
+};
+
+struct spool_reader *run_spool(struct fsys *fs, const struct run *r)
+{
+	struct hmap_node *n = hmap_first(&fs->spools, r->num);
+	cleanup_free char *dir = NULL;
+	struct spool_entry *se;
+	struct spool_reader *reader;
+	struct err e = ERR_INIT;
+
+	if (n)
+		return container_of(n, struct spool_entry, node)->reader;
+	dir = xasprintf("%s/spool", fs->state_dir);
+	if (spool_reader_open(dir, r->num, r->merged, &reader, &e) < 0)
+		return NULL;
+	se = xcalloc(1, sizeof(*se));
+	se->reader = reader;
+	hmap_insert(&fs->spools, &se->node, r->num);
+	return reader;
+}
+
+void run_spool_forget(struct fsys *fs, uint32_t num)
+{
+	struct hmap_node *n = hmap_first(&fs->spools, num);
+	struct spool_entry *se;
+
+	if (!n)
+		return;
+	se = container_of(n, struct spool_entry, node);
+	hmap_remove(&fs->spools, n);
+	spool_reader_close(se->reader);
+	free(se);
+}
+
+/* Length in the exit record, or -1. */
+static int64_t promised(const struct run *r, int stream)
+{
+	if (run_is_live(r) || r->out_len < 0 || r->err_len < 0)
+		return -1;
+	if (r->facts && json_object_get(r->facts, "log_incomplete"))
+		return -1; /* the cluster no longer has what the record promised: what is here is all there is */
+	if (stream == SPOOL_LOG)
+		return r->out_len + r->err_len;
+	return stream == SPOOL_OUT ? r->out_len : r->err_len;
+}
+
+uint64_t run_stream_len(struct fsys *fs, const struct run *r, int stream, bool *final)
+{
+	int64_t len = promised(r, stream);
+	struct spool_reader *sp;
+
+	if (final)
+		*final = !run_is_live(r);
+	if (len >= 0)
+		return (uint64_t)len;
+	sp = run_spool(fs, r);
+	return sp ? spool_reader_len(sp, (enum spool_stream)stream) : 0;
+}
+
+static void reply_errno(fuse_req_t req, int code)
+{
+	(void)fuse_reply_err(req, code < 0 ? -code : code);
+}
+
+/* Answers from the spool; false when there is nothing at `off` yet. */
+static bool reply_spool(struct fsys *fs, fuse_req_t req, struct handle *h, const struct run *r, uint64_t off, size_t size)
+{
+	static char buf[1024 * 1024]; /* touched memory: one thread, replies are copied by the kernel */
+	struct spool_reader *sp = run_spool(fs, r);
+	ssize_t n;
+
+	if (!sp)
+		return false;
+	if (size > sizeof(buf))
+		size = sizeof(buf);
+	n = spool_reader_pread(sp, (enum spool_stream)h->nd->stream, buf, size, off);
+	if (n == 0)
+		return false;
+	h->pos = off + (n > 0 ? (uint64_t)n : 0);
+	if (n < 0)
+		reply_errno(req, (int)n);
+	else
+		(void)fuse_reply_buf(req, buf, (size_t)n);
+	return true;
+}
+
+/* Is there a byte at `off`, now or promised? */
+static bool has_more(struct fsys *fs, const struct run *r, int stream, uint64_t off)
+{
+	return off < run_stream_len(fs, r, stream, NULL);
+}
+
+static bool retry_grow(struct parked *p)
+{
+	const struct run *r = engine_run(p->fs->en, p->h->run);
+	struct fsys *fs = p->fs;
+	struct handle *h = p->h;
+	uint64_t off = p->off;
+	size_t size = p->size;
+	struct spool_reader *sp;
+
+	if (!r) {
+		(void)fuse_reply_err(unpark(p), ENOENT);
+		return true;
+	}
+	sp = run_spool(fs, r);
+	if (sp && spool_reader_len(sp, (enum spool_stream)h->nd->stream) > off)
+		(void)reply_spool(fs, unpark(p), h, r, off, size);
+	else if (!has_more(fs, r, h->nd->stream, off))
+		(void)fuse_reply_buf(unpark(p), NULL, 0);
+	else
+		return false;
+	return true;
+}
+
+static void park_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size,
+		      bool (*retry)(struct parked *), int64_t deadline_us)
+{
+	struct parked *p = park(fs, req, h, h->run, retry);
+
+	p->off = off;
+	p->size = size;
+	p->deadline = deadline_us ? clock_mono(fs->clock) + deadline_us : 0;
+	park_interruptible(p);
+}
+
+void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	const struct run *r = engine_run(fs->en, h->run);
+
+	if (!r) {
+		(void)fuse_reply_err(req, ENOENT);
+		return;
+	}
+	if (run_is_live(r))
+		engine_hot(fs->en, r->num);
+	if (reply_spool(fs, req, h, r, off, size))
+		return;
+	if (!has_more(fs, r, h->nd->stream, off))
+		(void)fuse_reply_buf(req, NULL, 0);
+	else if (h->flags & O_NONBLOCK)
+		(void)fuse_reply_err(req, EAGAIN);
+	else
+		park_read(fs, req, h, off, size, retry_grow, DATA_DEADLINE_US);
+}
+
+static bool retry_follow(struct parked *p)
+{
+	const struct run *r = engine_run(p->fs->en, p->h->run);
+	struct spool_reader *sp = r ? run_spool(p->fs, r) : NULL;
+
+	if (r && run_is_live(r) && (!sp || spool_reader_len(sp, (enum spool_stream)p->h->nd->stream) <= p->off))
+		return false;
+	return retry_grow(p);
+}
+
+void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	const struct run *r = engine_run(fs->en, h->run);
+
+	h->pos = off;
+	if (!r) {
+		(void)fuse_reply_err(req, ENOENT);
+		return;
+	}
+	if (run_is_live(r))
+		engine_hot(fs->en, r->num);
+	if (reply_spool(fs, req, h, r, off, size))
+		return;
+	if (!run_is_live(r) && !has_more(fs, r, h->nd->stream, off))
+		(void)fuse_reply_buf(req, NULL, 0);
+	else if (h->flags & O_NONBLOCK)
+		(void)fuse_reply_err(req, EAGAIN);
+	else
+		park_read(fs, req, h, off, size, retry_follow, 0);
+}
+
+/* --- wait --- */
+
+static void reply_wait(fuse_req_t req, const struct run *r, uint64_t off, size_t size)
+{
+	struct strbuf text = STRBUF_INIT;
+
+	run_wait_text(r, &text);
+	reply_slice(req, &text, off, size);
+	strbuf_release(&text);
+}
+
+static bool retry_wait(struct parked *p)
+{
+	const struct run *r = engine_run(p->fs->en, p->h->run);
+	uint64_t off = p->off;
+	size_t size = p->size;
+
+	if (!r)
+		(void)fuse_reply_err(unpark(p), ENOENT);
+	else if (!run_is_live(r))
+		reply_wait(unpark(p), r, off, size);
+	else
+		return false;
+	return true;
+}
+
+void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	const struct run *r = engine_run(fs->en, h->run);
+
+	if (!r)
+		(void)fuse_reply_err(req, ENOENT);
+	else if (!run_is_live(r))
+		reply_wait(req, r, off, size);
+	else if (h->flags & O_NONBLOCK)
+		(void)fuse_reply_err(req, EAGAIN);
+	else
+		park_read(fs, req, h, off, size, retry_wait, 0);
+}
+
+bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off)
+{
+	const struct run *r = h->run ? engine_run(fs->en, h->run) : NULL;
+	struct spool_reader *sp;
+
+	if (!h->nd || !r)
+		return true;
+	if (h->nd->class == NODE_WAIT)
+		return !run_is_live(r);
+	if (h->nd->class != NODE_FOLLOW)
+		return true;
+	sp = run_spool(fs, r);
+	return !run_is_live(r) || (sp && spool_reader_len(sp, (enum spool_stream)h->nd->stream) > off);
+}

@@ -1,0 +1,301 @@
+/*
+ * The shell text around every job. It is a template: nothing but ids, directories and user text (through quote_sh or a
+ * quoted here-document) varies.
+ *
+ * Invariants of the script: user text is never parsed by the wrapper's own shell, so that a syntax error in it ends
+ * the job and not the wrapper; the wrapper writes nothing to stdout, and to stderr only when it cannot prepare the run;
+ * nothing is run before `claim` and `started` name this job (the guard), and whatever happens afterwards short of
+ * SIGKILL an exit record is renamed into `ends`. POSIX shell and utilities only (POSIX.1-2017, Shell & Utilities),
+ * with GNU find, env and readlink where they are.
+ */
+#include "launchers/wrapper.h"
+
+#include "backend/base/quote.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define ID_CHARS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+static bool id_ok(const char *s)
+{
+	return *s && s[strspn(s, ID_CHARS)] == '\0';
+}
+
+static bool dir_ok(const char *dir)
+{
+	return dir[0] == '/' || strncmp(dir, "~/", 2) == 0;
+}
+
+int wrap_check(const struct job *job, const struct launch_ctx *ctx, struct err *e)
+{
+	if (!dir_ok(job->directory) || !dir_ok(job->scratch))
+		return err_set(e, -EINVAL, "the cluster's directory '%s' does not begin with / or ~/",
+			       dir_ok(job->directory) ? job->scratch : job->directory);
+	if (!id_ok(ctx->run_id) || !id_ok(ctx->uuid))
+		return err_set(e, -EINVAL, "a run id or state id holds characters that no id has");
+	return 0;
+}
+
+void launch_attempt_dir(struct strbuf *out, const char *directory, const struct launch_ctx *ctx)
+{
+	cleanup_strbuf struct strbuf path = STRBUF_INIT;
+
+	strbuf_addf(&path, "%s/%s/runs/%u/a%u", directory, ctx->uuid, ctx->run_num, ctx->attempt);
+	quote_sh_path(out, path.buf);
+}
+
+void launch_token(struct strbuf *out, const struct launch_ctx *ctx)
+{
+	strbuf_addf(out, "slurmray:%s/%u/a%u", ctx->uuid, ctx->run_num, ctx->attempt);
+}
+
+static void add_header(struct strbuf *out, const struct job *job, const struct launch_ctx *ctx)
+{
+	cleanup_strbuf struct strbuf ends = STRBUF_INIT;
+
+	strbuf_addf(out, "#!/bin/sh\n# slurmray run %s (number %u), attempt %u, launcher %s\n# ", ctx->run_id,
+		    ctx->run_num, ctx->attempt, job->launcher);
+	launch_token(out, ctx);
+	strbuf_addstr(out,
+		      "\n#\n# All of the job: this wrapper starts at most once, runs the file `job` (written below),\n"
+		      "# passes signals on to it, and leaves an exit record in `ends`.\n\n_dir=");
+	launch_attempt_dir(out, job->directory, ctx);
+	strbuf_addf(&ends, "%s/%s/ends", job->directory, ctx->uuid);
+	strbuf_addstr(out, "\n_ends=");
+	quote_sh_path(out, ends.buf);
+	strbuf_addstr(out, "\ncd \"$_dir\" || exit 66\n_start=$(date +%s)\n\n");
+}
+
+/*
+ * The claim procedure. SLURMRAY_JOB_ID comes from the local supervisor and is taken away below, so that it names
+ * this job where it is set, also when slurmray itself runs inside a job of Slurm. An array's tasks share one id.
+ */
+static const char guard_head[] = "# The guard: only the job that `claim` names runs, and only once.\n"
+				 "_me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}\n"
+				 "_restart=${SLURM_RESTART_COUNT:-0}\n"
+				 "[ -z \"${SLURMRAY_JOB_ID:-}\" ] || _restart=0\n"
+				 "refuse() {\n"
+				 "\techo \"$(date +%s) job $_me: $1\" >>refused\n"
+				 "\texit 0\n"
+				 "}\n"
+				 "[ -n \"$_me\" ] || refuse 'no job id in the environment'\n";
+static const char guard_restart[] =
+	"[ \"$_restart\" = 0 ] || [ -e \"grant.$_restart\" ] || refuse \"restart $_restart has no grant\"\n";
+static const char guard_granted[] = "# The spec asked for requeue: restarts are allowed.\n";
+static const char guard_claim[] = "for _f in claim started; do\n"
+				  "\tln -s \"$_me\" \"$_f\" 2>/dev/null\n"
+				  "\t[ \"$(readlink \"$_f\")\" = \"$_me\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n"
+				  "done\n\n";
+
+/*
+ * The job's process writes `pid` and then looks for `signal`; the trap writes `signal` and then looks for `pid`. So a
+ * signal is passed on whenever it comes.
+ */
+static const char signals[] =
+	"# Signals go to the job's process.\n"
+	"_rc='' _sig=-\n"
+	"rm -f pid signal rc\n"
+	"# shellcheck disable=SC2317 # called by the traps\n"
+	"pass() {\n"
+	"\t_sig=$1\n"
+	"\techo \"$1\" >signal\n"
+	"\t{ read -r _to <pid && kill -s \"$1\" \"$_to\"; } 2>/dev/null\n"
+	"}\n"
+	"trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP\n"
+	"trap 'pass USR1' USR1; trap 'pass USR2' USR2\n\n";
+
+static void add_directories(struct strbuf *out, const struct job *job, const struct launch_ctx *ctx)
+{
+	strbuf_addstr(out, "# Directories and environment.\n");
+	if (strcmp(job->scratch, job->directory) == 0) {
+		strbuf_addstr(out, "mkdir -p \"$_ends\" work results || _rc=73\n");
+	} else {
+		strbuf_addstr(out, "_scratch=");
+		launch_attempt_dir(out, job->scratch, ctx);
+		strbuf_addstr(out, "\nmkdir -p \"$_ends\" \"$_scratch/work\" \"$_scratch/results\" || _rc=73\n"
+				   "for _f in work results; do\n"
+				   "\t[ -d \"$_f\" ] || ln -s \"$_scratch/$_f\" \"$_f\" || _rc=73\n"
+				   "done\n");
+	}
+	/* Readers look for the streams here, wherever the user's --output and --error put them. */
+	if (job->output)
+		strbuf_addstr(out, "[ -e stdout ] || ln -sf \"$(readlink \"/proc/$$/fd/1\")\" stdout\n");
+	if (job->error)
+		strbuf_addstr(out, "[ -e stderr ] || ln -sf \"$(readlink \"/proc/$$/fd/2\")\" stderr\n");
+}
+
+void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
+{
+	add_header(out, job, ctx);
+	strbuf_addstr(out, guard_head);
+	strbuf_addstr(out, job->requeue ? guard_granted : guard_restart);
+	strbuf_addstr(out, guard_claim);
+	strbuf_addstr(out, signals);
+	add_directories(out, job, ctx);
+	strbuf_addf(out,
+		    "export SLURMRAY_RUN=%s SLURMRAY_ATTEMPT=%u\n"
+		    "export SLURMRAY_RESULTS=\"$_dir/results\" SLURMRAY_INPUTS=\"$_dir/work\"\n"
+		    "export SLURM_EXPORT_ENV=ALL\n"
+		    "unset SLURMRAY_JOB_ID\n\n",
+		    ctx->run_id, ctx->attempt);
+}
+
+/* A word that is nowhere in the text ends the here-document. */
+static void pick_delimiter(struct strbuf *delim, const char *text, size_t len)
+{
+	strbuf_addstr(delim, "END_OF_FILE");
+	for (unsigned n = 1; memmem(text, len, delim->buf, delim->len); n++) {
+		strbuf_reset(delim);
+		strbuf_addf(delim, "END_OF_FILE_%u", n);
+	}
+}
+
+void wrap_file(struct strbuf *out, const char *name, const char *text, size_t len)
+{
+	cleanup_strbuf struct strbuf delim = STRBUF_INIT;
+
+	if (!len || text[len - 1] != '\n') { /* a here-document always ends in a newline */
+		strbuf_addstr(out, "printf %s ");
+		quote_sh(out, text);
+		strbuf_addf(out, " >%s || _rc=73\n\n", name);
+		return;
+	}
+	pick_delimiter(&delim, text, len);
+	strbuf_addf(out, "cat >%s <<'%s' || _rc=73\n", name, delim.buf);
+	strbuf_add(out, text, len);
+	strbuf_addf(out, "%s\n\n", delim.buf);
+}
+
+/* $0 of `job` is its absolute path, so that nothing here depends on variables that a user may set. */
+static void add_cd(const struct job *job, struct strbuf *body)
+{
+	strbuf_addstr(body, "cd ");
+	if (job->workdir)
+		quote_sh_path(body, job->workdir);
+	else
+		strbuf_addstr(body, "\"${0%/job}/work\"");
+	strbuf_addstr(body, " || exit 66\n");
+}
+
+void wrap_environment(const struct job *job, struct strbuf *body)
+{
+	strbuf_addstr(body, "echo $$ >pid || exit 73\n[ ! -s signal ] || kill -s \"$(cat signal)\" $$\n");
+	add_cd(job, body); /* first: the environment may hold another HOME */
+	for (size_t i = 0; i < job->n_env; i++) {
+		strbuf_addf(body, "export %s=", job->env[i].name);
+		quote_sh(body, job->env[i].value);
+		strbuf_addch(body, '\n');
+	}
+	if (job->setup) {
+		strbuf_addstr(body, "_work=$PWD\n");
+		strbuf_addstr(body, job->setup);
+		strbuf_addstr(body, "\ncd \"$_work\" || exit 66\n");
+	}
+	if (job->input) {
+		strbuf_addstr(body, "exec <");
+		quote_sh_path(body, job->input);
+		strbuf_addstr(body, " || exit 66\n");
+	}
+}
+
+void wrap_exec(const struct job *job, struct strbuf *body)
+{
+	strbuf_addstr(body, "exec ");
+	switch (job->form) {
+	case JOB_COMMAND:
+		strbuf_addstr(body, "\"${BASH:-/bin/sh}\" -c ");
+		quote_sh(body, job->command);
+		break;
+	case JOB_EXEC:
+		for (size_t i = 0; job->argv[i]; i++) {
+			if (i)
+				strbuf_addch(body, ' ');
+			quote_sh(body, job->argv[i]);
+		}
+		break;
+	case JOB_SCRIPT:
+	case JOB_PAYLOAD:
+		strbuf_addstr(body, "\"${0%/job}/payload\"");
+		break;
+	}
+	strbuf_addch(body, '\n');
+}
+
+/*
+ * A shell without job control starts what is in the background with INT and QUIT ignored (POSIX XCU 2.11), and dash
+ * lets nobody undo that: env does (coreutils 8.31). The exit code is taken by a shell between, in the foreground,
+ * because bash can lose it when a trap interrupts the builtin `wait` (seen with 5.2: 255 when the job ends while the
+ * signal comes, which is what happens whenever Slurm signals all processes of a job).
+ */
+static const char run_job[] =
+	"# Run it, bash where there is one.\n"
+	"_env='env --default-signal=INT,QUIT'\n"
+	"$_env true 2>/dev/null || _env=''\n"
+	"_sh=$(command -v bash) || _sh=/bin/sh\n"
+	"if [ -z \"$_rc\" ]; then\n"
+	"\t(\n"
+	"\t\ttrap : TERM INT HUP USR1 USR2\n"
+	"\t\t(exec 2>&3 3>&- && exec $_env \"$_sh\" \"$_dir/job\" </dev/null)\n"
+	"\t\t_rc=$?\n"
+	"\t\techo \"$_rc\" >rc\n"
+	"\t\texit \"$_rc\"\n"
+	"\t) 3>&2 2>/dev/null &\n"
+	"\t_pid=$!\n"
+	"\texec 2>/dev/null\n"
+	"\twait \"$_pid\"\n"
+	"\t_rc=$?\n"
+	"\twhile kill -0 \"$_pid\"; do # a signal ended the wait\n"
+	"\t\twait \"$_pid\"\n"
+	"\t\t_rc=$?\n"
+	"\tdone\n"
+	"\t[ ! -s rc ] || read -r _rc <rc\n"
+	"\trm -f pid\n"
+	"fi\n"
+	"exec 2>/dev/null\n"
+	"trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed\n\n";
+
+/* Fields as documented at CREQ_MANIFEST in backend/cluster.h. The slash follows `results` where it is a link. */
+static const char manifest[] =
+	"# What is in results/, for readers: type, size, mtime, mode, path, target.\n"
+	"_man=0\n"
+	"find results/ -mindepth 1 \\( -type f -o -type d -o -type l \\) \\\n"
+	"\t-printf '%y\\0%s\\0%T@\\0%m\\0%P\\0%l\\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1\n\n";
+
+/* Only a cgroup of the job's own says anything about the job: Slurm's job_N/step_X, version 1 or 2. */
+static const char peak[] =
+	"# Peak memory, where the job has a memory cgroup.\n"
+	"_rss=''\n"
+	"_cg=$(sed -n 's|^[0-9]*:\\(memory\\)*:\\(/.*/job_[0-9]*/step_[^/]*\\).*|/sys/fs/cgroup/\\1\\2|p' "
+	"/proc/self/cgroup)\n"
+	"[ -z \"$_cg\" ] || for _f in $_cg; do\n"
+	"\t_rss=$(cat \"$_f/memory.peak\" || cat \"$_f/memory.max_usage_in_bytes\") && break\n"
+	"done\n\n";
+
+static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
+{
+	strbuf_addstr(out, "# The exit record: complete, then renamed to where the other side looks.\n"
+			   "_out=$(wc -c <stdout)\n");
+	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
+	strbuf_addf(out,
+		    "record() {\n"
+		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \\\n"
+		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=- \\\n"
+		    "host=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		    "}\n",
+		    ctx->run_num, ctx->attempt, ctx->run_num, ctx->attempt);
+	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
+			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
+			   "\t_n=$((_n + 1))\n"
+			   "\tsleep 2\n"
+			   "done\n"
+			   "exit \"$_rc\"\n");
+}
+
+void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
+{
+	strbuf_addstr(out, run_job);
+	strbuf_addstr(out, manifest);
+	strbuf_addstr(out, peak);
+	add_record(job, ctx, out);
+}

@@ -1,0 +1,107 @@
+#!/bin/sh
+# slurmray run 5 (number 5), attempt 1, launcher bash
+# slurmray:6f1c2a34/5/a1
+#
+# All of the job: this wrapper starts at most once, runs the file `job` (written below),
+# passes signals on to it, and leaves an exit record in `ends`.
+
+_dir=/state/local/6f1c2a34/runs/5/a1
+_ends=/state/local/6f1c2a34/ends
+cd "$_dir" || exit 66
+_start=$(date +%s)
+
+# The guard: only the job that `claim` names runs, and only once.
+_me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}
+_restart=${SLURM_RESTART_COUNT:-0}
+[ -z "${SLURMRAY_JOB_ID:-}" ] || _restart=0
+refuse() {
+	echo "$(date +%s) job $_me: $1" >>refused
+	exit 0
+}
+[ -n "$_me" ] || refuse 'no job id in the environment'
+[ "$_restart" = 0 ] || [ -e "grant.$_restart" ] || refuse "restart $_restart has no grant"
+for _f in claim started; do
+	ln -s "$_me" "$_f" 2>/dev/null
+	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
+done
+
+# Signals go to the job's process.
+_rc='' _sig=-
+rm -f pid signal rc
+# shellcheck disable=SC2317 # called by the traps
+pass() {
+	_sig=$1
+	echo "$1" >signal
+	{ read -r _to <pid && kill -s "$1" "$_to"; } 2>/dev/null
+}
+trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP
+trap 'pass USR1' USR1; trap 'pass USR2' USR2
+
+# Directories and environment.
+mkdir -p "$_ends" work results || _rc=73
+export SLURMRAY_RUN=5 SLURMRAY_ATTEMPT=1
+export SLURMRAY_RESULTS="$_dir/results" SLURMRAY_INPUTS="$_dir/work"
+export SLURM_EXPORT_ENV=ALL
+unset SLURMRAY_JOB_ID
+
+cat >job <<'END_OF_FILE' || _rc=73
+echo $$ >pid || exit 73
+[ ! -s signal ] || kill -s "$(cat signal)" $$
+cd "${0%/job}/work" || exit 66
+exec "${0%/job}/payload"
+END_OF_FILE
+
+chmod 700 payload || _rc=73
+
+# Run it, bash where there is one.
+_env='env --default-signal=INT,QUIT'
+$_env true 2>/dev/null || _env=''
+_sh=$(command -v bash) || _sh=/bin/sh
+if [ -z "$_rc" ]; then
+	(
+		trap : TERM INT HUP USR1 USR2
+		(exec 2>&3 3>&- && exec $_env "$_sh" "$_dir/job" </dev/null)
+		_rc=$?
+		echo "$_rc" >rc
+		exit "$_rc"
+	) 3>&2 2>/dev/null &
+	_pid=$!
+	exec 2>/dev/null
+	wait "$_pid"
+	_rc=$?
+	while kill -0 "$_pid"; do # a signal ended the wait
+		wait "$_pid"
+		_rc=$?
+	done
+	[ ! -s rc ] || read -r _rc <rc
+	rm -f pid
+fi
+exec 2>/dev/null
+trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
+
+# What is in results/, for readers: type, size, mtime, mode, path, target.
+_man=0
+find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
+	-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+
+# Peak memory, where the job has a memory cgroup.
+_rss=''
+_cg=$(sed -n 's|^[0-9]*:\(memory\)*:\(/.*/job_[0-9]*/step_[^/]*\).*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
+[ -z "$_cg" ] || for _f in $_cg; do
+	_rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes") && break
+done
+
+# The exit record: complete, then renamed to where the other side looks.
+_out=$(wc -c <stdout)
+_err=0
+record() {
+	printf '%s\n' "v=1 run=5 attempt=1 job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \
+out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=- \
+host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/5.a1"
+}
+_end=$(date +%s) _n=0
+until record || [ "$_n" -ge 30 ]; do # a full disk may pass
+	_n=$((_n + 1))
+	sleep 2
+done
+exit "$_rc"
