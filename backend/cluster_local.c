@@ -419,14 +419,29 @@ static int64_t follow(struct cluster *c)
 	return next;
 }
 
-/* Supervisors that are gone; waitpid reaps those that this process started. */
+/*
+ * A supervisor is gone. It may be one of two: a worker that was killed between starting one and seeing its link leaves the next
+ * worker to start another, and the one that came second goes at once.
+ */
+static void supervisor_gone(struct cluster *c, struct local_job *j)
+{
+	pid_t pid = 0;
+
+	(void)waitpid(j->pid, NULL, WNOHANG); /* reaps it if this process started it */
+	if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE && pid != j->pid) {
+		(void)close(j->pid_fd);
+		local_job_adopt(j, pid);
+		return;
+	}
+	ended(c, j);
+}
+
 static void collect(struct cluster *c, const struct pollfd *fds, struct local_job *const *of, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		if (!(fds[i].revents & (POLLIN | POLLHUP | POLLERR)))
 			continue;
-		(void)waitpid(of[i]->pid, NULL, WNOHANG);
-		ended(c, of[i]);
+		supervisor_gone(c, of[i]);
 	}
 }
 

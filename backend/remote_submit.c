@@ -12,6 +12,7 @@
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"
+#include "launchers/launcher.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -390,11 +391,38 @@ static void send_inline(struct cluster *c, struct rrun *r, struct tar *tar)
 	strbuf_release(&all);
 }
 
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* What a draft's files/ holds, and what the spec names: `files` by their base names, the payload under a name that the
+   script knows (launchers/bash.c). */
+static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
+{
+	struct tar_extra *extra;
+	size_t n = 0, max = 1;
+	int rc;
+
+	for (char **f = r->job->files; f && *f; f++)
+		max++;
+	extra = xcalloc(max, sizeof(*extra));
+	for (char **f = r->job->files; f && *f; f++)
+		extra[n++] = (struct tar_extra){ *f, base_name(*f) };
+	if (r->job->form == JOB_PAYLOAD)
+		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
+	rc = r->files_dir || n ? tar_open(r->files_dir, extra, n, out, e) : -ENOENT;
+	free(extra);
+	return rc == -ENOENT && n ? -EINVAL : rc; /* what the spec names must be there */
+}
+
 static void send_run(struct cluster *c, struct rrun *r)
 {
 	struct err e = ERR_INIT;
 	struct tar *tar = NULL;
-	int rc = r->files_dir ? tar_open(r->files_dir, &tar, &e) : -ENOENT;
+	int rc = open_inputs(r, &tar, &e);
 
 	if (rc == 0 && tar_count(tar) == 0) {
 		tar_close(tar);

@@ -351,8 +351,12 @@ char *client_run_dir(const char *mount, const char *run, struct err *e)
 	}
 	if (strcmp(run, "last") == 0)
 		return newest(root, e);
+	if (!*run || *run == '.') {
+		(void)err_set(e, -EINVAL, "'%s' is no run; %s/runs/list shows them", run, root);
+		return NULL;
+	}
 	dir = xasprintf("%s/runs/%s", root, run);
-	if (*run && *run != '.' && stat(dir, &st) == 0 && S_ISDIR(st.st_mode)) {
+	if (stat(dir, &st) == 0 && S_ISDIR(st.st_mode)) {
 		char *found = dir;
 
 		dir = NULL;

@@ -346,8 +346,8 @@ void doctor_remote_hello(struct doctor *d, const char *host, const char *text, i
 	if (shell && strcmp(shell, "sh") == 0)
 		doctor_note(d, "%s: there is no bash, so every question starts processes there; it works, and is slower", host);
 	if (skew > CLOCK_SKEW_NOTE_S || skew < -CLOCK_SKEW_NOTE_S)
-		doctor_note(d, "%s: its clock is %lld s %s of ours; times of jobs are shown as it tells them", host,
-			    skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead");
+		doctor_note(d, "%s: its clock is %lld s %s ours; times of jobs are shown as it tells them", host,
+			    skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of");
 }
 
 /* --- the whole --- */
