@@ -16,9 +16,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define RC_MAX 255     /* what wait(2) can tell */
-#define RC_SIGNAL 128  /* a shell's $? for signal N is 128 + N (POSIX.1-2017 XCU 2.8.2) */
-#define SIGNAL_LAST 31 /* the highest signal with a name of its own, signal(7) */
+#define RC_MAX 255	 /* what wait(2) can tell */
+#define RC_SIGNAL 128	 /* a shell's $? for signal N is 128 + N (POSIX.1-2017 XCU 2.8.2) */
+#define NEAR_US (2 * USEC_PER_SEC) /* the record's clock ticks in seconds, and the report took its way */
+#define SIGNAL_LAST 31	 /* the highest signal with a name of its own, signal(7) */
 
 enum field {
 	F_VERSION = 1 << 0,
@@ -283,6 +284,14 @@ static void put_int(json_t *o, const char *key, int64_t v, int64_t min)
 		(void)json_object_set_new(o, key, json_integer(v));
 }
 
+/* Records count whole seconds. A report that comes at once knows the time better, and an end must not come before its beginning. */
+static int64_t end_time(const struct exit_record *r, int64_t now)
+{
+	int64_t end = r->end * USEC_PER_SEC;
+
+	return r->end && now - end < NEAR_US && end - now < NEAR_US ? now : end;
+}
+
 struct event *exit_record_event(const struct exit_record *r, const char *sched_status, bool cancel_wanted, int64_t now)
 {
 	const char *status = class_of(r, sched_status, cancel_wanted);
@@ -297,7 +306,7 @@ struct event *exit_record_event(const struct exit_record *r, const char *sched_s
 	put_int(o, "exit_code", r->rc, 0);
 	put_int(o, "signal", signal_of(r->rc), 1);
 	put_int(o, "start", r->start * USEC_PER_SEC, 1);
-	put_int(o, "end", r->end * USEC_PER_SEC, 1);
+	put_int(o, "end", end_time(r, now), 1);
 	put_int(o, "out_len", r->out_len, 0);
 	put_int(o, "err_len", r->err_len, 0);
 	put_int(o, "max_rss", r->maxrss, 0);

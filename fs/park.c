@@ -10,25 +10,29 @@
 #include <errno.h>
 #include <fcntl.h>
 
-static fuse_req_t take_off(struct parked *p)
+static void let_go(struct parked *p)
 {
-	fuse_req_t req = p->req;
-
-	hmap_remove(&p->fs->parked, &p->node);
-	p->fs->n_parked--;
-	free(p);
-	return req;
+	if (p->drop)
+		p->drop(p);
+	(void)fuse_reply_err(unpark(p), EINTR);
 }
 
-/* libfuse holds the request's lock while it calls: registering anything from here would wait for ever. */
+/*
+ * libfuse (3.14, lib/fuse_lowlevel.c) calls this with the request's lock held, so nothing here may register or take back a
+ * callback; and where it calls from inside fuse_req_interrupt_func it uses the request afterwards, so it may not be
+ * answered there.
+ */
 static void on_interrupt(fuse_req_t req, void *arg)
 {
 	struct parked *p = arg;
 
-	if (p->drop)
-		p->drop(p);
-	(void)take_off(p);
-	(void)fuse_reply_err(req, EINTR);
+	(void)req;
+	if (p->uninterruptible)
+		return;
+	if (p->registering)
+		p->interrupted = true;
+	else
+		let_go(p);
 }
 
 struct parked *park(struct fsys *fs, fuse_req_t req, struct handle *h, uint32_t run, bool (*retry)(struct parked *))
@@ -45,17 +49,25 @@ struct parked *park(struct fsys *fs, fuse_req_t req, struct handle *h, uint32_t 
 	return p;
 }
 
-/* Registering may call back at once, when the signal came first: so this is the last thing a caller does. */
+/* The signal may have come first, then the record is gone afterwards: so this is the last thing a caller does. */
 void park_interruptible(struct parked *p)
 {
+	p->registering = true;
 	fuse_req_interrupt_func(p->req, on_interrupt, p);
+	p->registering = false;
+	if (p->interrupted)
+		let_go(p);
 }
 
 fuse_req_t unpark(struct parked *p)
 {
-	if (!p->uninterruptible)
-		fuse_req_interrupt_func(p->req, NULL, NULL);
-	return take_off(p);
+	fuse_req_t req = p->req;
+
+	hmap_remove(&p->fs->parked, &p->node);
+	p->fs->n_parked--;
+	/* A callback stays registered: it is answered, or registered anew, before the session is stepped again. */
+	free(p);
+	return req;
 }
 
 void park_retry(struct fsys *fs, uint32_t run)

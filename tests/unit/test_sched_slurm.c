@@ -310,6 +310,8 @@ static void test_verify_recordings(void **state)
 		{ "verify-requeue-granted", "85", 40, "state pending -1 0", NULL },
 		{ "verify-unreachable", "87", 42, "-", NULL },
 		{ "verify-other-job", "87", 42, "end failed 3 0", "exited with code 3" },
+		{ "verify-sacct-failed", "1", 1, "end failed 7 0", "exited with code 7" },
+		{ "verify-sacct-cancelled", "2", 2, "end cancelled -1 0", "CANCELLED by 0" },
 		{ "verify-lost", "99", 51, "lost - -1 0", "lost the job before it started" },
 		{ "verify-vanished", "888888", 52, "end cancelled -1 0", "vanished before it started" },
 		{ "verify-forgotten-started", "2", 53, "end failed -1 0", "cause unknown" },

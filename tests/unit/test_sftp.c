@@ -468,7 +468,6 @@ static int rig_setup(void **state)
 static int rig_teardown(void **state)
 {
 	struct rig *g = *state;
-	cleanup_free char *cmd = NULL;
 	pid_t pid;
 
 	if (!g)
