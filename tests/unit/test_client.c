@@ -3,7 +3,7 @@
  * read a run, with a tree of ordinary files and FIFOs in place of the real one.
  */
 #include "fs/client.h"
-#include "fs/doctor.h"
+#include "fs/doctor_fuse.h"
 
 #include "backend/base/mem.h"
 

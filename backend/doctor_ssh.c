@@ -5,7 +5,7 @@
  * Invariant: whatever the other side does, `pump` returns at the deadline; what it says goes to the user with control
  * characters taken out (doctor_ok and its kin).
  */
-#include "fs/doctor.h"
+#include "backend/doctor.h"
 
 #include "backend/agent.h"
 #include "backend/base/clock.h"
