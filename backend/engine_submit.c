@@ -345,8 +345,14 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	engine_act(en, er);
 }
 
+static void refuse(struct engine *en, const struct engine_submit *s, int code, const char *why, engine_done cb, void *arg)
+{
+	engine_note_rejected(en, s->uid, s->text, s->len, why);
+	cb(arg, code, why);
+}
+
 /* The same key again: the run it made when the spec is the same, else -EEXIST. Returns 1 when there is no such key. */
-static int known_key(struct engine *en, const struct prepared *p, engine_done cb, void *arg)
+static int known_key(struct engine *en, const struct engine_submit *s, const struct prepared *p, engine_done cb, void *arg)
 {
 	const char *key = json_string_value(json_object_get(p->spec, "key"));
 	const char *value = key ? key_find(en, key) : NULL;
@@ -360,7 +366,7 @@ static int known_key(struct engine *en, const struct prepared *p, engine_done cb
 
 		(void)snprintf(text, sizeof(text), "key '%s' was used by run %.*s for another spec: choose another key", key,
 			       (int)(blank - value), value);
-		cb(arg, -EEXIST, text);
+		refuse(en, s, -EEXIST, text, cb, arg);
 		return 0;
 	}
 	(void)snprintf(id, sizeof(id), "%.*s", (int)(blank - value), value);
@@ -369,7 +375,8 @@ static int known_key(struct engine *en, const struct prepared *p, engine_done cb
 }
 
 /* Into a draft, or once more into what was a draft. Returns 1 when the caller should go on. */
-static int draft_allows(struct erun *er, const struct prepared *p, engine_done cb, void *arg)
+static int draft_allows(struct engine *en, struct erun *er, const struct engine_submit *s, const struct prepared *p,
+			engine_done cb, void *arg)
 {
 	const char *print;
 
@@ -377,11 +384,11 @@ static int draft_allows(struct erun *er, const struct prepared *p, engine_done c
 		return 1;
 	print = json_string_value(json_object_get(er->r->facts, "spec_print"));
 	if (er->r->status == RUN_DRAFT)
-		cb(arg, -EBUSY, "another spec for this draft is being written at this moment");
+		refuse(en, s, -EBUSY, "another spec for this draft is being written at this moment", cb, arg);
 	else if (print && strcmp(print, p->print) == 0)
 		cb(arg, 0, er->r->id);
 	else
-		cb(arg, -EEXIST, "this run was submitted with another spec: make a new run for this one");
+		refuse(en, s, -EEXIST, "this run was submitted with another spec: make a new run for this one", cb, arg);
 	return 0;
 }
 
@@ -407,9 +414,8 @@ void engine_submit(struct engine *en, const struct engine_submit *s, engine_done
 	}
 	rc = prepare(en, s->text, s->len, s->cluster_hint, er ? er->r : fresh, &p);
 	if (rc < 0) {
-		engine_note_rejected(en, s->uid, s->text, s->len, p.errors.buf);
-		cb(arg, rc, p.errors.buf);
-	} else if ((!er || draft_allows(er, &p, cb, arg)) && known_key(en, &p, cb, arg)) {
+		refuse(en, s, rc, p.errors.buf, cb, arg);
+	} else if ((!er || draft_allows(en, er, s, &p, cb, arg)) && known_key(en, s, &p, cb, arg)) {
 		if (!er) {
 			er = erun_new(fresh);
 			en->next_num++;
