@@ -11,14 +11,16 @@ scenario_test() {
 	fi
 	echo 'sleep 60' >"$MNT/runs/new"
 	live=$(readlink "$MNT/runs/last")
+	readers=
 	for file in wait log.follow; do
 		timeout 30 cat "$MNT/runs/$live/$file" >/dev/null 2>"$T/$file.err" &
-		eval "reader_${file%.*}=$!"
+		readers="$readers $!"
 	done
 	sleep 0.5
 	not_ok "plain umount is refused while readers are parked" umount "$MNT"
 	ok "slurmray umount answers them" slurmray umount "$MNT"
-	wait "$reader_wait" "$reader_log"
+	# shellcheck disable=SC2086
+	wait $readers
 	like "the reader of wait was told that the daemon goes" "$(cat "$T/wait.err")" 'No such device'
 	like "the reader of log.follow too" "$(cat "$T/log.follow.err")" 'No such device'
 	not_ok "the mount is gone" mountpoint -q "$MNT"
