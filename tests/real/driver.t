@@ -494,11 +494,20 @@ part_amnesia() {
 	sleep 1
 	v=$(verify)
 	is "$(field "$v" status) $(field "$v" exit_code)" 'failed 3' "$SH: the first start decides the end"
-	nodes_idle
+	nodes_fresh
 }
 controller_back() {
 	controller_up
 	for _ in $(seq 100); do scontrol ping | grep -q UP && break; sleep 0.1; done
+}
+# A node that remembers a job refuses another with its number, and the controller starts to count again here.
+nodes_fresh() {
+	local n
+	for n in n1 n2 n3 n4; do
+		stop "$D/run/slurmd-$n.pid"
+		node_up $n
+	done
+	nodes_idle
 }
 nodes_idle() {
 	for _ in $(seq 300); do
@@ -580,7 +589,7 @@ part_forgotten() {
 	record_there
 	is "$(executed)" 1 "$SH: executed once"
 	NUM=$((NUM + 1))
-	for _ in $(seq 100); do [ "$(sinfo -h -N -t idle -o %N | sort -u | wc -l)" = 4 ] && break; sleep 0.1; done
+	nodes_fresh
 
 	# purged while nobody looked, the controller up all the time
 	next
