@@ -9,6 +9,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -59,6 +60,7 @@ static void report_running(struct cluster *c, const struct local_job *j)
 
 	(void)gethostname(host, sizeof(host) - 1);
 	local_event(c, j, EV_STATE, json_pack("{s:s, s:s}", "status", "running", "nodes", host));
+	point(POINT_LOCAL_RUNNING);
 }
 
 /* --- resources --- */
@@ -115,8 +117,11 @@ static void forget(struct cluster *c, struct local_job *j)
 
 static void ended(struct cluster *c, struct local_job *j)
 {
-	struct event *ev = local_job_end(c, j);
 	struct crep *rep = crep_new(CREP_EVENT, c);
+	struct event *ev;
+
+	point(POINT_LOCAL_ENDING);
+	ev = local_job_end(c, j);
 
 	if (j->state == LOCAL_RUNNING)
 		give_back(c, j);
@@ -131,6 +136,7 @@ static void ended(struct cluster *c, struct local_job *j)
 	rep->run = j->run;
 	rep->ev = ev;
 	inbox_post(c->ctx.replies, &rep->m);
+	point(POINT_LOCAL_ENDED);
 }
 
 static void start_jobs(struct cluster *c)
@@ -208,8 +214,10 @@ static void on_submit(struct cluster *c, struct creq *r)
 		forget(c, j);
 		return;
 	}
+	point(POINT_LOCAL_PREPARED);
 	if (!known)
 		local_event(c, j, EV_SUBMITTED, json_pack("{s:s}", "job_id", j->job_id));
+	point(POINT_LOCAL_SUBMITTED);
 	list_add_tail(&c->queue, &j->order);
 	local_event(c, j, EV_STATE,
 		    json_pack("{s:s, s:s}", "status", "pending", "reason", j->held ? "held by the user" : "waiting for cores or memory"));
@@ -229,6 +237,7 @@ static void cancel(struct cluster *c, struct local_job *j, const struct creq *r)
 			rc = 0;
 		}
 	}
+	point(POINT_LOCAL_CANCELLED);
 	local_reply(c, r, rc, rc ? "the job's supervisor does not listen" : "cancelled", NULL, 0);
 }
 
@@ -410,14 +419,29 @@ static int64_t follow(struct cluster *c)
 	return next;
 }
 
-/* Supervisors that are gone; waitpid reaps those that this process started. */
+/*
+ * A supervisor is gone. It may be one of two: a worker that was killed between starting one and seeing its link leaves the next
+ * worker to start another, and the one that came second goes at once.
+ */
+static void supervisor_gone(struct cluster *c, struct local_job *j)
+{
+	pid_t pid = 0;
+
+	(void)waitpid(j->pid, NULL, WNOHANG); /* reaps it if this process started it */
+	if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE && pid != j->pid) {
+		(void)close(j->pid_fd);
+		local_job_adopt(j, pid);
+		return;
+	}
+	ended(c, j);
+}
+
 static void collect(struct cluster *c, const struct pollfd *fds, struct local_job *const *of, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		if (!(fds[i].revents & (POLLIN | POLLHUP | POLLERR)))
 			continue;
-		(void)waitpid(of[i]->pid, NULL, WNOHANG);
-		ended(c, of[i]);
+		supervisor_gone(c, of[i]);
 	}
 }
 

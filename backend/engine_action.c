@@ -10,6 +10,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "launchers/launcher.h"
 
 #include <errno.h>
@@ -113,6 +114,7 @@ void engine_committed(struct engine *en, struct pending *p, int code)
 		pending_free(p);
 		return;
 	}
+	point(POINT_ENGINE_COMMITTED);
 	er->in_flight = false;
 	was_live = run_is_live(er->r);
 	if (rc == 0)
@@ -131,6 +133,7 @@ void engine_committed(struct engine *en, struct pending *p, int code)
 		engine_changed(en, er);
 		engine_settle(en, er);
 	}
+	point(POINT_ENGINE_APPLIED);
 	pending_free(p);
 	post_next(en, er);
 	engine_act(en, er);
@@ -187,7 +190,7 @@ int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbu
 	if (rc < 0)
 		return rc;
 	engine_job_place(en, job, er->directory, er->scratch);
-	job->hold = job->hold || er->r->hold_wanted;
+	job->hold = er->r->hold_wanted; /* begins as the spec's, and is the user's to change */
 	return 0;
 }
 
@@ -385,12 +388,15 @@ static void act_submitted(struct engine *en, struct erun *er)
 		er->cancel_sent = false;
 		if (rq) {
 			er->hold_sent = rq->job->hold;
+			point(POINT_ENGINE_SENDING);
 			engine_send(en, er, rq);
+			point(POINT_ENGINE_SENT);
 		}
 	}
 	if (r->cancel_wanted && !er->cancel_sent) {
 		er->cancel_sent = true;
 		engine_send_verb(en, er, "cancel", "");
+		point(POINT_ENGINE_CANCEL_SENT);
 	} else if (r->job_id && r->hold_wanted != er->hold_sent && r->status == RUN_PENDING) {
 		er->hold_sent = r->hold_wanted;
 		engine_send_verb(en, er, r->hold_wanted ? "hold" : "release", "");

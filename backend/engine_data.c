@@ -4,6 +4,7 @@
 #include "backend/engine_private.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -180,6 +181,7 @@ static void have_manifest(void *arg, int code, const char *text, const char *dat
 		er->held_end = NULL;
 		if (code == 0)
 			save_manifest(w->en, w->run, data, len);
+		point(POINT_ENGINE_END_HELD);
 		engine_post(w->en, er, ev, NULL, NULL, NULL);
 	}
 	free(w);
@@ -190,6 +192,8 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev)
 	const json_t *left = json_object_get(ev->data, "manifest");
 	struct manifest_wait *w;
 
+	if (ev->type == EV_END)
+		point(POINT_ENGINE_END_RECEIVED);
 	if (ev->type != EV_END || !(json_is_true(left) || json_integer_value(left)) || !run_is_live(er->r)) {
 		engine_post(en, er, ev, NULL, NULL, NULL);
 		return;

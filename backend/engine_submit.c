@@ -5,6 +5,7 @@
 #include "backend/engine_private.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "backend/spec.h"
 #include "backend/spool.h"
 #include "launchers/launcher.h"
@@ -224,6 +225,7 @@ static json_t *create_data(const struct run *r, const struct prepared *p)
 	if (tags)
 		(void)json_object_set(d, "tags", tags);
 	(void)json_object_set_new(d, "merged", json_boolean(p->job.merged));
+	(void)json_object_set_new(d, "hold", json_boolean(p->job.hold));
 	(void)json_object_set_new(d, "spec_print", json_string(p->print));
 	(void)json_object_set_new(d, "cpus", json_integer((p->job.ntasks > 0 ? p->job.ntasks : 1) *
 							  (p->job.cpus_per_task > 0 ? p->job.cpus_per_task : 1)));
@@ -267,6 +269,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	pend->arg = arg;
 	pend->request = s->request;
 	pend->result = xstrdup(r->id);
+	en->n_creating++;
 	t = store_txn_new(ticket, true);
 	summary = run_summary(r);
 	store_txn_summary(t, r->num, r->id, true, summary);
@@ -308,6 +311,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	struct run *r = er->r;
 
 	er->in_flight = false;
+	en->n_creating--;
 	if (code < 0) {
 		const char *why = code == -ENOSPC ? "the journal's disk is full: nothing was submitted; free space and write it again"
 						  : "the journal could not be written: nothing was submitted";
@@ -333,14 +337,22 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	engine_remember(en, p->request, p->result);
 	if (r->status != RUN_DRAFT)
 		en->last = r->num;
+	point(POINT_ENGINE_CREATED);
 	p->done(p->arg, 0, r->id);
+	point(POINT_ENGINE_ACCEPTED);
 	engine_changed(en, er);
 	pending_free(p);
 	engine_act(en, er);
 }
 
+static void refuse(struct engine *en, const struct engine_submit *s, int code, const char *why, engine_done cb, void *arg)
+{
+	engine_note_rejected(en, s->uid, s->text, s->len, why);
+	cb(arg, code, why);
+}
+
 /* The same key again: the run it made when the spec is the same, else -EEXIST. Returns 1 when there is no such key. */
-static int known_key(struct engine *en, const struct prepared *p, engine_done cb, void *arg)
+static int known_key(struct engine *en, const struct engine_submit *s, const struct prepared *p, engine_done cb, void *arg)
 {
 	const char *key = json_string_value(json_object_get(p->spec, "key"));
 	const char *value = key ? key_find(en, key) : NULL;
@@ -354,7 +366,7 @@ static int known_key(struct engine *en, const struct prepared *p, engine_done cb
 
 		(void)snprintf(text, sizeof(text), "key '%s' was used by run %.*s for another spec: choose another key", key,
 			       (int)(blank - value), value);
-		cb(arg, -EEXIST, text);
+		refuse(en, s, -EEXIST, text, cb, arg);
 		return 0;
 	}
 	(void)snprintf(id, sizeof(id), "%.*s", (int)(blank - value), value);
@@ -363,7 +375,8 @@ static int known_key(struct engine *en, const struct prepared *p, engine_done cb
 }
 
 /* Into a draft, or once more into what was a draft. Returns 1 when the caller should go on. */
-static int draft_allows(struct erun *er, const struct prepared *p, engine_done cb, void *arg)
+static int draft_allows(struct engine *en, struct erun *er, const struct engine_submit *s, const struct prepared *p,
+			engine_done cb, void *arg)
 {
 	const char *print;
 
@@ -371,11 +384,11 @@ static int draft_allows(struct erun *er, const struct prepared *p, engine_done c
 		return 1;
 	print = json_string_value(json_object_get(er->r->facts, "spec_print"));
 	if (er->r->status == RUN_DRAFT)
-		cb(arg, -EBUSY, "another spec for this draft is being written at this moment");
+		refuse(en, s, -EBUSY, "another spec for this draft is being written at this moment", cb, arg);
 	else if (print && strcmp(print, p->print) == 0)
 		cb(arg, 0, er->r->id);
 	else
-		cb(arg, -EEXIST, "this run was submitted with another spec: make a new run for this one");
+		refuse(en, s, -EEXIST, "this run was submitted with another spec: make a new run for this one", cb, arg);
 	return 0;
 }
 
@@ -401,9 +414,8 @@ void engine_submit(struct engine *en, const struct engine_submit *s, engine_done
 	}
 	rc = prepare(en, s->text, s->len, s->cluster_hint, er ? er->r : fresh, &p);
 	if (rc < 0) {
-		engine_note_rejected(en, s->uid, s->text, s->len, p.errors.buf);
-		cb(arg, rc, p.errors.buf);
-	} else if ((!er || draft_allows(er, &p, cb, arg)) && known_key(en, &p, cb, arg)) {
+		refuse(en, s, rc, p.errors.buf, cb, arg);
+	} else if ((!er || draft_allows(en, er, s, &p, cb, arg)) && known_key(en, s, &p, cb, arg)) {
 		if (!er) {
 			er = erun_new(fresh);
 			en->next_num++;

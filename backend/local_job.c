@@ -8,6 +8,7 @@
 #include "backend/local.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "backend/sched.h"
 
 #include <errno.h>
@@ -243,6 +244,7 @@ int local_job_start(struct cluster *c, struct local_job *j, struct err *e)
 		(void)execl(local_supervisor_program, "slurmray", "__supervise", j->dir, (char *)NULL);
 		_exit(126);
 	}
+	point(POINT_LOCAL_STARTED);
 	local_job_adopt(j, pid);
 	return 0;
 }

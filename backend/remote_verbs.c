@@ -1,10 +1,11 @@
 /*
- * Requests that want an answer: verbs, probes, and files (remote_files.c). Each is on `requests` from its arrival until its one
- * answer; what waits for the connection is started by rreq_step when it is up, and every request ends at its deadline.
+ * Requests that want an answer: verbs, probes, and files (remote_files.c). Each is on `requests` from its arrival until
+ * its one answer; what waits for the connection is started by rreq_step when it is up, and every request ends at its
+ * deadline.
  *
- * Invariants: a ticket is answered once (an answer to a serial that is gone is dropped); a verb that must not be done twice is not
- * repeated after its answer was lost. A cancellation is remembered in the run, so that it also reaches a job whose id is not known
- * yet, and is tried until the scheduler has answered, however long its asker waits.
+ * Invariants: a ticket is answered once (an answer to a serial that is gone is dropped); a verb that must not be done
+ * twice is not repeated after its answer was lost. A cancellation is remembered in the run, so that it also reaches a
+ * job whose id is not known yet, and is tried until the scheduler has answered, however long its asker waits.
  */
 #include "backend/remote.h"
 
@@ -134,7 +135,8 @@ static void on_verb(struct cluster *c, void *arg, const struct agent_frame *f)
 	if (!f && repeatable(q->q->verb)) {
 		q->started = false;
 	} else if (!f) {
-		finish(c, q, -EHOSTUNREACH, "the connection was lost before the answer; it may have been done", NULL, 0);
+		finish(c, q, -EHOSTUNREACH, "the connection was lost before the answer; it may have been done", NULL,
+		       0);
 	} else {
 		rc = c->sched->verb_result(q->q->verb, f->rc, f->out, f->err, &e);
 		finish(c, q, rc, rc < 0 ? e.text : "", NULL, 0);

@@ -9,7 +9,7 @@
 
 #include "backend/base/mem.h"
 #include "backend/config.h"
-#include "backend/store.h"
+#include "backend/doctor.h"
 #include "fs/mount.h"
 
 #include <dirent.h>
@@ -21,7 +21,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 
 #define MNTENT_MAX 65536
 #define AWAY_PAUSE_MS 300
@@ -94,22 +93,6 @@ char *client_absolute(const char *path)
 	return xasprintf("%s/%s", strcmp(base, "/") ? base : "", path);
 }
 
-/* Is the nearest directory that is there on a local disk? */
-static bool on_local_disk(const char *path)
-{
-	cleanup_free char *p = xstrdup(path);
-	struct statfs fs;
-
-	while (statfs(p, &fs) < 0) {
-		char *slash = strrchr(p, '/');
-
-		if (errno != ENOENT || !slash)
-			return true; /* not known: whoever uses it will say */
-		slash[slash == p] = '\0';
-	}
-	return !store_remote_fs((unsigned long)fs.f_type);
-}
-
 char *client_state_path(void)
 {
 	const char *xdg = getenv("XDG_STATE_HOME");
@@ -118,7 +101,7 @@ char *client_state_path(void)
 	char *path = xdg && xdg[0] == '/' ? xasprintf("%s/slurmray", xdg) :
 					    xasprintf("%s/.local/state/slurmray", strcmp(base, "/") ? base : "");
 
-	if (on_local_disk(path))
+	if (!doctor_remote_fs(path))
 		return path;
 	free(path);
 	return xasprintf("/var/tmp/slurmray-%u", (unsigned)geteuid());
@@ -351,8 +334,12 @@ char *client_run_dir(const char *mount, const char *run, struct err *e)
 	}
 	if (strcmp(run, "last") == 0)
 		return newest(root, e);
+	if (!*run || *run == '.') {
+		(void)err_set(e, -EINVAL, "'%s' is no run; %s/runs/list shows them", run, root);
+		return NULL;
+	}
 	dir = xasprintf("%s/runs/%s", root, run);
-	if (*run && *run != '.' && stat(dir, &st) == 0 && S_ISDIR(st.st_mode)) {
+	if (stat(dir, &st) == 0 && S_ISDIR(st.st_mode)) {
 		char *found = dir;
 
 		dir = NULL;

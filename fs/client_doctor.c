@@ -3,7 +3,7 @@
  * is bad. Checks run one after the other, each with a deadline of its own where it may wait.
  */
 #include "fs/client.h"
-#include "fs/doctor.h"
+#include "fs/doctor_fuse.h"
 
 #include "backend/base/mem.h"
 #include "backend/config.h"
@@ -14,73 +14,6 @@
 #include <string.h>
 
 #define LOGIN_DEADLINE_S 20
-
-/* --- findings --- */
-
-static void finding(struct doctor *d, const char *word, const char *fmt, va_list ap) __attribute__((format(printf, 3, 0)));
-
-static void finding(struct doctor *d, const char *word, const char *fmt, va_list ap)
-{
-	cleanup_strbuf struct strbuf sb = STRBUF_INIT;
-	const char *p;
-
-	strbuf_vaddf(&sb, fmt, ap);
-	while (sb.len && strchr("\r\n ", sb.buf[sb.len - 1]))
-		strbuf_setlen(&sb, sb.len - 1);
-	(void)fprintf(d->out, "%-4s ", word);
-	for (p = sb.buf; *p; p++) {
-		/* What another machine says must not steer the terminal. */
-		if (*p == '\n')
-			(void)fputs("\n     ", d->out);
-		else
-			(void)fputc((unsigned char)*p < ' ' || *p == 127 ? '?' : *p, d->out);
-	}
-	(void)fputc('\n', d->out);
-	(void)fflush(d->out);
-}
-
-void doctor_ok(struct doctor *d, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	finding(d, "ok", fmt, ap);
-	va_end(ap);
-}
-
-void doctor_note(struct doctor *d, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	finding(d, "note", fmt, ap);
-	va_end(ap);
-}
-
-void doctor_bad(struct doctor *d, const char *fmt, ...)
-{
-	va_list ap;
-
-	d->bad++;
-	va_start(ap, fmt);
-	finding(d, "bad", fmt, ap);
-	va_end(ap);
-}
-
-char *doctor_find_program(const char *name)
-{
-	const char *path = getenv("PATH");
-
-	for (const char *p = path ? path : "/usr/bin:/bin"; p && *p; p = strchr(p, ':') ? strchr(p, ':') + 1 : NULL) {
-		size_t len = strcspn(p, ":");
-		char *full = xasprintf("%.*s/%s", (int)len, p, name);
-
-		if (len && access(full, X_OK) == 0)
-			return full;
-		free(full);
-	}
-	return NULL;
-}
 
 /* --- configuration --- */
 

@@ -106,7 +106,7 @@ static bool are_ids(const char *text)
 }
 
 /* Writes one text that holds n documents; prints their ids, and gives them. */
-static int send_text(const char *mount, const char *text, size_t len, size_t n, struct strbuf *ids)
+static int send_text(const struct request *r, const char *mount, const char *text, size_t len, size_t n, struct strbuf *ids)
 {
 	cleanup_close int fd = open_new(mount);
 	int rc;
@@ -123,7 +123,9 @@ static int send_text(const char *mount, const char *text, size_t len, size_t n, 
 		client_say("%s", ids->buf);
 		return 1;
 	}
-	if (fputs(ids->buf, stdout) < 0 || fflush(stdout) < 0) {
+	if (r->follow) {
+		client_say("run %s", ids->buf); /* standard output is the job's */
+	} else if (fputs(ids->buf, stdout) < 0 || fflush(stdout) < 0) {
 		client_say("the id (%.*s) cannot be printed: %s", (int)strcspn(ids->buf, "\n"), ids->buf, strerror(errno));
 		return 1;
 	}
@@ -131,7 +133,7 @@ static int send_text(const char *mount, const char *text, size_t len, size_t n, 
 }
 
 /* Several documents that fit into one write are accepted or refused together; else one after the other. */
-static int send_all(const char *mount, const struct client_doc *docs, size_t n, struct strbuf *ids)
+static int send_all(const struct request *r, const char *mount, const struct client_doc *docs, size_t n, struct strbuf *ids)
 {
 	cleanup_strbuf struct strbuf all = STRBUF_INIT;
 	int rc = 0;
@@ -142,10 +144,10 @@ static int send_all(const char *mount, const struct client_doc *docs, size_t n, 
 			strbuf_addch(&all, '\n');
 	}
 	if (n == 1 || all.len <= WRITE_CHUNK)
-		return send_text(mount, all.buf, all.len, n, ids);
+		return send_text(r, mount, all.buf, all.len, n, ids);
 	for (size_t i = 0; i < n && rc == 0; i++) {
 		strbuf_reset(ids);
-		rc = send_text(mount, docs[i].text, docs[i].len, 1, ids);
+		rc = send_text(r, mount, docs[i].text, docs[i].len, 1, ids);
 		if (rc != 0)
 			client_say("document %zu of %zu was refused; those before it were submitted", i + 1, n);
 	}
@@ -293,7 +295,7 @@ static int submit(const struct request *r, struct strbuf *errors)
 	} else if (n > 1 && (r->wait || r->follow)) {
 		rc = client_usage("%s holds %d specs; --wait and --follow are for one", r->file, n);
 	} else {
-		rc = send_all(mount, docs, (size_t)n, &ids);
+		rc = send_all(r, mount, docs, (size_t)n, &ids);
 		if (rc == 0)
 			rc = after(r, mount, ids.buf);
 	}

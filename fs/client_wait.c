@@ -91,7 +91,7 @@ int client_wait(const char *dir, bool tail)
 	cleanup_free char *path = xasprintf("%s/wait", dir);
 	struct client_outage outage = { .dir = dir };
 	struct err e = ERR_INIT;
-	char buf[128];
+	char buf[128] = "";
 	int rc, code;
 
 	for (;;) {

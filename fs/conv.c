@@ -10,6 +10,7 @@
 #include "fs/conv.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "backend/spec.h"
 
 #include <errno.h>
@@ -136,10 +137,12 @@ static void taken(struct conv *c, uint64_t request, int code)
 
 	strbuf_reset(&c->in);
 	conv_save_out(c);
+	point(POINT_CONV_SAVED);
 	if (sh && request) {
 		sh->user64 = (uint64_t)-code;
 		__atomic_store_n(&sh->spare, request << LEN_BITS, __ATOMIC_RELEASE);
 	}
+	point(POINT_CONV_MARKED);
 }
 
 static void intake_done(struct intake *in, int code)

@@ -6,6 +6,7 @@
 #include "fs/conv.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -72,6 +73,7 @@ static void decided(void *arg, int code, const char *text)
 		strbuf_addf(&c->out, "%.*s\n", (int)strcspn(text, "\n"), text);
 	c->n_decided++;
 	conv_save_out(c);
+	point(POINT_CONV_DECIDED);
 	next_decision(d);
 }
 

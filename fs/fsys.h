@@ -147,6 +147,7 @@ struct parked {
 	void (*drop)(struct parked *p);
 	uint64_t user;
 	bool uninterruptible;
+	bool registering, interrupted; /* a signal came before park_interruptible */
 };
 
 /* Parks `req`; 0, or -EAGAIN with O_NONBLOCK (then nothing was parked). */

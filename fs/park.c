@@ -10,6 +10,18 @@
 #include <errno.h>
 #include <fcntl.h>
 
+static void let_go(struct parked *p)
+{
+	if (p->drop)
+		p->drop(p);
+	(void)fuse_reply_err(unpark(p), EINTR);
+}
+
+/*
+ * libfuse (3.14, lib/fuse_lowlevel.c) calls this with the request's lock held, so nothing here may register or take back a
+ * callback; and where it calls from inside fuse_req_interrupt_func it uses the request afterwards, so it may not be
+ * answered there.
+ */
 static void on_interrupt(fuse_req_t req, void *arg)
 {
 	struct parked *p = arg;
@@ -17,9 +29,10 @@ static void on_interrupt(fuse_req_t req, void *arg)
 	(void)req;
 	if (p->uninterruptible)
 		return;
-	if (p->drop)
-		p->drop(p);
-	(void)fuse_reply_err(unpark(p), EINTR);
+	if (p->registering)
+		p->interrupted = true;
+	else
+		let_go(p);
 }
 
 struct parked *park(struct fsys *fs, fuse_req_t req, struct handle *h, uint32_t run, bool (*retry)(struct parked *))
@@ -36,10 +49,14 @@ struct parked *park(struct fsys *fs, fuse_req_t req, struct handle *h, uint32_t 
 	return p;
 }
 
-/* Registering may call back at once, when the signal came first: so this is the last thing a caller does. */
+/* The signal may have come first, then the record is gone afterwards: so this is the last thing a caller does. */
 void park_interruptible(struct parked *p)
 {
+	p->registering = true;
 	fuse_req_interrupt_func(p->req, on_interrupt, p);
+	p->registering = false;
+	if (p->interrupted)
+		let_go(p);
 }
 
 fuse_req_t unpark(struct parked *p)
@@ -48,8 +65,7 @@ fuse_req_t unpark(struct parked *p)
 
 	hmap_remove(&p->fs->parked, &p->node);
 	p->fs->n_parked--;
-	if (!p->uninterruptible)
-		fuse_req_interrupt_func(req, NULL, NULL);
+	/* A callback stays registered: it is answered, or registered anew, before the session is stepped again. */
 	free(p);
 	return req;
 }

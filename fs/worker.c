@@ -4,6 +4,7 @@
  *
  * Exit status: 0 the mount is gone or a stop was asked for; 75 start me again (reload, upgrade); 1 could not start.
  */
+#include "fs/die.h"
 #include "fs/fsys.h"
 #include "fs/keeper.h"
 #include "fs/reactor.h"
@@ -42,8 +43,8 @@ static void run_changed(void *arg, const struct run *r)
 	struct fsys *fs = arg;
 
 	park_retry(fs, r->num);
-	if (!run_is_live(r))
-		park_retry(fs, 0); /* sets */
+	if (!run_is_live(r) || r->status == RUN_QUEUED)
+		park_retry(fs, 0); /* sets; readers of `last` */
 	wake_pollers(fs, r->num);
 }
 
@@ -229,7 +230,7 @@ static int start(struct worker *w, const struct worker_conf *conf, struct err *e
 		return rc;
 	engine_observe(fs->en, &ob);
 	{
-		const struct session_conf sc = { conf->fuse_fd, fs->shared, &fuse_ops, fs, NULL };
+		const struct session_conf sc = { conf->fuse_fd, fs->shared, &fuse_ops, fs, die_session_hook() };
 
 		rc = session_create(&sc, &fs->session, e);
 	}
@@ -265,7 +266,7 @@ int worker_main(const struct worker_conf *conf)
 	memset(&w, 0, sizeof(w));
 	w.ready_fd = conf->ready_fd;
 	rc.signal_fd = open_signals(); /* before threads start: they inherit the mask */
-	if (start(&w, conf, &e) < 0) {
+	if (die_setup(&e) < 0 || start(&w, conf, &e) < 0) {
 		log_error("%s", e.text);
 		worker_ready(w.ready_fd, &e);
 		engine_free(w.fs.en, STOP_MS);

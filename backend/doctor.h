@@ -1,10 +1,10 @@
 /*
- * Private to `slurmray doctor`: client_doctor.c has the command line, the configuration and the clusters, doctor_machine.c
- * looks at this machine, doctor_ssh.c logs in to a cluster. Nothing is changed but what a first login to a cluster makes as
- * well: the control directory there.
+ * The checks of `slurmray doctor` that need no file system: findings, the state directory, a login to a cluster. (fs/client_doctor.c
+ * has the command line, fs/doctor_fuse.c looks at FUSE and mounts.) Nothing is changed but what a first login to a cluster makes
+ * as well: the control directory there.
  */
-#ifndef FS_DOCTOR_H
-#define FS_DOCTOR_H
+#ifndef BACKEND_DOCTOR_H
+#define BACKEND_DOCTOR_H
 
 #include "backend/config.h"
 
@@ -24,13 +24,10 @@ void doctor_bad(struct doctor *d, const char *fmt, ...) __attribute__((format(pr
 /* Path of a program in $PATH, or NULL; the caller frees. */
 char *doctor_find_program(const char *name);
 
-/* Kernel, libfuse, /dev/fuse, fusermount3, limits in `sysctl_dir` (/proc/sys/fs/fuse). */
-void doctor_fuse(struct doctor *d, const char *sysctl_dir);
-void doctor_fuse_limits(struct doctor *d, const char *sysctl_dir);
+/* The name of the file system of `path` (of the nearest directory that is there) when that is not local, or NULL. */
+const char *doctor_remote_fs(const char *path);
+/* Owner, mode, disk, free space, who has it, and whether the journal opens when nobody has. */
 void doctor_state(struct doctor *d, const char *dir);
-/* The mounts of this user, by a table like /proc/self/mounts. */
-void doctor_mounts(struct doctor *d, const char *table);
-
 /* One login node: name, login, shell, Slurm, directories. Takes at most about deadline_s seconds. */
 void doctor_ssh(struct doctor *d, const struct cluster_conf *conf, size_t host_index, int deadline_s);
 /* What the login node answered to the questions of doctor_ssh: "KEY VALUE" lines. */

@@ -5,7 +5,7 @@
  * Invariant: whatever the other side does, `pump` returns at the deadline; what it says goes to the user with control
  * characters taken out (doctor_ok and its kin).
  */
-#include "fs/doctor.h"
+#include "backend/doctor.h"
 
 #include "backend/agent.h"
 #include "backend/base/clock.h"
@@ -346,8 +346,8 @@ void doctor_remote_hello(struct doctor *d, const char *host, const char *text, i
 	if (shell && strcmp(shell, "sh") == 0)
 		doctor_note(d, "%s: there is no bash, so every question starts processes there; it works, and is slower", host);
 	if (skew > CLOCK_SKEW_NOTE_S || skew < -CLOCK_SKEW_NOTE_S)
-		doctor_note(d, "%s: its clock is %lld s %s of ours; times of jobs are shown as it tells them", host,
-			    skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead");
+		doctor_note(d, "%s: its clock is %lld s %s ours; times of jobs are shown as it tells them", host,
+			    skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of");
 }
 
 /* --- the whole --- */
