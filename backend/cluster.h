@@ -59,6 +59,7 @@ struct creq {
 	char *files_dir;	/* SUBMIT, WATCH: local directory whose contents go to the working directory, or NULL */
 	int64_t out_len, err_len; /* WATCH of an ended run whose logs are not complete: final lengths; else -1 */
 	bool ended;		/* WATCH: only logs are still wanted */
+	bool cancel_wanted;	/* SUBMIT, WATCH: the user has asked for it (the verb follows), so an end may be due to it */
 	char *verb, *arg;
 	enum cluster_area area;
 	char *path;		/* relative, no "..", "" is the area itself */

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 
 #define MAX_POLLED 1024
+#define START_LOOK_US (2 * USEC_PER_MSEC)	/* for the link of a supervisor that was just started */
 
 /* --- reporting --- */
 
@@ -54,10 +55,11 @@ void local_reply(struct cluster *c, const struct creq *r, int code, const char *
 	inbox_post(c->ctx.replies, &rep->m);
 }
 
-static void report_running(struct cluster *c, const struct local_job *j)
+static void report_running(struct cluster *c, struct local_job *j)
 {
 	char host[64] = "localhost";
 
+	j->said_running = true;
 	(void)gethostname(host, sizeof(host) - 1);
 	local_event(c, j, EV_STATE, json_pack("{s:s, s:s}", "status", "running", "nodes", host));
 	point(POINT_LOCAL_RUNNING);
@@ -115,21 +117,29 @@ static void forget(struct cluster *c, struct local_job *j)
 	local_job_free(j);
 }
 
+static void stop_watching(struct local_job *j)
+{
+	if (j->pid_fd >= 0)
+		(void)close(j->pid_fd);
+	j->pid_fd = -1;
+}
+
 static void ended(struct cluster *c, struct local_job *j)
 {
 	struct crep *rep = crep_new(CREP_EVENT, c);
 	struct event *ev;
+	pid_t pid;
 
 	point(POINT_LOCAL_ENDING);
+	if (!j->said_running && supervisor_look(j->dir, &pid) == SUPERVISOR_DEAD)
+		report_running(c, j); /* it was too quick to be seen */
 	ev = local_job_end(c, j);
 
 	if (j->state == LOCAL_RUNNING)
 		give_back(c, j);
 	list_del(&j->order);
 	j->state = LOCAL_ENDED;
-	if (j->pid_fd >= 0)
-		(void)close(j->pid_fd);
-	j->pid_fd = -1;
+	stop_watching(j);
 	j->out_len = event_int(ev, "out_len", 0);
 	j->err_len = event_int(ev, "err_len", 0);
 	j->look_at = 0;
@@ -137,6 +147,20 @@ static void ended(struct cluster *c, struct local_job *j)
 	rep->ev = ev;
 	inbox_post(c->ctx.replies, &rep->m);
 	point(POINT_LOCAL_ENDED);
+}
+
+/*
+ * The process that was watched is gone. That is the job's end, unless it was a second supervisor: a worker that was killed
+ * after it had started one leaves one whose link may not be there yet when the next worker looks.
+ */
+static void gone(struct cluster *c, struct local_job *j)
+{
+	pid_t pid;
+
+	stop_watching(j);
+	if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE && local_job_adopt(j, pid) == 0)
+		return;
+	ended(c, j);
 }
 
 static void start_jobs(struct cluster *c)
@@ -161,7 +185,6 @@ static void start_jobs(struct cluster *c)
 		list_del(&j->order);
 		j->state = LOCAL_RUNNING;
 		take(c, j);
-		report_running(c, j);
 	}
 }
 
@@ -169,10 +192,13 @@ static void start_jobs(struct cluster *c)
 
 static void adopt(struct cluster *c, struct local_job *j, pid_t pid)
 {
-	local_job_adopt(j, pid);
+	int rc = local_job_adopt(j, pid);
+
 	j->state = LOCAL_RUNNING;
 	take(c, j);
 	report_running(c, j);
+	if (rc == -ESRCH) /* it has ended since it was looked at */
+		ended(c, j);
 }
 
 /* SUBMIT, and WATCH after a restart: the directory says how far it had come. */
@@ -226,9 +252,17 @@ static void on_submit(struct cluster *c, struct creq *r)
 static void cancel(struct cluster *c, struct local_job *j, const struct creq *r)
 {
 	int rc = 0;
+	pid_t pid;
 
 	j->cancel_wanted = true;
-	if (j->state == LOCAL_PENDING && supervisor_void(j->dir)) {
+	if (j->state == LOCAL_PENDING && !supervisor_void(j->dir)) { /* started by a worker that was killed before it said so */
+		list_del(&j->order);
+		if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE)
+			adopt(c, j, pid);
+		else
+			ended(c, j);
+	}
+	if (j->state == LOCAL_PENDING) {
 		ended(c, j);
 	} else if (j->state == LOCAL_RUNNING) {
 		rc = supervisor_tell(j->dir, "cancel\n");
@@ -398,6 +432,20 @@ static void handle(struct cluster *c, struct creq *r)
 
 /* --- the loop --- */
 
+/* What a running job still lacks: its descriptor, or the report that it runs. True: look again soon. */
+static bool settle(struct cluster *c, struct local_job *j)
+{
+	pid_t pid;
+
+	if (j->pid_fd < 0 && local_job_adopt(j, j->pid) == -ESRCH) {
+		gone(c, j);
+		return false;
+	}
+	if (!j->said_running && supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE)
+		report_running(c, j);
+	return !j->said_running || j->pid_fd < 0;
+}
+
 static int64_t follow(struct cluster *c)
 {
 	int64_t now = clock_mono(c->ctx.clock), next = now + USEC_PER_SEC;
@@ -409,6 +457,8 @@ static int64_t follow(struct cluster *c)
 		after = hmap_walk(&c->jobs, n);
 		if (j->state == LOCAL_PENDING)
 			continue;
+		if (j->state == LOCAL_RUNNING && settle(c, j) && next > now + START_LOOK_US)
+			next = now + START_LOOK_US;
 		if (j->look_at <= now)
 			local_logs(c, j);
 		if (local_logs_complete(j))
@@ -419,29 +469,14 @@ static int64_t follow(struct cluster *c)
 	return next;
 }
 
-/*
- * A supervisor is gone. It may be one of two: a worker that was killed between starting one and seeing its link leaves the next
- * worker to start another, and the one that came second goes at once.
- */
-static void supervisor_gone(struct cluster *c, struct local_job *j)
-{
-	pid_t pid = 0;
-
-	(void)waitpid(j->pid, NULL, WNOHANG); /* reaps it if this process started it */
-	if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE && pid != j->pid) {
-		(void)close(j->pid_fd);
-		local_job_adopt(j, pid);
-		return;
-	}
-	ended(c, j);
-}
-
+/* waitpid reaps those that this process started. */
 static void collect(struct cluster *c, const struct pollfd *fds, struct local_job *const *of, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		if (!(fds[i].revents & (POLLIN | POLLHUP | POLLERR)))
 			continue;
-		supervisor_gone(c, of[i]);
+		(void)waitpid(of[i]->pid, NULL, WNOHANG);
+		gone(c, of[i]);
 	}
 }
 

@@ -27,6 +27,7 @@ struct local_job {
 	char *dir;		/* of the attempt, absolute */
 	char *out, *err;	/* absolute files of the streams; equal when merged */
 	bool merged, held, cancel_wanted;
+	bool said_running;	/* never before the supervisor's link is there: a restart would take it back */
 	enum local_state state;
 	pid_t pid;
 	int pid_fd;		/* readable when the supervisor is gone; -1: none */
@@ -62,8 +63,8 @@ void local_job_free(struct local_job *j);
 /* Makes the directory with script, parameters and inputs; idempotent. */
 int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq *r, struct err *e);
 int local_job_start(struct cluster *c, struct local_job *j, struct err *e);
-/* Opens a pidfd of the supervisor that is there. */
-void local_job_adopt(struct local_job *j, pid_t pid);
+/* Opens a pidfd of the supervisor; negative errno: there is none (-ESRCH: the process is gone). */
+int local_job_adopt(struct local_job *j, pid_t pid);
 /* The end as the exit record, or the absence of one, has it. Never NULL. */
 struct event *local_job_end(struct cluster *c, struct local_job *j);
 

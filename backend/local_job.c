@@ -113,6 +113,7 @@ struct local_job *local_job_new(struct cluster *c, struct creq *r)
 	r->job = NULL;
 	j->dir = xasprintf("%s/runs/%u/a%u", c->base, r->run, r->attempt);
 	j->held = j->job->hold;
+	j->cancel_wanted = r->cancel_wanted;
 	j->pid_fd = -1;
 	j->out_len = r->out_len;
 	j->err_len = r->err_len;
@@ -214,12 +215,11 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 
 /* --- the process --- */
 
-void local_job_adopt(struct local_job *j, pid_t pid)
+int local_job_adopt(struct local_job *j, pid_t pid)
 {
 	j->pid = pid;
-	j->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (j->pid_fd >= 0)
-		(void)fcntl(j->pid_fd, F_SETFD, FD_CLOEXEC);
+	j->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0); /* closed on exec, see pidfd_open(2) */
+	return j->pid_fd < 0 ? -errno : 0;
 }
 
 int local_job_start(struct cluster *c, struct local_job *j, struct err *e)
@@ -245,7 +245,7 @@ int local_job_start(struct cluster *c, struct local_job *j, struct err *e)
 		_exit(126);
 	}
 	point(POINT_LOCAL_STARTED);
-	local_job_adopt(j, pid);
+	(void)local_job_adopt(j, pid); /* no descriptor left: cluster_local.c tries again */
 	return 0;
 }
 
