@@ -398,7 +398,7 @@ static void act_submitted(struct engine *en, struct erun *er)
 		er->cancel_sent = true;
 		engine_send_verb(en, er, "cancel", "");
 		point(POINT_ENGINE_CANCEL_SENT);
-	} else if (r->job_id && r->hold_wanted != er->hold_sent && r->status == RUN_PENDING) {
+	} else if (r->hold_wanted != er->hold_sent && (r->status == RUN_SUBMITTING || (r->job_id && r->status == RUN_PENDING))) {
 		er->hold_sent = r->hold_wanted;
 		engine_send_verb(en, er, r->hold_wanted ? "hold" : "release", "");
 	}

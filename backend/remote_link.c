@@ -57,7 +57,6 @@ static void say(struct cluster *c, bool up, bool asking, const char *text)
 	l->said_up = up;
 	l->said_asking = asking;
 	(void)snprintf(l->text, sizeof(l->text), "%s", text);
-	log_info("cluster %s: %s: %s", c->ctx.conf->name, up ? "up" : "down", text);
 	rlink_report(c, up, asking, text);
 }
 
