@@ -39,7 +39,7 @@ is "all pages were looked at" "$err" ""
 ok "docs/specs.md has the keys of the source" "$ROOT/scripts/gen-keys" --check
 missing=
 for key in $(sed -n '/cluster_keys\[\] = {/,/^};/s/^\t{ "\([a-z_]*\)".*/\1/p' "$ROOT/backend/config_keys.c"); do
-	grep -q "^| \`$key\` |" "$ROOT/docs/configuration.md" || missing="$missing $key"
+	grep -q "| \`$key\` |" "$ROOT/docs/configuration.md" || missing="$missing $key"
 done
 is "docs/configuration.md has the keys of the source" "$missing" ""
 
