@@ -98,21 +98,22 @@ $O/fuzz/%: tests/fuzz/%.c $O/libslurmray.a
 
 # --- tests ---
 
-# Everything that can be tested on this machine. STRICT=1 counts a suite that had to be skipped as a failure.
+# Everything that can be tested on this machine. STRICT=1 counts a suite that had to be skipped as a failure. Unit tests
+# that need a cluster (test_*_slurm) are run by the suite that has one, tests/real.
 check:
 	$(Q)scripts/deps check
 	$(Q)+$(MAKE) --no-print-directory run-check
 
 run-check: $O/slurmray unit-tests tools
-	$(Q)BUILD=$O scripts/run-tests $(TESTS) $(sort $(wildcard tests/*/*.t))
+	$(Q)BUILD=$O scripts/run-tests $(filter-out %_slurm,$(TESTS)) $(sort $(wildcard tests/*/*.t))
 
 check-unit: unit-tests
 	$(Q)scripts/run-unit $O/tests
 
-check-mount: $O/slurmray tools
+check-mount: $O/slurmray unit-tests tools
 	$(Q)BUILD=$O scripts/run-tests $(sort $(wildcard tests/mount/*.t))
 
-check-real: $O/slurmray tools
+check-real: $O/slurmray unit-tests tools
 	$(Q)BUILD=$O scripts/run-tests $(sort $(wildcard tests/real/*.t))
 
 # Hundreds of runs while keeper and worker are killed at every moment and every numbered point: each must run exactly once.

@@ -76,6 +76,9 @@ enum crep_type {
 };
 
 /*
+ * Answers of READ, LIST, MANIFEST and PROBE are in data and len (text is the sentence of a failure). READ gives at most 4 MiB at a
+ * time; fewer bytes than min(length, 4 MiB) mean the end of the file.
+ *
  * Text of CREQ_LIST and CREQ_MANIFEST: one record per entry, fields separated by NUL, each record ended by NUL:
  *	TYPE NUL SIZE NUL MTIME NUL MODE NUL PATH NUL TARGET NUL
  * TYPE f, d or l; MTIME seconds since the epoch with optional fraction; MODE octal permissions; PATH relative to

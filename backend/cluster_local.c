@@ -469,7 +469,7 @@ static int64_t follow(struct cluster *c)
 	return next;
 }
 
-/* Supervisors that are gone; waitpid reaps those that this process started. */
+/* waitpid reaps those that this process started. */
 static void collect(struct cluster *c, const struct pollfd *fds, struct local_job *const *of, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {

@@ -160,6 +160,11 @@ size_t engine_count(const struct engine *en)
 	return en->n_order;
 }
 
+size_t engine_creating(const struct engine *en)
+{
+	return en->n_creating;
+}
+
 const char *engine_gate(const struct engine *en, uint32_t num)
 {
 	struct erun *er = engine_find(en, num);

@@ -40,6 +40,8 @@ const struct run *engine_run(const struct engine *en, uint32_t num);
 const struct run *engine_run_by_id(const struct engine *en, const char *id);
 const struct run *engine_last(const struct engine *en);		/* newest submitted run, or NULL */
 const struct run *engine_next(const struct engine *en, uint32_t after); /* the visible run with the next higher number; NULL: none */
+/* Creations of runs that are on their way to the journal. */
+size_t engine_creating(const struct engine *en);
 /* Why a queued run is not submitted yet (a dependency), or NULL. */
 const char *engine_gate(const struct engine *en, uint32_t num);
 size_t engine_count(const struct engine *en);

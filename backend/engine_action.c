@@ -190,7 +190,7 @@ int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbu
 	if (rc < 0)
 		return rc;
 	engine_job_place(en, job, er->directory, er->scratch);
-	job->hold = job->hold || er->r->hold_wanted;
+	job->hold = er->r->hold_wanted; /* begins as the spec's, and is the user's to change */
 	return 0;
 }
 
@@ -398,7 +398,7 @@ static void act_submitted(struct engine *en, struct erun *er)
 		er->cancel_sent = true;
 		engine_send_verb(en, er, "cancel", "");
 		point(POINT_ENGINE_CANCEL_SENT);
-	} else if (r->job_id && r->hold_wanted != er->hold_sent && r->status == RUN_PENDING) {
+	} else if (r->hold_wanted != er->hold_sent && (r->status == RUN_SUBMITTING || (r->job_id && r->status == RUN_PENDING))) {
 		er->hold_sent = r->hold_wanted;
 		engine_send_verb(en, er, r->hold_wanted ? "hold" : "release", "");
 	}

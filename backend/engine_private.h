@@ -95,6 +95,7 @@ struct engine {
 	uint32_t next_num;
 	uint32_t last;			/* newest submitted run */
 	uint64_t next_ticket;
+	size_t n_creating;
 	struct hmap pending, seen, keys;
 	struct ecluster *clusters;
 	size_t n_clusters;

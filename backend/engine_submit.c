@@ -225,6 +225,7 @@ static json_t *create_data(const struct run *r, const struct prepared *p)
 	if (tags)
 		(void)json_object_set(d, "tags", tags);
 	(void)json_object_set_new(d, "merged", json_boolean(p->job.merged));
+	(void)json_object_set_new(d, "hold", json_boolean(p->job.hold));
 	(void)json_object_set_new(d, "spec_print", json_string(p->print));
 	(void)json_object_set_new(d, "cpus", json_integer((p->job.ntasks > 0 ? p->job.ntasks : 1) *
 							  (p->job.cpus_per_task > 0 ? p->job.cpus_per_task : 1)));
@@ -268,6 +269,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	pend->arg = arg;
 	pend->request = s->request;
 	pend->result = xstrdup(r->id);
+	en->n_creating++;
 	t = store_txn_new(ticket, true);
 	summary = run_summary(r);
 	store_txn_summary(t, r->num, r->id, true, summary);
@@ -322,6 +324,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	struct run *r = er->r;
 
 	er->in_flight = false;
+	en->n_creating--;
 	if (code < 0) {
 		const char *why = code == -ENOSPC ? "the journal's disk is full: nothing was submitted; free space and write it again"
 						  : "the journal could not be written: nothing was submitted";

@@ -4,7 +4,7 @@
  *
  * Members by type (all optional unless said). Times (start, end, est_start) are real microseconds.
  *
- *  create      id! cluster! name tags[] key merged(bool)                    a complete spec was accepted: queued
+ *  create      id! cluster! name tags[] key merged(bool) hold(bool)         a complete spec was accepted: queued
  *              spec effective script (texts), or spec_len effective_len script_len when the texts are documents
  *  draft       id!                                                          mkdir runs/NAME
  *  hold_wanted, release_wanted                                              verbs on a run that is not submitted yet

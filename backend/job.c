@@ -303,6 +303,44 @@ static void fill_sbatch(const struct effective *eff, struct job *job)
 	}
 }
 
+/* Where the last component of a path begins and how long it is; trailing slashes do not count. */
+static size_t base_name(const char *path, const char **name)
+{
+	size_t len = strlen(path);
+	const char *slash;
+
+	while (len && path[len - 1] == '/')
+		len--;
+	slash = memrchr(path, '/', len);
+	*name = slash ? slash + 1 : path;
+	return len - (size_t)(*name - path);
+}
+
+/* Everything lies side by side in the working directory, so two files cannot have one name there. */
+static int fill_files(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	const json_t *files = value(eff, "files");
+	int rc = 0;
+	size_t i;
+	json_t *v;
+
+	job->files = xcalloc(1, sizeof(*job->files));
+	json_array_foreach (files, i, v) {
+		const char *path = json_string_value(v), *name, *other;
+		size_t len = path ? base_name(path, &name) : 0;
+
+		if (!len || (len <= 2 && strncmp(name, "..", len) == 0)) {
+			rc = complain(errors, "files: '%s' has no name that it could have in the working directory", path ? path : "");
+			continue;
+		}
+		for (char **f = job->files; *f; f++)
+			if (base_name(*f, &other) == len && memcmp(name, other, len) == 0)
+				rc = complain(errors, "files: %s and %s would have the same name in the working directory", *f, path);
+		list_add(&job->files, xstrdup(path));
+	}
+	return rc;
+}
+
 static void fill_after(const struct effective *eff, struct job *job)
 {
 	static const char *const types[] = { "afterok", "afterany", "afternotok" };
@@ -393,7 +431,7 @@ static void fill_resources(const struct effective *eff, struct job *job)
 	json_int_t grace = count(eff, "grace", GRACE_DEFAULT);
 
 	job->time_s = time ? spec_time_seconds(time) : -1;
-	if (job->time_s < 0)
+	if (job->time_s <= 0) /* sbatch(1), --time: zero requests that no limit be imposed */
 		job->time_s = -1;
 	job->ntasks = bounded(count(eff, "ntasks", count(eff, "ntasks_per_node", 1)));
 	job->cpus_per_task = bounded(count(eff, "cpus_per_task", 1));
@@ -425,6 +463,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	rc |= fill_env(eff, job, errors);
 	rc |= fill_streams(eff, job, errors);
 	rc |= fill_signal(eff, job, errors);
+	rc |= fill_files(eff, job, errors);
 	rc |= fill_launcher(eff, job, errors);
 	if (rc) {
 		job_release(job);
@@ -451,6 +490,7 @@ void job_release(struct job *job)
 	list_free(job->argv);
 	list_free(job->sbatch);
 	list_free(job->after);
+	list_free(job->files);
 	free(job->command);
 	free(job->name);
 	free(job->launcher);

@@ -44,6 +44,7 @@ struct job {
 	bool hold;		/* submitted held */
 	int signal_num, signal_lead_s; /* `signal`: number and seconds before the limit; 0, 0: none */
 	bool requeue;		/* the spec asked for --requeue: restarts by the scheduler are allowed */
+	char **files;		/* absolute local paths, shipped into the working directory by their base names; NULL-ended */
 	char **after;		/* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
 };
 

@@ -1,11 +1,11 @@
 /*
- * What becomes of submitted jobs: one query for all of them (poll), exit records that the remote shell pushes, and where both
- * leave a doubt the driver's verify.
+ * What becomes of submitted jobs: one query for all of them (poll), exit records that the remote shell pushes, and
+ * where both leave a doubt the driver's verify.
  *
- * Invariants: an end has a witness: the exit record, a final state in the queue together with what verify found, or verify alone;
- * a poll that failed says nothing about any run. A row is a run's only when both the token and the job id agree, because
- * schedulers hand ids out again (facts). A record with rc 0 is an end at once; one that says anything else waits a moment for the
- * scheduler, who alone knows time limits, memory and preemption.
+ * Invariants: an end has a witness: the exit record, a final state in the queue together with what verify found, or
+ * verify alone; a poll that failed says nothing about any run. A row is a run's only when both the token and the job id
+ * agree, because schedulers hand ids out again (facts). A record with rc 0 is an end at once; one that says anything
+ * else waits a moment for the scheduler, who alone knows time limits, memory and preemption.
  */
 #include "backend/remote.h"
 
@@ -101,7 +101,8 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 
 void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why)
 {
-	rrun_event(c, r, EV_END, "user", json_pack("{s:s, s:s, s:i, s:i}", "status", "cancelled", "why", why, "out_len", 0, "err_len", 0));
+	rrun_event(c, r, EV_END, "user",
+		   json_pack("{s:s, s:s, s:i, s:i}", "status", "cancelled", "why", why, "out_len", 0, "err_len", 0));
 	list_del(&r->queue);
 	rrun_phase(c, r, r->maybe_sent ? RR_VOIDED : RR_GONE);
 	r->sweep_until = c->now + SWEEP_US;
@@ -120,8 +121,8 @@ static const char *class_word(const char *verdict)
 
 static void end_by_record(struct cluster *c, struct rrun *r)
 {
-	struct event *ev = exit_record_event(&r->record, class_word(r->verdict), r->cancel != CANCEL_NO,
-					     clock_real(c->ctx.clock));
+	struct event *ev =
+		exit_record_event(&r->record, class_word(r->verdict), r->cancel != CANCEL_NO, clock_real(c->ctx.clock));
 
 	rjobs_end(c, r, ev, "exit record");
 }
@@ -497,7 +498,8 @@ static int64_t unknown_step(struct cluster *c, struct rrun *r)
 	if (c->now - since < c->pace.unknown_after)
 		return since + c->pace.unknown_after;
 	r->unknown_said = true;
-	rrun_event(c, r, EV_UNKNOWN, "cluster", json_pack("{s:s}", "why", *why ? why : "the cluster cannot be reached"));
+	rrun_event(c, r, EV_UNKNOWN, "cluster",
+		   json_pack("{s:s}", "why", *why ? why : "the cluster cannot be reached"));
 	return INT64_MAX;
 }
 

@@ -13,6 +13,8 @@
 #include <errno.h>
 #include <string.h>
 
+#define NEAR_US (2 * INT64_C(1000000)) /* as in exit_record.c */
+
 #define TO(s) (1u << RUN_##s)
 #define TO_ENDS (TO(SUCCEEDED) | TO(FAILED) | TO(CANCELLED) | TO(TIMEOUT) | TO(OUT_OF_MEMORY) | TO(NODE_FAILED) | \
 		 TO(PREEMPTED))
@@ -32,7 +34,8 @@ static const struct status_row {
 	[RUN_PENDING] = { "pending", 0, TO(QUEUED) | TO(RUNNING) | TO(COMPLETING) | TO(UNKNOWN) | TO_ENDS },
 	/* back to pending: an administrator's requeue of a job whose spec allows it */
 	[RUN_RUNNING] = { "running", 0, TO(PENDING) | TO(COMPLETING) | TO(UNKNOWN) | TO_ENDS },
-	[RUN_COMPLETING] = { "completing", 0, TO(UNKNOWN) | TO_ENDS },
+	/* back: a requeue; the cluster may have been asked again only when the next start was there */
+	[RUN_COMPLETING] = { "completing", 0, TO(PENDING) | TO(RUNNING) | TO(UNKNOWN) | TO_ENDS },
 	[RUN_UNKNOWN] = { "unknown", 0, 0 }, /* see known_status */
 	[RUN_SUCCEEDED] = { "succeeded", ENDED, 0 },
 	[RUN_FAILED] = { "failed", ENDED, 0 },
@@ -195,7 +198,7 @@ static void keep_rest(struct run *r, const struct event *ev, const char *const *
 
 static int on_create(struct run *r, const struct event *ev)
 {
-	static const char *const own[] = { "id",   "cluster",	"name",	  "key",	   "tags",	    "merged",	  "source",
+	static const char *const own[] = { "id",   "cluster",	"name",	  "key",	   "tags",	    "merged",	  "source", "hold",
 					   "spec", "effective", "script", "spec_len", "effective_len", "script_len", NULL };
 	const char *id = event_str(ev, "id");
 
@@ -212,6 +215,7 @@ static int on_create(struct run *r, const struct event *ev)
 	set_str(&r->key, ev, "key");
 	set_tags(r, ev);
 	r->merged = json_is_true(json_object_get(ev->data, "merged"));
+	r->hold_wanted = json_is_true(json_object_get(ev->data, "hold"));
 	set_doc(&r->spec, &r->spec_len, ev, "spec", "spec_len");
 	set_doc(&r->effective, &r->effective_len, ev, "effective", "effective_len");
 	set_doc(&r->script, &r->script_len, ev, "script", "script_len");
@@ -407,6 +411,16 @@ static bool fill_str(char **field, const json_t *v)
 	return strcmp(*field, json_string_value(v)) == 0;
 }
 
+/* Exit records count whole seconds: one that is as near as that says the same as what was seen. */
+static bool fill_start(struct run *r, const json_t *v)
+{
+	int64_t seen = r->t_started, said = json_integer_value(v);
+
+	if (fill_int(&r->t_started, 0, v, 1, INT64_MAX))
+		return true;
+	return json_is_integer(v) && said > 0 && said < seen + NEAR_US && seen < said + NEAR_US;
+}
+
 /* `code_open`: neither exit code nor signal was known before this event. */
 static bool fill_field(struct run *r, const char *key, const json_t *v, bool code_open)
 {
@@ -421,7 +435,7 @@ static bool fill_field(struct run *r, const char *key, const json_t *v, bool cod
 	if (strcmp(key, "job_id") == 0)
 		return fill_str(&r->job_id, v);
 	if (strcmp(key, "start") == 0)
-		return fill_int(&r->t_started, 0, v, 1, INT64_MAX);
+		return fill_start(r, v);
 	if (strcmp(key, "end") == 0)
 		return fill_int(&r->t_ended, 0, v, 1, INT64_MAX);
 	if (strcmp(key, "out_len") == 0)
@@ -463,6 +477,11 @@ static void finish(struct run *r, const struct event *ev, enum run_status to)
 	merge(r, ev, own);
 	if (!r->t_ended)
 		r->t_ended = ev->time;
+	if (r->t_started > r->t_ended) { /* it was seen running late, when it had ended already */
+		int64_t said = event_int(ev, "start", 0);
+
+		r->t_started = said > 0 && said <= r->t_ended ? said : r->t_ended;
+	}
 }
 
 static int on_end(struct run *r, const struct event *ev)
@@ -489,7 +508,7 @@ static int on_rejected(struct run *r, const struct event *ev)
 
 static int on_facts(struct run *r, const struct event *ev)
 {
-	static const char *const own[] = { "status", NULL };
+	static const char *const own[] = { "status", "attempt", "source", NULL };
 
 	merge(r, ev, own);
 	return 0;

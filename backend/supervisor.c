@@ -148,8 +148,10 @@ static void on_control(struct supervisor *s, int64_t now)
 			int sig = (int)strtol(line + 7, NULL, 10);
 
 			if (sig > 0 && sig < NSIG) {
+				/* To the script alone, as scancel --batch: it passes it on to its command. */
 				s->last_signal = sig;
-				tree_kill(getpid(), sig);
+				if (!s->child_gone)
+					(void)kill(s->child, sig);
 			}
 		}
 	}
@@ -189,7 +191,8 @@ static void on_clock(struct supervisor *s, int64_t now)
 	}
 	if (now >= s->warn_at) {
 		s->warn_at = INT64_MAX;
-		tree_kill(getpid(), s->p.signal_num);
+		if (!s->child_gone)
+			(void)kill(s->child, s->p.signal_num);
 	}
 	if (now >= s->limit_at) {
 		s->limit_at = INT64_MAX;

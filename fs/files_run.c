@@ -86,7 +86,7 @@ static void why_live(const struct view *v, struct strbuf *out)
 static void stderr_tail(const struct view *v, struct strbuf *out)
 {
 	struct spool_reader *sp = run_spool(v->fs, v->run);
-	int stream = v->run->merged ? SPOOL_OUT : SPOOL_ERR;
+	enum spool_stream stream = v->run->merged ? SPOOL_OUT : SPOOL_ERR;
 	uint64_t len = sp ? spool_reader_len(sp, stream) : 0;
 	char buf[1024];
 	ssize_t n;

@@ -122,16 +122,45 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 		(void)fuse_reply_attr(req, &st, tree_attr_timeout(fs, ino));
 }
 
-static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+static void reply_link(struct fsys *fs, fuse_req_t req, uint64_t ino)
 {
 	struct strbuf sb = STRBUF_INIT;
-	int rc = tree_readlink(fsys_of(req), ino, &sb);
+	int rc = tree_readlink(fs, ino, &sb);
 
 	if (rc < 0)
 		reply_rc(req, rc);
 	else
 		(void)fuse_reply_readlink(req, sb.buf);
 	strbuf_release(&sb);
+}
+
+static bool retry_last(struct parked *p)
+{
+	struct fsys *fs = p->fs;
+	uint64_t ino = p->off;
+
+	if (engine_creating(fs->en))
+		return false;
+	reply_link(fs, unpark(p), ino);
+	return true;
+}
+
+/* `last` waits for the commits that are on their way: a script is committed when its descriptor is closed, which close(2) does
+   not wait for. */
+static void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	struct fsys *fs = fsys_of(req);
+	struct parked *p;
+
+	if (ino_kind(ino) != INO_FIXED || !engine_creating(fs->en)) {
+		reply_link(fs, req, ino);
+		return;
+	}
+	p = park(fs, req, NULL, 0, retry_last);
+	p->off = ino;
+	p->deadline = clock_mono(fs->clock) + 5 * USEC_PER_SEC;
+	p->deadline_errno = ETIMEDOUT;
+	park_interruptible(p);
 }
 
 /* --- directories --- */

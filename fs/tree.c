@@ -73,7 +73,7 @@ static int lookup_fixed(struct fsys *fs, uint64_t parent, const char *name, uint
 	for (uint32_t i = first; i <= last; i++) {
 		if (strcmp(fixed_nodes[i].name, name) != 0)
 			continue;
-		if (fixed_nodes[i].class == NODE_LINK && !engine_last(fs->en))
+		if (fixed_nodes[i].class == NODE_LINK && !engine_last(fs->en) && !engine_creating(fs->en))
 			return -ENOENT;
 		*ino = fixed_ino(fs, i);
 		return 0;

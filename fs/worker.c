@@ -43,8 +43,8 @@ static void run_changed(void *arg, const struct run *r)
 	struct fsys *fs = arg;
 
 	park_retry(fs, r->num);
-	if (!run_is_live(r))
-		park_retry(fs, 0); /* sets */
+	if (!run_is_live(r) || r->status == RUN_QUEUED)
+		park_retry(fs, 0); /* sets; readers of `last` */
 	wake_pollers(fs, r->num);
 }
 

@@ -419,9 +419,42 @@ static void golden_scripts(void **state)
 	globfree(&g);
 }
 
+static void files_are_shipped_side_by_side(void **state)
+{
+	struct strbuf errors = STRBUF_INIT;
+	struct job job = must(slurm, "{\"command\": \"ls\", \"files\": [\"/a/x\", \"/b/y/\"]}");
+
+	(void)state;
+	assert_string_equal(job.files[0], "/a/x");
+	assert_string_equal(job.files[1], "/b/y/");
+	assert_null(job.files[2]);
+	job_release(&job);
+	job = must(slurm, "{\"command\": \"ls\"}");
+	assert_non_null(job.files);
+	assert_null(job.files[0]);
+	job_release(&job);
+	assert_int_equal(make(slurm, "{\"command\": \"ls\", \"files\": [\"/a/x\", \"/b/x/\"]}", &job, &errors), -EINVAL);
+	assert_non_null(strstr(errors.buf, "/a/x and /b/x/"));
+	strbuf_reset(&errors);
+	assert_int_equal(make(slurm, "{\"command\": \"ls\", \"files\": [\"/\"]}", &job, &errors), -EINVAL);
+	assert_non_null(strstr(errors.buf, "has no name"));
+	strbuf_release(&errors);
+}
+
+static void a_time_of_zero_is_no_limit(void **state)
+{
+	struct job job = must(slurm, "{\"command\": \"ls\", \"time\": \"0\"}");
+
+	(void)state;
+	assert_int_equal(job.time_s, -1);
+	job_release(&job);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(files_are_shipped_side_by_side),
+		cmocka_unit_test(a_time_of_zero_is_no_limit),
 		cmocka_unit_test(the_four_forms),
 		cmocka_unit_test(what_is_not_said),
 		cmocka_unit_test(names),

@@ -258,8 +258,10 @@ static void states(void **state)
 	ok(r, EV_STATE, "{'status': 'running', 'start': 999}");
 	assert_int_equal(r->t_started, 555);
 	ok(r, EV_STATE, "{'status': 'completing'}");
-	refused(r, EV_STATE, "{'status': 'pending'}");
-	refused(r, EV_STATE, "{'status': 'running'}");
+	refused(r, EV_STATE, "{'status': 'completing'}");
+	ok(r, EV_STATE, "{'status': 'pending'}"); /* requeued */
+	ok(r, EV_STATE, "{'status': 'completing'}");
+	ok(r, EV_STATE, "{'status': 'running'}"); /* requeued and started before the next look */
 	run_free(r);
 }
 
@@ -288,7 +290,7 @@ static void unknown_and_known(void **state)
 	ok(r, EV_UNKNOWN, "{}");
 	ok(r, EV_STATE, "{'attempt': 1, 'status': 'completing'}");
 	ok(r, EV_UNKNOWN, "{}");
-	refused(r, EV_STATE, "{'attempt': 1, 'status': 'pending'}");
+	refused(r, EV_STATE, "{'attempt': 2, 'status': 'pending'}");
 	ok(r, EV_END, "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0}");
 	run_free(r);
 }
@@ -330,10 +332,60 @@ static void an_end_keeps_everything(void **state)
 	assert_string_equal(r->nodes, "n9");
 	assert_int_equal(json_integer_value(json_object_get(r->facts, "max_rss")), 4096);
 	assert_int_equal(json_integer_value(json_object_get(r->facts, "cpu_us")), 12);
-	assert_int_equal(json_integer_value(json_object_get(r->facts, "start")), 10); /* t_started was seen before */
+	assert_null(json_object_get(r->facts, "start")); /* what was seen says the same */
+	assert_true(r->t_started <= r->t_ended);
 	assert_non_null(json_object_get(json_object_get(r->facts, "gpu"), "util"));
-	assert_int_equal(json_object_size(r->facts), 4);
+	assert_int_equal(json_object_size(r->facts), 3);
 	assert_string_equal(r->history[r->n_history - 1].source, "exit record");
+	run_free(r);
+}
+
+#define S INT64_C(1000000)
+
+static struct run *started(int64_t at, const char *end)
+{
+	struct run *r = running();
+	struct event *ev = event_new(EV_END, 2000 * S, json_loads(end, 0, NULL));
+
+	r->t_started = at;
+	assert_int_equal(run_apply(r, ev), 0);
+	event_free(ev);
+	return r;
+}
+
+static void a_run_does_not_end_before_it_starts(void **state)
+{
+	struct run *r = started(1000 * S + 5, "{\"status\": \"failed\", \"start\": 1000000000, \"end\": 1000000000}");
+
+	(void)state;
+	assert_int_equal(r->t_started, 1000 * S); /* whole seconds of the record */
+	assert_int_equal(r->t_ended, 1000 * S);
+	assert_null(json_object_get(r->facts, "start"));
+	run_free(r);
+	r = started(1000 * S, "{\"status\": \"failed\", \"start\": 990000000, \"end\": 995000000}");
+	assert_int_equal(r->t_started, 990 * S);
+	assert_int_equal(r->t_ended, 995 * S);
+	run_free(r);
+	r = started(1000 * S, "{\"status\": \"failed\", \"end\": 995000000}");
+	assert_int_equal(r->t_started, 995 * S);
+	run_free(r);
+	r = started(1000 * S, "{\"status\": \"failed\", \"start\": 1003000000}"); /* contradicts */
+	assert_int_equal(r->t_started, 1000 * S);
+	assert_int_equal(r->t_ended, 2000 * S);
+	assert_int_equal(json_integer_value(json_object_get(r->facts, "start")), 1003 * S);
+	run_free(r);
+}
+
+static void a_run_may_be_born_held(void **state)
+{
+	struct run *r = run_new(4);
+	struct event *ev = event_new(EV_CREATE, 1, json_pack("{s:s, s:s, s:b}", "id", "4", "cluster", "c", "hold", 1));
+
+	(void)state;
+	assert_int_equal(run_apply(r, ev), 0);
+	assert_true(r->hold_wanted);
+	assert_null(json_object_get(r->facts, "hold"));
+	event_free(ev);
 	run_free(r);
 }
 
@@ -637,6 +689,8 @@ int main(void)
 		cmocka_unit_test(unknown_and_known),
 		cmocka_unit_test(unknown_while_submitting),
 		cmocka_unit_test(an_end_keeps_everything),
+		cmocka_unit_test(a_run_does_not_end_before_it_starts),
+		cmocka_unit_test(a_run_may_be_born_held),
 		cmocka_unit_test(strange_values_of_an_end_are_facts),
 		cmocka_unit_test(ended_never_changes),
 		cmocka_unit_test(facts_of_a_live_run),

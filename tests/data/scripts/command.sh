@@ -77,6 +77,20 @@ fi
 exec 2>/dev/null
 trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
 
+# Processor time of all that the job waited for, in microseconds.
+_us() {
+	_m=${1%%m*} _s=${1#*m}
+	_s=${_s%s}
+	_f=$(printf '%.6s' "${_s#*[.,]}000000")
+	echo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
+}
+_cpu='' _user='' _sys=''
+times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp
+case $_user:$_sys in
+[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us "$_user") + $(_us "$_sys"))) ;;
+esac
+rm -f times.tmp
+
 # What is in results/, for readers: type, size, mtime, mode, path, target.
 _man=0
 find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
@@ -94,7 +108,7 @@ _out=$(wc -c <stdout)
 _err=$(wc -c <stderr)
 record() {
 	printf '%s\n' "v=1 run=42 attempt=1 job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \
-out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=- \
+out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
 host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/42.a1"
 }
 _end=$(date +%s) _n=0
