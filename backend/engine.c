@@ -25,6 +25,7 @@ struct erun *erun_new(struct run *r)
 	er->r = r;
 	list_init(&er->queue);
 	list_init(&er->decided);
+	list_init(&er->creating);
 	list_init(&er->verb_waiters);
 	return er;
 }
@@ -49,6 +50,7 @@ void erun_free(struct erun *er)
 		free(q);
 	}
 	waiters_free(&er->decided);
+	waiters_free(&er->creating);
 	waiters_free(&er->verb_waiters);
 	event_free(er->held_end);
 	run_free(er->r);

@@ -31,6 +31,7 @@ struct erun {
 	char *directory, *scratch; /* where the current attempt lives on the cluster */
 	char *gate;		/* why a queued run is not submitted yet, or NULL */
 	struct list decided;	/* of struct waiter */
+	struct list creating;	/* of struct waiter: the same key again, before the creation was committed */
 	struct event *held_end;	/* an end that waits for its list of results, or NULL */
 	struct list verb_waiters;
 	uint64_t verb_ticket;	/* of the verb that is under way; 0: none */

@@ -305,6 +305,19 @@ static void key_drop(struct engine *en, const char *key)
 	}
 }
 
+/* Those who brought the same key while the creation was on its way learn its fate. */
+static void tell_creating(struct erun *er, int code, const char *text)
+{
+	struct list *n;
+
+	while ((n = list_pop(&er->creating))) {
+		struct waiter *w = container_of(n, struct waiter, node);
+
+		w->cb(w->arg, code, text);
+		free(w);
+	}
+}
+
 void engine_created(struct engine *en, struct pending *p, int code)
 {
 	struct erun *er = engine_find(en, p->run);
@@ -317,6 +330,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 						  : "the journal could not be written: nothing was submitted";
 
 		key_drop(en, event_str(p->ev, "key"));
+		tell_creating(er, code, why);
 		if (er->visible) { /* a draft stays one */
 			free(r->spec);
 			free(r->effective);
@@ -339,6 +353,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 		en->last = r->num;
 	point(POINT_ENGINE_CREATED);
 	p->done(p->arg, 0, r->id);
+	tell_creating(er, 0, r->id);
 	point(POINT_ENGINE_ACCEPTED);
 	engine_changed(en, er);
 	pending_free(p);
@@ -357,6 +372,7 @@ static int known_key(struct engine *en, const struct engine_submit *s, const str
 	const char *key = json_string_value(json_object_get(p->spec, "key"));
 	const char *value = key ? key_find(en, key) : NULL;
 	const char *blank = value ? strchr(value, ' ') : NULL;
+	struct erun *er;
 	char id[160];
 
 	if (!blank)
@@ -370,7 +386,17 @@ static int known_key(struct engine *en, const struct engine_submit *s, const str
 		return 0;
 	}
 	(void)snprintf(id, sizeof(id), "%.*s", (int)(blank - value), value);
-	cb(arg, 0, id);
+	er = engine_find_id(en, id);
+	if (er && er->in_flight && (!er->visible || er->r->status == RUN_DRAFT)) {
+		/* Nothing is acknowledged before it is in the journal. */
+		struct waiter *w = xcalloc(1, sizeof(*w));
+
+		w->cb = cb;
+		w->arg = arg;
+		list_add_tail(&er->creating, &w->node);
+	} else {
+		cb(arg, 0, id);
+	}
 	return 0;
 }
 

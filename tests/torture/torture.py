@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Kills everything that slurmray consists of, over and over, while it is used, and then demands that nothing of it shows.
 
-usage: torture.py      Environment: N=100 kills from outside, SEED=1, CLUSTER=local|demo, BUILD=build, KEEP=1 (keep the directory)
+usage: torture.py      Environment: N=100 kills from outside, SEED=1, CLUSTER=local|demo, BUILD=build, KEEP=1 (keep the
+directory), POINTS=conv.saved,... (N self-kills at each of these and nothing else)
 
 Three kinds of death:
   outside   kill -9 of the worker at a random moment, readers blocked and writes under way; three quarters of N
@@ -43,6 +44,9 @@ class Executioner:
 
     def plan(self):
         points = [p for p in self.world.page.names() if not p.startswith(SKIPPED[self.world.cluster])]
+        only = [p for p in os.environ.get("POINTS", "").split(",") if p]
+        if only:
+            return [("inside", p) for p in only * self.n]
         both = self.n // 4 if self.n >= 20 else self.n // 5
         if self.n >= 20:
             inside = points * (self.n // 20)
