@@ -2,8 +2,9 @@
  * The conversation of runs/new, runs/check and a draft's spec: write a document, read back the id.
  *
  * What was acknowledged to a writer must survive the worker: the part of a document that is not complete is kept in a file under
- * STATE/handles, and so is the text that will be read back. Which write was taken in last, and how long the kept part is, is
- * one 64-bit store in shared memory, so a write that the kernel delivers again to the next worker is recognised.
+ * STATE/handles; how long it is, and which write made it so, is one 64-bit store in shared memory. The text that will be read
+ * back is in a file that is replaced as a whole and says which request it answers. So a request that the kernel delivers
+ * again to the next worker is recognised, wherever the last one died.
  *
  * Nothing is submitted half: a JSON document ends at its brace, a line at its newline, a script at the end of the descriptor.
  */
@@ -26,22 +27,6 @@ static char *conv_path(const struct conv *c, const char *what)
 			 (unsigned long long)c->h->fh, what);
 }
 
-static void save(const struct conv *c, const char *what, const void *data, size_t len)
-{
-	cleanup_free char *path = conv_path(c, what);
-	cleanup_close int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-	if (fd >= 0)
-		(void)!write(fd, data, len);
-}
-
-static void load(const struct conv *c, const char *what, struct strbuf *out)
-{
-	cleanup_free char *path = conv_path(c, what);
-
-	(void)strbuf_read_file(out, path, 4 * SPEC_MAX_BYTES);
-}
-
 /* Writes the kept part at its place; the shared word makes it valid afterwards. */
 static int keep(const struct conv *c, size_t at, const char *data, size_t len)
 {
@@ -60,32 +45,78 @@ static struct shared_handle *record(const struct conv *c)
 	return shared_handle_get(c->fs->shared, c->h->fh, false);
 }
 
+/* What is read back, as a file: this, the numbers of the runs, the text. */
+struct saved {
+	uint64_t request;
+	int32_t code;
+	uint32_t base, n_runs, out_len;
+};
+
 void conv_save_out(const struct conv *c)
 {
-	save(c, "out", c->out.buf, c->out.len);
-	save(c, "runs", c->runs, c->n_runs * sizeof(*c->runs));
+	const struct saved head = { c->request, c->code, c->base, (uint32_t)c->n_runs, (uint32_t)c->out.len };
+	cleanup_free char *path = conv_path(c, "out"), *new = conv_path(c, "out.new");
+	cleanup_close int fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	struct strbuf sb = STRBUF_INIT;
+
+	strbuf_add(&sb, &head, sizeof(head));
+	strbuf_add(&sb, c->runs, c->n_runs * sizeof(*c->runs));
+	strbuf_addbuf(&sb, &c->out);
+	/* Without room on the disk nothing is accepted either; what is read back is then in memory alone. */
+	if (fd >= 0 && write(fd, sb.buf, sb.len) == (ssize_t)sb.len)
+		(void)rename(new, path);
+	strbuf_release(&sb);
+}
+
+static void load_out(struct conv *c)
+{
+	cleanup_free char *path = conv_path(c, "out");
+	struct strbuf sb = STRBUF_INIT;
+	struct saved head;
+	size_t runs;
+
+	(void)strbuf_read_file(&sb, path, 4 * SPEC_MAX_BYTES);
+	if (sb.len >= sizeof(head)) {
+		memcpy(&head, sb.buf, sizeof(head));
+		runs = head.n_runs * sizeof(*c->runs);
+		if (sb.len == sizeof(head) + runs + head.out_len) {
+			c->request = head.request;
+			c->code = head.code;
+			c->base = head.base;
+			c->n_runs = head.n_runs;
+			c->runs = xmalloc(runs);
+			memcpy(c->runs, sb.buf + sizeof(head), runs);
+			strbuf_add(&c->out, sb.buf + sizeof(head) + runs, head.out_len);
+		}
+	}
+	strbuf_release(&sb);
+}
+
+/* What was read back, or need not be any more, goes; the reader's place stays where it is. */
+static void drop_out(struct conv *c)
+{
+	c->base = (c->base + (uint32_t)c->out.len) % CONV_PLACES;
+	strbuf_reset(&c->out);
+	c->n_runs = c->n_decided = 0;
 }
 
 static void restore(struct conv *c)
 {
+	cleanup_free char *path = conv_path(c, "in");
 	struct shared_handle *sh = record(c);
-	struct strbuf sb = STRBUF_INIT;
 	size_t kept = sh ? (size_t)(sh->spare & LEN_MASK) : 0;
 	size_t lines = 0;
 
-	load(c, "in", &c->in);
+	load_out(c);
+	if (sh && c->request > sh->spare >> LEN_BITS) /* it was taken in, and the worker died before it could mark that */
+		kept = 0;
+	(void)strbuf_read_file(&c->in, path, 4 * SPEC_MAX_BYTES);
 	strbuf_setlen(&c->in, kept < c->in.len ? kept : c->in.len);
-	load(c, "out", &c->out);
-	load(c, "runs", &sb);
-	c->n_runs = sb.len / sizeof(*c->runs);
-	c->runs = xmalloc(sb.len);
-	memcpy(c->runs, sb.buf, c->n_runs * sizeof(*c->runs));
 	for (const char *s = strchr(c->out.buf, '\n'); s; s = strchr(s + 1, '\n'))
 		lines++;
 	c->n_decided = lines > c->n_runs ? lines - c->n_runs : 0;
 	if (c->n_decided > c->n_runs)
 		c->n_decided = c->n_runs;
-	strbuf_release(&sb);
 }
 
 struct conv *conv_open(struct fsys *fs, struct handle *h, bool rebuilt)
@@ -115,7 +146,7 @@ struct conv *conv_open(struct fsys *fs, struct handle *h, bool rebuilt)
 
 void conv_free(struct conv *c)
 {
-	static const char *const kinds[] = { "in", "out", "runs" };
+	static const char *const kinds[] = { "in", "out", "out.new" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		cleanup_free char *path = conv_path(c, kinds[i]);
@@ -136,12 +167,12 @@ static void taken(struct conv *c, uint64_t request, int code)
 	struct shared_handle *sh = record(c);
 
 	strbuf_reset(&c->in);
+	c->request = request;
+	c->code = code;
 	conv_save_out(c);
 	point(POINT_CONV_SAVED);
-	if (sh && request) {
-		sh->user64 = (uint64_t)-code;
+	if (sh && request)
 		__atomic_store_n(&sh->spare, request << LEN_BITS, __ATOMIC_RELEASE);
-	}
 	point(POINT_CONV_MARKED);
 }
 
@@ -158,10 +189,8 @@ static void intake_fail(struct intake *in, int code, const char *why)
 {
 	struct conv *c = in->c;
 
-	strbuf_reset(&c->out);
+	drop_out(c);
 	strbuf_addf(&c->out, "%s\n", why);
-	c->n_runs = c->n_decided = 0;
-	reset_cursor(c);
 	intake_done(in, code);
 }
 
@@ -226,15 +255,8 @@ static void run_intake(struct intake *in)
 	struct strbuf text = STRBUF_INIT;
 	int code;
 
-	if (c->n_runs == c->n_decided) { /* a new round of the conversation: what was read is behind us */
-		size_t at = cursor_of(c);
-
-		if (at >= c->out.len) {
-			strbuf_reset(&c->out);
-			c->n_runs = c->n_decided = 0;
-			reset_cursor(c);
-		}
-	}
+	if (c->n_runs == c->n_decided && cursor_of(c) >= c->out.len)
+		drop_out(c); /* a new round of the conversation: what was read is behind us */
 	if (!c->check && in->n_docs == 1) {
 		submit_next(in);
 		return;
@@ -333,10 +355,8 @@ static void keep_rest(struct conv *c, uint64_t request, const char *data, size_t
 		return;
 	}
 	strbuf_add(&c->in, data, len);
-	if (sh) {
-		sh->user64 = 0;
+	if (sh)
 		__atomic_store_n(&sh->spare, request << LEN_BITS | c->in.len, __ATOMIC_RELEASE);
-	}
 	(void)fuse_reply_write(req, len);
 }
 
@@ -349,9 +369,9 @@ void conv_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *d
 	const char *why;
 	size_t rest;
 
-	if (sh && sh->spare >> LEN_BITS == request) { /* delivered again: it was taken in */
-		if (sh->user64)
-			(void)fuse_reply_err(req, (int)sh->user64);
+	if (c->request == request || (sh && sh->spare >> LEN_BITS == request)) { /* delivered again: it was taken in */
+		if (c->request == request && c->code)
+			(void)fuse_reply_err(req, -c->code);
 		else
 			(void)fuse_reply_write(req, len);
 		return;

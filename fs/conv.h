@@ -14,8 +14,11 @@ struct conv {
 	uint32_t draft;		/* runs/ID/spec, or 0 */
 	struct strbuf in;	/* what was written and is not complete */
 	struct strbuf out;	/* ids, then a decision per run; or an error's text */
+	uint32_t base;		/* place in the whole conversation where `out` begins */
 	uint32_t *runs;		/* accepted ones, in order */
 	size_t n_runs, n_decided;
+	uint64_t request;	/* the last one that was taken in */
+	int code;		/* its answer: 0 or negative errno */
 };
 
 /* One write (or flush, read, release of a script) whose documents are being submitted. */
@@ -42,8 +45,12 @@ void conv_commit_script(struct intake *in);
 /* Makes the text to read back survive the worker. */
 void conv_save_out(const struct conv *c);
 
-/* The reader's place in `out` (conv_read.c). */
+/*
+ * The reader's place in `out` (conv_read.c). It is kept as a place in the whole conversation, modulo CONV_PLACES, so that
+ * nothing but `base` has to change when `out` is begun anew.
+ */
+#define CONV_PLACE_BITS 21
+#define CONV_PLACES (1u << CONV_PLACE_BITS)
 size_t cursor_of(const struct conv *c);
-void reset_cursor(struct conv *c);
 
 #endif

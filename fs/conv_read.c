@@ -12,22 +12,13 @@
 #include <fcntl.h>
 #include <string.h>
 
-#define PLACE_BITS 21
-#define PLACE_MASK ((1ull << PLACE_BITS) - 1)
-
 size_t cursor_of(const struct conv *c)
 {
 	struct shared_handle *sh = shared_handle_get(c->fs->shared, c->h->fh, false);
 
-	return sh ? (size_t)(sh->cursor & PLACE_MASK) : 0;
-}
+	size_t at = sh ? (size_t)(sh->cursor - c->base) % CONV_PLACES : 0;
 
-void reset_cursor(struct conv *c)
-{
-	struct shared_handle *sh = shared_handle_get(c->fs->shared, c->h->fh, false);
-
-	if (sh)
-		__atomic_store_n(&sh->cursor, 0, __ATOMIC_RELEASE);
+	return at <= c->out.len ? at : 0; /* before `out`: what it had not read was dropped */
 }
 
 /* Gives what is there from the reader's place on; false when there is nothing. */
@@ -36,14 +27,14 @@ static bool give(struct conv *c, fuse_req_t req, uint64_t request, size_t size)
 	struct shared_handle *sh = shared_handle_get(c->fs->shared, c->h->fh, false);
 	size_t at = cursor_of(c), n;
 
-	if (sh && request && sh->cursor >> PLACE_BITS == request)
+	if (sh && request && sh->cursor >> CONV_PLACE_BITS == request)
 		at -= sh->last_read_len; /* the same read again */
 	if (at >= c->out.len)
 		return false;
 	n = c->out.len - at < size ? c->out.len - at : size;
 	if (sh) {
 		sh->last_read_len = n;
-		__atomic_store_n(&sh->cursor, request << PLACE_BITS | (at + n), __ATOMIC_RELEASE);
+		__atomic_store_n(&sh->cursor, request << CONV_PLACE_BITS | (c->base + at + n) % CONV_PLACES, __ATOMIC_RELEASE);
 	}
 	(void)fuse_reply_buf(req, c->out.buf + at, n);
 	return true;
@@ -186,8 +177,9 @@ void conv_fsync(struct fsys *fs, fuse_req_t req, struct handle *h)
 {
 	struct conv *c = h->conv;
 
-	(void)fs;
-	if (conv_has_script(c) && !conv_incomplete(c))
+	if (c->code && c->request == session_unique(fs->session))
+		(void)fuse_reply_err(req, -c->code); /* delivered again */
+	else if (conv_has_script(c) && !conv_incomplete(c))
 		commit_first(c, req, 0, script_then_fsync);
 	else if (conv_incomplete(c))
 		(void)fuse_reply_err(req, EINVAL);
