@@ -208,8 +208,16 @@ class Judge:
                 if run_id not in self.runs:
                     continue
                 with open(copy, "rb") as f:
-                    self.stream(self.runs[run_id], "%s as seen by %s" % (stream, name), f.read(),
-                                getattr(self.runs[run_id], stream), True)
+                    got = f.read()
+                wanted = getattr(self.runs[run_id], stream.rstrip("+"))
+                if stream.endswith("+"):  # what slurmray says itself comes behind
+                    got = got[: len(wanted)]
+                self.stream(self.runs[run_id], "%s as seen by %s" % (stream, name), got, wanted, True)
+        for run_id, code in self.actors["follower-client"].codes:
+            run = self.runs.get(run_id)
+            word = run.wait.split()[-1] if run and run.wait else "-"
+            if run and code != (int(word) if word != "-" else 1):
+                self.bad("slurmray follow %s exited with %d, its wait says %s" % (run_id, code, run.wait))
 
     def refusals(self):
         with open(self.world.path("errors"), "rb") as f:
