@@ -192,6 +192,20 @@ static int ship_payload(const struct local_job *j, struct err *e)
 	return rc;
 }
 
+/* What the spec names in `files`, each by its base name. */
+static int ship_files(const struct local_job *j, const char *work, struct err *e)
+{
+	int rc = 0;
+
+	for (char **f = j->job->files; f && *f && rc == 0; f++) {
+		const char *slash = strrchr(*f, '/');
+		cleanup_free char *to = xasprintf("%s/%s", work, slash ? slash + 1 : *f);
+
+		rc = local_copy_tree(*f, to, e);
+	}
+	return rc;
+}
+
 int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq *r, struct err *e)
 {
 	cleanup_free char *script = xasprintf("%s/script", j->dir);
@@ -206,6 +220,8 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 	if (rc < 0)
 		return err_sys(e, rc, "cannot prepare %s", j->dir);
 	rc = ship_payload(j, e);
+	if (rc == 0)
+		rc = ship_files(j, work, e);
 	if (rc == 0 && r->files_dir && access(r->files_dir, F_OK) == 0)
 		rc = local_copy_tree(r->files_dir, work, e);
 	if (rc == 0)
