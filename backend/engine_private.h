@@ -42,6 +42,7 @@ struct erun {
 	struct event *held_end;	/* an end that waits for its list of results, or NULL */
 	struct list verb_waiters;
 	uint64_t verb_ticket;	/* of the verb that is under way; 0: none */
+	bool verb_told;		/* a cluster was told something since the last wish was posted */
 	int verb_code;		/* answer to the last verb */
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;

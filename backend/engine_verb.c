@@ -127,6 +127,7 @@ void engine_send_verb(struct engine *en, struct erun *er, const char *verb, cons
 	rq->verb = xstrdup(verb);
 	rq->arg = xstrdup(arg);
 	er->verb_ticket = ticket;
+	er->verb_told = true;
 	engine_send(en, er, rq);
 }
 
@@ -190,7 +191,7 @@ static void wished(void *arg, int code, const char *text)
 	struct verb_call *v = arg;
 	struct erun *er = engine_find(v->en, v->num);
 
-	if (code == 0 && er && !er->verb_ticket)
+	if (code == 0 && er && !er->verb_told)
 		answer(v->en, er, 0, v->verb->waiting);
 	finish(v, code, text);
 }
@@ -209,6 +210,7 @@ static void passed(void *arg, int code, const char *text)
 static void post_verb(struct verb_call *v, struct erun *er, enum event_type type, json_t *data, engine_done done)
 {
 	(void)json_object_set_new(data, "source", json_string("user"));
+	er->verb_told = false;
 	engine_post(v->en, er, event_new(type, clock_real(v->en->clock), data), v->request, done, v);
 }
 
