@@ -44,6 +44,8 @@ void erun_free(struct erun *er)
 	while ((n = list_pop(&er->queue))) {
 		struct queued *q = container_of(n, struct queued, node);
 
+		if (q->call.drop)
+			q->call.drop(q->call.arg);
 		event_free(q->ev);
 		store_txn_free(q->txn);
 		free(q);
@@ -563,8 +565,12 @@ static void free_maps(struct engine *en)
 	struct hmap_node *n;
 
 	while ((n = hmap_walk(&en->pending, NULL))) {
+		struct pending *p = container_of(n, struct pending, by_ticket);
+
 		hmap_remove(&en->pending, n);
-		pending_free(container_of(n, struct pending, by_ticket));
+		if (p->drop)
+			p->drop(p->arg);
+		pending_free(p);
 	}
 	while ((n = hmap_walk(&en->seen, NULL))) {
 		struct seen *s = container_of(n, struct seen, node);

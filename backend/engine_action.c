@@ -48,16 +48,17 @@ static void refuse(struct queued *q, int code, const char *why)
 {
 	store_txn_free(q->txn);
 	event_free(q->ev);
-	if (q->cb)
-		q->cb(q->arg, code, why);
+	if (q->call.done)
+		q->call.done(q->call.arg, code, why);
 	free(q);
 }
 
 static void post_one(struct engine *en, struct erun *er, struct queued *q, uint64_t ticket, struct pending *p)
 {
 	p->ev = q->ev;
-	p->done = q->cb;
-	p->arg = q->arg;
+	p->done = q->call.done;
+	p->drop = q->call.drop;
+	p->arg = q->call.arg;
 	p->request = q->request;
 	p->result = q->request ? xstrdup("") : NULL;
 	if (q->request)
@@ -96,16 +97,16 @@ void engine_post_none(struct erun *er)
 		refuse(container_of(n, struct queued, node), -ENOENT, "the run was purged");
 }
 
-void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, engine_done cb, void *arg)
+void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, const struct own_call *call)
 {
 	struct queued *q = xcalloc(1, sizeof(*q));
 
 	q->ev = ev;
 	/* What a user asks for may fail; what a cluster reports must not be lost. */
-	q->txn = store_txn_new(0, cb != NULL);
+	q->txn = store_txn_new(0, call != NULL);
 	q->request = request;
-	q->cb = cb;
-	q->arg = arg;
+	if (call)
+		q->call = *call;
 	list_add_tail(&er->queue, &q->node);
 	engine_post_next(en, er);
 }
@@ -204,14 +205,14 @@ static void end_here(struct engine *en, struct erun *er, const char *status, con
 	(void)json_object_set_new(d, "out_len", json_integer(0));
 	(void)json_object_set_new(d, "err_len", json_integer(0));
 	(void)json_object_set_new(d, "logs", json_string("complete"));
-	engine_post(en, er, event_new(EV_END, clock_real(en->clock), d), 0, NULL, NULL);
+	engine_post(en, er, event_new(EV_END, clock_real(en->clock), d), 0, NULL);
 }
 
 static void reject_here(struct engine *en, struct erun *er, const char *why)
 {
 	json_t *d = json_pack("{s:s, s:s}", "why", why, "source", "engine");
 
-	engine_post(en, er, event_new(EV_REJECTED, clock_real(en->clock), d), 0, NULL, NULL);
+	engine_post(en, er, event_new(EV_REJECTED, clock_real(en->clock), d), 0, NULL);
 }
 
 /* The first attempt waits for other runs; later ones have waited. */
@@ -242,7 +243,7 @@ static void post_submitting(struct engine *en, struct erun *er, struct strbuf *e
 	if (job.hold || json_object_get(er->r->facts, "hold"))
 		(void)json_object_set_new(d, "hold", json_boolean(job.hold)); /* what the cluster is told */
 	job_release(&job);
-	engine_post(en, er, event_new(EV_SUBMITTING, clock_real(en->clock), d), 0, NULL, NULL);
+	engine_post(en, er, event_new(EV_SUBMITTING, clock_real(en->clock), d), 0, NULL);
 }
 
 static void act_queued(struct engine *en, struct erun *er)
@@ -270,7 +271,7 @@ static void unknown_here(struct engine *en, struct erun *er, const char *why)
 	log_warn("run %s: %s", er->r->id, why);
 	if (er->r->status != RUN_UNKNOWN)
 		engine_post(en, er, event_new(EV_UNKNOWN, clock_real(en->clock),
-					      json_pack("{s:s, s:s}", "why", why, "source", "engine")), 0, NULL, NULL);
+					      json_pack("{s:s, s:s}", "why", why, "source", "engine")), 0, NULL);
 }
 
 /*
@@ -399,7 +400,7 @@ void engine_logs_done(struct engine *en, struct erun *er)
 	if (r->err_len < 0)
 		(void)json_object_set_new(d, "err_len", json_integer((json_int_t)er->spooled_err));
 	er->logs_posted = true;
-	engine_post(en, er, event_new(EV_FACTS, clock_real(en->clock), d), 0, NULL, NULL);
+	engine_post(en, er, event_new(EV_FACTS, clock_real(en->clock), d), 0, NULL);
 }
 
 void engine_settle(struct engine *en, struct erun *er)

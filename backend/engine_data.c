@@ -14,7 +14,7 @@
 
 #define HOT_EVERY_US (5 * (int64_t)USEC_PER_SEC) /* every read of a live log asks; a cluster stays quick for half a minute */
 
-void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void *arg)
+void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg), void *arg)
 {
 	struct erun *er = engine_find(en, num);
 	const char *text = NULL;
@@ -42,8 +42,14 @@ void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb
 	}
 	p = engine_pending(en, PENDING_DOC, num, &ticket);
 	p->doc = cb;
+	p->drop = drop;
 	p->arg = arg;
 	store_ask_doc(en->store, ticket, num, name);
+}
+
+void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void *arg)
+{
+	engine_ask_doc(en, num, name, cb, NULL, arg);
 }
 
 void engine_hot(struct engine *en, uint32_t num)
@@ -57,13 +63,15 @@ void engine_hot(struct engine *en, uint32_t num)
 	engine_send(en, er, engine_creq(en, er, CREQ_HOT, 0));
 }
 
-static struct creq *data_request(struct engine *en, struct erun *er, enum creq_type type, engine_data_cb cb, void *arg)
+static struct creq *data_request(struct engine *en, struct erun *er, enum creq_type type, engine_data_cb cb,
+				 void (*drop)(void *arg), void *arg)
 {
 	struct pending *p;
 	uint64_t ticket;
 
 	p = engine_pending(en, PENDING_DATA, er->r->num, &ticket);
 	p->data = cb;
+	p->drop = drop;
 	p->arg = arg;
 	return engine_creq_placed(en, er, type, ticket);
 }
@@ -91,7 +99,7 @@ void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, u
 
 	if (!er)
 		return;
-	rq = data_request(en, er, CREQ_READ, cb, arg);
+	rq = data_request(en, er, CREQ_READ, cb, NULL, arg);
 	rq->area = (enum cluster_area)area;
 	rq->path = xstrdup(path);
 	rq->offset = off;
@@ -106,7 +114,7 @@ void engine_list(struct engine *en, uint32_t num, int area, const char *path, en
 
 	if (!er)
 		return;
-	rq = data_request(en, er, CREQ_LIST, cb, arg);
+	rq = data_request(en, er, CREQ_LIST, cb, NULL, arg);
 	rq->area = (enum cluster_area)area;
 	rq->path = xstrdup(path);
 	engine_send(en, er, rq);
@@ -117,7 +125,7 @@ void engine_manifest(struct engine *en, uint32_t num, engine_data_cb cb, void *a
 	struct erun *er = with_attempt(en, num, cb, arg);
 
 	if (er)
-		engine_send(en, er, data_request(en, er, CREQ_MANIFEST, cb, arg));
+		engine_send(en, er, data_request(en, er, CREQ_MANIFEST, cb, NULL, arg));
 }
 
 void engine_probe(struct engine *en, const char *cluster, const char *what, engine_data_cb cb, void *arg)
@@ -180,7 +188,7 @@ static void have_manifest(void *arg, int code, const char *text, const char *dat
 		if (code == 0)
 			save_manifest(w->en, w->run, data, len);
 		point(POINT_ENGINE_END_HELD);
-		engine_post(w->en, er, ev, 0, NULL, NULL);
+		engine_post(w->en, er, ev, 0, NULL);
 	}
 	free(w);
 }
@@ -208,8 +216,8 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev)
 		if (er->logs_last || (event_int(ev, "out_len", -1) == 0 && event_int(ev, "err_len", -1) == 0))
 			(void)json_object_set_new(ev->data, "logs", json_string("complete"));
 	}
-	if (ev->type != EV_END || !ours || !json_is_true(left) || !run_is_live(er->r)) {
-		engine_post(en, er, ev, 0, NULL, NULL);
+	if (ev->type != EV_END || !ours || !er->r->attempt || !json_is_true(left) || !run_is_live(er->r)) {
+		engine_post(en, er, ev, 0, NULL);
 		return;
 	}
 	if (er->held_end) { /* reported twice */
@@ -220,5 +228,5 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev)
 	w = xmalloc(sizeof(*w));
 	w->en = en;
 	w->run = er->r->num;
-	engine_manifest(en, er->r->num, have_manifest, w);
+	engine_send(en, er, data_request(en, er, CREQ_MANIFEST, have_manifest, free, w));
 }

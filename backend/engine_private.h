@@ -10,6 +10,13 @@
 
 #define PRINT_SIZE 17	/* of a spec's fingerprint, with its NUL */
 
+/* A callback of the engine's own: what it would have used is dropped when the engine ends before. */
+struct own_call {
+	engine_done done;
+	void (*drop)(void *arg);
+	void *arg;
+};
+
 /* A callback that waits for a run: its creation, its decision, or the answer to its last verb. */
 struct waiter {
 	struct list node;
@@ -42,6 +49,7 @@ struct erun {
 	struct event *held_end;	/* an end that waits for its list of results, or NULL */
 	struct list verb_waiters;
 	uint64_t verb_ticket;	/* of the verb that is under way; 0: none */
+	bool verb_told;		/* a cluster was told something since the last wish was posted */
 	int verb_code;		/* answer to the last verb */
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;
@@ -54,8 +62,7 @@ struct queued {
 	struct event *ev;
 	struct store_txn *txn;	/* NULL: made when it is posted */
 	uint64_t request;	/* done by this event; 0: none */
-	engine_done cb;
-	void *arg;
+	struct own_call call;	/* done NULL: nobody wants to know */
 };
 
 enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB };
@@ -72,6 +79,7 @@ struct pending {
 	engine_done done;
 	engine_data_cb data;
 	engine_doc_cb doc;
+	void (*drop)(void *arg); /* of what is left at the end; NULL: it is another's */
 	void *arg;
 };
 
@@ -135,7 +143,7 @@ int engine_load(struct engine *en, struct err *e);
 
 /* engine_action.c */
 /* Queues an event (owned) for a run; a request that is not 0 goes into `seen` with it, and then the event may fail (disk full). */
-void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, engine_done cb, void *arg);
+void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, const struct own_call *call);
 void engine_committed(struct engine *en, struct pending *p, int code); /* frees p */
 void engine_post_next(struct engine *en, struct erun *er); /* goes on with what was posted meanwhile */
 void engine_post_none(struct erun *er);			    /* answers it with -ENOENT instead */
@@ -160,6 +168,7 @@ struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type 
 void engine_send(struct engine *en, struct erun *er, struct creq *rq);
 
 /* engine_data.c */
+void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg), void *arg);
 /* A cluster's report (owned): an end waits until the list of the run's results is here. */
 void engine_report(struct engine *en, struct erun *er, struct event *ev);
 
@@ -172,7 +181,7 @@ int engine_link_files(struct engine *en, uint32_t from, uint32_t to, struct err 
 void engine_created(struct engine *en, struct pending *p, int code); /* frees p */
 void engine_key_add(struct engine *en, const char *key, const char *value);
 /* A new run of an ended one's spec: without its key, with its files. */
-void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of, engine_done cb, void *arg);
+void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of, const struct own_call *call);
 
 /* engine_purge.c */
 void engine_purged(struct engine *en, struct pending *p, int code); /* frees p */

@@ -241,10 +241,19 @@ static void move_docs(struct run *to, struct run *docs)
 	docs->spec = docs->effective = docs->script = NULL;
 }
 
+struct submission {
+	const struct engine_submit *s;
+	const struct run *retry_of;	/* or NULL */
+	engine_done cb;
+	void *arg;
+	void (*drop)(void *arg);
+};
+
 /* The rows that make a run, in one transaction; the answer comes by engine_created. */
-static void post_create(struct engine *en, struct erun *er, struct event *ev, const struct engine_submit *s,
-			const struct prepared *p, engine_done cb, void *arg)
+static void post_create(struct engine *en, struct erun *er, struct event *ev, const struct submission *sub,
+			const struct prepared *p)
 {
+	const struct engine_submit *s = sub->s;
 	struct run *r = er->r;
 	const char *key = event_str(ev, "key");
 	struct pending *pend;
@@ -254,8 +263,9 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 
 	pend = engine_pending(en, PENDING_CREATE, r->num, &ticket);
 	pend->ev = ev;
-	pend->done = cb;
-	pend->arg = arg;
+	pend->done = sub->cb;
+	pend->drop = sub->drop;
+	pend->arg = sub->arg;
 	pend->request = s->request;
 	pend->result = xstrdup(r->id);
 	pend->docs = p ? hold_docs(s->text, s->len, p) : NULL;
@@ -339,13 +349,6 @@ static void follow(struct engine *en, struct erun *er, engine_done cb, void *arg
 		cb(arg, 0, er->r->id);
 }
 
-struct submission {
-	const struct engine_submit *s;
-	const struct run *retry_of;	/* or NULL */
-	engine_done cb;
-	void *arg;
-};
-
 static void refuse(struct engine *en, const struct submission *sub, int code, const char *why)
 {
 	engine_note_rejected(en, sub->s->uid, sub->s->text, sub->s->len, why);
@@ -413,7 +416,7 @@ static void create(struct engine *en, const struct submission *sub, struct erun 
 		engine_add(en, er);
 	}
 	d = create_data(er->r, p, s->len, sub->retry_of ? sub->retry_of->id : NULL);
-	post_create(en, er, event_new(EV_CREATE, clock_real(en->clock), d), s, p, sub->cb, sub->arg);
+	post_create(en, er, event_new(EV_CREATE, clock_real(en->clock), d), sub, p);
 }
 
 static void submit(struct engine *en, const struct submission *sub)
@@ -450,7 +453,7 @@ static void submit(struct engine *en, const struct submission *sub)
 
 void engine_submit(struct engine *en, const struct engine_submit *s, engine_done cb, void *arg)
 {
-	const struct submission sub = { s, NULL, cb, arg };
+	const struct submission sub = { s, NULL, cb, arg, NULL };
 	const char *known = engine_recall(en, s->request);
 
 	if (known)
@@ -459,15 +462,15 @@ void engine_submit(struct engine *en, const struct engine_submit *s, engine_done
 		submit(en, &sub);
 }
 
-void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of, engine_done cb, void *arg)
+void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of, const struct own_call *call)
 {
 	const struct run *old = engine_run(en, retry_of);
-	const struct submission sub = { s, old, cb, arg };
+	const struct submission sub = { s, old, call->done, call->arg, call->drop };
 
 	if (old)
 		submit(en, &sub);
 	else
-		cb(arg, -ENOENT, "the run was purged");
+		call->done(call->arg, -ENOENT, "the run was purged");
 }
 
 /* --- drafts --- */
@@ -475,6 +478,7 @@ void engine_submit_again(struct engine *en, const struct engine_submit *s, uint3
 void engine_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg)
 {
 	const struct engine_submit s = { .request = request };
+	const struct submission sub = { &s, NULL, cb, arg, NULL };
 	struct err e = ERR_INIT;
 	struct erun *er;
 	struct run *r;
@@ -496,5 +500,5 @@ void engine_draft(struct engine *en, const char *name, uint64_t request, engine_
 	er = erun_new(r);
 	engine_add(en, er);
 	post_create(en, er, event_new(EV_DRAFT, clock_real(en->clock), json_pack("{s:s, s:s}", "id", name, "source", "user")),
-		    &s, NULL, cb, arg);
+		    &sub, NULL);
 }

@@ -127,6 +127,7 @@ void engine_send_verb(struct engine *en, struct erun *er, const char *verb, cons
 	rq->verb = xstrdup(verb);
 	rq->arg = xstrdup(arg);
 	er->verb_ticket = ticket;
+	er->verb_told = true;
 	engine_send(en, er, rq);
 }
 
@@ -136,7 +137,7 @@ static void note_hold(struct engine *en, struct erun *er, bool held)
 	json_t *d = json_object();
 
 	(void)json_object_set_new(d, "hold", held ? json_true() : json_null());
-	engine_post(en, er, event_new(EV_FACTS, clock_real(en->clock), d), 0, NULL, NULL);
+	engine_post(en, er, event_new(EV_FACTS, clock_real(en->clock), d), 0, NULL);
 }
 
 void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, const char *verb, int code, const char *text)
@@ -177,11 +178,18 @@ struct verb {
 	const char *waiting;	/* the answer while there is no job that could be told */
 };
 
+static void drop_call(void *arg)
+{
+	struct verb_call *v = arg;
+
+	free(v->arg);
+	free(v);
+}
+
 static void finish(struct verb_call *v, int code, const char *text)
 {
 	v->cb(v->cb_arg, code, text);
-	free(v->arg);
-	free(v);
+	drop_call(v);
 }
 
 /* A wish is in the journal; where there is a job, engine_act has told the cluster. */
@@ -190,7 +198,7 @@ static void wished(void *arg, int code, const char *text)
 	struct verb_call *v = arg;
 	struct erun *er = engine_find(v->en, v->num);
 
-	if (code == 0 && er && !er->verb_ticket)
+	if (code == 0 && er && !er->verb_told)
 		answer(v->en, er, 0, v->verb->waiting);
 	finish(v, code, text);
 }
@@ -208,8 +216,11 @@ static void passed(void *arg, int code, const char *text)
 
 static void post_verb(struct verb_call *v, struct erun *er, enum event_type type, json_t *data, engine_done done)
 {
+	const struct own_call call = { done, drop_call, v };
+
 	(void)json_object_set_new(data, "source", json_string("user"));
-	engine_post(v->en, er, event_new(type, clock_real(v->en->clock), data), v->request, done, v);
+	er->verb_told = false;
+	engine_post(v->en, er, event_new(type, clock_real(v->en->clock), data), v->request, &call);
 }
 
 static void verb_cancel(struct verb_call *v, struct erun *er)
@@ -299,6 +310,7 @@ static void retry_with(void *arg, int code, const char *text, size_t len)
 {
 	struct verb_call *v = arg;
 	struct engine_submit s = { .text = text, .len = len, .request = v->request };
+	const struct own_call call = { retried, drop_call, v };
 	struct erun *er = engine_find(v->en, v->num);
 
 	if (code < 0 || !er) {
@@ -306,7 +318,7 @@ static void retry_with(void *arg, int code, const char *text, size_t len)
 		return;
 	}
 	s.cluster_hint = er->r->cluster;
-	engine_submit_again(v->en, &s, v->num, retried, v);
+	engine_submit_again(v->en, &s, v->num, &call);
 }
 
 /* A new run of the same spec on the same cluster; its id is the answer. */
@@ -315,7 +327,7 @@ static void verb_retry(struct verb_call *v, struct erun *er)
 	if (*v->arg)
 		finish(v, -EINVAL, "this version knows retry without more words: all of the run is done again");
 	else
-		engine_doc(v->en, er->r->num, "spec", retry_with, v);
+		engine_ask_doc(v->en, er->r->num, "spec", retry_with, drop_call, v);
 }
 
 static const struct verb verbs[] = {

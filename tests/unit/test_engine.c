@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#define DOC(t) .text = (t), .len = sizeof(t) - 1
 #define ECHO "{'command': 'echo hello'}"
 
 /* --- submitting --- */
@@ -95,7 +96,7 @@ static void what_a_cluster_is_given(void **state)
 static void nobody_sees_a_run_before_its_commit(void **state)
 {
 	struct ef *f = ef_new(NULL);
-	const struct engine_submit sub = { .text = "{\"command\": \"ls\"}", .len = 17 };
+	const struct engine_submit sub = { DOC("{\"command\": \"ls\"}") };
 	struct said s = { 0 };
 
 	(void)state;
@@ -119,7 +120,7 @@ static void drafts(void **state)
 	struct ef *f = ef_new(NULL);
 	struct said s = { 0 }, s2 = { 0 };
 	uint32_t run = ef_draft(f, "step");
-	const struct engine_submit equal = { .text = "{\"command\":\"ls\",\"env\":{\"DAGSTER_PIPES_CONTEXT\":\"2\"}}", .len = 56, .draft = 1 };
+	const struct engine_submit equal = { DOC("{\"command\":\"ls\",\"env\":{\"DAGSTER_PIPES_CONTEXT\":\"2\"}}"), .draft = 1 };
 
 	(void)state;
 	STATUS(f, run, "draft");
@@ -134,10 +135,10 @@ static void drafts(void **state)
 	ef_verb(f, run, "cancel", &s);
 	FAILED(&s, -EBUSY, "draft");
 	/* the same spec twice at once, but for the bootstrap variables: both learn of the one commit */
-	engine_submit(f->en, &(struct engine_submit){ .text = "{\"command\":\"ls\"}", .len = 16, .draft = run }, said, &s);
+	engine_submit(f->en, &(struct engine_submit){ DOC("{\"command\":\"ls\"}"), .draft = run }, said, &s);
 	engine_submit(f->en, &equal, said, &s2);
 	assert_int_equal(s2.calls, 0);
-	engine_submit(f->en, &(struct engine_submit){ .text = "{\"command\":\"rm\"}", .len = 16, .draft = run }, said, &s2);
+	engine_submit(f->en, &(struct engine_submit){ DOC("{\"command\":\"rm\"}"), .draft = run }, said, &s2);
 	FAILED(&s2, -EBUSY, "at this moment");
 	engine_purge(f->en, run, 0, said, &s2);
 	FAILED(&s2, -EBUSY, "live");
@@ -218,7 +219,7 @@ static void keys(void **state)
 static void the_same_request_is_done_once(void **state)
 {
 	struct ef *f = ef_new(NULL);
-	struct engine_submit sub = { .text = "{\"command\":\"ls\"}", .len = 16, .request = 42 };
+	struct engine_submit sub = { DOC("{\"command\":\"ls\"}"), .request = 42 };
 	struct said s = { 0 };
 	uint32_t run;
 
@@ -305,11 +306,11 @@ static void check_says_everything(void **state)
 	int code = 1;
 
 	(void)state;
-	engine_check(f->en, "{\"command\":\"ls\"}", 16, NULL, &out, &code);
+	engine_check(f->en, "{\"command\":\"ls\"}", strlen("{\"command\":\"ls\"}"), NULL, &out, &code);
 	assert_int_equal(code, 0);
 	assert_non_null(strstr(out.buf, "\"cluster hpc\"") ? out.buf : strstr(out.buf, "#!/bin/sh"));
 	strbuf_reset(&out);
-	engine_check(f->en, "{\"command\":\"ls\",\"afterok\":[\"9\"]}", 33, NULL, &out, &code);
+	engine_check(f->en, "{\"command\":\"ls\",\"afterok\":[\"9\"]}", strlen("{\"command\":\"ls\",\"afterok\":[\"9\"]}"), NULL, &out, &code);
 	assert_int_equal(code, -EINVAL);
 	assert_non_null(strstr(out.buf, "no run 9"));
 	assert_null(engine_next(f->en, 0));
@@ -322,8 +323,8 @@ static void check_says_everything(void **state)
 static void verbs_and_statuses(void **state)
 {
 	struct ef *f = ef_new(NULL);
-	uint32_t wait = ef_draft(f, "wait"), run[6];
-	static const char *const words[] = { "draft", "queued", "submitting", "pending", "running", "succeeded" };
+	uint32_t wait = ef_draft(f, "gate"), run[6];
+	const char *words[] = { "draft", "queued", "submitting", "pending", "running", "succeeded" };
 	static const struct {
 		const char *line;
 		int code[6];
@@ -347,7 +348,7 @@ static void verbs_and_statuses(void **state)
 
 	(void)state;
 	run[0] = wait;
-	run[1] = ef_run(f, "{'command': 'ls', 'afterok': ['wait']}");
+	run[1] = ef_run(f, "{'command': 'ls', 'afterok': ['gate']}");
 	run[2] = ef_run(f, ECHO);
 	run[3] = ef_pending_run(f, ECHO);
 	run[4] = ef_running_run(f, ECHO);
@@ -358,9 +359,9 @@ static void verbs_and_statuses(void **state)
 			ef_verb(f, run[i], want[v].line, &s);
 			if (s.calls != 1 || s.code != want[v].code[i])
 				fail_msg("%s of a %s run: %d %s", want[v].line, words[i], s.code, s.text);
-			if (strncmp(want[v].line, "cancel ", 7) == 0)
-				words[1] == words[i] ? STATUS(f, run[1], "cancelled") : (void)0;
 		}
+		if (strncmp(want[v].line, "cancel ", 7) == 0)
+			words[1] = "cancelled";
 	}
 	ef_verb(f, 999, "cancel", &s);
 	FAILED(&s, -ENOENT, "purged");
@@ -443,7 +444,7 @@ static void cancel_everywhere(void **state)
 	struct ef *f = ef_new(NULL);
 	struct said s, a = { 0 };
 	uint32_t draft = ef_draft(f, "d"), run = ef_run(f, "{'command': 'ls', 'afterany': ['d']}");
-	struct engine_submit sub = { .text = "{\"command\":\"ls\"}", .len = 16 };
+	struct engine_submit sub = { DOC("{\"command\":\"ls\"}") };
 
 	(void)state;
 	(void)draft;
@@ -542,7 +543,7 @@ static void hold_and_release(void **state)
 	assert_false(ef_req(f, CREQ_SUBMIT, run)->job->hold);
 	ef_verb(f, run, "hold", &s);
 	SAID(&s, 0, "");
-	assert_int_equal(ef_verb_count(f, run, "hold"), 0); /* there is no job yet */
+	assert_int_equal(ef_verb_count(f, run, "hold"), 1); /* the cluster may not have sent it yet */
 	ef_event(f, run, EV_SUBMITTED, "{'attempt': 1, 'job_id': '4711'}");
 	assert_int_equal(ef_verb_count(f, run, "hold"), 1);
 	ef_reopen(f); /* not answered: told again */
