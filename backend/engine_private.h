@@ -49,7 +49,7 @@ struct queued {
 	void *arg;
 };
 
-enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB };
+enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB, PENDING_REFUSAL };
 
 /* Something that was asked of the store or a cluster, by its ticket. */
 struct pending {
@@ -58,7 +58,8 @@ struct pending {
 	uint32_t run;
 	struct event *ev;	/* EVENT, CREATE */
 	uint64_t request;
-	char *result;		/* goes into `seen` when committed */
+	char *result;		/* goes into `seen` when committed; REFUSAL: why */
+	int code;		/* REFUSAL */
 	engine_done done;
 	engine_data_cb data;
 	engine_doc_cb doc;

@@ -58,11 +58,18 @@ void engine_rejected_add(struct engine *en, int64_t time, uint32_t uid, const ch
 	}
 }
 
-void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why)
+void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code, engine_done cb,
+		   void *arg)
 {
 	int64_t now = clock_real(en->clock);
-	struct store_txn *t = store_txn_new(0, true);
+	uint64_t ticket;
+	struct pending *p = engine_pending(en, PENDING_REFUSAL, 0, &ticket);
+	struct store_txn *t = store_txn_new(ticket, true);
 
+	p->code = code;
+	p->result = xstrdup(why);
+	p->done = cb;
+	p->arg = arg;
 	engine_rejected_add(en, now, uid, text, len, why);
 	store_txn_rejected(t, now, uid, text, len < REJECTED_TEXT ? len : REJECTED_TEXT, why);
 	store_post(en->store, t);
@@ -362,8 +369,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 
 static void refuse(struct engine *en, const struct engine_submit *s, int code, const char *why, engine_done cb, void *arg)
 {
-	engine_note_rejected(en, s->uid, s->text, s->len, why);
-	cb(arg, code, why);
+	engine_refuse(en, s->uid, s->text, s->len, why, code, cb, arg);
 }
 
 /* The same key again: the run it made when the spec is the same, else -EEXIST. Returns 1 when there is no such key. */
