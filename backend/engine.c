@@ -330,7 +330,8 @@ static void on_store(struct engine *en, struct store_msg *m)
 		engine_purged(en, p, m->code);
 		break;
 	case PENDING_REFUSAL: /* refused it is, even when the journal could not take the row */
-		p->done(p->arg, p->code, p->result);
+		if (p->done)
+			p->done(p->arg, p->code, p->result);
 		pending_free(p);
 		break;
 	case PENDING_DOC:

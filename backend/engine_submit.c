@@ -75,6 +75,11 @@ void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len
 	store_post(en->store, t);
 }
 
+void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why)
+{
+	engine_refuse(en, uid, text, len, why, -EINVAL, NULL, NULL);
+}
+
 const struct strbuf *engine_rejected(const struct engine *en)
 {
 	return &en->rejected;
