@@ -358,6 +358,11 @@ static void on_store(struct engine *en, struct store_msg *m)
 	case PENDING_PURGE:
 		engine_purged(en, p, m->code);
 		break;
+	case PENDING_REFUSAL: /* refused it is, even when the journal could not take the row */
+		if (p->done)
+			p->done(p->arg, p->code, p->result);
+		pending_free(p);
+		break;
 	case PENDING_DOC:
 		p->doc(p->arg, m->text ? 0 : (m->code ? m->code : -ENOENT), m->text ? m->text : "", m->len);
 		pending_free(p);

@@ -65,7 +65,8 @@ struct queued {
 	struct own_call call;	/* done NULL: nobody wants to know */
 };
 
-enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB };
+enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB,
+		    PENDING_REFUSAL };
 
 /* Something that was asked of the store or a cluster, by its ticket. */
 struct pending {
@@ -75,7 +76,8 @@ struct pending {
 	struct event *ev;	/* EVENT, CREATE */
 	struct run *docs;	/* CREATE: holds the documents' texts, or NULL */
 	uint64_t request;	/* remembered with `result` when committed */
-	char *result;		/* VERB: the verb's name */
+	char *result;		/* VERB: the verb's name; REFUSAL: why */
+	int code;		/* REFUSAL */
 	engine_done done;
 	engine_data_cb data;
 	engine_doc_cb doc;

@@ -351,8 +351,7 @@ static void follow(struct engine *en, struct erun *er, engine_done cb, void *arg
 
 static void refuse(struct engine *en, const struct submission *sub, int code, const char *why)
 {
-	engine_note_rejected(en, sub->s->uid, sub->s->text, sub->s->len, why);
-	sub->cb(sub->arg, code, why);
+	engine_refuse(en, sub->s->uid, sub->s->text, sub->s->len, why, code, sub->cb, sub->arg);
 }
 
 /* The same key again: the run it made when the spec is the same, else -EEXIST. Returns 1 when there is no such key. */

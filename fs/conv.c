@@ -216,6 +216,11 @@ static void submitted(void *arg, int code, const char *text)
 	submit_next(in);
 }
 
+void conv_refuse(struct intake *in, int code, const char *why)
+{
+	engine_refuse(in->c->fs->en, in->uid, in->text.buf, in->text.len, why, code, submitted, in);
+}
+
 static void submit_next(struct intake *in)
 {
 	struct conv *c = in->c;
@@ -263,11 +268,12 @@ static void run_intake(struct intake *in)
 	}
 	code = check_all(in, &text);
 	if (code < 0) {
-		if (!c->check)
-			engine_note_rejected(c->fs->en, in->uid, in->text.buf, in->text.len, text.buf);
 		if (text.len)
 			strbuf_setlen(&text, text.len - 1);
-		intake_fail(in, code, text.buf);
+		if (c->check)
+			intake_fail(in, code, text.buf);
+		else
+			conv_refuse(in, code, text.buf);
 	} else if (c->check) {
 		strbuf_addbuf(&c->out, &text);
 		intake_done(in, 0);
@@ -392,8 +398,7 @@ void conv_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *d
 	if (!why && rest < in->text.len)
 		why = "there is an incomplete document after a complete one: write each with its own write";
 	if (why) {
-		engine_note_rejected(fs->en, in->uid, in->text.buf, in->text.len, why);
-		intake_fail(in, in->text.len > SPEC_MAX_BYTES ? -EFBIG : -EINVAL, why);
+		conv_refuse(in, in->text.len > SPEC_MAX_BYTES ? -EFBIG : -EINVAL, why);
 		return;
 	}
 	run_intake(in);

@@ -227,8 +227,15 @@ void conv_release(struct fsys *fs, fuse_req_t req, struct handle *h)
 		commit_first(c, req, 0, released);
 		return;
 	}
-	if (why && !c->check)
-		engine_note_rejected(fs->en, fuse_req_ctx(req)->uid, c->in.buf, c->in.len, why);
+	if (why && !c->check) {
+		struct intake *in = intake_new(c, session_unique(fs->session), fuse_req_ctx(req)->uid, released);
+
+		strbuf_addbuf(&in->text, &c->in);
+		in->p = park(fs, req, h, 0, NULL);
+		in->p->uninterruptible = true;
+		conv_refuse(in, -EINVAL, why);
+		return;
+	}
 	handle_free(fs, h);
 	(void)fuse_reply_err(req, 0);
 }

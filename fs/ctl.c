@@ -50,6 +50,12 @@ static void finish(struct ctl_call *c, int code)
 	free(c);
 }
 
+static void refused(void *arg, int code, const char *text)
+{
+	(void)text;
+	finish(arg, code);
+}
+
 static void line_done(void *arg, int code, const char *text)
 {
 	struct ctl_call *c = arg;
@@ -63,8 +69,7 @@ static void line_done(void *arg, int code, const char *text)
 			strbuf_addf(&h->text, "%s\n", text);
 	}
 	if (code < 0) {
-		engine_note_rejected(c->fs->en, c->uid, c->text, strlen(c->text), text);
-		finish(c, code);
+		engine_refuse(c->fs->en, c->uid, c->text, strlen(c->text), text, code, refused, c);
 		return;
 	}
 	next_line(c);

@@ -75,7 +75,7 @@ class Executioner:
                 at = self.inside(what)
                 if at is None:
                     tries[what] = tries.get(what, 0) + 1
-                    if tries[what] < 6:
+                    if tries[what] < 20:
                         acts.append((kind, what))
                     else:
                         self.unreached.append(what)
@@ -117,7 +117,8 @@ class Executioner:
         number = page.names().index(name)
         before = page.total()
         busy = name.startswith(("session.", "engine.committed", "engine.applied", "store.", "spool."))
-        page.arm(number, self.rng.randint(1, 40 if busy else 3))
+        rare = "cancel" in name or name == "conv.decided"
+        page.arm(number, 1 if rare else self.rng.randint(1, 40 if busy else 3))
         if name == "session.taking-over":
             self.world.kill_worker()
         end = time.monotonic() + REACH
