@@ -216,9 +216,9 @@ class Submitter(Actor):
     def in_pieces(self):
         job = self.new_job()
         job.form = "pieces"
+        data = self.book.json(job, env={"FILL": "y" * self.rng.randint(0, 6000)})
 
         def how():
-            data = self.book.json(job, env={"FILL": "y" * self.rng.randint(0, 6000)})
             cuts = sorted(self.rng.sample(range(1, len(data)), 3))
             fd = self.open_new()
             try:
