@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 
 #define MAX_POLLED 1024
+#define TELL_AGAIN_US (10 * USEC_PER_MSEC)
 
 /* --- reporting --- */
 
@@ -318,6 +319,7 @@ static void send_signal(struct cluster *c, struct local_job *j, const struct cre
 {
 	int sig = signal_number(r->arg ? r->arg : ""), rc;
 	char line[32];
+	pid_t pid;
 
 	if (sig < 0) {
 		local_reply(c, r, -EINVAL, "there is no such signal: signal takes a name (USR1) or a number", NULL, 0);
@@ -329,6 +331,10 @@ static void send_signal(struct cluster *c, struct local_job *j, const struct cre
 	}
 	(void)snprintf(line, sizeof(line), "signal %d\n", sig);
 	rc = supervisor_tell(j->dir, line);
+	if (rc == -ESRCH && supervisor_look(j->dir, &pid) == SUPERVISOR_NONE) { /* it is starting: see tell_late */
+		strbuf_addstr(&j->to_tell, line);
+		rc = 0;
+	}
 	local_reply(c, r, rc, rc ? "the job's supervisor does not listen" : "sent", NULL, 0);
 }
 
@@ -463,6 +469,16 @@ static void look_again(struct cluster *c, struct local_job *j)
 		j->look_at = clock_mono(c->ctx.clock) + USEC_PER_SEC;
 }
 
+/* Once a supervisor has made its link it listens. */
+static void tell_late(struct local_job *j)
+{
+	pid_t pid;
+
+	if (supervisor_tell(j->dir, j->to_tell.buf) == -ESRCH && supervisor_look(j->dir, &pid) == SUPERVISOR_NONE)
+		return;
+	strbuf_reset(&j->to_tell);
+}
+
 static int64_t follow(struct cluster *c)
 {
 	int64_t now = clock_mono(c->ctx.clock), next = now + USEC_PER_SEC;
@@ -478,6 +494,10 @@ static int64_t follow(struct cluster *c)
 			local_logs(c, j);
 		if (j->state == LOCAL_RUNNING && j->pid_fd < 0)
 			look_again(c, j);
+		if (j->state == LOCAL_RUNNING && j->to_tell.len)
+			tell_late(j);
+		if (j->to_tell.len && next > now + TELL_AGAIN_US)
+			next = now + TELL_AGAIN_US;
 		if (j->logs_done)
 			forget(c, j);
 		else if (j->look_at < next)

@@ -34,9 +34,11 @@ struct local_job {
 	int64_t look_at;	/* monotonic us: next look at the logs */
 	int64_t pace;
 	int64_t hot_until;
+	struct strbuf to_tell;	/* lines for a supervisor that does not listen yet */
 	struct spool *spool;
 	int64_t out_len, err_len; /* final lengths, -1 while not known */
 	int logs_tries;		/* looks at logs that cannot be opened */
+	bool begun;		/* the files of the streams are this job's */
 	bool logs_done;		/* it has ended, and all that can be had is in the spool */
 };
 
@@ -71,6 +73,8 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 int local_job_start(struct cluster *c, struct local_job *j, struct err *e);
 /* Opens a pidfd of the supervisor that is there. */
 void local_job_adopt(struct local_job *j, pid_t pid);
+/* Are the files of the streams this job's yet? Others may have written to them before. */
+bool local_job_begun(struct local_job *j);
 /* Puts down that the user called it off, for whoever judges its end. */
 void local_job_call_off(struct local_job *j);
 /* The end as the exit record, or the absence of one, has it. Never NULL. */

@@ -152,6 +152,7 @@ struct local_job *local_job_new(struct cluster *c, struct creq *r)
 	j->dir = xasprintf("%s/runs/%u/a%u", j->base, r->run, r->attempt);
 	j->held = j->job->hold;
 	j->pid_fd = -1;
+	strbuf_init(&j->to_tell);
 	j->out_len = r->out_len;
 	j->err_len = r->err_len;
 	list_init(&j->order);
@@ -168,6 +169,7 @@ void local_job_free(struct local_job *j)
 	job_release(j->job);
 	free(j->job);
 	free(j->job_id);
+	strbuf_release(&j->to_tell);
 	free(j->token);
 	free(j->base);
 	free(j->dir);
@@ -355,12 +357,22 @@ int local_job_start(struct cluster *c, struct local_job *j, struct err *e)
 	return 0;
 }
 
-static struct event *no_record(const struct local_job *j, const char *status, const char *why)
+bool local_job_begun(struct local_job *j)
+{
+	cleanup_free char *path = j->begun ? NULL : xasprintf("%s/begun", j->dir);
+
+	j->begun = j->begun || access(path, F_OK) == 0;
+	return j->begun;
+}
+
+static struct event *no_record(struct local_job *j, const char *status, const char *why)
 {
 	json_t *d = json_pack("{s:i, s:s, s:s, s:s, s:b, s:I, s:I}", "attempt", (int)j->attempt, "status", status, "why", why,
 			      "source", "supervisor", "manifest", 0, "out_len", (json_int_t)0, "err_len", (json_int_t)0);
 	struct stat st;
 
+	if (!local_job_begun(j))
+		return event_new(EV_END, clock_real(&clock_system), d);
 	if (stat(j->out, &st) == 0)
 		(void)json_object_set_new(d, "out_len", json_integer(st.st_size));
 	if (!j->merged && stat(j->err, &st) == 0)

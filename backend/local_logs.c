@@ -100,7 +100,7 @@ static void pace(struct local_job *j, int64_t now, int64_t n, bool end)
 void local_logs(struct cluster *c, struct local_job *j)
 {
 	int64_t now = clock_mono(c->ctx.clock);
-	struct look out, err = { 0, true };
+	struct look out = { 0, true }, err = { 0, true };
 	struct err e = ERR_INIT;
 
 	if (!j->spool && spool_open(c->spool_dir, j->run, &j->spool, &e) < 0) {
@@ -108,8 +108,9 @@ void local_logs(struct cluster *c, struct local_job *j)
 		j->look_at = now + USEC_PER_SEC;
 		return;
 	}
-	out = copy_new(j, SPOOL_OUT, j->out, j->out_len);
-	if (!j->merged)
+	if (local_job_begun(j))
+		out = copy_new(j, SPOOL_OUT, j->out, j->out_len);
+	if (j->begun && !j->merged)
 		err = copy_new(j, SPOOL_ERR, j->err, j->err_len);
 	if (out.n < 0 || err.n < 0 || (!out.end && !out.n) || (!err.end && !err.n)) {
 		j->look_at = now + USEC_PER_SEC; /* full disk, no descriptors: nothing is lost, it is only later */

@@ -88,10 +88,10 @@ static void job_environment(const struct supervisor_params *p, const char *dir)
 	(void)setenv("SLURM_CPUS_ON_NODE", text, 1);
 }
 
-/* Always written at the end, so that two writers do not overwrite each other; emptied first, as sbatch(1) has it. */
-static void redirect(const char *path, int to, bool append)
+/* Always written at the end, so that two writers do not overwrite each other. */
+static void redirect(const char *path, int to)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | (append ? 0 : O_TRUNC), 0600);
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
 
 	if (fd < 0)
 		_exit(126);
@@ -115,11 +115,11 @@ static void exec_script(const struct supervisor *s, pid_t parent)
 	if (getppid() != parent)
 		_exit(126);
 	(void)dup2(null, STDIN_FILENO);
-	redirect(s->p.out, STDOUT_FILENO, s->p.append);
+	redirect(s->p.out, STDOUT_FILENO);
 	if (strcmp(s->p.out, s->p.err) == 0)
 		(void)dup2(STDOUT_FILENO, STDERR_FILENO);
 	else
-		redirect(s->p.err, STDERR_FILENO, s->p.append);
+		redirect(s->p.err, STDERR_FILENO);
 	for (int fd = 3; fd < 256; fd++)
 		(void)close(fd);
 	job_environment(&s->p, s->dir);
@@ -378,6 +378,22 @@ static int open_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* Empties the files of the streams, as sbatch(1) has it, before anybody reads them as this job's. */
+static void begin_streams(const struct supervisor_params *p)
+{
+	const char *const paths[] = { p->out, p->err };
+	int fd;
+
+	for (size_t i = 0; i < ARRAY_SIZE(paths) && !p->append; i++) {
+		fd = open(paths[i], O_WRONLY | O_TRUNC | O_NONBLOCK | O_CLOEXEC);
+		if (fd >= 0)
+			(void)close(fd);
+	}
+	fd = open("begun", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		(void)close(fd);
+}
+
 static void set_clock(struct supervisor *s)
 {
 	int64_t now = clock_mono(&clock_system);
@@ -415,6 +431,7 @@ int supervisor_main(int argc, char **argv)
 	supervisor_identity(self, me, sizeof(me));
 	if (symlink(me, "supervisor") < 0)
 		return 0; /* another one was first, or the attempt was voided */
+	begin_streams(&s.p);
 	set_clock(&s);
 	s.child = fork();
 	if (s.child == 0)
