@@ -60,7 +60,6 @@ bool conv_has_script(const struct conv *c);
 const char *conv_incomplete(const struct conv *c);
 void conv_commit_script(struct intake *in);
 /* The text of the intake is no document: a row in `errors`, then `done`. */
-void conv_refuse(struct intake *in, int code, const char *why);
 /* Makes the text to read back survive the worker. */
 void conv_save_out(const struct conv *c);
 
