@@ -86,7 +86,11 @@ static const char guard_granted[] = "# The spec asked for requeue: restarts are 
 static const char guard_claim[] = "for _f in claim started; do\n"
 				  "\tln -s \"$_me\" \"$_f\" 2>/dev/null\n"
 				  "\t[ \"$(readlink \"$_f\")\" = \"$_me\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n"
-				  "done\n\n";
+				  "done\n";
+/* A controller that was killed before it saved that the job runs starts it again, with the same id and count. */
+static const char guard_begun[] = "_f=begun.$_restart _who=$(uname -n).$$.$_start\n"
+				  "ln -s \"$_who\" \"$_f\" 2>/dev/null\n"
+				  "[ \"$(readlink \"$_f\")\" = \"$_who\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n";
 
 /*
  * The job's process writes `pid` and then looks for `signal`; the trap writes `signal` and then looks for `pid`. So a
@@ -131,6 +135,9 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 	strbuf_addstr(out, guard_head);
 	strbuf_addstr(out, job->requeue ? guard_granted : guard_restart);
 	strbuf_addstr(out, guard_claim);
+	if (!job->requeue)
+		strbuf_addstr(out, guard_begun);
+	strbuf_addch(out, '\n');
 	strbuf_addstr(out, signals);
 	add_directories(out, job, ctx);
 	strbuf_addf(out,

@@ -24,6 +24,9 @@ for _f in claim started; do
 	ln -s "$_me" "$_f" 2>/dev/null
 	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
 done
+_f=begun.$_restart _who=$(uname -n).$$.$_start
+ln -s "$_who" "$_f" 2>/dev/null
+[ "$(readlink "$_f")" = "$_who" ] || refuse "$_f is $(readlink "$_f")"
 
 # Signals go to the job's process.
 _rc='' _sig=-

@@ -24,6 +24,9 @@ for _f in claim started; do
 	ln -s "$_me" "$_f" 2>/dev/null
 	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
 done
+_f=begun.$_restart _who=$(uname -n).$$.$_start
+ln -s "$_who" "$_f" 2>/dev/null
+[ "$(readlink "$_f")" = "$_who" ] || refuse "$_f is $(readlink "$_f")"
 
 # Signals go to the job's process.
 _rc='' _sig=-
@@ -51,6 +54,7 @@ cd "${0%/job}/work" || exit 66
 exec "${0%/job}/payload"
 END_OF_FILE
 
+[ -e payload ] || mv work/.slurmray-payload payload
 chmod 700 payload || _rc=73
 
 # Run it, bash where there is one.
