@@ -1,12 +1,12 @@
 /*
- * The remote shell's protocol. To the peer: the bootstrap line, after its sentinel the program, then one line per request
- *	ID Q|B DEADLINE CODELEN PAYLOADLEN CODE
- * with PAYLOADLEN raw bytes behind it; "T" (tick), "R" (report all ends again) and "P MS" (pace) are lines of their own. From the
- * peer, after the sentinel, frames only:
- *	H LEN NL text | A ID RC OUTLEN ERRLEN NL out err | E NAMELEN LEN NL name text | "! " words NL (it gives up)
+ * The remote shell's protocol. To the peer: the bootstrap line, after its sentinel the program, then one line per
+ *request ID Q|B DEADLINE CODELEN PAYLOADLEN CODE with PAYLOADLEN raw bytes behind it; "T" (tick), "R" (report all ends
+ *again) and "P MS" (pace) are lines of their own. From the peer, after the sentinel, frames only: H LEN NL text | A ID
+ *RC OUTLEN ERRLEN NL out err | E NAMELEN LEN NL name text | "! " words NL (it gives up)
  *
- * Invariants: requests are not sent before the sentinel was seen; a frame is delivered once and whole; after the first error every
- * further input fails with the same text. Header lines and all lengths are bounded before anything is allocated for them.
+ * Invariants: requests are not sent before the sentinel was seen; a frame is delivered once and whole; after the first
+ *error every further input fails with the same text. Header lines and all lengths are bounded before anything is
+ *allocated for them.
  */
 #include "backend/agent.h"
 
@@ -28,13 +28,13 @@ enum agent_phase { PHASE_BANNER, PHASE_HELLO, PHASE_FRAMES, PHASE_BROKEN };
 
 struct agent {
 	enum agent_phase phase;
-	bool plain_sh;		/* the loop has no clock */
-	struct strbuf out;	/* to be written now */
-	struct strbuf held;	/* lines for after the sentinel: the program first */
-	struct strbuf in;	/* not yet parsed; begins with a newline in PHASE_BANNER */
-	size_t skipped;		/* banner bytes dropped from `in` */
-	struct strbuf banner;	/* the first of them, for messages */
-	struct strbuf part;	/* the second part of the frame that is delivered */
+	bool plain_sh;        /* the loop has no clock */
+	struct strbuf out;    /* to be written now */
+	struct strbuf held;   /* lines for after the sentinel: the program first */
+	struct strbuf in;     /* not yet parsed; begins with a newline in PHASE_BANNER */
+	size_t skipped;       /* banner bytes dropped from `in` */
+	struct strbuf banner; /* the first of them, for messages */
+	struct strbuf part;   /* the second part of the frame that is delivered */
 	uint64_t next_id;
 	struct err broken;
 	agent_cb cb;
@@ -111,7 +111,8 @@ static void encode(struct strbuf *sb, const char *code)
 	}
 }
 
-uint64_t agent_request(struct agent *a, enum agent_class cls, const char *code, const void *payload, size_t len, int deadline_s)
+uint64_t agent_request(struct agent *a, enum agent_class cls, const char *code, const void *payload, size_t len,
+		       int deadline_s)
 {
 	struct strbuf *sb = sink(a);
 	uint64_t id = a->next_id++;
@@ -311,8 +312,8 @@ static int skip_banner(struct agent *a, struct err *e)
 	a->skipped += drop;
 	strbuf_remove(&a->in, 0, drop);
 	if (a->skipped > BANNER_MAX)
-		return break_with(a, "did not start: more than 1 MiB of other text came from the login shell", a->banner.buf,
-				  a->banner.len, e);
+		return break_with(a, "did not start: more than 1 MiB of other text came from the login shell",
+				  a->banner.buf, a->banner.len, e);
 	return 0;
 }
 

@@ -1,20 +1,24 @@
 /*
- * The shell text of the long-lived remote shell. Two parts: the bootstrap, one line that means the same in sh, bash, csh, tcsh,
- * zsh and fish (only single-quoted words without ' ! \ or newline), and the program, which sh and bash both parse.
+ * The shell text of the long-lived remote shell. Two parts: the bootstrap, one line that means the same in sh, bash,
+ * csh, tcsh, zsh and fish (only single-quoted words without ' ! \ or newline), and the program, which sh and bash both
+ * parse.
  *
- * Invariants of the program: one process writes frames; a request runs only when its line, its code and its payload have their
- * full lengths; nothing is run by a truncated last line (facts: `sh -s` does that); no process is started to wait or to look
- * into ends/; names in ends/ are [A-Za-z0-9._-] and not *.tmp; an empty record there is not yet written (NFS).
+ * Invariants of the program: one process writes frames; a request runs only when its line, its code and its payload
+ * have their full lengths; nothing is run by a truncated last line (which `sh -s` would); no process is started to
+ * wait or to look into ends/; names in ends/ are [A-Za-z0-9._-] and not *.tmp; an empty record there is not yet written
+ * (NFS).
  *
- * The functions and variables of the program begin with sr_ and SR_. In bash the clock is `read -t`; a plain sh is woken by
- * T lines, keeps deadlines by timeout(1) where there is one, and runs requests beside the loop in a new sh.
+ * The functions and variables of the program begin with sr_ and SR_. In bash the clock is `read -t`; a plain sh is
+ * woken by T lines, keeps deadlines by timeout(1) where there is one, and runs requests beside the loop in a new sh.
  */
 #include "backend/agent.h"
 
 #include "backend/base/quote.h"
 
-/* SLURM_CONF and SLURM_JWT say which cluster and who; all other variables change what the commands mean (sbatch(1), squeue(1)). */
+/* SLURM_CONF and SLURM_JWT say which cluster and who; all other variables change what the commands mean (sbatch(1),
+ * squeue(1)). */
 static const char prologue[] =
+	"SR_UMASK=$(umask); export SR_UMASK\n"
 	"umask 077\n"
 	"unset IFS CDPATH TMOUT\n"
 	"set +e +u +f +C\n"
@@ -43,7 +47,8 @@ static const char prologue[] =
 	"\tfi\n"
 	"\tSR_T=\n"
 	"done\n"
-	"[ -n \"$SR_T\" ] || sr_die 'no directory for temporary files: XDG_RUNTIME_DIR, /tmp and the home directory were tried'\n"
+	"[ -n \"$SR_T\" ] || sr_die 'no directory for temporary files: XDG_RUNTIME_DIR, /tmp and the home directory "
+	"were tried'\n"
 	"trap 'rm -rf \"$SR_T\"' EXIT\n"
 	"trap 'exit 1' TERM INT\n"
 	"cd 2>/dev/null || cd /\n"
@@ -55,88 +60,88 @@ static const char prologue[] =
 	"SR_JOBS='' SR_WAIT='' SR_RUNNING=0 SR_POLLS=0 SR_OLD='' SR_OLDS=0 SR_MORE='' SR_NEXT=0\n";
 
 /* What only bash can do, and what sh does instead. `read -d ''` stops at a NUL: then processes have to help. */
-static const char dialects[] =
-	"if [ \"$SR_SH\" = bash ]; then\n"
-	"declare -A SR_SEEN\n"
-	"sr_seen() { [ -n \"${SR_SEEN[$1]-}\" ]; }\n"
-	"sr_saw() { SR_SEEN[$1]=1; }\n"
-	"sr_forget() { eval 'SR_SEEN=()'; }\n"
-	"sr_subst() { SR_R=${1//$2/$3}; }\n"
-	"sr_slurp() {\n"
-	"\tSR_V=\n"
-	"\tif IFS= read -r -d '' -n 65536 SR_V <\"$1\"; then\n"
-	"\t\tSR_V='' SR_N=$(wc -c <\"$1\")\n"
-	"\t\treturn 1\n"
-	"\tfi\n"
-	"\tSR_N=${#SR_V}\n"
-	"}\n"
-	"sr_record() {\n"
-	"\tSR_V=''\n"
-	"\tIFS= read -r -d '' -n 65536 SR_V <\"$1\"\n"
-	"}\n"
-	"sr_spawn() {\n"
-	"\tset -m\n"
-	"\t{\n"
-	"\t\tset +m\n"
-	"\t\ttrap : TERM\n"
-	"\t\t( trap - TERM INT; eval \"$SR_CODE\" ) >\"$SR_T/$1.out\" 2>\"$SR_T/$1.err\"\n"
-	"\t\techo \"$?\" >\"$SR_T/$1.rc\"\n"
-	"\t} </dev/null >/dev/null 2>&1 &\n"
-	"\tset +m\n"
-	"\tSR_D=0\n"
-	"\tif [ \"$2\" -gt 0 ]; then SR_D=$((SECONDS + $2)); fi\n"
-	"}\n"
-	"sr_now() { SR_S=$SECONDS; }\n"
-	"else\n"
-	"SR_SEEN=' '\n"
-	"sr_seen() { case $SR_SEEN in *\" $1 \"*) ;; *) return 1 ;; esac; }\n"
-	"sr_saw() { SR_SEEN=\"$SR_SEEN$1 \"; }\n"
-	"sr_forget() { SR_SEEN=' '; }\n"
-	"sr_subst() {\n"
-	"\tSR_R='' sr_s=$1\n"
-	"\twhile :; do\n"
-	"\t\tcase $sr_s in\n"
-	"\t\t*\"$2\"*) SR_R=$SR_R${sr_s%%\"$2\"*}$3; sr_s=${sr_s#*\"$2\"} ;;\n"
-	"\t\t*) break ;;\n"
-	"\t\tesac\n"
-	"\tdone\n"
-	"\tSR_R=$SR_R$sr_s\n"
-	"}\n"
-	"sr_slurp() {\n"
-	"\tSR_V='' SR_N=0\n"
-	"\t[ -s \"$1\" ] || return 0\n"
-	"\tSR_N=$(wc -c <\"$1\")\n"
-	"\treturn 1\n"
-	"}\n"
-	"sr_record() {\n"
-	"\tSR_V=''\n"
-	"\t{\n"
-	"\t\twhile IFS= read -r sr_l; do SR_V=$SR_V$sr_l$SR_NL; done\n"
-	"\t\tSR_V=$SR_V$sr_l\n"
-	"\t} <\"$1\"\n"
-	"}\n"
-	"printf '%s\\n' \"$SR_PRELUDE\" >\"$SR_T/prelude\"\n"
-	"SR_LIMIT=\n"
-	"if command -v timeout >/dev/null 2>&1; then SR_LIMIT='timeout -k 2'; fi\n"
-	"sr_spawn() {\n"
-	"\tsr_l=\n"
-	"\tif [ -n \"$SR_LIMIT\" ] && [ \"$2\" -gt 0 ]; then sr_l=\"$SR_LIMIT $2\"; fi\n"
-	"\tprintf '%s\\n' \"$SR_CODE\" >\"$SR_T/$1.sh\"\n"
-	"\t{\n"
-	"\t\texport SR_T IN\n"
-	"\t\t$sr_l sh -c 'LC_ALL=C; . \"$SR_T/prelude\"; . \"$0\"' \"$SR_T/$1.sh\" >\"$SR_T/$1.out\" 2>\"$SR_T/$1.err\"\n"
-	"\t\tsr_rc=$?\n"
-	"\t\tif [ \"$sr_rc\" = 137 ] && [ -n \"$sr_l\" ]; then sr_rc=124; fi\n"
-	"\t\techo \"$sr_rc\" >\"$SR_T/$1.rc\"\n"
-	"\t} </dev/null >/dev/null 2>&1 &\n"
-	"\tSR_D=0\n"
-	"}\n"
-	"sr_now() { SR_S=0; }\n"
-	"fi\n"
-	"case $(head --version 2>&1) in\n"
-	"*GNU*) sr_take() { head -c \"$1\"; } ;;\n"
-	"*) sr_take() { dd bs=1 count=\"$1\" 2>/dev/null; } ;;\n"
-	"esac\n";
+static const char dialects[] = "if [ \"$SR_SH\" = bash ]; then\n"
+			       "declare -A SR_SEEN\n"
+			       "sr_seen() { [ -n \"${SR_SEEN[$1]-}\" ]; }\n"
+			       "sr_saw() { SR_SEEN[$1]=1; }\n"
+			       "sr_forget() { eval 'SR_SEEN=()'; }\n"
+			       "sr_subst() { SR_R=${1//$2/$3}; }\n"
+			       "sr_slurp() {\n"
+			       "\tSR_V=\n"
+			       "\tif IFS= read -r -d '' -n 65536 SR_V <\"$1\"; then\n"
+			       "\t\tSR_V='' SR_N=$(wc -c <\"$1\")\n"
+			       "\t\treturn 1\n"
+			       "\tfi\n"
+			       "\tSR_N=${#SR_V}\n"
+			       "}\n"
+			       "sr_record() {\n"
+			       "\tSR_V=''\n"
+			       "\tIFS= read -r -d '' -n 65536 SR_V <\"$1\"\n"
+			       "}\n"
+			       "sr_spawn() {\n"
+			       "\tset -m\n"
+			       "\t{\n"
+			       "\t\tset +m\n"
+			       "\t\ttrap : TERM\n"
+			       "\t\t( trap - TERM INT; eval \"$SR_CODE\" ) >\"$SR_T/$1.out\" 2>\"$SR_T/$1.err\"\n"
+			       "\t\techo \"$?\" >\"$SR_T/$1.rc\"\n"
+			       "\t} </dev/null >/dev/null 2>&1 &\n"
+			       "\tset +m\n"
+			       "\tSR_D=0\n"
+			       "\tif [ \"$2\" -gt 0 ]; then SR_D=$((SECONDS + $2)); fi\n"
+			       "}\n"
+			       "sr_now() { SR_S=$SECONDS; }\n"
+			       "else\n"
+			       "SR_SAW=' '\n"
+			       "sr_seen() { case $SR_SAW in *\" $1 \"*) ;; *) return 1 ;; esac; }\n"
+			       "sr_saw() { SR_SAW=\"$SR_SAW$1 \"; }\n"
+			       "sr_forget() { SR_SAW=' '; }\n"
+			       "sr_subst() {\n"
+			       "\tSR_R='' sr_s=$1\n"
+			       "\twhile :; do\n"
+			       "\t\tcase $sr_s in\n"
+			       "\t\t*\"$2\"*) SR_R=$SR_R${sr_s%%\"$2\"*}$3; sr_s=${sr_s#*\"$2\"} ;;\n"
+			       "\t\t*) break ;;\n"
+			       "\t\tesac\n"
+			       "\tdone\n"
+			       "\tSR_R=$SR_R$sr_s\n"
+			       "}\n"
+			       "sr_slurp() {\n"
+			       "\tSR_V='' SR_N=0\n"
+			       "\t[ -s \"$1\" ] || return 0\n"
+			       "\tSR_N=$(wc -c <\"$1\")\n"
+			       "\treturn 1\n"
+			       "}\n"
+			       "sr_record() {\n"
+			       "\tSR_V=''\n"
+			       "\t{\n"
+			       "\t\twhile IFS= read -r sr_l; do SR_V=$SR_V$sr_l$SR_NL; done\n"
+			       "\t\tSR_V=$SR_V$sr_l\n"
+			       "\t} <\"$1\"\n"
+			       "}\n"
+			       "printf '%s\\n' \"$SR_PRELUDE\" >\"$SR_T/prelude\"\n"
+			       "SR_LIMIT=\n"
+			       "if command -v timeout >/dev/null 2>&1; then SR_LIMIT='timeout -k 2'; fi\n"
+			       "sr_spawn() {\n"
+			       "\tsr_l=\n"
+			       "\tif [ -n \"$SR_LIMIT\" ] && [ \"$2\" -gt 0 ]; then sr_l=\"$SR_LIMIT $2\"; fi\n"
+			       "\tprintf '%s\\n' \"$SR_CODE\" >\"$SR_T/$1.sh\"\n"
+			       "\t{\n"
+			       "\t\texport SR_T IN\n"
+			       "\t\t$sr_l sh -c 'LC_ALL=C; . \"$SR_T/prelude\"; . \"$0\"' \"$SR_T/$1.sh\" "
+			       ">\"$SR_T/$1.out\" 2>\"$SR_T/$1.err\"\n"
+			       "\t\tsr_rc=$?\n"
+			       "\t\tif [ \"$sr_rc\" = 137 ] && [ -n \"$sr_l\" ]; then sr_rc=124; fi\n"
+			       "\t\techo \"$sr_rc\" >\"$SR_T/$1.rc\"\n"
+			       "\t} </dev/null >/dev/null 2>&1 &\n"
+			       "\tSR_D=0\n"
+			       "}\n"
+			       "sr_now() { SR_S=0; }\n"
+			       "fi\n"
+			       "case $(head --version 2>&1) in\n"
+			       "*GNU*) sr_take() { head -c \"$1\"; } ;;\n"
+			       "*) sr_take() { dd bs=1 count=\"$1\" 2>/dev/null; } ;;\n"
+			       "esac\n";
 
 /* Answers, jobs beside the loop ("ID:PID:DEADLINE:KILLED" words in SR_JOBS) and the look into ends/. */
 static const char parts[] =
@@ -246,12 +251,14 @@ static const char requests[] =
 	"\t*[!0-9:QB]*|*::*) sr_die 'a request whose numbers make no sense' ;;\n"
 	"\tesac\n"
 	"\tsr_decode \"$sr_l\"\n"
-	"\t[ \"${#SR_CODE}\" -eq \"$sr_cl\" ] || sr_die \"request $sr_id has ${#SR_CODE} bytes of code instead of $sr_cl\"\n"
+	"\t[ \"${#SR_CODE}\" -eq \"$sr_cl\" ] || sr_die \"request $sr_id has ${#SR_CODE} bytes of code instead of "
+	"$sr_cl\"\n"
 	"\tIN=/dev/null\n"
 	"\tif [ \"$sr_pl\" -gt 0 ]; then\n"
 	"\t\tIN=$SR_T/$sr_id.in\n"
 	"\t\tsr_take \"$sr_pl\" >\"$IN\"\n"
-	"\t\t[ \"$(($(wc -c <\"$IN\")))\" -eq \"$sr_pl\" ] || sr_die \"the payload of request $sr_id did not arrive whole\"\n"
+	"\t\t[ \"$(($(wc -c <\"$IN\")))\" -eq \"$sr_pl\" ] || sr_die \"the payload of request $sr_id did not arrive "
+	"whole\"\n"
 	"\tfi\n"
 	"\tcase $sr_class in\n"
 	"\tQ) sr_quick \"$sr_id\" ;;\n"
@@ -331,7 +338,8 @@ static const char loops[] =
 	"exec 2>/dev/null\n"
 	"printf 'H %s\\n%s' \"${#sr_v}\" \"$sr_v\"\n"
 	"sr_loop\n"
-	/* The connection is gone: what waits never starts, what runs (an sbatch!) goes on and may still need its payload. */
+	/* The connection is gone: what waits never starts, what runs (an sbatch!) goes on and may still need its
+	   payload. */
 	"exec >/dev/null\n"
 	"SR_WAIT='' sr_left=600\n"
 	"while [ -n \"$SR_JOBS\" ] && [ \"$sr_left\" -gt 0 ]; do\n"
@@ -356,17 +364,19 @@ void agent_program(const char *prelude, const char *ends_dir, int tick_ms, struc
 }
 
 /*
- * The outer sh finds bash and starts it without the user's BASH_ENV (the program puts it back: jobs want it). The inner text reads
- * the program line by line, because the read of every shell takes exactly a line, checks its length and runs it. The sentinel is
- * split, so that a shell that echoes its input does not show it.
+ * The outer sh finds bash and starts it without the user's BASH_ENV (the program puts it back: jobs want it). The inner
+ * text reads the program line by line, because the read of every shell takes exactly a line, checks its length and runs
+ * it. The sentinel is split, so that a shell that echoes its input does not show it.
  */
 void agent_bootstrap(struct strbuf *out)
 {
-	strbuf_addstr(out, "exec sh -c 'SR_B=${BASH_ENV-}; export SR_B; unset BASH_ENV TMOUT; b=sh; "
-			   "command -v bash >/dev/null 2>&1 && b=bash; exec $b -c \"$0\" slurmray' "
-			   "'SR_L=${LC_ALL-}; unset LC_ALL; LC_ALL=C; echo; echo slurmray-shell-\"ready\"; n=0; P=; "
-			   "while IFS= read -r l; do case $l in \"#slurmray-program \"*) n=${l#* }; break ;; esac; done; "
-			   "N=$(echo; echo _); N=${N%_}; "
-			   "while IFS= read -r l; do [ \"$l\" = \"#slurmray-end\" ] && break; P=$P$l$N; done; "
-			   "if [ \"${#P}\" = \"$n\" ]; then eval \"$P\"; else echo \"! its program did not arrive whole\"; fi'\n");
+	strbuf_addstr(
+		out,
+		"exec sh -c 'SR_B=${BASH_ENV-}; export SR_B; unset BASH_ENV TMOUT; b=sh; "
+		"command -v bash >/dev/null 2>&1 && b=bash; exec $b -c \"$0\" slurmray' "
+		"'SR_L=${LC_ALL-}; unset LC_ALL; LC_ALL=C; echo; echo slurmray-shell-\"ready\"; n=0; P=; "
+		"while IFS= read -r l; do case $l in \"#slurmray-program \"*) n=${l#* }; break ;; esac; done; "
+		"N=$(echo; echo _); N=${N%_}; "
+		"while IFS= read -r l; do [ \"$l\" = \"#slurmray-end\" ] && break; P=$P$l$N; done; "
+		"if [ \"${#P}\" = \"$n\" ]; then eval \"$P\"; else echo \"! its program did not arrive whole\"; fi'\n");
 }

@@ -60,6 +60,7 @@ struct creq {
 	char *files_dir;	/* SUBMIT, WATCH: local directory whose contents go to the working directory, or NULL */
 	int64_t out_len, err_len; /* WATCH of an ended run whose logs are not complete: final lengths; else -1 */
 	bool ended;		/* WATCH: only logs are still wanted */
+	bool cancel_wanted;	/* SUBMIT, WATCH: the user has asked for it (the verb follows), so an end may be due to it */
 	char *verb, *arg;
 	enum cluster_area area;
 	char *path;		/* relative, no "..", "" is the area itself */
@@ -76,6 +77,9 @@ enum crep_type {
 };
 
 /*
+ * Answers of READ, LIST, MANIFEST and PROBE are in data and len (text is the sentence of a failure). READ gives at most 4 MiB at a
+ * time; fewer bytes than min(length, 4 MiB) mean the end of the file.
+ *
  * Text of CREQ_LIST and CREQ_MANIFEST: one record per entry, fields separated by NUL, each record ended by NUL:
  *	TYPE NUL SIZE NUL MTIME NUL MODE NUL PATH NUL TARGET NUL
  * TYPE f, d or l; MTIME seconds since the epoch with optional fraction; MODE octal permissions; PATH relative to

@@ -9,6 +9,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -19,6 +20,7 @@
 #include <sys/wait.h>
 
 #define MAX_POLLED 1024
+#define START_LOOK_US (2 * USEC_PER_MSEC)	/* for the link of a supervisor that was just started */
 #define TELL_AGAIN_US (10 * USEC_PER_MSEC)
 
 /* --- reporting --- */
@@ -55,17 +57,19 @@ void local_reply(struct cluster *c, const struct creq *r, int code, const char *
 	inbox_post(c->ctx.replies, &rep->m);
 }
 
-static void report_running(struct cluster *c, const struct local_job *j)
+static void report_running(struct cluster *c, struct local_job *j)
 {
 	char host[64] = "localhost";
 	int64_t since = supervisor_since(j->dir);
 	json_t *d;
 
+	j->said_running = true;
 	(void)gethostname(host, sizeof(host) - 1);
 	d = json_pack("{s:s, s:s}", "status", "running", "nodes", host);
 	if (since)
 		(void)json_object_set_new(d, "start", json_integer(since));
 	local_event(c, j, EV_STATE, d);
+	point(POINT_LOCAL_RUNNING);
 }
 
 static void report_pending(struct cluster *c, const struct local_job *j)
@@ -130,9 +134,14 @@ static void forget(struct cluster *c, struct local_job *j)
 /* What is in the files is in the spool, on the disk, before anybody hears of the end. */
 static void ended(struct cluster *c, struct local_job *j)
 {
-	struct event *ev = local_job_end(c, j);
 	struct crep *rep = crep_new(CREP_EVENT, c);
+	struct event *ev;
+	pid_t pid;
 
+	point(POINT_LOCAL_ENDING);
+	if (!j->said_running && supervisor_look(j->dir, &pid) == SUPERVISOR_DEAD)
+		report_running(c, j); /* it was too quick to be seen */
+	ev = local_job_end(c, j);
 	if (j->state == LOCAL_RUNNING)
 		give_back(c, j);
 	list_del(&j->order);
@@ -148,6 +157,7 @@ static void ended(struct cluster *c, struct local_job *j)
 	rep->run = j->run;
 	rep->ev = ev;
 	inbox_post(c->ctx.replies, &rep->m);
+	point(POINT_LOCAL_ENDED);
 }
 
 static void start_jobs(struct cluster *c)
@@ -172,7 +182,6 @@ static void start_jobs(struct cluster *c)
 		list_del(&j->order);
 		j->state = LOCAL_RUNNING;
 		take(c, j);
-		report_running(c, j);
 	}
 }
 
@@ -218,7 +227,9 @@ static void enqueue(struct cluster *c, struct local_job *j, const struct creq *r
 		refuse(c, j, known, e.text);
 		return;
 	}
+	point(POINT_LOCAL_PREPARED);
 	submitted(c, j, known);
+	point(POINT_LOCAL_SUBMITTED);
 	list_add_tail(&c->queue, &j->order);
 	report_pending(c, j);
 }
@@ -297,6 +308,7 @@ static void cancel(struct cluster *c, struct local_job *j, const struct creq *r)
 			rc = 0;
 		}
 	}
+	point(POINT_LOCAL_CANCELLED);
 	local_reply(c, r, rc, rc ? "the job's supervisor does not listen" : "cancelled", NULL, 0);
 }
 
@@ -479,6 +491,18 @@ static void tell_late(struct local_job *j)
 	strbuf_reset(&j->to_tell);
 }
 
+/* Reports a job as running when its supervisor's link is there, not before: a restart would take it back. True: look again soon. */
+static bool starting(struct cluster *c, struct local_job *j)
+{
+	pid_t pid;
+
+	if (j->said_running)
+		return false;
+	if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE)
+		report_running(c, j);
+	return !j->said_running;
+}
+
 static int64_t follow(struct cluster *c)
 {
 	int64_t now = clock_mono(c->ctx.clock), next = now + USEC_PER_SEC;
@@ -490,6 +514,8 @@ static int64_t follow(struct cluster *c)
 		after = hmap_walk(&c->jobs, n);
 		if (j->state == LOCAL_PENDING)
 			continue;
+		if (j->state == LOCAL_RUNNING && starting(c, j) && next > now + START_LOOK_US)
+			next = now + START_LOOK_US;
 		if (!j->logs_done && j->look_at <= now)
 			local_logs(c, j);
 		if (j->state == LOCAL_RUNNING && j->pid_fd < 0)

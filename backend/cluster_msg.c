@@ -1,6 +1,6 @@
 /*
- * Requests to clusters and their reports: making and releasing them. A message owns every string, the job and the event that it
- * points to; `from` of a report is borrowed.
+ * Requests to clusters and their reports: making and releasing them. A message owns every string, the job and the event
+ * that it points to; `from` of a report is borrowed.
  */
 #include "backend/cluster.h"
 

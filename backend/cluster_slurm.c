@@ -1,6 +1,6 @@
 /*
- * The kind of cluster "slurm": which transport and which scheduler driver the remote cluster thread gets. The thread itself is in
- * remote.c and knows neither.
+ * The kind of cluster "slurm": which transport and which scheduler driver the remote cluster thread gets. The thread
+ * itself is in remote.c and knows neither.
  */
 #include "backend/remote.h"
 

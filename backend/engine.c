@@ -188,6 +188,11 @@ size_t engine_count(const struct engine *en)
 	return en->n_order;
 }
 
+size_t engine_creating(const struct engine *en)
+{
+	return en->n_creating;
+}
+
 const char *engine_gate(const struct engine *en, uint32_t num)
 {
 	struct erun *er = engine_find(en, num);
@@ -352,6 +357,11 @@ static void on_store(struct engine *en, struct store_msg *m)
 		break;
 	case PENDING_PURGE:
 		engine_purged(en, p, m->code);
+		break;
+	case PENDING_REFUSAL: /* refused it is, even when the journal could not take the row */
+		if (p->done)
+			p->done(p->arg, p->code, p->result);
+		pending_free(p);
 		break;
 	case PENDING_DOC:
 		p->doc(p->arg, m->text ? 0 : (m->code ? m->code : -ENOENT), m->text ? m->text : "", m->len);

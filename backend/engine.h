@@ -42,6 +42,8 @@ const struct run *engine_run(const struct engine *en, uint32_t num);
 const struct run *engine_run_by_id(const struct engine *en, const char *id);
 const struct run *engine_last(const struct engine *en);		/* newest submitted run, or NULL */
 const struct run *engine_next(const struct engine *en, uint32_t after); /* the visible run with the next higher number; NULL: none */
+/* Creations of runs that are on their way to the journal. */
+size_t engine_creating(const struct engine *en);
 /* Why a queued run is not submitted yet (a dependency), or NULL. */
 const char *engine_gate(const struct engine *en, uint32_t num);
 size_t engine_count(const struct engine *en);
@@ -131,6 +133,9 @@ int engine_cluster_verb(struct engine *en, const char *cluster, const char *verb
 /* The file `errors`: lines as JSONL, newest last; borrowed until the next call. */
 const struct strbuf *engine_rejected(const struct engine *en);
 void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why);
+/* The same, and calls back with this code (< 0) and `why` when it is in the journal: so a writer who was refused finds it. */
+void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code, engine_done cb,
+		   void *arg);
 
 /* STATE/files/NUM: what a draft's files/ holds; the caller makes files there. */
 void engine_files_dir(const struct engine *en, uint32_t num, struct strbuf *out);

@@ -11,6 +11,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -142,6 +143,7 @@ static void applied(struct engine *en, struct erun *er, const struct event *ev, 
 		if (er->sent_attempt)
 			engine_send(en, er, engine_creq_placed(en, er, CREQ_END_SEEN, 0));
 	}
+	point(POINT_ENGINE_APPLIED);
 	engine_post_next(en, er);
 	engine_act(en, er);
 	act_verbs(en, er);
@@ -173,6 +175,7 @@ void engine_committed(struct engine *en, struct pending *p, int code)
 	bool was_live;
 	int rc = code;
 
+	point(POINT_ENGINE_COMMITTED);
 	assert(er); /* a purge waits for the events before it, and holds those after it back */
 	was_live = run_is_live(er->r);
 	er->in_flight = false;
@@ -295,7 +298,9 @@ static void send_attempt(struct engine *en, struct erun *er)
 	}
 	if (rq) {
 		er->hold_sent = fresh ? rq->job->hold : json_is_true(json_object_get(r->facts, "hold"));
+		point(POINT_ENGINE_SENDING);
 		engine_send(en, er, rq);
+		point(POINT_ENGINE_SENT);
 	} else {
 		unknown_here(en, er, why.buf);
 	}
@@ -314,7 +319,8 @@ static void act_verbs(struct engine *en, struct erun *er)
 			return;
 		er->cancel_sent = true;
 		engine_send_verb(en, er, "cancel", "");
-	} else if (r->job_id && r->hold_wanted != er->hold_sent && r->status == RUN_PENDING) {
+		point(POINT_ENGINE_CANCEL_SENT);
+	} else if (r->hold_wanted != er->hold_sent && (r->status == RUN_SUBMITTING || (r->job_id && r->status == RUN_PENDING))) {
 		er->hold_sent = r->hold_wanted;
 		engine_send_verb(en, er, r->hold_wanted ? "hold" : "release", "");
 	}

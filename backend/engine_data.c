@@ -4,6 +4,7 @@
 #include "backend/engine_private.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -186,6 +187,7 @@ static void have_manifest(void *arg, int code, const char *text, const char *dat
 		er->held_end = NULL;
 		if (code == 0)
 			save_manifest(w->en, w->run, data, len);
+		point(POINT_ENGINE_END_HELD);
 		engine_post(w->en, er, ev, 0, NULL);
 	}
 	free(w);
@@ -206,6 +208,8 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev)
 	bool ours = event_int(ev, "attempt", er->r->attempt) == er->r->attempt;
 	struct manifest_wait *w;
 
+	if (ev->type == EV_END)
+		point(POINT_ENGINE_END_RECEIVED);
 	if (ev->type == EV_END && ours) {
 		raise_length(ev, "out_len", er->spooled_out);
 		raise_length(ev, "err_len", er->spooled_err);

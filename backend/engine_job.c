@@ -155,6 +155,7 @@ struct creq *engine_creq(struct engine *en, struct erun *er, enum creq_type type
 	rq->token = strbuf_detach(&token, NULL);
 	rq->run_id = xstrdup(r->id);
 	rq->job_id = xstrdup(r->job_id);
+	rq->cancel_wanted = r->cancel_wanted;
 	rq->out_len = r->out_len;
 	rq->err_len = r->err_len;
 	return rq;

@@ -65,7 +65,8 @@ struct queued {
 	struct own_call call;	/* done NULL: nobody wants to know */
 };
 
-enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB };
+enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB,
+		    PENDING_REFUSAL };
 
 /* Something that was asked of the store or a cluster, by its ticket. */
 struct pending {
@@ -75,7 +76,8 @@ struct pending {
 	struct event *ev;	/* EVENT, CREATE */
 	struct run *docs;	/* CREATE: holds the documents' texts, or NULL */
 	uint64_t request;	/* remembered with `result` when committed */
-	char *result;		/* VERB: the verb's name */
+	char *result;		/* VERB: the verb's name; REFUSAL: why */
+	int code;		/* REFUSAL */
 	engine_done done;
 	engine_data_cb data;
 	engine_doc_cb doc;
@@ -112,6 +114,7 @@ struct engine {
 	size_t n_order, cap_order;
 	uint32_t next_num;
 	uint32_t last;			/* newest submitted run */
+	size_t n_creating;		/* creations that are on their way to the journal */
 	uint64_t next_ticket;		/* serials of waiters come from here, too */
 	struct hmap pending, seen, keys;
 	struct ecluster *clusters;

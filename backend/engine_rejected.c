@@ -5,6 +5,7 @@
 
 #include "backend/base/mem.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,14 +61,26 @@ void engine_rejected_add(struct engine *en, int64_t time, uint32_t uid, const ch
 	}
 }
 
-void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why)
+void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code, engine_done cb,
+		   void *arg)
 {
 	int64_t now = clock_real(en->clock);
-	struct store_txn *t = store_txn_new(0, true);
+	uint64_t ticket;
+	struct pending *p = engine_pending(en, PENDING_REFUSAL, 0, &ticket);
+	struct store_txn *t = store_txn_new(ticket, true);
 
+	p->code = code;
+	p->result = xstrdup(why);
+	p->done = cb;
+	p->arg = arg;
 	engine_rejected_add(en, now, uid, text, len, why);
 	store_txn_rejected(t, now, uid, text, shown(text, len), why);
 	store_post(en->store, t);
+}
+
+void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why)
+{
+	engine_refuse(en, uid, text, len, why, -EINVAL, NULL, NULL);
 }
 
 const struct strbuf *engine_rejected(const struct engine *en)

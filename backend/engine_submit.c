@@ -5,6 +5,7 @@
 #include "backend/engine_private.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "backend/spec.h"
 
 #include <errno.h>
@@ -285,6 +286,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	}
 	if (s->request)
 		store_txn_seen(t, en->conf.mount_id, s->request, r->id);
+	en->n_creating++;
 	er->in_flight = true;
 	(void)snprintf(er->creating, sizeof(er->creating), "%s", p ? p->print : "");
 	store_post(en->store, t);
@@ -314,6 +316,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	struct run *r = er->r;
 
 	er->in_flight = false;
+	en->n_creating--;
 	er->creating[0] = '\0';
 	if (code < 0) {
 		not_created(en, er, p, code);
@@ -326,11 +329,13 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	(void)run_apply(r, p->ev);
 	move_docs(r, p->docs);
 	engine_remember(en, p->request, p->result);
+	point(POINT_ENGINE_CREATED);
 	if (r->status != RUN_DRAFT)
 		en->last = r->num;
 	engine_act(en, er);
 	p->done(p->arg, 0, r->id);
 	waiters_answer(en, &er->created, 0, r->id);
+	point(POINT_ENGINE_ACCEPTED);
 	engine_changed(en, er);
 	pending_free(p);
 }
@@ -344,8 +349,13 @@ static void follow(struct engine *en, struct erun *er, engine_done cb, void *arg
 		cb(arg, 0, er->r->id);
 }
 
+static void refuse(struct engine *en, const struct submission *sub, int code, const char *why)
+{
+	engine_refuse(en, sub->s->uid, sub->s->text, sub->s->len, why, code, sub->cb, sub->arg);
+}
+
 /* The same key again: the run it made when the spec is the same, else -EEXIST. Returns 1 when there is no such key. */
-static int known_key(struct engine *en, const struct erun *draft, const struct prepared *p, engine_done cb, void *arg)
+static int known_key(struct engine *en, const struct submission *sub, const struct erun *draft, const struct prepared *p)
 {
 	const char *key = json_string_value(json_object_get(p->spec, "key"));
 	const char *value = key ? key_find(en, key) : NULL;
@@ -361,35 +371,29 @@ static int known_key(struct engine *en, const struct erun *draft, const struct p
 	if (draft || strcmp(blank + 1, p->print) != 0) {
 		(void)snprintf(text, sizeof(text), "key '%s' was used by run %s%s: choose another key", key, id,
 			       draft ? "" : " for another spec");
-		cb(arg, -EEXIST, text);
+		refuse(en, sub, -EEXIST, text);
 	} else if (er) {
-		follow(en, er, cb, arg);
+		follow(en, er, sub->cb, sub->arg);
 	} else { /* purged: a key outlives its run */
-		cb(arg, 0, id);
+		sub->cb(sub->arg, 0, id);
 	}
 	return 0;
 }
 
 /* Into a draft, or once more into what was a draft. Returns 1 when the caller should go on. */
-static int draft_allows(struct engine *en, struct erun *er, const struct prepared *p, engine_done cb, void *arg)
+static int draft_allows(struct engine *en, const struct submission *sub, struct erun *er, const struct prepared *p)
 {
 	const char *print = run_fact(er->r, "spec_print");
 
 	if (er->r->status == RUN_DRAFT && !er->in_flight)
 		return 1;
 	if (er->r->status == RUN_DRAFT && strcmp(er->creating, p->print) != 0)
-		cb(arg, -EBUSY, "another spec for this draft is being written at this moment");
+		refuse(en, sub, -EBUSY, "another spec for this draft is being written at this moment");
 	else if (er->r->status == RUN_DRAFT || (print && strcmp(print, p->print) == 0))
-		follow(en, er, cb, arg);
+		follow(en, er, sub->cb, sub->arg);
 	else
-		cb(arg, -EEXIST, "this run was submitted with another spec: make a new run for this one");
+		refuse(en, sub, -EEXIST, "this run was submitted with another spec: make a new run for this one");
 	return 0;
-}
-
-static void refuse(struct engine *en, const struct submission *sub, int code, const char *why)
-{
-	engine_note_rejected(en, sub->s->uid, sub->s->text, sub->s->len, why);
-	sub->cb(sub->arg, code, why);
 }
 
 /* What was neither refused nor known: a new run, or the draft `er`. Takes `fresh`. */
@@ -433,7 +437,7 @@ static void submit(struct engine *en, const struct submission *sub)
 	rc = parse(s->text, s->len, sub->retry_of != NULL, &p);
 	if (rc < 0) {
 		refuse(en, sub, rc, p.errors.buf);
-	} else if ((!er || draft_allows(en, er, &p, sub->cb, sub->arg)) && known_key(en, er, &p, sub->cb, sub->arg)) {
+	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p)) {
 		rc = prepare(en, s->cluster_hint, er ? er->r : fresh, &p);
 		if (rc < 0) {
 			refuse(en, sub, rc, p.errors.buf);

@@ -2,9 +2,9 @@
  * Exit records: the line that a job leaves behind, and what it means as the end of a run. Pure.
  *
  * Invariants: a record is taken whole or not at all (`limit`, its last word, is the mark that it is whole); numbers are
- * in range after parsing; words that are not known are passed over, so that older programs read newer records. The scheduler's
- * verdict decides the class of the end, because a script may trap the signal of a limit and end with 0; the record
- * gives the code.
+ * in range after parsing; words that are not known are passed over, so that older programs read newer records. The
+ * scheduler's verdict decides the class of the end, because a script may trap the signal of a limit and end with 0; the
+ * record gives the code.
  */
 #include "backend/sched.h"
 
@@ -22,7 +22,12 @@
 #define SIGNAL_LAST 31	 /* the highest signal with a name of its own, signal(7) */
 
 enum field {
-	F_VERSION = 1 << 0, F_RUN = 1 << 1, F_ATTEMPT = 1 << 2, F_JOB = 1 << 3, F_RC = 1 << 4, F_LIMIT = 1 << 5,
+	F_VERSION = 1 << 0,
+	F_RUN = 1 << 1,
+	F_ATTEMPT = 1 << 2,
+	F_JOB = 1 << 3,
+	F_RC = 1 << 4,
+	F_LIMIT = 1 << 5,
 	F_NEEDED = F_VERSION | F_RUN | F_ATTEMPT | F_JOB | F_RC | F_LIMIT,
 };
 
@@ -97,9 +102,12 @@ static bool take(struct exit_record *r, const char *key, const char *value, unsi
 		int64_t *to;
 		int64_t max;
 	} wide[] = {
-		{ "start", &r->start, INT64_MAX / USEC_PER_SEC }, { "end", &r->end, INT64_MAX / USEC_PER_SEC },
-		{ "out", &r->out_len, INT64_MAX },		  { "err", &r->err_len, INT64_MAX },
-		{ "maxrss", &r->maxrss, INT64_MAX },		  { "cpu", &r->cpu_us, INT64_MAX },
+		{ "start", &r->start, INT64_MAX / USEC_PER_SEC },
+		{ "end", &r->end, INT64_MAX / USEC_PER_SEC },
+		{ "out", &r->out_len, INT64_MAX },
+		{ "err", &r->err_len, INT64_MAX },
+		{ "maxrss", &r->maxrss, INT64_MAX },
+		{ "cpu", &r->cpu_us, INT64_MAX },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(wide); i++)
@@ -167,12 +175,12 @@ int exit_record_parse(const char *text, struct exit_record *out, struct err *e)
 static const char *signal_name(int n)
 {
 	static const char *const names[SIGNAL_LAST + 1] = {
-		[1] = "SIGHUP",	   [2] = "SIGINT",   [3] = "SIGQUIT",  [4] = "SIGILL",	  [5] = "SIGTRAP",
-		[6] = "SIGABRT",   [7] = "SIGBUS",   [8] = "SIGFPE",   [9] = "SIGKILL",	  [10] = "SIGUSR1",
-		[11] = "SIGSEGV",  [12] = "SIGUSR2", [13] = "SIGPIPE", [14] = "SIGALRM",  [15] = "SIGTERM",
-		[16] = "SIGSTKFLT", [17] = "SIGCHLD", [18] = "SIGCONT", [19] = "SIGSTOP", [20] = "SIGTSTP",
-		[21] = "SIGTTIN",  [22] = "SIGTTOU", [23] = "SIGURG",  [24] = "SIGXCPU",  [25] = "SIGXFSZ",
-		[26] = "SIGVTALRM", [27] = "SIGPROF", [28] = "SIGWINCH", [29] = "SIGIO",  [30] = "SIGPWR",
+		[1] = "SIGHUP",     [2] = "SIGINT",   [3] = "SIGQUIT",   [4] = "SIGILL",   [5] = "SIGTRAP",
+		[6] = "SIGABRT",    [7] = "SIGBUS",   [8] = "SIGFPE",    [9] = "SIGKILL",  [10] = "SIGUSR1",
+		[11] = "SIGSEGV",   [12] = "SIGUSR2", [13] = "SIGPIPE",  [14] = "SIGALRM", [15] = "SIGTERM",
+		[16] = "SIGSTKFLT", [17] = "SIGCHLD", [18] = "SIGCONT",  [19] = "SIGSTOP", [20] = "SIGTSTP",
+		[21] = "SIGTTIN",   [22] = "SIGTTOU", [23] = "SIGURG",   [24] = "SIGXCPU", [25] = "SIGXFSZ",
+		[26] = "SIGVTALRM", [27] = "SIGPROF", [28] = "SIGWINCH", [29] = "SIGIO",   [30] = "SIGPWR",
 		[31] = "SIGSYS",
 	};
 
@@ -197,9 +205,13 @@ static const char *class_of(const struct exit_record *r, const char *sched_statu
 {
 	static const char *const verdicts[] = { "timeout", "cancelled", "out_of_memory", "node_failed", "preempted" };
 
-	/* It had ended by itself, unhurt, before its node was lost or wanted. */
-	if (sched_status && r->rc == 0 && !r->sig[0] &&
-	    (strcmp(sched_status, "node_failed") == 0 || strcmp(sched_status, "preempted") == 0))
+	/*
+	 * It had ended by itself, unhurt, before its node was lost or wanted. A controller that was killed while the
+	 * job ran and restarted may call it CANCELLED, too.
+	 */
+	if (sched_status && r->rc == 0 && !r->sig[0] && !cancel_wanted &&
+	    (strcmp(sched_status, "node_failed") == 0 || strcmp(sched_status, "preempted") == 0 ||
+	     strcmp(sched_status, "cancelled") == 0))
 		return "succeeded";
 	for (size_t i = 0; sched_status && i < ARRAY_SIZE(verdicts); i++)
 		if (strcmp(verdicts[i], sched_status) == 0)

@@ -28,6 +28,7 @@ struct local_job {
 	char *dir;		/* of the attempt, absolute */
 	char *out, *err;	/* absolute files of the streams; equal when merged */
 	bool merged, held, cancel_wanted;
+	bool said_running;
 	enum local_state state;
 	pid_t pid;
 	int pid_fd;		/* readable when the supervisor is gone; -1: none */

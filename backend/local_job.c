@@ -8,6 +8,7 @@
 #include "backend/local.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "backend/sched.h"
 
 #include <errno.h>
@@ -151,6 +152,7 @@ struct local_job *local_job_new(struct cluster *c, struct creq *r)
 	j->base = base_of(c, j->job->directory);
 	j->dir = xasprintf("%s/runs/%u/a%u", j->base, r->run, r->attempt);
 	j->held = j->job->hold;
+	j->cancel_wanted = r->cancel_wanted;
 	j->pid_fd = -1;
 	strbuf_init(&j->to_tell);
 	j->out_len = r->out_len;
@@ -353,6 +355,7 @@ int local_job_start(struct cluster *c, struct local_job *j, struct err *e)
 		(void)execl(local_supervisor_program, "slurmray", "__supervise", j->dir, (char *)NULL);
 		_exit(126);
 	}
+	point(POINT_LOCAL_STARTED);
 	local_job_adopt(j, pid);
 	return 0;
 }

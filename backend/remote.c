@@ -1,14 +1,15 @@
 /*
  * The cluster thread: inbox, main loop, the table of runs, and how reports are made.
  *
- * Invariants: the thread waits in one place only (poll, in run_loop), for the inbox, the transport's descriptor and the next
- * deadline; a run is on `runs` exactly as long as something is still wanted of it; all times that are compared are `c->now`, which
- * is read once per round.
+ * Invariants: the thread waits in one place only (poll, in run_loop), for the inbox, the transport's descriptor and the
+ * next deadline; a run is on `runs` exactly as long as something is still wanted of it; all times that are compared are
+ * `c->now`, which is read once per round.
  */
 #include "backend/remote.h"
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -26,7 +27,7 @@ const struct remote_pace remote_pace_default = {
 	.backoff_max = 60 * SEC,
 	.connect_limit = 120 * SEC,
 	.hello_limit = 60 * SEC,
-	.unknown_after = 30 * SEC,
+	.unknown_after = 15 * SEC,
 	.record_wait = 2 * SEC,
 	.verdict_wait = 3 * SEC,
 	.verify_again = 5 * SEC,
@@ -148,6 +149,7 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	struct rrun *r = xcalloc(1, sizeof(*r));
 
 	list_init(&r->queue);
+	r->serial = ++c->next_serial;
 	r->num = q->run;
 	r->attempt = q->attempt;
 	r->run_id = q->run_id;
@@ -365,6 +367,8 @@ static void *run_loop(void *arg)
 	struct cluster *c = arg;
 
 	while (!c->stopping) {
+		bool more;
+
 		c->now = clock_mono(c->ctx.clock);
 		take_inbox(c);
 		rlink_step(c);
@@ -373,7 +377,10 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rchores_step(c);
-		if (!rlink_flush(c) && !c->stopping)
+		more = rlink_flush(c);
+		if (c->submitting)
+			point(POINT_REMOTE_SENT);
+		if (!more && !c->stopping)
 			wait_for_work(c);
 	}
 	return NULL;
@@ -382,8 +389,8 @@ static void *run_loop(void *arg)
 /* --- life --- */
 
 int remote_start(const struct transport_ops *top, const struct sched_ops *sched, const struct cluster_ctx *ctx,
-		 const struct remote_pace *pace, const char *(*describe)(const struct transport *), struct cluster **out,
-		 struct err *e)
+		 const struct remote_pace *pace, const char *(*describe)(const struct transport *),
+		 struct cluster **out, struct err *e)
 {
 	struct cluster *c = xcalloc(1, sizeof(*c));
 	int rc = inbox_init(&c->inbox);
@@ -421,8 +428,8 @@ int remote_start(const struct transport_ops *top, const struct sched_ops *sched,
 	return 0;
 }
 
-int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched, const struct cluster_ctx *ctx,
-			     struct cluster **out, struct err *e)
+int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched,
+			     const struct cluster_ctx *ctx, struct cluster **out, struct err *e)
 {
 	return remote_start(top, sched, ctx, NULL, NULL, out, e);
 }

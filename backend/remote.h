@@ -1,6 +1,6 @@
 /*
- * Private to the cluster thread for schedulers that are reached over a transport (remote*.c, cluster_slurm.c). One thread owns all
- * of this; other threads only post to the inbox.
+ * Private to the cluster thread for schedulers that are reached over a transport (remote*.c, cluster_slurm.c). One
+ *thread owns all of this; other threads only post to the inbox.
  *
  *	remote.c	thread, inbox, main loop, table of runs, reports
  *	remote_link.c	the connection: transport, remote shell, sftp, back-off, refusals
@@ -12,9 +12,9 @@
  *	remote_logs.c	the followers of stdout and stderr
  *	remote_files.c	list, read, manifest
  *
- * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that a run may
- * go away at any time. A connection that is lost answers everything that was open on it with "lost"; whoever asked puts its
- * work back and is started again by its pump (`*_step`) when the link is up.
+ * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
+ *a run may go away at any time. A connection that is lost answers everything that was open on it with "lost"; whoever
+ *asked puts its work back and is started again by its pump (`*_step`) when the link is up.
  */
 #ifndef BACKEND_REMOTE_H
 #define BACKEND_REMOTE_H
@@ -36,14 +36,14 @@
 struct remote_pace {
 	int64_t backoff_min, backoff_max; /* full jitter between 0 and the current one, which doubles */
 	int64_t connect_limit, hello_limit;
-	int64_t unknown_after;		  /* without an answer: runs are `unknown` */
-	int64_t record_wait;		  /* the scheduler says it ended: how long an exit record may take */
-	int64_t verdict_wait;		  /* the record says it ended badly: how long the scheduler's verdict may take */
+	int64_t unknown_after; /* without an answer: runs are `unknown` */
+	int64_t record_wait;   /* the scheduler says it ended: how long an exit record may take */
+	int64_t verdict_wait;  /* the record says it ended badly: how long the scheduler's verdict may take */
 	int64_t verify_again;
 	int64_t poll_soon, poll_min, poll_max;
 	int64_t log_hot, log_min, log_max, log_give_up;
-	int64_t retry[4];		  /* of a submission whose fate is not known; the last one repeats */
-	int64_t answer_grace;		  /* beyond a request's own deadline: the connection is dead */
+	int64_t retry[4];     /* of a submission whose fate is not known; the last one repeats */
+	int64_t answer_grace; /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
 
@@ -59,33 +59,33 @@ struct remote_link {
 	struct agent *agent;
 	struct sftp *sftp;
 	enum sftp_state sftp_state;
-	int64_t sftp_retry_at;	/* SFTP_OFF while up: open again */
+	int64_t sftp_retry_at; /* SFTP_OFF while up: open again */
 	unsigned sftp_deaths;
-	struct list calls;	/* open requests of the remote shell */
-	size_t host;		/* index into conf->hosts */
+	struct list calls; /* open requests of the remote shell */
+	size_t host;       /* index into conf->hosts */
 	unsigned failures;
-	int64_t retry_at;	/* LINK_DOWN */
-	int64_t limit_at;	/* LINK_CONNECTING, LINK_HELLO */
+	int64_t retry_at; /* LINK_DOWN */
+	int64_t limit_at; /* LINK_CONNECTING, LINK_HELLO */
 	int64_t up_at, down_since;
-	int64_t tick_at;	/* agent_tick */
+	int64_t tick_at; /* agent_tick */
 	int tick_ms;
-	bool plain_sh;		/* the remote loop has no clock of its own */
-	unsigned gen;		/* counts connections and sftp channels: older file handles are dead */
-	int64_t heard_at;	/* when bytes came last */
+	bool plain_sh;    /* the remote loop has no clock of its own */
+	unsigned gen;     /* counts connections and sftp channels: older file handles are dead */
+	int64_t heard_at; /* when bytes came last */
 	bool pinging;
 	bool said, said_up, said_asking; /* what CREP_LINK said last, so that it is not repeated */
 	char text[512];
-	struct err fault;	/* set inside callbacks: give the connection up */
-	struct strbuf noise;	/* what the login shell wrote to stderr, its end */
+	struct err fault;    /* set inside callbacks: give the connection up */
+	struct strbuf noise; /* what the login shell wrote to stderr, its end */
 };
 
 /* `f` is NULL when the connection was lost before the answer. */
 typedef void (*link_cb)(struct cluster *c, void *arg, const struct agent_frame *f);
 
 void rlink_init(struct cluster *c);
-void rlink_release(struct cluster *c);	/* closes; every open request is answered with NULL */
-void rlink_step(struct cluster *c);	/* connects, reads, calls back */
-bool rlink_flush(struct cluster *c);	/* writes; true: there is more to do at once */
+void rlink_release(struct cluster *c); /* closes; every open request is answered with NULL */
+void rlink_step(struct cluster *c);    /* connects, reads, calls back */
+bool rlink_flush(struct cluster *c);   /* writes; true: there is more to do at once */
 int64_t rlink_deadline(const struct cluster *c);
 int rlink_poll_fd(struct cluster *c, short *events); /* -1: none */
 void rlink_reconnect(struct cluster *c);
@@ -93,8 +93,8 @@ bool rlink_up(const struct cluster *c);
 /* Files can be read: sftp is there, or it is known that it is not. */
 bool rlink_files_ready(const struct cluster *c);
 /* Only while rlink_up. The code is run in a subshell, so it may exit. */
-void rlink_request(struct cluster *c, enum agent_class cls, const char *code, const void *payload, size_t len, int deadline_s,
-		  link_cb cb, void *arg);
+void rlink_request(struct cluster *c, enum agent_class cls, const char *code, const void *payload, size_t len,
+		   int deadline_s, link_cb cb, void *arg);
 
 /* --- remote files --- */
 
@@ -103,13 +103,14 @@ typedef void (*rfile_open_cb)(struct cluster *c, void *arg, int code, const char
 /* Bytes from the offset on, as many as there are up to what was asked. */
 typedef void (*rfile_read_cb)(struct cluster *c, void *arg, int code, const char *text, const char *data, size_t len);
 
-/* Paths as remote_path gives them. Only while rlink_files_ready; callbacks come later, -ECONNRESET when the connection is lost. */
+/* Paths as remote_path gives them. Only while rlink_files_ready; callbacks come later, -ECONNRESET when the connection
+ * is lost. */
 void rfile_open(struct cluster *c, const char *path, rfile_open_cb cb, void *arg);
 /* `full`: asks again after short answers until the end of the file is certain. */
 void rfile_read(struct rfile *f, uint64_t off, size_t len, bool full, rfile_read_cb cb, void *arg);
 /* At any time; reads that are on their way are still answered. */
 void rfile_close(struct rfile *f);
-bool rfile_dead(const struct rfile *f); /* its connection is gone */
+bool rfile_dead(const struct rfile *f);    /* its connection is gone */
 int64_t rfile_size(const struct rfile *f); /* when it was opened; -1: not known */
 
 /* --- runs --- */
@@ -121,7 +122,8 @@ enum rrun_phase {
 	RR_VOIDING,   /* being taken back */
 	RR_SUBMITTED, /* job_id is known; watched */
 	RR_ENDED,     /* reported; logs may be missing */
-	RR_VOIDED,    /* called off after it may have been sent: jobs that turn up under its token are cancelled for a while */
+	RR_VOIDED,    /* called off after it may have been sent: jobs that turn up under its token are cancelled for a
+			 while */
 	RR_GONE,      /* lost, rejected or called off: nothing is wanted any more */
 };
 
@@ -129,25 +131,26 @@ enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_DONE };
 
 struct rstream {
 	struct rfile *f;
-	bool busy;		/* an open or a read is on its way */
+	bool busy; /* an open or a read is on its way */
 	bool done;
 	bool short_said;
 	int64_t next_at, interval;
-	size_t window;		/* bytes asked for in one look */
-	int64_t final;		/* promised length, -1: not known */
-	int64_t waiting_since;	/* ended and nothing came since; 0: not waiting */
+	size_t window;         /* bytes asked for in one look */
+	int64_t final;         /* promised length, -1: not known */
+	int64_t waiting_since; /* ended and nothing came since; 0: not waiting */
 	unsigned empties;
 };
 
 struct rrun {
-	struct hmap_node node;	/* cluster.runs, by number */
-	struct list queue;	/* cluster.submit_queue while RR_QUEUED */
+	struct hmap_node node; /* cluster.runs, by number */
+	struct list queue;     /* cluster.submit_queue while RR_QUEUED */
 	uint32_t num, attempt;
+	uint64_t serial; /* of this struct */
 	char *run_id, *job_id, *token, *script, *files_dir;
 	size_t script_len;
 	struct job *job;
 	enum rrun_phase phase;
-	bool maybe_sent;	/* an earlier try may have reached the cluster */
+	bool maybe_sent; /* an earlier try may have reached the cluster */
 	bool end_seen;
 	bool merged;
 	unsigned tries;
@@ -160,13 +163,13 @@ struct rrun {
 	bool unknown_said;
 	/* the end */
 	bool has_record, verifying, sweeping;
-	int64_t sweep_until;	/* RR_VOIDED */
+	int64_t sweep_until; /* RR_VOIDED */
 	struct exit_record record;
-	char *verdict;		/* the scheduler's final word */
-	int64_t decide_at;	/* the record is there: when it decides alone; 0: not waiting */
-	int64_t verify_at;	/* 0: not wanted */
+	char *verdict;           /* the scheduler's final word */
+	int64_t decide_at;       /* the record is there: when it decides alone; 0: not waiting */
+	int64_t verify_at;       /* 0: not wanted */
 	uint64_t submitted_poll; /* polls up to this one cannot list the job yet */
-	struct seen_row {	/* what the poll that is being read says */
+	struct seen_row {        /* what the poll that is being read says */
 		uint64_t poll;
 		int rank;
 		char *status, *reason, *nodes;
@@ -181,10 +184,10 @@ struct rrun {
 
 struct poll_state {
 	bool busy;
-	bool wanted;		/* somebody waits for it */
-	uint64_t serial;	/* of the one on its way, or of the last one */
+	bool wanted;     /* somebody waits for it */
+	uint64_t serial; /* of the one on its way, or of the last one */
 	int64_t sent_at, due_at, changed_at;
-	int64_t failing_since;	/* 0: the last one was answered */
+	int64_t failing_since; /* 0: the last one was answered */
 	char trouble[512];
 };
 
@@ -198,28 +201,28 @@ struct cluster {
 	pthread_t thread;
 	struct inbox inbox;
 	bool stopping;
-	int64_t now;		/* monotonic, of this round */
+	int64_t now; /* monotonic, of this round */
 	uint64_t random;
 
 	struct remote_link link;
 	struct hmap runs;
 	struct list submit_queue;
-	unsigned submitting;	/* in flight */
-	size_t live;		/* runs in RR_SUBMITTED, counted in the last walk */
-	int64_t walk_at;	/* when a run wants its step next; 0: now */
+	unsigned submitting; /* in flight */
+	size_t live;         /* runs in RR_SUBMITTED, counted in the last walk */
+	int64_t walk_at;     /* when a run wants its step next; 0: now */
 	struct poll_state poll;
-	struct list requests;	/* struct rreq */
+	struct list requests; /* struct rreq */
 	uint64_t next_serial;
-	struct list chores;	/* struct chore: clean-up that waits for its turn */
+	struct list chores; /* struct chore: clean-up that waits for its turn */
 	bool chore_busy;
 };
 
-int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched, const struct cluster_ctx *ctx,
-			     struct cluster **out, struct err *e);
+int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched,
+			     const struct cluster_ctx *ctx, struct cluster **out, struct err *e);
 /* The same with another pace and words for `clusters/NAME/status` (both may be NULL). */
 int remote_start(const struct transport_ops *top, const struct sched_ops *sched, const struct cluster_ctx *ctx,
-		 const struct remote_pace *pace, const char *(*describe)(const struct transport *), struct cluster **out,
-		 struct err *e);
+		 const struct remote_pace *pace, const char *(*describe)(const struct transport *),
+		 struct cluster **out, struct err *e);
 void remote_post(struct cluster *c, struct creq *r);
 void remote_stop(struct cluster *c, int deadline_ms);
 
@@ -233,7 +236,8 @@ void rrun_sched(const struct cluster *c, const struct rrun *r, struct sched_run 
 /* Ended and everything is here, or nothing is wanted: drops it. */
 void rrun_maybe_drop(struct cluster *c, struct rrun *r);
 
-/* DIRECTORY/UUID[/runs/NUM/aN][/NAME...]: unquoted; quote_sh_path makes shell text of it. attempt 0: up to NUM; num 0: up to UUID. */
+/* DIRECTORY/UUID[/runs/NUM/aN][/NAME...]: unquoted; quote_sh_path makes shell text of it. attempt 0: up to NUM; num 0:
+ * up to UUID. */
 void remote_dir(const struct cluster *c, uint32_t num, uint32_t attempt, const char *name, struct strbuf *out);
 /* The same as sftp wants it: relative to the home directory where it begins with "~/". */
 void remote_path(const struct cluster *c, uint32_t num, uint32_t attempt, const char *name, struct strbuf *out);
@@ -252,8 +256,8 @@ void rjobs_step(struct cluster *c);
 int64_t rjobs_deadline(const struct cluster *c);
 /* What this run's timers ask for; gives the time of the next one. The same for its logs below. */
 int64_t rjobs_run_step(struct cluster *c, struct rrun *r);
-void rjobs_poll_soon(struct cluster *c);	/* something changed */
-void rjobs_poll_now(struct cluster *c);	/* somebody waits for it */
+void rjobs_poll_soon(struct cluster *c); /* something changed */
+void rjobs_poll_now(struct cluster *c);  /* somebody waits for it */
 void rjobs_row_release(struct rrun *r);
 void rjobs_end_frame(struct cluster *c, const struct agent_frame *f);
 void rjobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, const char *source);
@@ -300,8 +304,8 @@ void rfiles_read(struct cluster *c, struct rreq *q);
 void rfiles_list(struct cluster *c, struct rreq *q);
 void rfiles_manifest(struct cluster *c, struct rreq *q);
 bool rfiles_path_ok(const char *path);
-/* Keeps the whole records of `in` that a user may see, in the form of CREQ_LIST; `cap` entries at most. `prefix`: directory of
-   the area that the paths are relative to. */
+/* Keeps the whole records of `in` that a user may see, in the form of CREQ_LIST; `cap` entries at most. `prefix`:
+   directory of the area that the paths are relative to. */
 void rfiles_filter(const char *in, size_t len, size_t cap, const char *prefix, struct strbuf *out);
 
 /* A timer of some run changed: look at all of them in this round. */

@@ -1,9 +1,9 @@
 /*
  * Files of a run for readers: bytes of one file, the listing of one directory, the list of results.
  *
- * Invariants: paths are checked again here (relative, no "..") whoever asked; records leave this module only whole and only
- * for files, directories and links that stay inside their area, with permission bits alone. An operation names its request by
- * serial; a request that has timed out lets its operation run out and drops the answer.
+ * Invariants: paths are checked again here (relative, no "..") whoever asked; records leave this module only whole and
+ * only for files, directories and links that stay inside their area, with permission bits alone. An operation names its
+ * request by serial; a request that has timed out lets its operation run out and drops the answer.
  */
 #include "backend/remote.h"
 
@@ -79,8 +79,8 @@ static void filter_record(const char *const f[6], const char *prefix, struct str
 
 	strbuf_addf(&full, "%s%s%s", prefix, *prefix ? "/" : "", f[4]);
 	if ((link || strcmp(f[0], "f") == 0 || strcmp(f[0], "d") == 0) && all_of(f[1], "0123456789") &&
-	    all_of(f[2], "-0123456789.") && all_of(f[3], "01234567") && strlen(f[3]) < 8 && *f[4] && rfiles_path_ok(f[4]) &&
-	    (!link || tar_link_inside(full.buf, f[5])))
+	    all_of(f[2], "-0123456789.") && all_of(f[3], "01234567") && strlen(f[3]) < 8 && *f[4] &&
+	    rfiles_path_ok(f[4]) && (!link || tar_link_inside(full.buf, f[5])))
 		add_record(out, f[0], f[1], f[2], strtoul(f[3], NULL, 8), f[4], link ? f[5] : "");
 	strbuf_release(&full);
 }
@@ -243,11 +243,11 @@ struct list_op {
 	uint64_t serial;
 	unsigned gen;
 	int code;
-	char *path;		/* remote, of the directory */
+	char *path; /* remote, of the directory */
 	struct strbuf text, handle;
 	struct dir_entry *v;
 	size_t n, cap;
-	size_t open;		/* requests on their way */
+	size_t open; /* requests on their way */
 	bool ended;
 };
 

@@ -1,9 +1,10 @@
 /*
- * Reading remote files, by sftp where there is one and else with head and tail by way of the remote shell, whose answers are exact
- * to the byte. Only regular files are opened: opening a FIFO would stop the sftp server for everybody.
+ * Reading remote files, by sftp where there is one and else with head and tail by way of the remote shell, whose
+ * answers are exact to the byte. Only regular files are opened: opening a FIFO would stop the sftp server for
+ * everybody.
  *
- * Invariants: a handle belongs to one sftp channel (gen); every call is answered once; what is on its way keeps the rfile, which
- * is freed with its last reference.
+ * Invariants: a handle belongs to one sftp channel (gen); every call is answered once; what is on its way keeps the
+ * rfile, which is freed with its last reference.
  */
 #include "backend/remote.h"
 
@@ -150,8 +151,8 @@ static void shell_open(struct open_op *op)
 
 	strbuf_addstr(&code, "f=");
 	quote_path(&code, op->f->path);
-	strbuf_addf(&code, "\nif [ -f \"$f\" ]; then : <\"$f\"; elif [ -e \"$f\" ]; then exit %d; else exit %d; fi", RC_NOT_FILE,
-		    RC_MISSING);
+	strbuf_addf(&code, "\nif [ -f \"$f\" ]; then : <\"$f\"; elif [ -e \"$f\" ]; then exit %d; else exit %d; fi",
+		    RC_NOT_FILE, RC_MISSING);
 	rlink_request(op->f->c, AGENT_QUICK, code.buf, NULL, 0, 0, on_shell_open, op);
 	strbuf_release(&code);
 }

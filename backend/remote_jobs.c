@@ -1,16 +1,17 @@
 /*
- * What becomes of submitted jobs: one query for all of them (poll), exit records that the remote shell pushes, and where both
- * leave a doubt the driver's verify.
+ * What becomes of submitted jobs: one query for all of them (poll), exit records that the remote shell pushes, and
+ * where both leave a doubt the driver's verify.
  *
- * Invariants: an end has a witness: the exit record, a final state in the queue together with what verify found, or verify alone;
- * a poll that failed says nothing about any run. A row is a run's only when both the token and the job id agree, because
- * schedulers hand ids out again (facts). A record with rc 0 is an end at once; one that says anything else waits a moment for the
- * scheduler, who alone knows time limits, memory and preemption.
+ * Invariants: an end has a witness: the exit record, a final state in the queue together with what verify found, or
+ * verify alone; a poll that failed says nothing about any run. A row is a run's only when both the token and the job id
+ * agree, because schedulers hand ids out again (facts). A record with rc 0 is an end at once; one that says anything
+ * else waits a moment for the scheduler, who alone knows time limits, memory and preemption.
  */
 #include "backend/remote.h"
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -97,11 +98,13 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 	rlogs_start(c, r);
 	rlogs_final(c, r, out, r->merged ? 0 : err);
 	rreq_done_cancel(c, r->num, 0, "");
+	point(POINT_REMOTE_ENDED);
 }
 
 void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why)
 {
-	rrun_event(c, r, EV_END, "user", json_pack("{s:s, s:s, s:i, s:i}", "status", "cancelled", "why", why, "out_len", 0, "err_len", 0));
+	rrun_event(c, r, EV_END, "user",
+		   json_pack("{s:s, s:s, s:i, s:i}", "status", "cancelled", "why", why, "out_len", 0, "err_len", 0));
 	list_del(&r->queue);
 	rrun_phase(c, r, r->maybe_sent ? RR_VOIDED : RR_GONE);
 	r->sweep_until = c->now + SWEEP_US;
@@ -120,8 +123,8 @@ static const char *class_word(const char *verdict)
 
 static void end_by_record(struct cluster *c, struct rrun *r)
 {
-	struct event *ev = exit_record_event(&r->record, class_word(r->verdict), r->cancel != CANCEL_NO,
-					     clock_real(c->ctx.clock));
+	struct event *ev =
+		exit_record_event(&r->record, class_word(r->verdict), r->cancel != CANCEL_NO, clock_real(c->ctx.clock));
 
 	rjobs_end(c, r, ev, "exit record");
 }
@@ -149,6 +152,7 @@ void rjobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, cons
 	free(r->script);
 	r->script = NULL;
 	rrun_event(c, r, EV_SUBMITTED, source, json_pack("{s:s}", "job_id", job_id));
+	point(POINT_REMOTE_SUBMITTED);
 	rjobs_poll_soon(c);
 	if (r->has_record)
 		decide(c, r);
@@ -179,6 +183,7 @@ void rjobs_end_frame(struct cluster *c, const struct agent_frame *f)
 		log_warn("run %u: job %s left an exit record, but the run is job %s", r->num, rec.job_id, r->job_id);
 		return;
 	}
+	point(POINT_REMOTE_RECORD);
 	r->record = rec;
 	r->has_record = true;
 	if (r->phase == RR_SUBMITTED)
@@ -497,7 +502,8 @@ static int64_t unknown_step(struct cluster *c, struct rrun *r)
 	if (c->now - since < c->pace.unknown_after)
 		return since + c->pace.unknown_after;
 	r->unknown_said = true;
-	rrun_event(c, r, EV_UNKNOWN, "cluster", json_pack("{s:s}", "why", *why ? why : "the cluster cannot be reached"));
+	rrun_event(c, r, EV_UNKNOWN, "cluster",
+		   json_pack("{s:s}", "why", *why ? why : "the cluster cannot be reached"));
 	return INT64_MAX;
 }
 

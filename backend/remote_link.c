@@ -1,10 +1,10 @@
 /*
- * The life of the connection: one login, one channel for the remote shell, one for sftp. Comes up in steps (transport, shell,
- * sftp), goes down in one (teardown), and is tried again with full jitter, one login node after the other.
+ * The life of the connection: one login, one channel for the remote shell, one for sftp. Comes up in steps (transport,
+ * shell, sftp), goes down in one (teardown), and is tried again with full jitter, one login node after the other.
  *
- * Invariants: a refusal (credentials, host key) is never tried again by itself; everything that was open when the connection
- * went is answered with "lost" exactly once, after the connection's objects are gone; callbacks never tear down, they leave a
- * `fault` for the next step.
+ * Invariants: a refusal (credentials, host key) is never tried again by itself; everything that was open when the
+ * connection went is answered with "lost" exactly once, after the connection's objects are gone; callbacks never tear
+ * down, they leave a `fault` for the next step.
  */
 #include "backend/remote.h"
 
@@ -57,7 +57,6 @@ static void say(struct cluster *c, bool up, bool asking, const char *text)
 	l->said_up = up;
 	l->said_asking = asking;
 	(void)snprintf(l->text, sizeof(l->text), "%s", text);
-	log_info("cluster %s: %s: %s", c->ctx.conf->name, up ? "up" : "down", text);
 	rlink_report(c, up, asking, text);
 }
 
@@ -198,8 +197,8 @@ static void on_frame(void *arg, const struct agent_frame *f)
 	}
 }
 
-void rlink_request(struct cluster *c, enum agent_class cls, const char *code, const void *payload, size_t len, int deadline_s,
-		  link_cb cb, void *arg)
+void rlink_request(struct cluster *c, enum agent_class cls, const char *code, const void *payload, size_t len,
+		   int deadline_s, link_cb cb, void *arg)
 {
 	struct link_call *k = xcalloc(1, sizeof(*k));
 
@@ -345,8 +344,8 @@ static void shell_ended(struct cluster *c, ssize_t rc)
 	if (rc == -EMFILE)
 		(void)err_set(e, -EMFILE, "the server allows no session for the remote shell (MaxSessions)");
 	else if (l->state == LINK_HELLO)
-		(void)err_set(e, -ECONNRESET, "the login shell ended before it ran anything%s%s", noise->len ? ": " : "",
-			      noise->buf);
+		(void)err_set(e, -ECONNRESET, "the login shell ended before it ran anything%s%s",
+			      noise->len ? ": " : "", noise->buf);
 	else
 		(void)err_set(e, -ECONNRESET, "the remote shell ended%s%s", noise->len ? ": " : "", noise->buf);
 }
@@ -573,7 +572,8 @@ void rlink_step(struct cluster *c)
 	if (l->state == LINK_UP)
 		keep_pace(c);
 	else if (c->now >= l->limit_at)
-		rlink_fail(c, l->state == LINK_HELLO ? "the login shell did not start in time" : "no connection in time");
+		rlink_fail(c,
+			   l->state == LINK_HELLO ? "the login shell did not start in time" : "no connection in time");
 }
 
 int64_t rlink_deadline(const struct cluster *c)

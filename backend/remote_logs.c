@@ -1,9 +1,10 @@
 /*
  * The followers of a run's stdout and stderr: remote file -> spool.
  *
- * Invariants: the offset is the spool's length, nothing else, so no byte is appended twice whatever is cut or repeated; one
- * operation per stream is on its way at a time; nothing is read beyond the length that the exit record promises.
- * Files are opened again now and then: on NFS only open(2) is sure to see what another host wrote (nfs(5), close-to-open).
+ * Invariants: the offset is the spool's length, nothing else, so no byte is appended twice whatever is cut or repeated;
+ * one operation per stream is on its way at a time; nothing is read beyond the length that the exit record promises.
+ * Files are opened again now and then: on NFS only open(2) is sure to see what another host wrote (nfs(5),
+ * close-to-open).
  */
 #include "backend/remote.h"
 
@@ -18,7 +19,8 @@
 #define REOPEN_EVERY 4
 
 struct log_op {
-	uint32_t num, attempt;
+	uint32_t num;
+	uint64_t serial; /* a run that is watched anew starts from its spool, not from what was read before */
 	int st;
 };
 
@@ -73,11 +75,11 @@ static void give_up(struct cluster *c, struct rrun *r, int st)
 {
 	struct rstream *s = &r->stream[st];
 
-	log_warn("cluster %s: run %u: %s has %lld of %lld bytes", c->ctx.conf->name, r->num, names[st], (long long)here(r, st),
-		 (long long)s->final);
+	log_warn("cluster %s: run %u: %s has %lld of %lld bytes", c->ctx.conf->name, r->num, names[st],
+		 (long long)here(r, st), (long long)s->final);
 	rrun_event(c, r, EV_FACTS, "log",
-		  json_pack("{s:b, s:I}", "log_incomplete", 1, st ? "stderr_missing" : "stdout_missing",
-			    (json_int_t)(s->final - here(r, st))));
+		   json_pack("{s:b, s:I}", "log_incomplete", 1, st ? "stderr_missing" : "stdout_missing",
+			     (json_int_t)(s->final - here(r, st))));
 	stream_done(c, r, s);
 }
 
@@ -130,10 +132,17 @@ static void append(struct cluster *c, struct rrun *r, int st, const char *data, 
 	report(c, r);
 }
 
+static struct rrun *op_run(struct cluster *c, const struct log_op *op)
+{
+	struct rrun *r = rrun_find(c, op->num, 0);
+
+	return r && r->serial == op->serial ? r : NULL;
+}
+
 static void on_read(struct cluster *c, void *arg, int code, const char *text, const char *data, size_t len)
 {
 	struct log_op *op = arg;
-	struct rrun *r = rrun_find(c, op->num, op->attempt);
+	struct rrun *r = op_run(c, op);
 	int st = op->st;
 
 	(void)text;
@@ -171,7 +180,7 @@ static void note_shrunk(struct cluster *c, struct rrun *r, int st)
 static void on_open(struct cluster *c, void *arg, int code, const char *text, struct rfile *f)
 {
 	struct log_op *op = arg;
-	struct rrun *r = rrun_find(c, op->num, op->attempt);
+	struct rrun *r = op_run(c, op);
 	int st = op->st;
 
 	(void)text;
@@ -199,7 +208,7 @@ static struct log_op *new_op(const struct rrun *r, int st)
 	struct log_op *op = xcalloc(1, sizeof(*op));
 
 	op->num = r->num;
-	op->attempt = r->attempt;
+	op->serial = r->serial;
 	op->st = st;
 	return op;
 }

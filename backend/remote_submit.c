@@ -1,16 +1,19 @@
 /*
- * Submissions. They wait in `submit_queue` in order and at most IN_FLIGHT are on their way. Files of a draft travel with the
- * script when they are small, else they are uploaded first and unpacked by the request that submits.
+ * Submissions. They wait in `submit_queue` in order and at most IN_FLIGHT are on their way. Files of a draft travel
+ * with the script when they are small, else they are uploaded first and unpacked by the request that submits.
  *
- * Invariants: what is sent is idempotent (sched.h), so a lost answer means "send it again"; `maybe_sent` is set before anything
- * that could create a job leaves, and from then on a cancellation has to win `started` (facts: the claim procedure) before the
- * run may be called cancelled. Files are never unpacked once `intent` is there: the job may be running on them.
+ * Invariants: what is sent is idempotent (sched.h), so a lost answer means "send it again"; `maybe_sent` is set before
+ * anything that could create a job leaves, and from then on a cancellation has to win `started` (facts: the claim
+ * procedure) before the run may be called cancelled. Files are never unpacked once `intent` is there: the job may be
+ * running on them.
  */
 #include "backend/remote.h"
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "backend/base/quote.h"
+#include "launchers/launcher.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -30,9 +33,9 @@ struct upload {
 	uint64_t serial;
 	struct tar *tar;
 	uint64_t size, sent;
-	struct strbuf handle;	/* sftp */
+	struct strbuf handle; /* sftp */
 	bool by_shell, ended;
-	unsigned open;		/* pieces on their way */
+	unsigned open; /* pieces on their way */
 };
 
 /* Names a run in what is on its way; upload 0 for the submission itself. */
@@ -102,7 +105,8 @@ static void again_later(struct cluster *c, struct rrun *r, const char *why)
 
 static void reject(struct cluster *c, struct rrun *r, const char *why)
 {
-	rrun_event(c, r, EV_REJECTED, "sbatch", json_pack("{s:s}", "why", *why ? why : "the scheduler refused the job"));
+	rrun_event(c, r, EV_REJECTED, "sbatch",
+		   json_pack("{s:s}", "why", *why ? why : "the scheduler refused the job"));
 	rrun_phase(c, r, RR_GONE);
 	rreq_done_cancel(c, r->num, -ESRCH, "the scheduler has refused the job");
 }
@@ -113,7 +117,8 @@ static void voided(struct cluster *c, struct rrun *r, const char *why)
 		rjobs_end_cancelled(c, r, "cancelled before it started");
 		return;
 	}
-	rrun_event(c, r, EV_LOST, "sbatch", json_pack("{s:s}", "why", *why ? why : "this attempt was given up earlier"));
+	rrun_event(c, r, EV_LOST, "sbatch",
+		   json_pack("{s:s}", "why", *why ? why : "this attempt was given up earlier"));
 	rrun_phase(c, r, RR_GONE);
 }
 
@@ -133,6 +138,7 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 		requeue(c, r, c->now);
 		return;
 	}
+	point(POINT_REMOTE_ANSWERED);
 	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
 		rjobs_submitted(c, r, job_id, "sbatch");
@@ -159,7 +165,8 @@ static void quoted_dir(const struct cluster *c, const struct rrun *r, struct str
 	strbuf_release(&dir);
 }
 
-/* Sets $w to the run's own working directory, made as the drivers and the wrapper make it: a link where scratch is elsewhere. */
+/* Sets $w to the run's own working directory, made as the drivers and the wrapper make it: a link where scratch is
+ * elsewhere. */
 static void add_workdir(const struct cluster *c, const struct rrun *r, struct strbuf *code)
 {
 	const struct cluster_conf *conf = c->ctx.conf;
@@ -184,8 +191,9 @@ static void add_unpack(const struct cluster *c, const struct rrun *r, struct str
 	strbuf_addstr(code, "umask 077\nd=");
 	quoted_dir(c, r, code);
 	strbuf_addstr(code, "\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; then\n");
-	strbuf_addf(code, "f=$d/" PART "\n[ \"$(wc -c <\"$f\")\" -eq %llu ] || {\n"
-			  "echo 'the upload of the files is not whole' >&2\nexit 75\n}\n",
+	strbuf_addf(code,
+		    "f=$d/" PART "\n[ \"$(wc -c <\"$f\")\" -eq %llu ] || {\n"
+		    "echo 'the upload of the files is not whole' >&2\nexit 75\n}\n",
 		    (unsigned long long)r->upload->size);
 	add_workdir(c, r, code);
 	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\nfi\n");
@@ -206,6 +214,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
 	r->maybe_sent = true;
 	rrun_phase(c, r, RR_SENT);
+	point(POINT_REMOTE_SENDING);
 	rlink_request(c, AGENT_BESIDE, code.buf, payload.buf, payload.len, SUBMIT_LIMIT_S, on_submitted, new_op(c, r));
 	strbuf_release(&code);
 	strbuf_release(&payload);
@@ -275,7 +284,8 @@ static void send_piece(struct cluster *c, struct rrun *r, const char *data, size
 		rlink_request(c, AGENT_QUICK, code.buf, data, len, 0, on_shell_written, new_op(c, r));
 		strbuf_release(&code);
 	} else {
-		sftp_write(c->link.sftp, u->handle.buf, u->handle.len, u->sent, data, len, on_sftp_written, new_op(c, r));
+		sftp_write(c->link.sftp, u->handle.buf, u->handle.len, u->sent, data, len, on_sftp_written,
+			   new_op(c, r));
 	}
 	u->sent += len;
 	u->open++;
@@ -361,7 +371,8 @@ static void start_upload(struct cluster *c, struct rrun *r, struct tar *tar)
 	rrun_phase(c, r, RR_PREPARING);
 	strbuf_addstr(&code, "umask 077; d=");
 	quoted_dir(c, r, &code);
-	strbuf_addf(&code, "\nmkdir -p \"$d\" || exit 1\n[ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] || exit %d", RC_UNPACKED);
+	strbuf_addf(&code, "\nmkdir -p \"$d\" || exit 1\n[ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] || exit %d",
+		    RC_UNPACKED);
 	rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_made_dir, new_op(c, r));
 	strbuf_release(&code);
 }
@@ -383,11 +394,38 @@ static void send_inline(struct cluster *c, struct rrun *r, struct tar *tar)
 	strbuf_release(&all);
 }
 
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* What a draft's files/ holds, and what the spec names: `files` by their base names, the payload under a name that the
+   script knows (launchers/bash.c). */
+static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
+{
+	struct tar_extra *extra;
+	size_t n = 0, max = 1;
+	int rc;
+
+	for (char **f = r->job->files; f && *f; f++)
+		max++;
+	extra = xcalloc(max, sizeof(*extra));
+	for (char **f = r->job->files; f && *f; f++)
+		extra[n++] = (struct tar_extra){ *f, base_name(*f) };
+	if (r->job->form == JOB_PAYLOAD)
+		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
+	rc = r->files_dir || n ? tar_open(r->files_dir, extra, n, out, e) : -ENOENT;
+	free(extra);
+	return rc == -ENOENT && n ? -EINVAL : rc; /* what the spec names must be there */
+}
+
 static void send_run(struct cluster *c, struct rrun *r)
 {
 	struct err e = ERR_INIT;
 	struct tar *tar = NULL;
-	int rc = r->files_dir ? tar_open(r->files_dir, &tar, &e) : -ENOENT;
+	int rc = open_inputs(r, &tar, &e);
 
 	if (rc == 0 && tar_count(tar) == 0) {
 		tar_close(tar);

@@ -1,14 +1,16 @@
 /*
- * Requests that want an answer: verbs, probes, and files (remote_files.c). Each is on `requests` from its arrival until its one
- * answer; what waits for the connection is started by rreq_step when it is up, and every request ends at its deadline.
+ * Requests that want an answer: verbs, probes, and files (remote_files.c). Each is on `requests` from its arrival until
+ * its one answer; what waits for the connection is started by rreq_step when it is up, and every request ends at its
+ * deadline, or at once while nothing is tried because the user has to act first.
  *
- * Invariants: a ticket is answered once (an answer to a serial that is gone is dropped); a verb that must not be done twice is not
- * repeated after its answer was lost. A cancellation is remembered in the run, so that it also reaches a job whose id is not known
- * yet, and is tried until the scheduler has answered, however long its asker waits.
+ * Invariants: a ticket is answered once (an answer to a serial that is gone is dropped); a verb that must not be done
+ * twice is not repeated after its answer was lost. A cancellation is remembered in the run, so that it also reaches a
+ * job whose id is not known yet, and is tried until the scheduler has answered, however long its asker waits.
  */
 #include "backend/remote.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -134,7 +136,8 @@ static void on_verb(struct cluster *c, void *arg, const struct agent_frame *f)
 	if (!f && repeatable(q->q->verb)) {
 		q->started = false;
 	} else if (!f) {
-		finish(c, q, -EHOSTUNREACH, "the connection was lost before the answer; it may have been done", NULL, 0);
+		finish(c, q, -EHOSTUNREACH, "the connection was lost before the answer; it may have been done", NULL,
+		       0);
 	} else {
 		rc = c->sched->verb_result(q->q->verb, f->rc, f->out, f->err, &e);
 		finish(c, q, rc, rc < 0 ? e.text : "", NULL, 0);
@@ -182,6 +185,20 @@ static void start_plain_verb(struct cluster *c, struct rreq *q, const struct rru
 		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_verb, op);
 	}
 	strbuf_release(&code);
+}
+
+/*
+ * A job that is not in the queue yet is submitted held, or not held. When an earlier try may have reached the cluster
+ * that is not enough: then the job is told as well, as soon as it is known. True: that was all.
+ */
+static bool hold_before_submission(struct rreq *q, struct rrun *r)
+{
+	bool hold = is_verb(q, "hold");
+
+	if ((!hold && !is_verb(q, "release")) || !r || r->phase >= RR_SUBMITTED || !r->job)
+		return false;
+	r->job->hold = hold;
+	return (r->phase == RR_QUEUED || r->phase == RR_PREPARING) && !r->maybe_sent;
 }
 
 /* --- cancel --- */
@@ -232,8 +249,10 @@ static void send_cancel(struct cluster *c, struct rrun *r)
 
 void rverbs_cancel_run(struct cluster *c, struct rrun *r)
 {
-	if (r->cancel == CANCEL_WANTED && r->phase == RR_SUBMITTED && rlink_up(c))
+	if (r->cancel == CANCEL_WANTED && r->phase == RR_SUBMITTED && rlink_up(c)) {
 		send_cancel(c, r);
+		point(POINT_REMOTE_CANCEL_SENT);
+	}
 }
 
 /* Remembered before the connection is asked for: a run that was never sent is called off without it. */
@@ -295,6 +314,10 @@ static void start_probe(struct cluster *c, struct rreq *q)
 
 static void start_verb(struct cluster *c, struct rreq *q)
 {
+	struct rrun *r = rrun_find(c, q->q->run, 0);
+
+	if (r && r->phase < RR_SUBMITTED && (is_verb(q, "hold") || is_verb(q, "release")))
+		return; /* when its job is known */
 	if (!q->q->verb) {
 		finish(c, q, -EINVAL, "no verb", NULL, 0);
 	} else if (strcmp(q->q->verb, "refresh") == 0) {
@@ -302,7 +325,7 @@ static void start_verb(struct cluster *c, struct rreq *q)
 		c->poll.wanted = true;
 		rjobs_poll_now(c);
 	} else {
-		start_plain_verb(c, q, rrun_find(c, q->q->run, 0));
+		start_plain_verb(c, q, r);
 	}
 }
 
@@ -334,8 +357,12 @@ void rreq_add(struct cluster *c, struct creq *r)
 	q->serial = ++c->next_serial;
 	q->deadline = r->deadline ? r->deadline : c->now + DEFAULT_US;
 	list_add_tail(&c->requests, &q->node);
-	if (is_verb(q, "cancel") && !c->stopping)
+	if (c->stopping)
+		return;
+	if (is_verb(q, "cancel"))
 		take_cancel(c, q);
+	else if (hold_before_submission(q, rrun_find(c, r->run, 0)))
+		finish(c, q, 0, "", NULL, 0);
 }
 
 static void time_out(struct cluster *c, struct rreq *q)
@@ -356,7 +383,7 @@ void rreq_step(struct cluster *c)
 	list_for_each_safe (n, tmp, &c->requests) {
 		struct rreq *q = container_of(n, struct rreq, node);
 
-		if (c->now >= q->deadline)
+		if (c->now >= q->deadline || c->link.state == LINK_REFUSED)
 			time_out(c, q);
 		else if (!q->started && rlink_up(c))
 			start(c, q);

@@ -26,7 +26,8 @@ struct sched_run {
 
 /* What one line of the poll says. */
 struct sched_row {
-	const char *job_id, *token, *state, *reason, *nodes;	/* state: the scheduler's word */
+	const char *job_id, *token, *state, *reason, *nodes;	/* job_id: as submit_result gave it, for every element
+							   of an array too; state: the scheduler's word */
 	int64_t start;		/* epoch seconds; 0: unknown (expected start while pending) */
 	int exit_code, exit_signal; /* -1: not said */
 	const char *run_status;	/* "pending", "running", "completing", or an end: "succeeded" "failed" ...; NULL: alive, unknown word */

@@ -1,9 +1,9 @@
 /*
- * The Slurm driver: the table of its functions, the poll, and what its parts share. Text in, text out; nothing here runs a
- * command. The parts: _prelude (shell functions), _submit, _verify, _verb, _probe.
+ * The Slurm driver: the table of its functions, the poll, and what its parts share. Text in, text out; nothing here
+ * runs a command. The parts: _prelude (shell functions), _submit, _verify, _verb, _probe.
  *
- * Invariants: every user string in the code goes through quote_sh; a word of Slurm that is not known means "alive", never an
- * end; a job is ours by its token, never by its number alone.
+ * Invariants: every user string in the code goes through quote_sh; a word of Slurm that is not known means "alive",
+ * never an end; a job is ours by its token, never by its number alone.
  */
 #include "backend/sched_slurm.h"
 
@@ -40,7 +40,8 @@ void slurm_token(struct strbuf *out, const struct sched_run *r)
 		strbuf_addf(out, TOKEN_PREFIX "%s/%u/a%u", r->uuid, r->num, r->attempt);
 }
 
-/* squeue(1), "Job State Codes". Flags such as COMPLETING hide the base state. REVOKED and EXPEDITING are left out: alive. */
+/* squeue(1), "Job State Codes". Flags such as COMPLETING hide the base state. REVOKED and EXPEDITING are left out:
+ * alive. */
 static const struct {
 	const char *state, *status;
 } states[] = {

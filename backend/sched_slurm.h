@@ -26,8 +26,8 @@ char *slurm_value(char *line, const char *key);
 /* Digits only, else `other` (Slurm writes N/A, Unknown, None where it has no number). */
 int64_t slurm_number(const char *s, int64_t other);
 
-/* Finds the token in "COMMENT|WORKDIR": the comment, or built from an attempt's directory where the comment is another's. "" when
-   the job is not ours. `rest` is changed; the result is in it or in `buf`. */
+/* Finds the token in "COMMENT|WORKDIR": the comment, or built from an attempt's directory where the comment is
+   another's. "" when the job is not ours. `rest` is changed; the result is in it or in `buf`. */
 const char *slurm_find_token(char *rest, char *buf, size_t size);
 
 /* The scheduler's words in one line, without its program's name; sets `e` with them. */
@@ -36,7 +36,8 @@ int slurm_error(struct err *e, int code, const char *what, const char *text);
 void slurm_put(json_t *o, const char *key, const char *s);
 
 void slurm_submit(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code);
-enum sched_verdict slurm_submit_result(int rc, const char *out, const char *err, char *job_id, size_t size, struct strbuf *why);
+enum sched_verdict slurm_submit_result(int rc, const char *out, const char *err, char *job_id, size_t size,
+				       struct strbuf *why);
 void slurm_verify(const struct sched_run *r, struct strbuf *code);
 struct event *slurm_verify_result(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now);
 int slurm_verb(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e);

@@ -1,26 +1,32 @@
 /*
- * The shell functions of the Slurm driver, sent once per connection. POSIX shell with readlink, mktemp, `ln -n`, `mv -T` and `stat -c`
- * as coreutils have them; squeue, sbatch, scancel, scontrol, sinfo as in Slurm 20.11 and later.
+ * The shell functions of the Slurm driver, sent once per connection. POSIX shell with readlink, mktemp, `ln -n`, `mv
+ * -T` and `stat -c` as coreutils have them; squeue, sbatch, scancel, scontrol, sinfo as in Slurm 20.11 and later.
  *
- * Invariants: every fact about an attempt is one atomic operation in its directory (a symbolic link, a rename), the first writer
- * wins, and what is there is read back after every try; nothing is killed by number alone; a command that failed is told from one
- * that answered "no such job" by its text, for exit codes do not tell (scancel(1) says 0 for unknown jobs). Names begin with sl_.
+ * Invariants: every fact about an attempt is one atomic operation in its directory (a symbolic link, a rename), the
+ * first writer wins, and what is there is read back after every try; nothing is killed by number alone; a command that
+ * failed is told from one that answered "no such job" by its text, for exit codes do not tell (scancel says 0 for
+ * unknown jobs). Names begin with sl_.
  */
 #include "backend/sched_slurm.h"
 
 const char slurm_prelude[] =
-	/* Asking the controller. sl_job leaves what scontrol says in sl_c and known, unknown, other or unreachable in sl_jrc; a job is ours
-	   when its comment is the token or, where a site rewrites comments, its working directory is the attempt's. */
+	/* Asking the controller. sl_job leaves what scontrol says in sl_c and one of known, unknown, other, unreachable
+	   in sl_jrc. A job is ours when its comment is the token or, where a site rewrites comments, when its working
+	   directory is the attempt's. */
 	"sl_queue() { SLURM_TIME_FORMAT=%s squeue -h --me -t all -o '%i|%T|%r|%N|%S|%k|%Z'; }\n"
-	"sl_tag() { printf '%s\\n' \"$2\" | sed \"s|^|$1 |\"; }\n"
+	"sl_tag() { sl_say \"$2\" | sed \"s|^|$1 |\"; }\n"
 	"sl_say() { printf '%s\\n' \"$@\"; }\n"
 	"sl_link() {\n"
 	"\tln -sn \"$1\" \"$2\" 2>/dev/null\n"
 	"\tsl_r=$(readlink \"$2\")\n"
 	"}\n"
-	"sl_rows() { SL_T=$1 SL_D=$2 awk -F'|' 'NF > 6 && ($6 == ENVIRON[\"SL_T\"] || $NF == ENVIRON[\"SL_D\"])'; }\n"
+	"sl_rows() {\n"
+	"\tSL_T=$1 SL_D=$2 awk -F'|' 'NF > 6 && ($6 == ENVIRON[\"SL_T\"] || $NF == ENVIRON[\"SL_D\"])'\n"
+	"}\n"
 	"sl_find() { sl_rows \"$1\" \"$2\" | sed 's/[_+|].*//' | sort -nu; }\n"
-	"sl_limit() { if command -v timeout >/dev/null 2>&1; then timeout -k 2 20 \"$@\"; else \"$@\"; fi; }\n"
+	"sl_limit() {\n"
+	"\tif command -v timeout >/dev/null 2>&1; then timeout -k 2 20 \"$@\"; else \"$@\"; fi\n"
+	"}\n"
 	"sl_job() {\n"
 	"\tif ! sl_c=$(SLURM_TIME_FORMAT=%s scontrol show job \"$1\" 2>&1); then\n"
 	"\t\tcase $sl_c in\n"
@@ -30,13 +36,16 @@ const char slurm_prelude[] =
 	"\t\treturn\n"
 	"\tfi\n"
 	"\tsl_jrc=other\n"
-	"\tif printf '%s\\n' \"$sl_c\" | sed 's/ *$//' | grep -qxF -e \"   Comment=$2\" -e \"   WorkDir=$3\"; then sl_jrc=known; fi\n"
+	"\tif sl_say \"$sl_c\" | sed 's/ *$//' | grep -qxF -e \"   Comment=$2\" -e \"   WorkDir=$3\"; then\n"
+	"\t\tsl_jrc=known\n"
+	"\tfi\n"
 	"}\n"
-	"sl_state() { printf '%s\\n' \"$sl_c\" | sed -n 's/^ *JobState=\\([A-Z_]*\\).*/\\1/p' | head -n 1; }\n"
-	"sl_restarts() { printf '%s\\n' \"$sl_c\" | sed -n 's/^ *Requeue=.* Restarts=\\([0-9]*\\).*/\\1/p' | head -n 1; }\n"
+	"sl_state() { sl_say \"$sl_c\" | sed -n 's/^ *JobState=\\([A-Z_]*\\).*/\\1/p' | head -n 1; }\n"
+	"sl_restarts() { sl_say \"$sl_c\" | sed -n 's/^ *Requeue=.* Restarts=\\([0-9]*\\).*/\\1/p' | head -n 1; }\n"
 
-	/* Submitting. Answers begin with a line of their own: ok ID, void, refused or unsure. Order matters: script and files, then intent, then sbatch,
-	   then claim; and the attempt is void before a refusal is told, so that an earlier try that is still on its way can never run. */
+	/* Submitting. The first line of the answer is ok ID, void, refused or unsure. The order matters: script and
+	   files, then intent, then sbatch, then claim; and the attempt is void before a refusal is told, so that an
+	   earlier try that is still on its way can never run. */
 	"sl_settled() {\n"
 	"\tsl_link_now=$(readlink \"$sl_a/started\")\n"
 	"\tif [ \"$sl_link_now\" = void ]; then\n"
@@ -85,19 +94,22 @@ const char slurm_prelude[] =
 	"}\n"
 	"sl_passing() {\n"
 	"\tcase $1 in\n"
-	"\t*timed\\ out*|*nable\\ to\\ contact*|*emporar*|*onnect*|*not\\ respond*|*standby*|*Zero\\ Bytes*|*Transport\\ endpoint*) ;;\n"
-	"\t*rotocol\\ auth*|*unge*|*nexpected\\ message*|*Insane\\ message*|*Header\\ lengths*|*I/O\\ error*|*ommunication*) ;;\n"
+	"\t*timed\\ out*|*nable\\ to\\ contact*|*emporar*|*onnect*|*not\\ respond*|*standby*) ;;\n"
+	"\t*Zero\\ Bytes*|*Transport\\ endpoint*|*rotocol\\ auth*|*unge*|*nexpected\\ message*) ;;\n"
+	"\t*Insane\\ message*|*Header\\ lengths*|*I/O\\ error*|*ommunication*) ;;\n"
 	"\t*o\\ space\\ left*|*uota\\ exceeded*|*annot\\ allocate\\ memory*) ;;\n"
 	"\t*) return 1 ;;\n"
 	"\tesac\n"
 	"}\n"
 	"sl_definite() {\n"
-	"\tsl_x=$(sl_say \"$2\" | sed -n 's/.*\\(Batch job submission failed\\|llocate resources\\|llocation failure\\): //p' | tail -n 1)\n"
+	"\tsl_x=$(sl_say \"$2\" | sed -n -e 's/.*Batch job submission failed: //p' \\\n"
+	"\t\t-e 's/.*llocate resources: //p' -e 's/.*llocation failure: //p' | tail -n 1)\n"
 	"\tif sl_passing \"${sl_x:-$2}\"; then return 1; fi\n"
 	"\tif [ -n \"$sl_x\" ] || [ \"$1\" -eq 255 ]; then return 0; fi\n"
 	"\tcase $2 in\n"
-	"\t*nvalid*|*iolates*|*ot\\ available*|*annot\\ be\\ satisfied*|*can\\ not\\ be\\ satisfied*|*script\\ is\\ empty*) ;;\n"
-	"\t*nable\\ to\\ open\\ file*|*look\\ like\\ a\\ batch\\ script*|*DOS\\ line\\ breaks*|*too\\ long*|*nrecognized\\ option*) ;;\n"
+	"\t*nvalid*|*iolates*|*ot\\ available*|*annot\\ be\\ satisfied*|*can\\ not\\ be\\ satisfied*) ;;\n"
+	"\t*script\\ is\\ empty*|*nable\\ to\\ open\\ file*|*look\\ like\\ a\\ batch\\ script*) ;;\n"
+	"\t*DOS\\ line\\ breaks*|*too\\ long*|*nrecognized\\ option*) ;;\n"
 	"\t*) return 1 ;;\n"
 	"\tesac\n"
 	"}\n"
@@ -125,7 +137,7 @@ const char slurm_prelude[] =
 	"sl_sbatch() {\n"
 	"\t(\n"
 	"\t\tumask \"${SR_UMASK:-$sl_um}\"\n"
-	"\t\tunset SR_T IN\n"
+	"\t\tunset SR_T SR_UMASK IN\n"
 	"\t\texec sbatch --open-mode=append \"$@\" \"$sl_a/script\" </dev/null\n"
 	"\t)\n"
 	"}\n"
@@ -158,7 +170,8 @@ const char slurm_prelude[] =
 	"\tsl_p=$sl_a\n"
 	"\tcase $sl_a in *%*) sl_p=$(sl_say \"$sl_a\" | sed 's/%/%%/g') ;; esac\n"
 	"\tif [ \"$sl_e\" != - ]; then set -- \"$@\" \"--error=${sl_e:-$sl_p/stderr}\"; fi\n"
-	"\tsl_q=$(sl_sbatch \"$@\" --parsable \"--comment=$sl_token\" \"--chdir=$sl_a\" \"--output=${sl_o:-$sl_p/stdout}\" 2>\"$sl_t/err\")\n"
+	"\tsl_q=$(sl_sbatch \"$@\" --parsable \"--comment=$sl_token\" \"--chdir=$sl_a\" \\\n"
+	"\t\t\"--output=${sl_o:-$sl_p/stdout}\" 2>\"$sl_t/err\")\n"
 	"\tsl_rc=$?\n"
 	"\tsl_id=$(sl_say \"$sl_q\" | sed -n 's/^\\([0-9][0-9]*\\)\\(;.*\\)\\{0,1\\}$/\\1/p' | tail -n 1)\n"
 	"\tif [ -n \"$sl_id\" ]; then\n"
@@ -174,7 +187,8 @@ const char slurm_prelude[] =
 	"\trm -rf \"$sl_t\"\n"
 	"}\n"
 
-	/* Gathering witnesses. An attempt is void before it is called lost; if the link loses that race, the job did start. */
+	/* Gathering witnesses. An attempt is made void before it is called lost; if the link loses that race, the job
+	   did start. */
 	"sl_files_seen() {\n"
 	"\tfor sl_x in \"$sl_e\" \"$sl_a/exit\"; do\n"
 	"\t\tif [ -s \"$sl_x\" ]; then\n"
@@ -213,18 +227,20 @@ const char slurm_prelude[] =
 	"sl_settle() {\n"
 	"\tcase $sl_jrc:$sl_s in\n"
 	"\tunreachable:*) return ;;\n"
-	"\tknown:COMPLETED|known:CANCELLED|known:FAILED|known:TIMEOUT|known:NODE_FAIL|known:PREEMPTED|known:BOOT_FAIL) ;;\n"
-	"\tknown:DEADLINE|known:OUT_OF_MEMORY) ;;\n"
+	"\tknown:COMPLETED|known:CANCELLED|known:FAILED|known:TIMEOUT|known:NODE_FAIL) ;;\n"
+	"\tknown:PREEMPTED|known:BOOT_FAIL|known:DEADLINE|known:OUT_OF_MEMORY) ;;\n"
 	"\tknown:*)\n"
 	"\t\tif sl_requeued; then\n"
 	"\t\t\tscancel \"$sl_id\" && echo 'requeued 1'\n"
 	"\t\tfi\n"
 	"\t\treturn ;;\n"
-	"\t*) sl_r=$(SLURM_TIME_FORMAT=%s scontrol show config | sed -n 's/^BOOT_TIME *= *\\([0-9]*\\)$/\\1/p')\n"
+	"\t*) sl_r=$(SLURM_TIME_FORMAT=%s scontrol show config 2>/dev/null |\n"
+	"\t\t\tsed -n 's/^BOOT_TIME *= *\\([0-9]*\\)$/\\1/p')\n"
 	"\t\t[ -z \"$sl_r\" ] || echo \"boot $sl_r\" ;;\n"
 	"\tesac\n"
 	"\tif sl_x=$(sl_limit env SLURM_TIME_FORMAT=%s sacct -n -P -j \"$sl_id\" \\\n"
-	"\t\t-o JobIDRaw,State,ExitCode,DerivedExitCode,Start,End,NodeList,MaxRSS,Comment,WorkDir 2>&1); then\n"
+	"\t\t-o JobIDRaw,State,ExitCode,DerivedExitCode,Start,End,NodeList,MaxRSS,Comment,WorkDir \\\n"
+	"\t\t2>&1); then\n"
 	"\t\techo 'sacct-rc 0'\n"
 	"\t\tsl_tag sacct \"$sl_x\"\n"
 	"\tfi\n"
@@ -254,7 +270,8 @@ const char slurm_prelude[] =
 	"\techo end\n"
 	"}\n"
 
-	/* Verbs. The wrapper passes HUP INT TERM USR1 USR2 on to its child, and `scancel --full` reaches the child itself too: one of both. */
+	/* Verbs. The wrapper passes HUP INT TERM USR1 USR2 on to its child, and `scancel --full` reaches the child
+	   itself: one of the two, never both. */
 	"sl_answer() {\n"
 	"\tif [ \"$1\" -eq 0 ]; then\n"
 	"\t\tsl_say ok \"$2\"\n"
@@ -272,7 +289,8 @@ const char slurm_prelude[] =
 	"\tknown) return 0 ;;\n"
 	"\tunreachable) sl_say unreachable \"$sl_c\" ;;\n"
 	"\tunknown) sl_say gone \"the scheduler does not know job $sl_id any more\" ;;\n"
-	"\tother) sl_say gone \"job $sl_id belongs to somebody else by now: the scheduler used the number again\" ;;\n"
+	"\tother)\n"
+	"\t\tsl_say gone \"job $sl_id belongs to somebody else: the scheduler used the number again\" ;;\n"
 	"\tesac\n"
 	"\treturn 1\n"
 	"}\n"
@@ -365,7 +383,11 @@ const char slurm_prelude[] =
 	"\t\techo \"host $(uname -n)\" ;;\n"
 	"\tpartitions) sinfo -h -o '%R|%P|%a|%l|%L|%F|%C' ;;\n"
 	"\tnodes) sinfo -h -N -o '%N|%R|%T|%c|%C|%m|%e|%O|%G|%f|%E' ;;\n"
-	"\tqueue) SLURM_TIME_FORMAT=%s squeue -h -o '%i|%u|%P|%T|%M|%l|%D|%C|%m|%S|%Q|%r|%N|%j' && echo \"me|$(id -un)\" ;;\n"
-	"\tshares) sl_limit sshare -h -P -U -o Account,User,RawShares,NormShares,RawUsage,EffectvUsage,FairShare ;;\n"
+	"\tqueue)\n"
+	"\t\tSLURM_TIME_FORMAT=%s squeue -h -o '%i|%u|%P|%T|%M|%l|%D|%C|%m|%S|%Q|%r|%N|%j' &&\n"
+	"\t\t\techo \"me|$(id -un)\" ;;\n"
+	"\tshares)\n"
+	"\t\tsl_limit sshare -h -P -U \\\n"
+	"\t\t\t-o Account,User,RawShares,NormShares,RawUsage,EffectvUsage,FairShare ;;\n"
 	"\tesac\n"
 	"}\n";

@@ -2,8 +2,8 @@
  * Documents about the cluster: sinfo, squeue, sshare and the configuration as JSON. Not built on --json, whose
  * shape changes between releases; the letters of -o mean the same from 20.11 on.
  *
- * Invariants: a table is an array of objects with the same members in every row; a number that Slurm does not know is null;
- * free text is the last field of its row.
+ * Invariants: a table is an array of objects with the same members in every row; a number that Slurm does not know is
+ * null; free text is the last field of its row.
  */
 #include "backend/sched_slurm.h"
 
@@ -28,19 +28,48 @@ struct table {
 
 static const struct table tables[] = {
 	{ "partitions",
-	  { { "partition", TEXT }, { "default", TEXT }, { "available", TEXT }, { "time_limit", TEXT },
-	    { "default_time", TEXT }, { "nodes", COUNTS }, { "cpus", COUNTS } } },
+	  { { "partition", TEXT },
+	    { "default", TEXT },
+	    { "available", TEXT },
+	    { "time_limit", TEXT },
+	    { "default_time", TEXT },
+	    { "nodes", COUNTS },
+	    { "cpus", COUNTS } } },
 	{ "nodes",
-	  { { "node", TEXT }, { "partition", TEXT }, { "state", TEXT }, { "cpus", NUMBER }, { "cpu_states", COUNTS },
-	    { "memory_mb", NUMBER }, { "free_memory_mb", NUMBER }, { "load", TEXT }, { "gres", TEXT },
-	    { "features", TEXT }, { "reason", TEXT } } },
+	  { { "node", TEXT },
+	    { "partition", TEXT },
+	    { "state", TEXT },
+	    { "cpus", NUMBER },
+	    { "cpu_states", COUNTS },
+	    { "memory_mb", NUMBER },
+	    { "free_memory_mb", NUMBER },
+	    { "load", TEXT },
+	    { "gres", TEXT },
+	    { "features", TEXT },
+	    { "reason", TEXT } } },
 	{ "queue",
-	  { { "job_id", TEXT }, { "user", TEXT }, { "partition", TEXT }, { "state", TEXT }, { "time", TEXT },
-	    { "time_limit", TEXT }, { "nodes", NUMBER }, { "cpus", NUMBER }, { "memory", TEXT }, { "start", TIME },
-	    { "priority", NUMBER }, { "reason", TEXT }, { "nodelist", TEXT }, { "name", TEXT } } },
+	  { { "job_id", TEXT },
+	    { "user", TEXT },
+	    { "partition", TEXT },
+	    { "state", TEXT },
+	    { "time", TEXT },
+	    { "time_limit", TEXT },
+	    { "nodes", NUMBER },
+	    { "cpus", NUMBER },
+	    { "memory", TEXT },
+	    { "start", TIME },
+	    { "priority", NUMBER },
+	    { "reason", TEXT },
+	    { "nodelist", TEXT },
+	    { "name", TEXT } } },
 	{ "shares",
-	  { { "account", TEXT }, { "user", TEXT }, { "raw_shares", TEXT }, { "norm_shares", TEXT },
-	    { "raw_usage", NUMBER }, { "effective_usage", TEXT }, { "fair_share", TEXT } } },
+	  { { "account", TEXT },
+	    { "user", TEXT },
+	    { "raw_shares", TEXT },
+	    { "norm_shares", TEXT },
+	    { "raw_usage", NUMBER },
+	    { "effective_usage", TEXT },
+	    { "fair_share", TEXT } } },
 };
 
 static const struct table *table_find(const char *name)
@@ -156,7 +185,8 @@ static void mark_own(json_t *rows, const char *user)
 	size_t i;
 	json_t *row;
 
-	json_array_foreach (rows, i, row) {
+	json_array_foreach(rows, i, row)
+	{
 		const char *s = json_string_value(json_object_get(row, "user"));
 
 		(void)json_object_set_new(row, "own", json_boolean(s && user && strcmp(s, user) == 0));
@@ -197,13 +227,20 @@ static void take_config(json_t *o, char *line)
 		const char *name, *key;
 		bool number;
 	} wanted[] = {
-		{ "ClusterName", "cluster", false },	 { "SLURM_VERSION", "version", false },
-		{ "BOOT_TIME", "boot_time", true },	 { "MaxArraySize", "max_array_size", true },
-		{ "MaxJobCount", "max_job_count", true }, { "MinJobAge", "min_job_age", false },
-		{ "KillWait", "kill_wait", false },	 { "MessageTimeout", "message_timeout", false },
-		{ "JobRequeue", "job_requeue", true },	 { "PriorityType", "priority_type", false },
-		{ "PreemptMode", "preempt_mode", false }, { "SelectType", "select_type", false },
-		{ "SlurmctldHost[0]", "controller", false }, { "DefMemPerCPU", "default_mem_per_cpu_mb", true },
+		{ "ClusterName", "cluster", false },
+		{ "SLURM_VERSION", "version", false },
+		{ "BOOT_TIME", "boot_time", true },
+		{ "MaxArraySize", "max_array_size", true },
+		{ "MaxJobCount", "max_job_count", true },
+		{ "MinJobAge", "min_job_age", false },
+		{ "KillWait", "kill_wait", false },
+		{ "MessageTimeout", "message_timeout", false },
+		{ "JobRequeue", "job_requeue", true },
+		{ "PriorityType", "priority_type", false },
+		{ "PreemptMode", "preempt_mode", false },
+		{ "SelectType", "select_type", false },
+		{ "SlurmctldHost[0]", "controller", false },
+		{ "DefMemPerCPU", "default_mem_per_cpu_mb", true },
 		{ "TmpFS", "tmp", false },
 	};
 	char *eq = strstr(line, " = "), *value = eq ? eq + 3 : NULL;
@@ -213,7 +250,8 @@ static void take_config(json_t *o, char *line)
 		return;
 	line[len] = '\0';
 	if (strcmp(line, "AccountingStorageType") == 0)
-		(void)json_object_set_new(o, "accounting", json_boolean(!strstr(value, "none") && !strstr(value, "(null)")));
+		(void)json_object_set_new(o, "accounting",
+					  json_boolean(!strstr(value, "none") && !strstr(value, "(null)")));
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
 		if (strcmp(wanted[i].name, line) != 0)
 			continue;
@@ -257,9 +295,9 @@ static json_t *info_json(char *text)
 static json_t *no_shares(const char *err)
 {
 	return json_pack("[{s:s}]", "note",
-			 strstr(err, "rror") && !strstr(err, "isabled") && !strstr(err, "ccounting") ?
-				 "sshare could not be asked" :
-				 "this cluster keeps no accounts, so there are no shares");
+			 strstr(err, "rror") && !strstr(err, "isabled") && !strstr(err, "ccounting")
+				 ? "sshare could not be asked"
+				 : "this cluster keeps no accounts, so there are no shares");
 }
 
 int slurm_probe_result(const char *what, int rc, const char *out, const char *err, struct strbuf *json, struct err *e)

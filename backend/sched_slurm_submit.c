@@ -1,9 +1,9 @@
 /*
  * Submitting: the call of sl_submit with everything that sbatch is to be told, and the reading of its first line.
  *
- * Invariants: the user's own options come first, so that those which make a submission safe (comment, working directory, output
- * files, --no-requeue) win over them (sbatch(1): the last one counts); --export is never given, for everything but ALL
- * breaks srun inside the job; what is not understood is SCHED_UNSURE, never a refusal.
+ * Invariants: the user's own options come first, so that those which make a submission safe (comment, working
+ * directory, output files, --no-requeue) win over them (sbatch(1): the last one counts); --export is never given, for
+ * everything but ALL breaks srun inside the job; what is not understood is SCHED_UNSURE, never a refusal.
  */
 #include "backend/sched_slurm.h"
 
@@ -122,7 +122,8 @@ static bool take_id(const char *out, char *job_id, size_t size)
 	return true;
 }
 
-enum sched_verdict slurm_submit_result(int rc, const char *out, const char *err, char *job_id, size_t size, struct strbuf *why)
+enum sched_verdict slurm_submit_result(int rc, const char *out, const char *err, char *job_id, size_t size,
+				       struct strbuf *why)
 {
 	const char *rest = strchr(out, '\n');
 

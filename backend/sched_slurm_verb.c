@@ -1,8 +1,8 @@
 /*
  * Verbs of ctl: the call of sl_verb and the reading of its first line (ok, gone, busy, unreachable, failed).
  *
- * Invariants: what identifies a job (comment, directories, streams) and what makes it run once (Requeue) cannot be changed
- * by `update`; the scheduler's own words go back to the user.
+ * Invariants: what identifies a job (comment, directories, streams) and what makes it run once (Requeue) cannot be
+ * changed by `update`; the scheduler's own words go back to the user.
  */
 #include "backend/sched_slurm.h"
 
@@ -18,10 +18,11 @@
 static const struct {
 	const char *key, *name;
 } update_names[] = {
-	{ "time", "TimeLimit" },	 { "name", "JobName" },	       { "nodes", "NumNodes" },
-	{ "constraint", "Features" },	 { "exclude", "ExcNodeList" }, { "nodelist", "ReqNodeList" },
-	{ "begin", "StartTime" },	 { "mem", "MinMemoryNode" },   { "mem_per_cpu", "MinMemoryCPU" },
-	{ "reservation", "ReservationName" },
+	{ "time", "TimeLimit" },           { "name", "JobName" },
+	{ "nodes", "NumNodes" },           { "constraint", "Features" },
+	{ "exclude", "ExcNodeList" },      { "nodelist", "ReqNodeList" },
+	{ "begin", "StartTime" },          { "mem", "MinMemoryNode" },
+	{ "mem_per_cpu", "MinMemoryCPU" }, { "reservation", "ReservationName" },
 };
 
 static const char *const update_forbidden[] = { "JobId",  "JobID", "Comment", "WorkDir", "StdOut",
@@ -117,10 +118,10 @@ static int errno_of(const char *verb, const char *text)
 		const char *words;
 		int code;
 	} known[] = {
-		{ "ermission denied", -EPERM },	      { "not permitted", -EPERM },
-		{ "presently disabled", -EPERM },     { "nvalid job id", -ESRCH },
-		{ "already completing", -ESRCH },     { "already finished", -ESRCH },
-		{ "Unknown job signal", -EINVAL },    { "nvalid", -EINVAL },
+		{ "ermission denied", -EPERM },          { "not permitted", -EPERM },
+		{ "presently disabled", -EPERM },        { "nvalid job id", -ESRCH },
+		{ "already completing", -ESRCH },        { "already finished", -ESRCH },
+		{ "Unknown job signal", -EINVAL },       { "nvalid", -EINVAL },
 		{ "Update of this parameter", -EINVAL }, { "not supported", -EINVAL },
 	};
 

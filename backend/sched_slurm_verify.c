@@ -1,9 +1,11 @@
 /*
- * What became of a job that the poll does not explain: sl_verify gathers witnesses in one request, this file judges them.
+ * What became of a job that the poll does not explain: sl_verify gathers witnesses in one request, this file judges
+ * them.
  *
- * Invariants: no verdict without an answer of the controller (NULL: ask again); an exit record gives the code, the scheduler's
- * state the class; "lost" only after the attempt was made void, so that it can never start; a job that had started never
- * becomes "lost". The witnesses' format is private to this file and sched_slurm_prelude.c: lines of "KEY VALUE", the last one `end`.
+ * Invariants: no verdict without an answer of the controller (NULL: ask again); an exit record gives the code, the
+ * scheduler's state the class; "lost" only after the attempt was made void, so that it can never start; a job that had
+ * started never becomes "lost". The witnesses' format is private to this file and sched_slurm_prelude.c: lines of "KEY
+ * VALUE", the last one `end`.
  */
 #include "backend/sched_slurm.h"
 
@@ -22,19 +24,19 @@
 struct verdict {
 	bool known;
 	const char *state, *reason, *nodes;
-	int code, sig;		/* of ExitCode=CODE:SIGNAL */
+	int code, sig; /* of ExitCode=CODE:SIGNAL */
 	int64_t restarts, start, end;
 	const char *source;
 };
 
 struct witness {
-	bool whole, asked;	/* asked: the controller answered */
+	bool whole, asked; /* asked: the controller answered */
 	char *error;
 	struct verdict job, acct;
 	bool has_record;
 	struct exit_record record;
-	const char *started;	/* job id, "void", or NULL */
-	bool cancelled, requeued, restart_refused;
+	const char *started; /* job id, "void", or NULL */
+	bool cancelled, requeued, start_refused;
 	int64_t out_len, err_len, claimed, boot, maxrss;
 };
 
@@ -176,6 +178,15 @@ static void take_record(struct witness *w, const struct sched_run *r, const char
 	}
 }
 
+/* "EPOCH job ID: WHY", written by the guard when it would not start the job. */
+static bool refuses(const char *line, const char *job_id)
+{
+	const char *p = strstr(line, "job ");
+	size_t len = job_id ? strlen(job_id) : 0;
+
+	return p && len && strncmp(p + 4, job_id, len) == 0 && p[4 + len] == ':';
+}
+
 static void take_line(struct witness *w, const struct sched_run *r, const char *token, char *line)
 {
 	char *v;
@@ -193,7 +204,7 @@ static void take_line(struct witness *w, const struct sched_run *r, const char *
 	else if ((v = slurm_value(line, "started")))
 		w->started = v;
 	else if ((v = slurm_value(line, "refused")))
-		w->restart_refused |= strstr(v, ": restart ") != NULL;
+		w->start_refused |= refuses(v, r->job_id);
 	else if (slurm_value(line, "cancelled"))
 		w->cancelled = true;
 	else if (slurm_value(line, "requeued"))
@@ -254,8 +265,8 @@ static struct event *lost(const struct sched_run *r, const char *why, int64_t no
 }
 
 /* An end that no exit record tells of. */
-static struct event *end(const struct sched_run *r, const struct witness *w, const struct verdict *v, const char *status,
-			 const char *why, int64_t now)
+static struct event *end(const struct sched_run *r, const struct witness *w, const struct verdict *v,
+			 const char *status, const char *why, int64_t now)
 {
 	json_t *o = members(r, v->source ? v->source : "squeue", why);
 	int64_t out_len = ran(w) ? w->out_len : 0, err_len = ran(w) ? w->err_len : 0;
@@ -267,7 +278,8 @@ static struct event *end(const struct sched_run *r, const struct witness *w, con
 		(void)json_object_set_new(o, "exit_code", json_integer(v->code));
 	if (v->sig > 0 && v->sig < 128 && v->sig != 53) /* 53 is no signal: the launch failed */
 		(void)json_object_set_new(o, "signal", json_integer(v->sig));
-	put_time(o, "start", v->start);
+	if (ran(w))
+		put_time(o, "start", v->start); /* Slurm gives cancelled jobs a start, too */
 	put_time(o, "end", v->end);
 	if (out_len >= 0)
 		(void)json_object_set_new(o, "out_len", json_integer(out_len));
@@ -310,7 +322,9 @@ static void add_why(struct strbuf *why, const struct witness *w, const struct ve
 	if (why->len)
 		;
 	else if (v->sig == 53)
-		strbuf_addstr(why, "could not be started: its output file or working directory is missing or cannot be written");
+		strbuf_addstr(
+			why,
+			"could not be started: its output file or working directory is missing or cannot be written");
 	else if (v->sig > 0)
 		strbuf_addf(why, "killed by signal %d", v->sig);
 	else
@@ -321,26 +335,29 @@ static void add_why(struct strbuf *why, const struct witness *w, const struct ve
 	strbuf_addstr(why, ran(w) ? ", and the job left no exit record" : "");
 }
 
+static const char second_start[] =
+	"requeued by the scheduler after it had started (a node failed, somebody asked, or the controller forgot "
+	"the start); slurmray does not start a job twice unless the spec says requeue=true";
+
 /* The guard ends with code 0 when it refuses, so COMPLETED without a record is no success by itself. */
-static struct event *completed_without_record(const struct sched_run *r, const struct witness *w, const struct verdict *v,
-					      int64_t now)
+static struct event *completed_without_record(const struct sched_run *r, const struct witness *w,
+					      const struct verdict *v, int64_t now)
 {
 	if (!ran(w) && w->cancelled)
 		return end(r, w, v, "cancelled", "cancelled before it started", now);
 	if (!ran(w))
 		return lost(r, "the scheduler ended the job before its script could begin", now);
-	if (w->restart_refused || v->restarts > 0)
-		return end(r, w, &(struct verdict){ .code = -1, .sig = -1, .source = v->source, .start = v->start, .end = v->end },
-			   "node_failed",
-			   "requeued by the scheduler after it had started; slurmray does not start a job twice "
-			   "(requeue=true in the spec allows it)",
-			   now);
+	if (w->start_refused || v->restarts > 0)
+		return end(r, w,
+			   &(struct verdict){
+				   .code = -1, .sig = -1, .source = v->source, .start = v->start, .end = v->end },
+			   "node_failed", second_start, now);
 	return end(r, w, v, v->code == 0 && v->sig <= 0 ? "succeeded" : "failed",
 		   "the scheduler says COMPLETED; the job left no exit record", now);
 }
 
-static struct event *ended(const struct sched_run *r, const struct witness *w, const struct verdict *v, const char *status,
-			   int64_t now)
+static struct event *ended(const struct sched_run *r, const struct witness *w, const struct verdict *v,
+			   const char *status, int64_t now)
 {
 	cleanup_strbuf struct strbuf why = STRBUF_INIT;
 
@@ -356,17 +373,15 @@ static struct event *ended(const struct sched_run *r, const struct witness *w, c
 
 static struct event *requeued(const struct sched_run *r, const struct witness *w, int64_t now)
 {
-	static const char why[] = "requeued by the scheduler after it had started; slurmray does not start a job twice "
-				  "(requeue=true in the spec allows it)";
 	struct verdict v = { .code = -1, .sig = -1, .source = w->job.source };
 	struct event *ev;
 
 	if (!w->has_record)
-		return end(r, w, &v, "node_failed", why, now);
+		return end(r, w, &v, "node_failed", second_start, now);
 	if (w->record.rc == 0 && !w->record.sig[0])
 		return exit_record_event(&w->record, NULL, false, now);
 	ev = exit_record_event(&w->record, "node_failed", false, now); /* the requeue's TERM, not the job's own end */
-	slurm_put(ev->data, "why", why);
+	slurm_put(ev->data, "why", second_start);
 	return ev;
 }
 
@@ -391,17 +406,19 @@ static struct event *forgotten(const struct sched_run *r, const struct witness *
 	if (w->has_record)
 		return end_by_record(w, &v, NULL, now);
 	if (ran(w))
-		return end(r, w, &v, "failed",
-			   "ended, cause unknown: it had started, left no exit record, and the scheduler has forgotten it "
-			   "(killed, or its node failed)",
-			   now);
+		return end(
+			r, w, &v, "failed",
+			"ended, cause unknown: it had started, left no exit record, and the scheduler has forgotten it "
+			"(killed, or its node failed)",
+			now);
 	if (!w->started)
 		return NULL; /* the attempt could not be made void */
 	if (w->cancelled)
 		return end(r, w, &v, "cancelled", "cancelled before it started", now);
 	if (w->boot && w->claimed && w->boot + CLOCK_SLACK_S < w->claimed)
 		return end(r, w, &v, "cancelled",
-			   "vanished before it started: it was in the queue, the scheduler has run all the time since and has "
+			   "vanished before it started: it was in the queue, the scheduler has run all the time since "
+			   "and has "
 			   "forgotten it, so it was most likely cancelled by hand while nobody looked",
 			   now);
 	return lost(r, "the scheduler lost the job before it started", now);

@@ -1,11 +1,11 @@
 /*
- * The SFTP client codec. Owns the table of open requests, the bytes to be sent and the bytes of a packet that has not arrived
- * whole. Packet numbers, flags and status codes are those of draft-ietf-secsh-filexfer-02.
+ * The SFTP client codec. Owns the table of open requests, the bytes to be sent and the bytes of a packet that has not
+ * arrived whole. Packet numbers, flags and status codes are those of draft-ietf-secsh-filexfer-02.
  *
- * Invariants: every request that was registered is answered exactly once, by sftp_input or sftp_abort, or dropped by sftp_free;
- * a packet is looked at only when all of it is there, and every length inside is checked against what is left of it; a
- * reply of a kind that the request cannot have, for an id that is not open, or with more data than was asked for gives the
- * connection up. Callbacks may make requests; they may not feed input or free.
+ * Invariants: every request that was registered is answered exactly once, by sftp_input or sftp_abort, or dropped by
+ * sftp_free; a packet is looked at only when all of it is there, and every length inside is checked against what is
+ * left of it; a reply of a kind that the request cannot have, for an id that is not open, or with more data than was
+ * asked for gives the connection up. Callbacks may make requests; they may not feed input or free.
  */
 #include "backend/sftp.h"
 
@@ -21,9 +21,24 @@
 #define HANDLE_MAX 256 /* draft 4: "at most 256 bytes" */
 
 enum packet {
-	P_INIT = 1, P_VERSION = 2, P_OPEN = 3, P_CLOSE = 4, P_READ = 5, P_WRITE = 6, P_LSTAT = 7, P_FSTAT = 8,
-	P_OPENDIR = 11, P_READDIR = 12, P_REALPATH = 16, P_STAT = 17, P_READLINK = 19,
-	P_STATUS = 101, P_HANDLE = 102, P_DATA = 103, P_NAME = 104, P_ATTRS = 105,
+	P_INIT = 1,
+	P_VERSION = 2,
+	P_OPEN = 3,
+	P_CLOSE = 4,
+	P_READ = 5,
+	P_WRITE = 6,
+	P_LSTAT = 7,
+	P_FSTAT = 8,
+	P_OPENDIR = 11,
+	P_READDIR = 12,
+	P_REALPATH = 16,
+	P_STAT = 17,
+	P_READLINK = 19,
+	P_STATUS = 101,
+	P_HANDLE = 102,
+	P_DATA = 103,
+	P_NAME = 104,
+	P_ATTRS = 105,
 };
 
 enum open_flag { OPEN_READ = 1, OPEN_WRITE = 2, OPEN_CREAT = 8, OPEN_TRUNC = 16 };
@@ -39,14 +54,14 @@ struct request {
 	uint32_t id;
 	enum packet type;
 	uint32_t asked; /* READ */
-	sftp_cb cb;	/* NULL: nobody wants the answer */
+	sftp_cb cb;     /* NULL: nobody wants the answer */
 	void *arg;
 };
 
 struct sftp {
 	struct strbuf in, out, text;
-	struct hmap open;	/* by id */
-	struct list order;	/* of sending */
+	struct hmap open;  /* by id */
+	struct list order; /* of sending */
 	uint32_t next_id;
 	bool ready, dead, busy; /* busy: inside sftp_input */
 };
@@ -125,7 +140,8 @@ static void send_string(struct sftp *s, enum packet type, const void *data, size
 	put_string(&s->out, data, len);
 }
 
-static void send_open(struct sftp *s, const char *path, uint32_t flags, bool with_mode, uint32_t mode, sftp_cb cb, void *arg)
+static void send_open(struct sftp *s, const char *path, uint32_t flags, bool with_mode, uint32_t mode, sftp_cb cb,
+		      void *arg)
 {
 	size_t len = strlen(path);
 
@@ -322,14 +338,9 @@ static void get_attr(struct cursor *c, struct sftp_attr *a)
 static int errno_of(uint32_t status)
 {
 	static const int codes[] = {
-		[S_OK] = 0,
-		[S_EOF] = -ENODATA,
-		[S_NO_SUCH_FILE] = -ENOENT,
-		[S_PERMISSION_DENIED] = -EACCES,
-		[4] = -EIO,	    /* SSH_FX_FAILURE: whatever else went wrong */
-		[5] = -EBADMSG,
-		[6] = -ECONNRESET, [7] = -ECONNRESET,
-		[8] = -EOPNOTSUPP,
+		[S_OK] = 0,     [S_EOF] = -ENODATA, [S_NO_SUCH_FILE] = -ENOENT, [S_PERMISSION_DENIED] = -EACCES,
+		[4] = -EIO, /* SSH_FX_FAILURE: whatever else went wrong */
+		[5] = -EBADMSG, [6] = -ECONNRESET,  [7] = -ECONNRESET,          [8] = -EOPNOTSUPP,
 	};
 
 	return status < ARRAY_SIZE(codes) ? codes[status] : -EIO;
@@ -512,8 +523,8 @@ static int on_packet(struct sftp *s, struct cursor c, struct err *e)
 	bool fine;
 
 	if (!s->ready)
-		return type == P_VERSION ? on_version(s, &c, e) :
-					   err_set(e, -EPROTO, "the SFTP server began with packet type %u", type);
+		return type == P_VERSION ? on_version(s, &c, e)
+					 : err_set(e, -EPROTO, "the SFTP server began with packet type %u", type);
 	id = get_u32(&c);
 	r = c.bad ? NULL : request_find(s, id);
 	if (!r)

@@ -32,7 +32,7 @@ struct sftp_reply {
 	const char *data;	/* READ: bytes; OPEN, OPENDIR: the handle; READLINK, REALPATH: the path; borrowed */
 	size_t len;
 	struct sftp_attr attr;	/* STAT, FSTAT, LSTAT; READDIR entry */
-	const char *name;	/* READDIR: one call per entry; the last call has name NULL */
+	const char *name;	/* READDIR: one call per entry, without . and .. and names with a slash; the last call has name NULL */
 };
 
 typedef void (*sftp_cb)(void *arg, const struct sftp_reply *r);

@@ -9,6 +9,8 @@
  */
 #include "backend/spool_format.h"
 
+#include "backend/base/point.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -225,6 +227,7 @@ int spool_append(struct spool *s, enum spool_stream st, const void *data, size_t
 	rc = append_file(s, (int)st, data, len, s->len[st]);
 	if (rc)
 		return rc;
+	point(POINT_SPOOL_DATA);
 	rc = append_file(s, ORDER, &rec, SPOOL_RECORD, s->order_len);
 	if (rc) {
 		if (truncate(s->path[st], (off_t)s->len[st]) < 0)
@@ -233,6 +236,7 @@ int spool_append(struct spool *s, enum spool_stream st, const void *data, size_t
 	}
 	s->len[st] += len;
 	s->order_len += SPOOL_RECORD;
+	point(POINT_SPOOL_APPENDED);
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 /*
- * The reader of `ssh -G` output: lines of "key value" with keys in lower case, some keys several times. Pure: no files, no
- * environment. Invariant: both lists are NULL-ended as soon as they hold anything.
+ * The reader of `ssh -G` output: lines of "key value" with keys in lower case, some keys several times. Pure: no files,
+ * no environment. Invariant: both lists are NULL-ended as soon as they hold anything.
  */
 #include "backend/ssh_config.h"
 
@@ -119,8 +119,9 @@ static void set_word(struct ssh_config *c, const char *key, const char *val)
 	} else if (strcmp(key, "pubkeyauthentication") == 0) {
 		c->no_pubkey = is_no(val);
 	} else if (strcmp(key, "addressfamily") == 0) {
-		c->family = strcmp(val, "inet") == 0 ? SSH_FAMILY_INET
-			    : strcmp(val, "inet6") == 0 ? SSH_FAMILY_INET6 : SSH_FAMILY_ANY;
+		c->family = strcmp(val, "inet") == 0    ? SSH_FAMILY_INET
+			    : strcmp(val, "inet6") == 0 ? SSH_FAMILY_INET6
+							: SSH_FAMILY_ANY;
 	} else if ((strcmp(key, "proxycommand") == 0 || strcmp(key, "proxyjump") == 0) && !none) {
 		free(c->proxy);
 		c->proxy = xasprintf("%s %s", key, val);
@@ -204,15 +205,33 @@ static char *expand_path(const char *path, const struct tokens *t)
 			continue;
 		}
 		switch (*++path) {
-		case '%': strbuf_addch(&sb, '%'); break;
-		case 'd': strbuf_addstr(&sb, t->home); break;
-		case 'h': strbuf_addstr(&sb, t->host); break;
-		case 'i': strbuf_addf(&sb, "%u", t->uid); break;
-		case 'k': strbuf_addstr(&sb, t->key_alias ? t->key_alias : t->host); break;
-		case 'n': strbuf_addstr(&sb, t->alias); break;
-		case 'p': strbuf_addf(&sb, "%d", t->port); break;
-		case 'r': strbuf_addstr(&sb, t->remote_user); break;
-		case 'u': strbuf_addstr(&sb, t->local_user); break;
+		case '%':
+			strbuf_addch(&sb, '%');
+			break;
+		case 'd':
+			strbuf_addstr(&sb, t->home);
+			break;
+		case 'h':
+			strbuf_addstr(&sb, t->host);
+			break;
+		case 'i':
+			strbuf_addf(&sb, "%u", t->uid);
+			break;
+		case 'k':
+			strbuf_addstr(&sb, t->key_alias ? t->key_alias : t->host);
+			break;
+		case 'n':
+			strbuf_addstr(&sb, t->alias);
+			break;
+		case 'p':
+			strbuf_addf(&sb, "%d", t->port);
+			break;
+		case 'r':
+			strbuf_addstr(&sb, t->remote_user);
+			break;
+		case 'u':
+			strbuf_addstr(&sb, t->local_user);
+			break;
 		default:
 			strbuf_release(&sb);
 			return NULL;
@@ -239,7 +258,8 @@ static void expand_list(char **list, size_t *n, const struct tokens *t)
 
 void ssh_config_expand(struct ssh_config *c, const char *alias, const char *home, const char *local_user, unsigned uid)
 {
-	struct tokens t = { alias, home, local_user, c->hostname, c->user ? c->user : local_user, c->host_key_alias, c->port, uid };
+	struct tokens t = { alias,   home, local_user, c->hostname, c->user ? c->user : local_user, c->host_key_alias,
+			    c->port, uid };
 	char *s;
 
 	expand_list(c->identity_files, &c->n_identity_files, &t);

@@ -1,6 +1,6 @@
 /*
- * Runs `ssh -G` without a shell, in a process group of its own that is killed at a deadline (a `Match exec` in the user's
- * configuration may hang), and without the caller's signal mask. One call, no state.
+ * Runs `ssh -G` without a shell, in a process group of its own that is killed at a deadline (a `Match exec` in the
+ * user's configuration may hang), and without the caller's signal mask. One call, no state.
  */
 #include "backend/ssh_config.h"
 
@@ -162,7 +162,8 @@ static void defaults(const struct cluster_conf *conf, const char *host, struct s
 			    "globalknownhostsfile /etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2\n");
 }
 
-static int ask_ssh(const struct cluster_conf *conf, const char *host, const char *home, struct strbuf *text, struct err *e)
+static int ask_ssh(const struct cluster_conf *conf, const char *host, const char *home, struct strbuf *text,
+		   struct err *e)
 {
 	cleanup_free char *file = conf->ssh_config ? under_home(conf->ssh_config, home) : NULL;
 	/* As -o, for -i leaves a file that is not there out and takes the defaults instead. */
@@ -189,7 +190,9 @@ static int ask_ssh(const struct cluster_conf *conf, const char *host, const char
 	argv[n] = NULL;
 	rc = run((char *const *)(uintptr_t)argv, text, &said);
 	if (rc == -ETIMEDOUT)
-		return err_set(e, rc, "`ssh -G %s` did not end within %d s: is there a `Match exec` in the SSH configuration that hangs?",
+		return err_set(e, rc,
+			       "`ssh -G %s` did not end within %d s: is there a `Match exec` in the SSH configuration "
+			       "that hangs?",
 			       host, RUN_MS / 1000);
 	while (said.len && said.buf[said.len - 1] == '\n')
 		strbuf_setlen(&said, said.len - 1);

@@ -10,6 +10,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -264,8 +265,10 @@ static int run_group(struct store *s)
 		store_txn_of(n)->code = 0;
 		rc = store_txn_apply(&s->q, store_txn_of(n));
 	}
+	point(POINT_STORE_COMMITTING);
 	if (!rc)
 		rc = store_stmts_run(&s->q, ST_COMMIT);
+	point(POINT_STORE_COMMITTED);
 	if (!rc)
 		return 0;
 	s->q.next_num = 0;

@@ -40,6 +40,9 @@ struct store_loader {
 	void (*rejected)(void *arg, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
 };
 
+/* The name of a file system that is not local by its statfs(2) type, or NULL. */
+const char *store_remote_fs(unsigned long type);
+
 /*
  * Opens DIR/journal.db, making or migrating it (a copy DIR/journal.db.SCHEMA is made before a migration). Errors, each
  * a sentence: a newer schema (named), a directory of another machine or copied from elsewhere (host, inode and device

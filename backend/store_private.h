@@ -19,9 +19,6 @@ struct store_migration {
 	const char *sql;
 };
 
-/* The name of a file system that is not local by its statfs(2) type, or NULL. */
-const char *store_remote_fs(unsigned long type);
-
 /* Opens and checks as store_open says, with the migrations given. */
 int store_db_open(const char *dir, const struct clock *clock, const struct store_migration *steps, sqlite3 **out,
 		  char uuid[37], struct err *e);

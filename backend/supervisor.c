@@ -164,7 +164,8 @@ static void give_signals(struct supervisor *s, int64_t now)
 		if (!(s->signals & UINT64_C(1) << (sig - 1)))
 			continue;
 		s->last_signal = sig;
-		tree_kill(getpid(), ready ? s->child : 0, sig);
+		if (!s->child_gone) /* the script passes it on to its command, as with scancel --batch */
+			(void)kill(s->child, sig);
 	}
 	s->signals = 0;
 }

@@ -1,7 +1,7 @@
 /*
- * Writing tar archives. The list of entries is complete and sorted (a directory comes before what is in it) before the first byte
- * is given, and the size of the archive is the sum over it; a file that has another size when its turn comes is an error.
- * Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block".
+ * Writing tar archives. The list of entries is complete and sorted (a directory comes before what is in it) before the
+ * first byte is given, and the size of the archive is the sum over it; a file that has another size when its turn comes
+ * is an error. Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block".
  */
 #include "backend/tar.h"
 
@@ -20,9 +20,10 @@
 #define USTAR_SIZE_MAX 077777777777ull /* 11 octal digits */
 
 struct entry {
-	char *path;	/* relative */
-	char *link;	/* symbolic links */
-	char type;	/* typeflag: '0' '2' '5' */
+	char *path; /* in the archive, relative */
+	char *src;  /* on this machine: NULL for `path` beneath the base, else absolute */
+	char *link; /* symbolic links */
+	char type;  /* typeflag: '0' '2' '5' */
 	mode_t mode;
 	uint64_t size;
 	int64_t mtime;
@@ -33,17 +34,17 @@ struct tar {
 	struct entry *v;
 	size_t n, cap, next;
 	uint64_t size;
-	struct strbuf head;	/* blocks that come before the current file's bytes */
+	struct strbuf head; /* blocks that come before the current file's bytes */
 	size_t head_pos;
 	int fd;
-	uint64_t left;		/* bytes of the current file */
+	uint64_t left; /* bytes of the current file */
 	size_t pad;
 	bool ended;
 };
 
 struct ustar { /* POSIX.1-2017, ustar header block */
-	char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], chksum[8], typeflag, linkname[100], magic[6], version[2],
-		uname[32], gname[32], devmajor[8], devminor[8], prefix[155], unused[12];
+	char name[100], mode[8], uid[8], gid[8], size[12], mtime[12], chksum[8], typeflag, linkname[100], magic[6],
+		version[2], uname[32], gname[32], devmajor[8], devminor[8], prefix[155], unused[12];
 };
 _Static_assert(sizeof(struct ustar) == BLOCK, "a ustar header is one block");
 
@@ -196,20 +197,28 @@ static void push(struct tar *t, struct entry en)
 	t->v[t->n++] = en;
 }
 
-/* Takes `path`. 0 also when the entry is none that is wanted. */
-static int add_entry(struct tar *t, char *path)
+static const char *source(const struct entry *en)
 {
-	struct entry en = { .path = path };
+	return en->src ? en->src : en->path; /* openat(2) and its like ignore the base for absolute paths */
+}
+
+static int leave_out(struct entry *en, int code)
+{
+	free(en->path);
+	free(en->src);
+	return code;
+}
+
+/* Takes `path` and `src`. 0 also when the entry is none that is wanted. */
+static int add_entry(struct tar *t, char *path, char *src)
+{
+	struct entry en = { .path = path, .src = src };
 	char target[4096];
 	struct stat st;
 	ssize_t n;
 
-	if (fstatat(t->base, path, &st, AT_SYMLINK_NOFOLLOW) < 0) {
-		int code = errno == ENOENT ? 0 : -errno;
-
-		free(path);
-		return code;
-	}
+	if (fstatat(t->base, source(&en), &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return leave_out(&en, errno == ENOENT ? 0 : -errno);
 	en.mode = st.st_mode & 0777;
 	en.mtime = st.st_mtim.tv_sec;
 	if (S_ISREG(st.st_mode)) {
@@ -218,15 +227,13 @@ static int add_entry(struct tar *t, char *path)
 	} else if (S_ISDIR(st.st_mode)) {
 		en.type = '5';
 	} else if (S_ISLNK(st.st_mode)) {
-		n = readlinkat(t->base, path, target, sizeof(target) - 1);
+		n = readlinkat(t->base, source(&en), target, sizeof(target) - 1);
 		target[n > 0 ? n : 0] = '\0';
 		en.type = '2';
 		en.link = tar_link_inside(path, target) ? xstrdup(target) : NULL;
 	}
-	if (!en.type || (en.type == '2' && !en.link)) {
-		free(path);
-		return 0;
-	}
+	if (!en.type || (en.type == '2' && !en.link))
+		return leave_out(&en, 0);
 	push(t, en);
 	return 0;
 }
@@ -236,10 +243,10 @@ static int by_name(const void *a, const void *b)
 	return strcmp(((const struct entry *)a)->path, ((const struct entry *)b)->path);
 }
 
-/* Appends the entries of one directory ("" is the base), sorted among themselves. */
-static int list_dir(struct tar *t, const char *path, struct err *e)
+/* Appends the entries of one directory ("" is the base; `src` as in struct entry), sorted among themselves. */
+static int list_dir(struct tar *t, const char *path, const char *src, struct err *e)
 {
-	int fd = openat(t->base, *path ? path : ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	int fd = openat(t->base, src ? src : *path ? path : ".", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	size_t first = t->n;
 	struct dirent *d;
 	int rc = 0;
@@ -259,7 +266,8 @@ static int list_dir(struct tar *t, const char *path, struct err *e)
 		if (t->n >= TAR_MAX_ENTRIES)
 			rc = err_set(e, -EFBIG, "there are more than %d files to send", TAR_MAX_ENTRIES);
 		else
-			rc = add_entry(t, *path ? xasprintf("%s/%s", path, d->d_name) : xstrdup(d->d_name));
+			rc = add_entry(t, *path ? xasprintf("%s/%s", path, d->d_name) : xstrdup(d->d_name),
+				       src ? xasprintf("%s/%s", src, d->d_name) : NULL);
 	}
 	(void)closedir(dir);
 	if (t->n > first)
@@ -268,28 +276,38 @@ static int list_dir(struct tar *t, const char *path, struct err *e)
 }
 
 /* Breadth first: the list itself is the queue of directories, and a directory comes before what is in it. */
-static int list_all(struct tar *t, struct err *e)
+static int list_all(struct tar *t, const struct tar_extra *extra, size_t n_extra, struct err *e)
 {
-	int rc = list_dir(t, "", e);
+	int rc = t->base < 0 ? 0 : list_dir(t, "", NULL, e);
 
+	for (size_t i = 0; rc == 0 && i < n_extra; i++) {
+		if (access(extra[i].path, R_OK) < 0)
+			rc = err_sys(e, -errno, "cannot read %s", extra[i].path);
+		else
+			rc = add_entry(t, xstrdup(extra[i].name), xstrdup(extra[i].path));
+	}
 	for (size_t i = 0; rc == 0 && i < t->n; i++) {
 		cleanup_free char *path = t->v[i].type == '5' ? xstrdup(t->v[i].path) : NULL;
+		cleanup_free char *src = xstrdup(t->v[i].src);
 
 		if (path)
-			rc = list_dir(t, path, e);
+			rc = list_dir(t, path, src, e);
 	}
 	return rc;
 }
 
-int tar_open(const char *dir, struct tar **out, struct err *e)
+int tar_open(const char *dir, const struct tar_extra *extra, size_t n_extra, struct tar **out, struct err *e)
 {
 	struct tar *t = xcalloc(1, sizeof(*t));
 	int rc;
 
 	t->fd = -1;
 	strbuf_init(&t->head);
-	t->base = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	rc = t->base < 0 ? err_sys(e, -errno, "%s", dir) : list_all(t, e);
+	t->base = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	if (t->base < 0 && (!n_extra || (dir && errno != ENOENT)))
+		rc = err_sys(e, dir ? -errno : -ENOENT, "%s", dir ? dir : "nothing to send");
+	else
+		rc = list_all(t, extra, n_extra, e);
 	if (rc < 0) {
 		tar_close(t);
 		return rc;
@@ -311,6 +329,7 @@ void tar_close(struct tar *t)
 		return;
 	for (size_t i = 0; i < t->n; i++) {
 		free(t->v[i].path);
+		free(t->v[i].src);
 		free(t->v[i].link);
 	}
 	free(t->v);
@@ -338,7 +357,7 @@ static int open_file(struct tar *t, const struct entry *en, struct err *e)
 {
 	struct stat st;
 
-	t->fd = openat(t->base, en->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	t->fd = openat(t->base, source(en), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (t->fd < 0)
 		return err_sys(e, -errno, "cannot read %s", en->path);
 	if (fstat(t->fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size != en->size)

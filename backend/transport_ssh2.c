@@ -1,14 +1,14 @@
 /*
- * The libssh2 transport: one login over one socket, driven by step(). Nothing blocks but ssh-agent (with a deadline) and the run of
- * `ssh -G` in open().
+ * The libssh2 transport: one login over one socket, driven by step(). Nothing blocks but ssh-agent (with a deadline)
+ * and the run of `ssh -G` in open().
  *
- * libssh2 is given callbacks for its socket calls. What it sends goes to `wire` whole, and step() writes that to the socket: so libssh2
- * never sees a short send, and its rule that nothing else may be sent until the very same call was repeated is never in
- * play. The callbacks also get ssh-agent's traffic (libssh2 1.10), told apart by the descriptor.
+ * libssh2 is given callbacks for its socket calls. What it sends goes to `wire` whole, and step() writes that to the
+ * socket: so libssh2 never sees a short send, and its rule that nothing else may be sent until the very same call was
+ * repeated is never in play. The callbacks also get ssh-agent's traffic (libssh2 1.10), told apart by the descriptor.
  *
- * Any call may take packets of other channels from the socket into libssh2's queue, so next_deadline() is "now" whenever bytes
- * were taken since the last step began: the owner comes back and reads every channel again. A peer is dead when `alive_max`
- * keepalives in a row went unanswered.
+ * Any call may take packets of other channels from the socket into libssh2's queue, so next_deadline() is "now"
+ * whenever bytes were taken since the last step began: the owner comes back and reads every channel again. A peer is
+ * dead when `alive_max` keepalives in a row went unanswered.
  */
 #include "backend/transport_ssh2.h"
 
@@ -69,7 +69,8 @@ static ssize_t on_recv(libssh2_socket_t fd, void *buf, size_t len, int flags, vo
 	struct transport *t = *abstract;
 	ssize_t n;
 
-	/* What the peer sent before its end is still handed out: so to libssh2 the end is only a pause (read_stream knows better). */
+	/* What the peer sent before its end is still handed out: so to libssh2 the end is only a pause (read_stream
+	 * knows better). */
 	if (t->gone && !t->closing && t->phase == PHASE_READY)
 		return -EAGAIN;
 	if (t->closing || t->gone)
@@ -123,10 +124,12 @@ void transport_fail_io(struct transport *t, const char *doing)
 	if (t->gone && t->gone_errno == 0) {
 		transport_fail(t, TRANSPORT_DOWN, "%s closed the connection (while %s)", t->alias, doing);
 	} else if (t->gone) {
-		transport_fail(t, TRANSPORT_DOWN, "the connection to %s broke (while %s): %s", t->alias, doing, strerror(t->gone_errno));
+		transport_fail(t, TRANSPORT_DOWN, "the connection to %s broke (while %s): %s", t->alias, doing,
+			       strerror(t->gone_errno));
 	} else {
 		(void)libssh2_session_last_error(t->session, &words, NULL, 0);
-		transport_fail(t, TRANSPORT_DOWN, "the connection to %s failed (while %s): %s", t->alias, doing, words ? words : "");
+		transport_fail(t, TRANSPORT_DOWN, "the connection to %s failed (while %s): %s", t->alias, doing,
+			       words ? words : "");
 	}
 }
 
@@ -151,8 +154,9 @@ static int make_session(struct transport *t)
 	(void)libssh2_session_callback_set(t->session, LIBSSH2_CALLBACK_SEND, (void *)on_send);
 	(void)libssh2_session_callback_set(t->session, LIBSSH2_CALLBACK_RECV, (void *)on_recv);
 	known_hosts_load(&t->known, t->session, &t->cfg);
-	known_hosts_algorithms(&t->known, &pref);
-	(void)libssh2_session_method_pref(t->session, LIBSSH2_METHOD_HOSTKEY, pref.buf);
+	known_hosts_algorithms(&t->known, t->session, &pref);
+	if (pref.len)
+		(void)libssh2_session_method_pref(t->session, LIBSSH2_METHOD_HOSTKEY, pref.buf);
 	return 0;
 }
 
@@ -213,8 +217,8 @@ static int phase_handshake(struct transport *t)
 	}
 	if ((rc == LIBSSH2_ERROR_KEX_FAILURE || rc == LIBSSH2_ERROR_METHOD_NONE) && !t->gone) {
 		(void)libssh2_session_last_error(t->session, &words, NULL, 0);
-		transport_fail(t, TRANSPORT_REFUSED, "%s and this libssh2 (%s) have no way to encrypt in common: %s", t->alias,
-			       libssh2_version(0), words ? words : "");
+		transport_fail(t, TRANSPORT_REFUSED, "%s and this libssh2 (%s) have no way to encrypt in common: %s",
+			       t->alias, libssh2_version(0), words ? words : "");
 	} else {
 		transport_fail_io(t, "greeting");
 	}
@@ -237,8 +241,8 @@ static int phase_auth(struct transport *t)
 		return rc;
 	}
 	str_set(&t->describe, NULL);
-	t->describe = xasprintf("libssh2 %s@%s:%d key %s fingerprint SHA256:%s", t->cfg.user, t->cfg.hostname, t->cfg.port,
-				auth_label(&t->auth), t->fingerprint);
+	t->describe = xasprintf("libssh2 %s@%s:%d key %s fingerprint SHA256:%s", t->cfg.user, t->cfg.hostname,
+				t->cfg.port, auth_label(&t->auth), t->fingerprint);
 	libssh2_keepalive_config(t->session, 1, (unsigned)(t->alive_us / USEC_PER_SEC));
 	t->next_alive = clock_mono(t->clock) + t->alive_us;
 	t->phase = PHASE_READY;
@@ -264,8 +268,8 @@ static void step_flush(struct transport *t)
 }
 
 /*
- * Bytes in the socket that nobody reads (no channel, or an owner that waits) are a sign of life too when there are more than last
- * time, or so many that the peer may be held up by us.
+ * Bytes in the socket that nobody reads (no channel, or an owner that waits) are a sign of life too when there are more
+ * than last time, or so many that the peer may be held up by us.
  */
 static bool has_input(struct transport *t)
 {
@@ -392,17 +396,19 @@ static int64_t ssh2_next_deadline(struct transport *t)
 static int check_config(const struct cluster_conf *conf, const struct ssh_config *cfg, const char *alias, struct err *e)
 {
 	if (conf->transport && strcmp(conf->transport, "auto") != 0 && strcmp(conf->transport, "libssh2") != 0)
-		return err_set(e, -EOPNOTSUPP, "transport = %s is not supported by this version; use libssh2", conf->transport);
+		return err_set(e, -EOPNOTSUPP, "transport = %s is not supported by this version; use libssh2",
+			       conf->transport);
 	if (cfg->proxy)
 		return err_set(e, -EOPNOTSUPP,
-			       "the SSH configuration reaches %s by way of another host (%s); this version cannot jump yet: name a host that "
+			       "the SSH configuration reaches %s by way of another host (%s); this version cannot jump "
+			       "yet: name a host that "
 			       "can be reached directly, or put `ProxyJump none` into a file named by ssh_config",
 			       alias, cfg->proxy);
 	return 0;
 }
 
-static int ssh2_open(const struct cluster_conf *conf, size_t host_index, const struct clock *clock, struct transport **out,
-		     struct err *e)
+static int ssh2_open(const struct cluster_conf *conf, size_t host_index, const struct clock *clock,
+		     struct transport **out, struct err *e)
 {
 	const char *alias = conf->hosts[host_index];
 	struct ssh_config cfg;

@@ -19,12 +19,12 @@ struct addrinfo;
 
 struct dial {
 	const struct clock *clock;
-	const char *host;	    /* borrowed */
-	struct resolve *resolve;    /* while the name is looked up */
+	const char *host;            /* borrowed */
+	struct resolve *resolve;     /* while the name is looked up */
 	struct addrinfo *addrs, *at; /* owned; the address that is tried */
-	int fd;			    /* connecting, or -1 */
-	int64_t deadline, next;	    /* of everything; of this address */
-	int last;		    /* why the last address failed */
+	int fd;                      /* connecting, or -1 */
+	int64_t deadline, next;      /* of everything; of this address */
+	int last;                    /* why the last address failed */
 };
 
 int dial_start(struct dial *d, const struct clock *clock, const char *host, int port, enum ssh_family family,
@@ -42,7 +42,7 @@ struct known_host {
 	int line;
 	char *type, *key; /* "ssh-ed25519", base64 */
 	bool revoked;
-	bool loose;	  /* an entry without the port: it may accept, not contradict */
+	bool loose; /* an entry without the port: it may accept, not contradict */
 };
 
 struct known_hosts {
@@ -54,7 +54,7 @@ struct known_hosts {
 void known_hosts_load(struct known_hosts *k, LIBSSH2_SESSION *session, const struct ssh_config *cfg);
 void known_hosts_release(struct known_hosts *k);
 /* Host key algorithms, those of known keys first: for LIBSSH2_METHOD_HOSTKEY. */
-void known_hosts_algorithms(const struct known_hosts *k, struct strbuf *out);
+void known_hosts_algorithms(const struct known_hosts *k, LIBSSH2_SESSION *session, struct strbuf *out);
 /* 0, or -EKEYREJECTED with what to do. `blob` is the key that the server showed. */
 int known_hosts_check(const struct known_hosts *k, const struct ssh_config *cfg, const char *blob, size_t len,
 		      const char *fingerprint, struct err *e);
@@ -70,20 +70,20 @@ enum key_source { KEY_AGENT, KEY_FILE };
 
 struct auth_key {
 	enum key_source from;
-	char *label;	/* for messages */
-	char *path;	/* KEY_FILE */
+	char *label;                              /* for messages */
+	char *path;                               /* KEY_FILE */
 	struct libssh2_agent_publickey *identity; /* KEY_AGENT; owned by the agent handle */
 	bool rsa;
 };
 
 struct auth {
-	bool listed;		/* the server's methods are known, keys are collected */
+	bool listed; /* the server's methods are known, keys are collected */
 	LIBSSH2_AGENT *agent;
 	struct auth_key *keys;
 	size_t n_keys, at;
-	int refused;		/* keys that the server said no to */
+	int refused;                  /* keys that the server said no to */
 	struct strbuf tried, skipped; /* words for the refusal */
-	int64_t agent_deadline;	/* for the agent's socket */
+	int64_t agent_deadline;       /* for the agent's socket */
 };
 
 void auth_init(struct auth *a);
@@ -106,18 +106,18 @@ struct transport {
 	struct err failure;
 	struct dial dial;
 	int fd;
-	bool gone;		/* the socket is at its end or broken: `gone_errno`, 0 for its end */
+	bool gone; /* the socket is at its end or broken: `gone_errno`, 0 for its end */
 	int gone_errno;
-	bool closing;		/* no more socket calls: close() runs */
-	bool pumped;		/* bytes were taken from the socket since step began */
+	bool closing; /* no more socket calls: close() runs */
+	bool pumped;  /* bytes were taken from the socket since step began */
 	LIBSSH2_SESSION *session;
-	struct strbuf wire;	/* packets that are not sent yet; libssh2 never sees a short send */
+	struct strbuf wire; /* packets that are not sent yet; libssh2 never sees a short send */
 	struct known_hosts known;
 	struct auth auth;
 	int64_t login_deadline;
 	int64_t alive_us, next_alive; /* keepalives */
 	int alive_max, unanswered;
-	int unread;		/* bytes in the socket at the last keepalive */
+	int unread; /* bytes in the socket at the last keepalive */
 	struct list channels;
 	struct channel *opening; /* libssh2 has one state for opens */
 	char fingerprint[80];
@@ -127,21 +127,22 @@ struct transport {
 enum channel_state { CHANNEL_WAITING, CHANNEL_OPENING, CHANNEL_STARTING, CHANNEL_OPEN, CHANNEL_DEAD };
 
 struct channel {
-	struct list node;	/* transport.channels */
+	struct list node; /* transport.channels */
 	struct transport *t;
-	char *command;		/* or NULL: the login shell */
+	char *command; /* or NULL: the login shell */
 	bool subsystem;
 	enum channel_state state;
-	int error;		/* CHANNEL_DEAD */
+	int error; /* CHANNEL_DEAD */
 	LIBSSH2_CHANNEL *ch;
-	struct strbuf tx;	/* accepted from the owner, repeated until libssh2 takes it */
+	struct strbuf tx; /* accepted from the owner, repeated until libssh2 takes it */
 	size_t tx_at;
-	bool hungry;		/* the owner read to the end of what was there */
-	bool released;		/* the owner is done with it; freed when libssh2 is */
+	bool hungry;   /* the owner read to the end of what was there */
+	bool released; /* the owner is done with it; freed when libssh2 is */
 };
 
 /* The connection is lost or wrong: from now on step() says so. */
-void transport_fail(struct transport *t, enum transport_state as, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void transport_fail(struct transport *t, enum transport_state as, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* The same with what libssh2 or the socket says. */
 void transport_fail_io(struct transport *t, const char *doing);
 

@@ -1,7 +1,8 @@
 /*
- * Logging in with keys: those of ssh-agent that the configuration names first, then its other keys (unless IdentitiesOnly), then key
- * files. Each key is offered once; no key is offered after the server's usual limit; passwords never. libssh2 before 1.11 signs
- * with RSA only by SHA-1, which servers refuse today, so RSA keys come last and the refusal says so.
+ * Logging in with keys: those of ssh-agent that the configuration names first, then its other keys (unless
+ * IdentitiesOnly), then key files. Each key is offered once; no key is offered after the server's usual limit;
+ * passwords never. libssh2 before 1.11 signs with RSA only by SHA-1, which servers refuse today, so RSA keys come last
+ * and the refusal says so.
  *
  * Talking to ssh-agent blocks on a local socket; the transport's callbacks give it the deadline `agent_deadline`.
  */
@@ -97,7 +98,8 @@ static char *agent_socket(const struct ssh_config *cfg)
 }
 
 /* Connects and lists; without an agent there is just nothing in the list. */
-static void open_agent(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_config *cfg, const struct clock *clock)
+static void open_agent(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_config *cfg,
+		       const struct clock *clock)
 {
 	cleanup_free char *path = agent_socket(cfg);
 
@@ -147,7 +149,8 @@ static void add_identity(struct auth *a, struct libssh2_agent_publickey *id)
 		skip(a, comment, strcmp(type, "ssh-dss") == 0 ? "(DSA)" : "(a security key)");
 		return;
 	}
-	add_key(a, KEY_AGENT, xasprintf("%s of ssh-agent (%s)", comment, type), NULL, strcmp(type, "ssh-rsa") == 0)->identity = id;
+	add_key(a, KEY_AGENT, xasprintf("%s of ssh-agent (%s)", comment, type), NULL, strcmp(type, "ssh-rsa") == 0)
+		->identity = id;
 }
 
 /* The identity of the agent that is this file's key. */
@@ -221,7 +224,8 @@ static void rsa_last(struct auth *a)
 	a->keys = sorted;
 }
 
-static void collect_keys(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_config *cfg, const struct clock *clock)
+static void collect_keys(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_config *cfg,
+			 const struct clock *clock)
 {
 	struct libssh2_agent_publickey *id;
 	size_t i;
@@ -254,10 +258,13 @@ static int refuse(const struct auth *a, const struct ssh_config *cfg, struct err
 
 	for (i = 0; i < a->n_keys && i < a->at; i++)
 		rsa = rsa || a->keys[i].rsa;
-	return err_set(e, -EKEYREJECTED, "%s does not let %s in with a key; tried: %s%s%s%s", cfg->hostname, cfg->user,
-		       a->tried.len ? a->tried.buf : "no key", a->skipped.len ? "; left out: " : "", a->skipped.buf,
-		       rsa && old_libssh2() ? ". RSA keys are often refused because this libssh2 signs them with SHA-1: use an ed25519 or "
-					      "ecdsa key" : "");
+	return err_set(
+		e, -EKEYREJECTED, "%s does not let %s in with a key; tried: %s%s%s%s", cfg->hostname, cfg->user,
+		a->tried.len ? a->tried.buf : "no key", a->skipped.len ? "; left out: " : "", a->skipped.buf,
+		rsa && old_libssh2()
+			? ". RSA keys are often refused because this libssh2 signs them with SHA-1: use an ed25519 or "
+			  "ecdsa key"
+			: "");
 }
 
 /* What the server offers; 0 when keys are among it. */
@@ -270,8 +277,8 @@ static int methods(LIBSSH2_SESSION *session, const struct ssh_config *cfg, struc
 	if (!list)
 		return libssh2_session_last_errno(session) == LIBSSH2_ERROR_EAGAIN ? -EAGAIN : -ECONNRESET;
 	if (!strstr(list, "publickey"))
-		return err_set(e, -EKEYREJECTED, "%s lets %s in only by %s; this version logs in with keys only", cfg->hostname,
-			       cfg->user, list);
+		return err_set(e, -EKEYREJECTED, "%s lets %s in only by %s; this version logs in with keys only",
+			       cfg->hostname, cfg->user, list);
 	return 0;
 }
 
@@ -282,10 +289,12 @@ static int try_key(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_co
 	if (k->from == KEY_AGENT)
 		return libssh2_agent_userauth(a->agent, cfg->user, k->identity);
 	/* "" and not NULL: libssh2 1.10 takes the length of the passphrase of a PEM file without looking. */
-	return libssh2_userauth_publickey_fromfile_ex(session, cfg->user, (unsigned)strlen(cfg->user), NULL, k->path, "");
+	return libssh2_userauth_publickey_fromfile_ex(session, cfg->user, (unsigned)strlen(cfg->user), NULL, k->path,
+						      "");
 }
 
-static int next_key(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_config *cfg, int64_t login_deadline, struct err *e)
+static int next_key(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_config *cfg, int64_t login_deadline,
+		    struct err *e)
 {
 	while (a->at < a->n_keys && a->refused < TRIES_MAX) {
 		int rc;
@@ -296,8 +305,8 @@ static int next_key(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_c
 			return 0;
 		if (rc == LIBSSH2_ERROR_EAGAIN)
 			return -EAGAIN;
-		if (rc == LIBSSH2_ERROR_SOCKET_SEND || rc == LIBSSH2_ERROR_SOCKET_RECV || rc == LIBSSH2_ERROR_SOCKET_DISCONNECT ||
-		    rc == LIBSSH2_ERROR_TIMEOUT) {
+		if (rc == LIBSSH2_ERROR_SOCKET_SEND || rc == LIBSSH2_ERROR_SOCKET_RECV ||
+		    rc == LIBSSH2_ERROR_SOCKET_DISCONNECT || rc == LIBSSH2_ERROR_TIMEOUT) {
 			if (a->refused < TRIES_MAX - 1)
 				return -ECONNRESET;
 			break; /* "Too many authentication failures" */
@@ -312,8 +321,8 @@ static int next_key(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_c
 	return refuse(a, cfg, e);
 }
 
-int auth_step(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_config *cfg, const struct clock *clock, int64_t login_deadline,
-	      struct err *e)
+int auth_step(struct auth *a, LIBSSH2_SESSION *session, const struct ssh_config *cfg, const struct clock *clock,
+	      int64_t login_deadline, struct err *e)
 {
 	if (!a->listed) {
 		int rc = methods(session, cfg, e);

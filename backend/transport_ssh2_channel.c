@@ -1,9 +1,9 @@
 /*
  * Channels of the libssh2 transport. libssh2's rules, and how they are kept:
- *  - it opens one channel at a time (its state is in the session): `opening` holds the turn until the open and the request for
- *    shell, command or subsystem are answered, even if the owner closes the channel meanwhile.
- *  - a write that said EAGAIN (window full, keys being exchanged) must be repeated with the same bytes: so what the owner writes is
- *    copied to `tx`, one packet at most, and nothing more is accepted until libssh2 has taken all of it.
+ *  - it opens one channel at a time (its state is in the session): `opening` holds the turn until the open and the
+ * request for shell, command or subsystem are answered, even if the owner closes the channel meanwhile.
+ *  - a write that said EAGAIN (window full, keys being exchanged) must be repeated with the same bytes: so what the
+ * owner writes is copied to `tx`, one packet at most, and nothing more is accepted until libssh2 has taken all of it.
  *  - freeing a channel waits for the peer's close: `released` channels are driven on until it came.
  */
 #include "backend/transport_ssh2.h"
@@ -13,8 +13,8 @@
 #include <errno.h>
 #include <string.h>
 
-#define WINDOW (4 * 1024 * 1024)	/* 4 MiB: 80 MB/s at 50 ms */
-#define PACKET 32000			/* one SSH packet, under libssh2's 32700 */
+#define WINDOW (4 * 1024 * 1024) /* 4 MiB: 80 MB/s at 50 ms */
+#define PACKET 32000             /* one SSH packet, under libssh2's 32700 */
 #define WIRE_MAX (1024 * 1024)
 
 static void kill_channel(struct channel *c, int error)
@@ -68,7 +68,8 @@ static void step_open(struct channel *c)
 		c->state = CHANNEL_OPENING;
 	}
 	if (c->state == CHANNEL_OPENING) {
-		c->ch = libssh2_channel_open_ex(t->session, "session", 7, WINDOW, LIBSSH2_CHANNEL_PACKET_DEFAULT, NULL, 0);
+		c->ch = libssh2_channel_open_ex(t->session, "session", 7, WINDOW, LIBSSH2_CHANNEL_PACKET_DEFAULT, NULL,
+						0);
 		rc = c->ch ? 0 : libssh2_session_last_errno(t->session);
 		if (rc == LIBSSH2_ERROR_CHANNEL_FAILURE)
 			kill_channel(c, -EMFILE);
@@ -197,7 +198,8 @@ void channels_step(struct transport *t)
 
 	if (t->phase != PHASE_READY)
 		return;
-	list_for_each_safe (pos, tmp, &t->channels) {
+	list_for_each_safe(pos, tmp, &t->channels)
+	{
 		step_channel(container_of(pos, struct channel, node));
 		if (t->phase != PHASE_READY)
 			return;
@@ -222,7 +224,8 @@ void channels_abort(struct transport *t, int error)
 	struct list *pos, *tmp;
 
 	t->opening = NULL;
-	list_for_each_safe (pos, tmp, &t->channels) {
+	list_for_each_safe(pos, tmp, &t->channels)
+	{
 		struct channel *c = container_of(pos, struct channel, node);
 
 		if (c->state != CHANNEL_DEAD)
@@ -234,6 +237,5 @@ void channels_free(struct transport *t)
 {
 	struct list *pos, *tmp;
 
-	list_for_each_safe (pos, tmp, &t->channels)
-		channel_free(container_of(pos, struct channel, node));
+	list_for_each_safe(pos, tmp, &t->channels) channel_free(container_of(pos, struct channel, node));
 }

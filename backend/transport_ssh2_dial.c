@@ -1,7 +1,7 @@
 /*
  * A name becomes a connected socket without blocking. Addresses are tried one after the other, each with its share of
- * the time that is left. Numeric addresses need no look-up; for a name getaddrinfo(3) runs in a detached thread, because it
- * cannot be given a deadline: it and the dial share a `struct resolve`, which the last of them frees.
+ * the time that is left. Numeric addresses need no look-up; for a name getaddrinfo(3) runs in a detached thread,
+ * because it cannot be given a deadline: it and the dial share a `struct resolve`, which the last of them frees.
  */
 #include "backend/transport_ssh2.h"
 
@@ -23,12 +23,12 @@
 struct resolve {
 	atomic_int refs;
 	atomic_bool done;
-	int fd;		/* eventfd: readable when done */
+	int fd; /* eventfd: readable when done */
 	char *host;
 	char port[8];
 	struct addrinfo hints;
 	struct addrinfo *result;
-	int code;	/* of getaddrinfo */
+	int code; /* of getaddrinfo */
 };
 
 static void resolve_put(struct resolve *r)
@@ -97,8 +97,8 @@ static int resolve_start(struct dial *d, int port, const struct addrinfo *hints,
 	return 0;
 }
 
-int dial_start(struct dial *d, const struct clock *clock, const char *host, int port, enum ssh_family family, int64_t timeout_us,
-	       struct err *e)
+int dial_start(struct dial *d, const struct clock *clock, const char *host, int port, enum ssh_family family,
+	       int64_t timeout_us, struct err *e)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV };
 	char text[8];

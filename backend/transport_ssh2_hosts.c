@@ -1,10 +1,10 @@
 /*
- * Known hosts: which entries of the user's and the machine's files speak of this host, and whether the key that the server
- * shows is one of them (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT). Nothing is ever added to the files and nothing weakens the check: an
- * unknown or changed key is a refusal that says what the user can do.
+ * Known hosts: which entries of the user's and the machine's files speak of this host, and whether the key that the
+ * server shows is one of them (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT). Nothing is ever added to the files and nothing
+ * weakens the check: an unknown or changed key is a refusal that says what the user can do.
  *
- * Plain names and patterns are matched here; hashed names (|1|...) by libssh2, one line at a time. @revoked is honoured, certificate
- * authorities (@cert-authority) are not used.
+ * Plain names and patterns are matched here; hashed names (|1|...) by libssh2, one line at a time. @revoked is
+ * honoured, certificate authorities (@cert-authority) are not used.
  */
 #include "backend/transport_ssh2.h"
 
@@ -24,7 +24,8 @@ void base64_add(struct strbuf *sb, const void *data, size_t len, bool pad)
 	size_t i;
 
 	for (i = 0; i < len; i += 3) {
-		unsigned v = (unsigned)p[i] << 16 | (i + 1 < len ? (unsigned)p[i + 1] << 8 : 0) | (i + 2 < len ? p[i + 2] : 0u);
+		unsigned v = (unsigned)p[i] << 16 | (i + 1 < len ? (unsigned)p[i + 1] << 8 : 0) |
+			     (i + 2 < len ? p[i + 2] : 0u);
 
 		strbuf_addch(sb, digits[v >> 18]);
 		strbuf_addch(sb, digits[v >> 12 & 63]);
@@ -110,16 +111,16 @@ static bool hashed_match(LIBSSH2_SESSION *session, const char *line, size_t len,
 		return false;
 	/* The key does not matter here: a name that is there with another key is a mismatch, not "not found". */
 	if (libssh2_knownhost_readline(kh, line, len, LIBSSH2_KNOWNHOST_FILE_OPENSSH) == 0)
-		rc = libssh2_knownhost_check(kh, name, "AAAA", 4, LIBSSH2_KNOWNHOST_TYPE_PLAIN | LIBSSH2_KNOWNHOST_KEYENC_BASE64,
-					     NULL);
+		rc = libssh2_knownhost_check(kh, name, "AAAA", 4,
+					     LIBSSH2_KNOWNHOST_TYPE_PLAIN | LIBSSH2_KNOWNHOST_KEYENC_BASE64, NULL);
 	libssh2_knownhost_free(kh);
 	return rc == LIBSSH2_KNOWNHOST_CHECK_MATCH || rc == LIBSSH2_KNOWNHOST_CHECK_MISMATCH;
 }
 
 struct names {
 	LIBSSH2_SESSION *session;
-	char *strict;	/* "host" or "[host]:port" or the alias */
-	char *loose;	/* "host", when strict has a port; or NULL */
+	char *strict; /* "host" or "[host]:port" or the alias */
+	char *loose;  /* "host", when strict has a port; or NULL */
 };
 
 static bool name_match(const struct names *n, const char *hosts, size_t hosts_len, size_t line_len, const char *name)
@@ -251,37 +252,57 @@ static bool knows_type(const struct known_hosts *k, const char *type)
 	return false;
 }
 
-void known_hosts_algorithms(const struct known_hosts *k, struct strbuf *out)
+static bool contains(const char **list, int n, const char *s)
 {
+	int i;
+
+	for (i = 0; i < n; i++) {
+		if (strcmp(list[i], s) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Only what libssh2 supports: the 1.10 release takes others out by a memcpy of overlapping ranges. */
+void known_hosts_algorithms(const struct known_hosts *k, LIBSSH2_SESSION *session, struct strbuf *out)
+{
+	const char **supported = NULL;
+	int known, n = libssh2_session_supported_algs(session, LIBSSH2_METHOD_HOSTKEY, &supported);
 	size_t i;
-	int known;
 
 	for (known = 1; known >= 0; known--) {
 		for (i = 0; i < ARRAY_SIZE(algorithms); i++) {
-			if (knows_type(k, algorithms[i][0]) == (known == 1))
+			if (contains(supported, n, algorithms[i][1]) && knows_type(k, algorithms[i][0]) == (known == 1))
 				strbuf_addf(out, "%s%s", out->len ? "," : "", algorithms[i][1]);
 		}
 	}
+	if (supported)
+		libssh2_free(session, (void *)(uintptr_t)supported);
 }
 
-static int unknown_host(const struct known_hosts *k, const struct ssh_config *cfg, const char *type, const char *fingerprint,
-			struct err *e)
+static int unknown_host(const struct known_hosts *k, const struct ssh_config *cfg, const char *type,
+			const char *fingerprint, struct err *e)
 {
 	const char *file = cfg->n_known_hosts ? cfg->known_hosts[0] : "~/.ssh/known_hosts";
 	cleanup_free char *port = cfg->port == 22 ? xstrdup("") : xasprintf("-p %d ", cfg->port);
-	cleanup_free char *rename = cfg->host_key_alias ? xasprintf("| sed 's/^[^ ]*/%s/' ", cfg->host_key_alias) : xstrdup("");
-	cleanup_free char *note = k->n ? xasprintf("; %s:%d knows another kind of key of it", k->v[0].file, k->v[0].line) : xstrdup("");
+	cleanup_free char *rename =
+		cfg->host_key_alias ? xasprintf("| sed 's/^[^ ]*/%s/' ", cfg->host_key_alias) : xstrdup("");
+	cleanup_free char *note =
+		k->n ? xasprintf("; %s:%d knows another kind of key of it", k->v[0].file, k->v[0].line) : xstrdup("");
 
 	return err_set(e, -EKEYREJECTED,
-		       "the host key of %s is not known (%s SHA256:%s%s). Compare this fingerprint with the one that the site publishes; "
+		       "the host key of %s is not known (%s SHA256:%s%s). Compare this fingerprint with the one that "
+		       "the site publishes; "
 		       "if it is the same, accept it with: ssh-keyscan %s%s %s>> %s",
 		       cfg->hostname, type, fingerprint, note, port, cfg->hostname, rename, file);
 }
 
-static int changed_key(const struct known_host *h, const struct ssh_config *cfg, const char *type, const char *fingerprint, struct err *e)
+static int changed_key(const struct known_host *h, const struct ssh_config *cfg, const char *type,
+		       const char *fingerprint, struct err *e)
 {
 	return err_set(e, -EKEYREJECTED,
-		       "the host key of %s has changed: %s line %d has another %s key than the one it shows now (SHA256:%s). Somebody may "
+		       "the host key of %s has changed: %s line %d has another %s key than the one it shows now "
+		       "(SHA256:%s). Somebody may "
 		       "be listening in, or the host was set up anew: ask the site, then remove that line",
 		       cfg->hostname, h->file, h->line, type, fingerprint);
 }
@@ -302,8 +323,9 @@ int known_hosts_check(const struct known_hosts *k, const struct ssh_config *cfg,
 		bool same = strcmp(h->key, key.buf) == 0;
 
 		if (same && h->revoked)
-			return err_set(e, -EKEYREJECTED, "the host key that %s shows is marked as revoked in %s line %d",
-				       cfg->hostname, h->file, h->line);
+			return err_set(e, -EKEYREJECTED,
+				       "the host key that %s shows is marked as revoked in %s line %d", cfg->hostname,
+				       h->file, h->line);
 		if (same)
 			found = true;
 		else if (!other && !h->revoked && !h->loose && strcmp(h->type, type) == 0)

@@ -86,7 +86,7 @@ static void why_live(const struct view *v, struct strbuf *out)
 static void stderr_tail(const struct view *v, struct strbuf *out)
 {
 	struct spool_reader *sp = run_spool(v->fs, v->run);
-	int stream = v->run->merged ? SPOOL_OUT : SPOOL_ERR;
+	enum spool_stream stream = v->run->merged ? SPOOL_OUT : SPOOL_ERR;
 	uint64_t len = sp ? spool_reader_len(sp, stream) : 0;
 	char buf[1024];
 	ssize_t n;
@@ -310,13 +310,13 @@ const struct node run_nodes[] = {
 	{ "spec", NODE_SPEC, 0644, NODE_FRESH | NODE_FINAL, NULL, 0, "the spec as written; writing it in a draft submits" },
 	{ "effective", NODE_STORED, 0444, NODE_FINAL, NULL, 0, "the spec with all defaults, each with its source" },
 	{ "script", NODE_STORED, 0444, NODE_FINAL, NULL, 0, "exactly what the scheduler is given" },
-	{ "status", NODE_DOC, 0444, NODE_FINAL, render_status, 0, "one word" },
+	{ "status", NODE_DOC, 0444, NODE_FINAL | NODE_TRANSITION, render_status, 0, "one word" },
 	{ "why", NODE_DOC, 0444, 0, render_why, 0, "the reason for the status in words" },
 	{ "info", NODE_DOC, 0444, 0, render_info, 0, "everything known, `key value` lines" },
 	{ "info.json", NODE_DOC, 0444, 0, render_info_json, 0, "the same as JSON" },
 	{ "job_id", NODE_DOC, 0444, NODE_FINAL, render_job_id, 0, "the scheduler's id, - before there is one" },
 	{ "cluster", NODE_DOC, 0444, NODE_FINAL, render_cluster, 0, "the cluster's name" },
-	{ "exit_code", NODE_DOC, 0444, NODE_FINAL, render_exit_code, 0, "the job's code, 128+N for signal N, - for none" },
+	{ "exit_code", NODE_DOC, 0444, NODE_FINAL | NODE_TRANSITION, render_exit_code, 0, "the job's code, 128+N for signal N, - for none" },
 	{ "wait", NODE_WAIT, 0444, NODE_UNLISTED, NULL, 0, "blocks until the run has ended: `STATUS CODE`" },
 	{ "stdout", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_OUT, "the job's output, byte-exact" },
 	{ "stderr", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_ERR, "the job's error output, byte-exact" },
@@ -324,7 +324,7 @@ const struct node run_nodes[] = {
 	{ "stdout.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_OUT, "stdout; blocks at its end until the run has ended" },
 	{ "stderr.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_ERR, "stderr; blocks at its end until the run has ended" },
 	{ "log.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_LOG, "log; blocks at its end until the run has ended" },
-	{ "history", NODE_DOC, 0444, 0, render_history, 0, "state transitions, JSON lines" },
+	{ "history", NODE_DOC, 0444, NODE_TRANSITION | NODE_APPENDS, render_history, 0, "state transitions, JSON lines" },
 	{ "metrics", NODE_DOC, 0444, 0, render_metrics, 0, "elapsed, cpu_efficiency, max_rss, node_hours ... `key value` lines" },
 	{ "metrics.json", NODE_DOC, 0444, 0, render_metrics_json, 0, "the same as JSON" },
 	{ "ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0, "verbs: cancel, signal NAME, hold, release ...; read back for the answer" },

@@ -17,6 +17,8 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	wrap_file(out, "job", body.buf, body.len);
 	if (job->form == JOB_SCRIPT)
 		wrap_file(out, "payload", job->command, job->command_len);
+	if (job->form == JOB_PAYLOAD)
+		strbuf_addstr(out, "[ -e payload ] || mv work/" LAUNCH_PAYLOAD " payload\n");
 	if (job->form == JOB_SCRIPT || job->form == JOB_PAYLOAD)
 		strbuf_addstr(out, "chmod 700 payload || _rc=73\n\n");
 	wrap_epilogue(job, ctx, out);

@@ -28,6 +28,9 @@ struct launcher {
 	int (*render)(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out, struct err *e);
 };
 
+/* The name under which a spec's payload travels into the working directory; the script takes it from there. */
+#define LAUNCH_PAYLOAD ".slurmray-payload"
+
 /* By name, or NULL. */
 const struct launcher *launcher_find(const char *name);
 /* All of them, NULL-ended, for messages. */

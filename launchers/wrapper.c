@@ -86,7 +86,15 @@ static const char guard_granted[] = "# The spec asked for requeue: restarts are 
 static const char guard_claim[] = "for _f in claim started; do\n"
 				  "\tln -s \"$_me\" \"$_f\" 2>/dev/null\n"
 				  "\t[ \"$(readlink \"$_f\")\" = \"$_me\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n"
-				  "done\n\n";
+				  "done\n";
+/*
+ * A controller that was killed before it saved a start comes back with the job pending and starts it again, with the same
+ * id and no restart counted (seen with 22.05). So each start has a name of its own as well.
+ */
+static const char guard_begun[] =
+	"_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}\n"
+	"ln -s \"$_who\" \"$_f\" 2>/dev/null\n"
+	"[ \"$(readlink \"$_f\")\" = \"$_who\" ] || refuse 'it began before'\n\n";
 
 /*
  * The job's process writes `pid` and then looks for `signal`; the trap writes `signal` and then looks for `pid`. So a
@@ -131,6 +139,7 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 	strbuf_addstr(out, guard_head);
 	strbuf_addstr(out, job->requeue ? guard_granted : guard_restart);
 	strbuf_addstr(out, guard_claim);
+	strbuf_addstr(out, guard_begun);
 	strbuf_addstr(out, signals);
 	add_directories(out, job, ctx);
 	strbuf_addf(out,
@@ -255,6 +264,22 @@ static const char run_job[] =
 	"exec 2>/dev/null\n"
 	"trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed\n\n";
 
+/* The second line of `times` (POSIX XCU, special built-ins) is for children; its decimal point may be the locale's comma. */
+static const char cpu_time[] =
+	"# Processor time of all that the job waited for, in microseconds.\n"
+	"_us() {\n"
+	"\t_m=${1%%m*} _s=${1#*m}\n"
+	"\t_s=${_s%s}\n"
+	"\t_f=$(printf '%.6s' \"${_s#*[.,]}000000\")\n"
+	"\techo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))\n"
+	"}\n"
+	"_cpu='' _user='' _sys=''\n"
+	"times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp\n"
+	"case $_user:$_sys in\n"
+	"[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us \"$_user\") + $(_us \"$_sys\"))) ;;\n"
+	"esac\n"
+	"rm -f times.tmp\n\n";
+
 /* Fields as documented at CREQ_MANIFEST in backend/cluster.h. The slash follows `results` where it is a link. */
 static const char manifest[] =
 	"# What is in results/, for readers: type, size, mtime, mode, path, target.\n"
@@ -274,13 +299,15 @@ static const char peak[] =
 
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
+	strbuf_addstr(out, "# A requeue that was granted ended this start; the next one will leave the record.\n"
+			   "[ ! -e \"grant.$((_restart + 1))\" ] || exit \"$_rc\"\n\n");
 	strbuf_addstr(out, "# The exit record: complete, then renamed to where the other side looks.\n"
 			   "_out=$(wc -c <stdout)\n");
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
 	strbuf_addf(out,
 		    "record() {\n"
 		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \\\n"
-		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=- \\\n"
+		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
 		    "host=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		    "}\n",
 		    ctx->run_num, ctx->attempt, ctx->run_num, ctx->attempt);
@@ -295,6 +322,7 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
 	strbuf_addstr(out, run_job);
+	strbuf_addstr(out, cpu_time);
 	strbuf_addstr(out, manifest);
 	strbuf_addstr(out, peak);
 	add_record(job, ctx, out);

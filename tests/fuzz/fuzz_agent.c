@@ -1,6 +1,6 @@
 /*
- * Anything a peer may send to the agent's parser, in pieces of a size that the first byte chooses: no crash, no frame beyond what
- * was sent, and after an error nothing more is delivered.
+ * Anything a peer may send to the agent's parser, in pieces of a size that the first byte chooses: no crash, no frame
+ * beyond what was sent, and after an error nothing more is delivered.
  */
 #include "backend/agent.h"
 

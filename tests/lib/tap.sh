@@ -163,6 +163,28 @@ contains() { # contains FILE TEXT: for eventually
 	grep -qF -e "$2" "$1" 2>/dev/null
 }
 
+# tap_from SECONDS COMMAND...: the results of a program that speaks TAP itself become ours.
+tap_from() {
+	tap_seconds=$1
+	shift
+	tap_before=$tap_number
+	status=0
+	within "$tap_seconds" "$@" >"$T/tap" 2>&1 || status=$?
+	while IFS= read -r tap_line; do
+		tap_name=$(printf '%s\n' "$tap_line" | sed 's/^\(not \)\{0,1\}ok *[0-9]* *-\{0,1\} *//')
+		case $tap_line in
+		*"ok "*"# SKIP"*) skip "${tap_name#\# SKIP }" "it says so" ;;
+		"ok "*) pass "$tap_name" ;;
+		"not ok "*) fail "$tap_name" ;;
+		1..*) ;;
+		*) diag "$tap_line" ;;
+		esac
+	done <"$T/tap"
+	if [ $tap_number = "$tap_before" ] || { [ $status != 0 ] && [ $tap_failed = 0 ]; }; then
+		fail "$1 ends well" "status $status, $((tap_number - tap_before)) results"
+	fi
+}
+
 in_background() { # in_background COMMAND...: leaves $pid; ended with the test
 	"$@" &
 	pid=$!

@@ -2,7 +2,8 @@
 # The Slurm driver against a Slurm of its own: four nodes, private ports, private munge, everything under one temporary
 # directory. TAP; exit 77 when Slurm's programs are missing. The remote shells are dash and bash in turn.
 #
-#	SCHEDTOOL=PATH  PORT=N  KEEP=1 (leave the directory)  PARTS="basic race ..."
+#	SCHEDTOOL=PATH  PORT=N  KEEP=1 (leave the directory)  PARTS="basic race ..." (also: limit, which takes a minute)
+#	RECORD=DIR: every answer of the remote side is kept there, for tests/data/slurm
 
 cd "$(dirname "$0")/../.." || exit 1
 export PATH=$PATH:/usr/sbin:/sbin
@@ -11,8 +12,20 @@ for p in sbatch slurmctld slurmd munged scontrol; do
 done
 TOOL=$(realpath "${SCHEDTOOL:-build/tools/schedtool}")
 [ -x "$TOOL" ] || { echo "1..0 # SKIP make build/tools/schedtool first"; exit 77; }
-PORT=${PORT:-29300}
-PARTS=${PARTS:-basic ends verbs refused race requeue node controller forgotten probes}
+free_ports() {
+	local p
+	for p in 0 1 2 3 4; do
+		if (: <>"/dev/tcp/127.0.0.1/$(($1 + p))") 2>/dev/null; then return 1; fi
+	done
+}
+for p in ${PORT:-29300 29310 29320 29330 29340}; do
+	if free_ports "$p"; then
+		PORT=$p
+		break
+	fi
+done
+[[ ${PORT-} ]] || { echo "1..0 # SKIP no free ports"; exit 77; }
+PARTS=${PARTS:-basic ends verbs refused race requeue node controller frozen amnesia forgotten probes}
 T=$(mktemp -d /tmp/slurmray-driver.XXXXXX)
 D=$T/cluster
 H=$(hostname -s)
@@ -117,6 +130,13 @@ remote() { # [KEY=VALUE ...] CALL...
 	"$TOOL" dir="$T/control" uuid=$UUID num=$NUM "$@" >"$T/code"
 	far "$T/code" "$T/o" "$T/e"
 	RC=$?
+	[ -z "${RECORD-}" ] || keep "$@"
+}
+keep() {
+	local word
+	for word; do case $word in *=*) ;; *) break ;; esac; done
+	REC=$((${REC:-0} + 1))
+	cp "$T/o" "$RECORD/$(printf '%s-%s-%03d.%s.%s' "$SH" "$PART" $REC "$word" "$RC")"
 }
 far() { # CODE OUT ERR
 	env -i HOME="$T" PATH="$PATH" SLURM_CONF="$SLURM_CONF" IN="$T/in" LC_ALL=C \
@@ -139,6 +159,9 @@ script() { # BODY
 		[ "\$(readlink \$f)" = "\$_me" ] || refuse "\$f is \$(readlink \$f)"
 	done
 	_sig=- _s=\$(date +%s)
+	_who="\$(uname -n).\$\$.\$_s"
+	ln -s "\$_who" begun.\$_r 2>/dev/null
+	[ ${OLDGUARD:-0} = 1 ] || [ "\$(readlink begun.\$_r)" = "\$_who" ] || refuse "it began before"
 	trap '_sig=TERM; kill -TERM \$_p' TERM
 	trap '_sig=USR1; kill -USR1 \$_p' USR1
 	echo "run" >>$T/executed.$NUM
@@ -164,7 +187,7 @@ next() { NUM=$((NUM + 1)) A=1; }
 row() { remote poll; read_back answer poll | grep " slurmray:$UUID/$NUM/a${A:-1} "; }
 state() { row | cut -d' ' -f5; }
 await() { # STATUS
-	for _ in $(seq "${2:-100}"); do
+	for _ in $(seq "${2:-300}"); do
 		[ "$(state)" = "$1" ] && return 0
 		sleep 0.1
 	done
@@ -180,7 +203,7 @@ verb() {
 	read_back answer verb "$@"
 }
 record_there() {
-	for _ in $(seq 100); do
+	for _ in $(seq 300); do
 		[ -e "$T/control/$UUID/ends/$NUM.a${A:-1}" ] && return 0
 		sleep 0.1
 	done
@@ -320,7 +343,7 @@ part_verbs() {
 	is "$(verb signal USR1)" done "$SH: signal"
 	sleep 1
 	is "$(cat "$(adir)/got")" got "$SH: the command got it once"
-	is "$(verb signal NOSUCH)" "$(verb signal NOSUCH | grep '^errno 22 ')" "$SH: no such signal is EINVAL"
+	like "$(verb signal NOSUCH)" '^errno 22 ' "$SH: no such signal is EINVAL"
 	JOB=999999
 	like "$(verb hold)" '^errno 3 hold: the scheduler does not know job 999999' "$SH: an unknown job is ESRCH"
 	JOB=1
@@ -417,14 +440,13 @@ part_node() {
 	node_up n4
 	scontrol update nodename=n4 state=resume 2>/dev/null
 	for _ in $(seq 100); do [ "$(sinfo -h -n n4 -o %T | head -n 1)" = idle ] && break; sleep 0.1; done
-	pkill -KILL -f "^sleep 60 $T" 2>/dev/null
-	:
 }
 
 part_controller() {
 	next
 	submit 'sleep 25; exit 3'
 	await running
+	sleep 7 # until the controller has saved its state; else see part_amnesia
 	stop "$D/run/slurmctld.pid" KILL
 	NUM=$((NUM + 1))
 	submit 'echo later'
@@ -434,8 +456,7 @@ part_controller() {
 	remote poll
 	like "$(read_back answer poll)" '^errno 11 ' "$SH: no controller: the poll says so"
 	is "$(verify)" '- {}' "$SH: no controller: no verdict"
-	controller_up
-	for _ in $(seq 100); do scontrol ping | grep -q UP && break; sleep 0.1; done
+	controller_back
 	NUM=$((NUM + 1))
 	submit 'echo later'
 	like "$SAID" '^ok ' "$SH: submitted when it is back"
@@ -450,6 +471,98 @@ part_controller() {
 	NUM=$((NUM + 1))
 }
 
+# A controller that is killed before it saved that the job runs starts it a second time: same id, restart count 0. Here its
+# state is put back by hand, and the second start goes to another node, for a node refuses a second copy by itself.
+part_amnesia() {
+	next
+	submit 'sleep 1; exit 3' hold=1 opt=--nodelist=n1
+	stop "$D/run/slurmctld.pid"
+	cp -r "$D/state" "$T/state"
+	controller_back
+	scontrol release "$JOB"
+	await running
+	stop "$D/run/slurmctld.pid" KILL
+	record_there
+	rm -rf "${D:?}/state"
+	mv "$T/state" "$D/state"
+	controller_back
+	scontrol update "jobid=$JOB" reqnodelist=n2
+	scontrol release "$JOB"
+	for _ in $(seq 300); do [ -e "$(adir)/refused" ] && break; sleep 0.1; done
+	is "$(executed)" 1 "$SH: a controller that forgot a start: executed once"
+	like "$(cat "$(adir)/refused")" 'it began before' "$SH: the guard refused the second start"
+	sleep 1
+	v=$(verify)
+	is "$(field "$v" status) $(field "$v" exit_code)" 'failed 3' "$SH: the first start decides the end"
+	nodes_fresh
+}
+controller_back() {
+	controller_up
+	for _ in $(seq 100); do scontrol ping | grep -q UP && break; sleep 0.1; done
+}
+# A node that remembers a job refuses another with its number, and the controller starts to count again here.
+nodes_fresh() {
+	local n
+	for n in n1 n2 n3 n4; do
+		stop "$D/run/slurmd-$n.pid"
+		node_up $n
+	done
+	nodes_idle
+}
+nodes_idle() {
+	for _ in $(seq 300); do
+		[ "$(sinfo -h -N -t idle -o %N | sort -u | wc -l)" = 4 ] && return
+		sleep 0.1
+	done
+}
+
+# The controller does not answer for a second while two submissions are on their way; one of their sbatch is killed.
+part_frozen() {
+	local i k p bad=0 ids
+	for i in 1 2 3 4 5; do
+		next
+		script 'sleep 0.1' >"$T/in"
+		"$TOOL" dir="$T/control" uuid=$UUID num=$NUM script="$(wc -c <"$T/in")" submit >"$T/code"
+		p=$(cat "$D/run/slurmctld.pid")
+		kill -STOP "$p"
+		ids=
+		for k in 1 2; do
+			far "$T/code" "$T/race.$k" "$T/race.e.$k" &
+			ids="$ids $!"
+		done
+		sleep 0.5
+		k=$(pgrep -f "^sbatch .*slurmray:$UUID/$NUM/a1" | head -n 1)
+		[ -z "$k" ] || kill -KILL "$k"
+		sleep 0.5
+		kill -CONT "$p"
+		for k in 1 2 3; do
+			far "$T/code" "$T/race.3" "$T/race.e.3"
+			grep -q '^ok ' "$T/race.3" && break
+		done
+		# shellcheck disable=SC2086
+		wait $ids
+		record_there
+		sleep 1.5
+		k=$(executed)
+		[ "$k" = 1 ] || { bad=$((bad + 1)); echo "# run $NUM was executed $k times"; }
+		is "$(cat "$T/race.3")" "ok $(readlink "$(adir)/claim")" "$SH: frozen controller: the last submitter is told the job that ran"
+	done
+	is $bad 0 "$SH: frozen controller: every run was executed once"
+}
+
+part_limit() {
+	next
+	submit 'trap "" TERM; while :; do sleep 1; done' opt=--partition=short opt=--time=1
+	await timeout 1500
+	v=$(verify)
+	is "$(field "$v" status)" timeout "$SH: the time limit"
+	next
+	submit 'trap "exit 0" TERM; while :; do sleep 1; done' opt=--partition=short opt=--time=1
+	await timeout 1500
+	v=$(verify)
+	is "$(field "$v" status) $(field "$v" exit_code)" 'timeout 0' "$SH: a script that traps the limit and ends with 0"
+}
+
 # The controller loses its state: jobs that had not started are lost, those that had are not run again.
 part_forgotten() {
 	next
@@ -462,8 +575,7 @@ part_forgotten() {
 	rm "$T/control/$UUID/ends/$NUM.a1"
 	stop "$D/run/slurmctld.pid" KILL
 	rm -rf "${D:?}"/state/*
-	controller_up
-	for _ in $(seq 100); do scontrol ping | grep -q UP && break; sleep 0.1; done
+	controller_back
 	v=$(verify)
 	is "$(cut -d' ' -f1 <<<"$v") $(field "$v" status)" 'end failed' "$SH: forgotten after it started"
 	like "$v" 'cause unknown' "$SH: says that the cause is not known"
@@ -477,7 +589,7 @@ part_forgotten() {
 	record_there
 	is "$(executed)" 1 "$SH: executed once"
 	NUM=$((NUM + 1))
-	for _ in $(seq 100); do [ "$(sinfo -h -N -t idle -o %N | sort -u | wc -l)" = 4 ] && break; sleep 0.1; done
+	nodes_fresh
 
 	# purged while nobody looked, the controller up all the time
 	next
@@ -503,7 +615,7 @@ configure
 cluster_up || { echo "Bail out! the cluster did not start"; exit 1; }
 mkdir -p "$T/control"
 for SH in $SHELLS; do
-	for p in $PARTS; do "part_$p"; done
+	for PART in $PARTS; do "part_$PART"; done
 	scancel -u "$(id -un)" 2>/dev/null
 done
 echo "1..$N"

@@ -2,6 +2,8 @@
 # The test helpers and the runner: what counts as a failure, and that nothing is left behind.
 . "$(dirname "$0")/../lib/tap.sh"
 
+unset STRICT TEST_TIMEOUT
+
 sample() { # sample NAME: a test file of that name from standard input
 	{
 		echo '#!/bin/sh'
@@ -96,6 +98,10 @@ printf '#!/bin/sh\necho 1..3; echo ok 1; echo ok 2\n' >"$T/short.t"
 chmod +x "$T/short.t"
 runner short
 is "fewer results than planned is a failure" "$status $last" "1 2 passed, 1 failed, 0 skipped"
+printf '#!/bin/sh\necho 1..2; echo "ok 1 - a"; echo "not ok 2 # SKIP b"\n' >"$T/cmocka.t"
+chmod +x "$T/cmocka.t"
+runner cmocka
+is "cmocka's way to say skip is known" "$status $last" "0 1 passed, 0 failed, 1 skipped"
 printf '#!/bin/sh\necho 1..1; echo ok 1; exit 3\n' >"$T/status.t"
 chmod +x "$T/status.t"
 runner status

@@ -60,6 +60,7 @@ void fx_clear_faults(void)
 	fake.unreachable = false;
 	fake.stall = false;
 	fake.cut_at = 0;
+	fake.cut_every = 0;
 	fake.transfers = 0;
 	fake.logins = 0;
 	fake.shell = "bash";
@@ -81,11 +82,16 @@ struct fx *fx_new(void)
 	(void)snprintf(path, sizeof(path), "%s/fake", f->home);
 	assert_int_equal(mkdir(path, 0700), 0);
 	f->hosts[0] = (char *)"login";
-	f->conf = (struct cluster_conf){ .name = (char *)"hpc", .type = CLUSTER_SLURM, .hosts = f->hosts,
-					 .directory = (char *)"~/.slurm ray", .scratch = (char *)"~/.slurm ray", .tick_ms = 20 };
+	f->conf = (struct cluster_conf){ .name = (char *)"hpc",
+					 .type = CLUSTER_SLURM,
+					 .hosts = f->hosts,
+					 .directory = (char *)"~/.slurm ray",
+					 .scratch = (char *)"~/.slurm ray",
+					 .tick_ms = 20 };
 	assert_int_equal(inbox_init(&f->replies), 0);
-	f->ctx = (struct cluster_ctx){ .conf = &f->conf, .clock = &clock_system, .uuid = UUID, .state_dir = f->state,
-				       .replies = &f->replies };
+	f->ctx = (struct cluster_ctx){
+		.conf = &f->conf, .clock = &clock_system, .uuid = UUID, .state_dir = f->state, .replies = &f->replies
+	};
 	fake.home = f->home;
 	return f;
 }
@@ -187,7 +193,10 @@ void fx_free(struct fx *f)
 		fx_stop(f);
 	fx_forget_events(f);
 	inbox_release(&f->replies);
-	(void)snprintf(code, sizeof(code), "touch fake/[0-9]*/cancel 2>/dev/null; rm -f fake/hold; sleep 0.05; rm -rf %s", f->root);
+	(void)snprintf(code, sizeof(code),
+		       "touch fake/[0-9]*/cancel 2>/dev/null; rm -f fake/hold; n=0; until rm -rf %s 2>/dev/null || [ "
+		       "$n = 50 ]; do n=$((n + 1)); sleep 0.05; done",
+		       f->root);
 	fx_shell(f->home, code);
 	free(f);
 }
@@ -230,7 +239,8 @@ static struct job *make_job(const struct fx *f, const char *command)
 	return j;
 }
 
-struct creq *fx_make_submit(const struct fx *f, enum creq_type type, uint32_t run, uint32_t attempt, const char *command)
+struct creq *fx_make_submit(const struct fx *f, enum creq_type type, uint32_t run, uint32_t attempt,
+			    const char *command)
 {
 	struct creq *q = creq_new(type, run, attempt, 0);
 	struct launch_ctx ctx = { .run_num = run, .attempt = attempt, .uuid = UUID };
@@ -313,7 +323,6 @@ bool fx_logs_are(const struct fx *f, int64_t out, int64_t err)
 {
 	return f->out_len == out && f->err_len == err;
 }
-
 
 void fx_start_ops(struct fx *f, const struct cluster_ops *ops)
 {

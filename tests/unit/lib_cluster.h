@@ -1,6 +1,6 @@
 /*
- * What tests of a cluster thread share: a home and a state directory that are thrown away, the cluster's reports collected, and
- * waiting for what they say. One at a time.
+ * What tests of a cluster thread share: a home and a state directory that are thrown away, the cluster's reports
+ * collected, and waiting for what they say. One at a time.
  */
 #ifndef TESTS_LIB_CLUSTER_H
 #define TESTS_LIB_CLUSTER_H
@@ -47,10 +47,10 @@ struct fx {
 };
 
 /* Waits until `cond` holds; cmocka fails the test when it does not come. */
-#define FX_WAIT(f, cond)                                                                                                  \
+#define FX_WAIT(f, cond)                                                                                               \
 	do {                                                                                                           \
 		int64_t until_ = clock_mono(&clock_system) + PATIENCE_MS * MS;                                         \
-		for (fx_take(f); !(cond); fx_take(f)) {                                                                      \
+		for (fx_take(f); !(cond); fx_take(f)) {                                                                \
 			struct pollfd p_ = { .fd = inbox_fd(&(f)->replies), .events = POLLIN };                        \
 			if (clock_mono(&clock_system) > until_)                                                        \
 				fail_msg("waited in vain for %s (link: %s)", #cond, (f)->link_text);                   \
@@ -68,7 +68,8 @@ void fx_forget_events(struct fx *f);
 void fx_free(struct fx *f);
 const struct event *fx_event(const struct fx *f, uint32_t run, enum event_type type, const char *status);
 const struct answer *fx_answer(const struct fx *f, uint64_t ticket);
-struct creq *fx_make_submit(const struct fx *f, enum creq_type type, uint32_t run, uint32_t attempt, const char *command);
+struct creq *fx_make_submit(const struct fx *f, enum creq_type type, uint32_t run, uint32_t attempt,
+			    const char *command);
 void fx_submit(struct fx *f, uint32_t run, const char *command);
 uint64_t fx_verb(struct fx *f, uint32_t run, const char *word, const char *arg);
 uint64_t fx_ask(struct fx *f, enum creq_type type, uint32_t run, const char *path, uint64_t off, uint64_t len);

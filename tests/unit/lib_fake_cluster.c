@@ -1,6 +1,6 @@
 /*
- * See the header. The transport's one descriptor is an epoll descriptor over the pipes of its channels. A broken connection closes
- * the pipes and kills nobody, as with a real server: what was running there runs on.
+ * See the header. The transport's one descriptor is an epoll descriptor over the pipes of its channels. A broken
+ * connection closes the pipes and kills nobody, as with a real server: what was running there runs on.
  */
 #include "tests/unit/lib_fake_cluster.h"
 
@@ -30,12 +30,12 @@ struct transport {
 struct channel {
 	struct transport *t;
 	int in, out, err; /* -1: closed */
-	int broken;	  /* errno that every call answers with */
-	bool ended;	  /* 0 from read */
+	int broken;       /* errno that every call answers with */
+	bool ended;       /* 0 from read */
 };
 
-static int fake_open(const struct cluster_conf *conf, size_t host_index, const struct clock *clock, struct transport **out,
-		     struct err *e)
+static int fake_open(const struct cluster_conf *conf, size_t host_index, const struct clock *clock,
+		     struct transport **out, struct err *e)
 {
 	struct transport *t;
 
@@ -152,7 +152,7 @@ static bool count_transfer(struct channel *c)
 {
 	long n = ++fake.transfers;
 
-	if (fake.cut_at != n)
+	if (fake.cut_at != n && (!fake.cut_every || n % fake.cut_every))
 		return false;
 	c->t->cut = true;
 	return true;
@@ -250,7 +250,8 @@ static const char prelude[] =
 	"\techo $! >\"$fk/$1/pid\"\n"
 	"\twait $!\n"
 	"\trc=$?\n"
-	"\tif [ -e \"$fk/$1/cancel\" ]; then echo cancelled; elif [ \"$rc\" = 0 ]; then echo succeeded; else echo failed; fi "
+	"\tif [ -e \"$fk/$1/cancel\" ]; then echo cancelled; elif [ \"$rc\" = 0 ]; then echo succeeded; else echo "
+	"failed; fi "
 	">\"$fk/$1/state\"\n"
 	"}\n"
 	"fk_find() {\n" /* TOKEN */
@@ -373,8 +374,14 @@ static int fake_poll_result(int rc, const char *out, const char *err, sched_row_
 			continue;
 		*state++ = '\0';
 		*token++ = '\0';
-		cb(arg, &(struct sched_row){ .job_id = line, .token = token, .state = state, .reason = "None", .nodes = "n1",
-					     .exit_code = -1, .exit_signal = -1, .run_status = state });
+		cb(arg, &(struct sched_row){ .job_id = line,
+					     .token = token,
+					     .state = state,
+					     .reason = "None",
+					     .nodes = "n1",
+					     .exit_code = -1,
+					     .exit_signal = -1,
+					     .run_status = state });
 	}
 	return 0;
 }
@@ -389,7 +396,8 @@ static void fake_verify(const struct sched_run *r, struct strbuf *code)
 	add_dir(r, name, code);
 }
 
-static struct event *fake_verify_result(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now)
+static struct event *fake_verify_result(const struct sched_run *r, int rc, const char *out, const char *err,
+					int64_t now)
 {
 	struct exit_record rec;
 	cleanup_free char *word = NULL;
@@ -435,7 +443,8 @@ static int fake_probe(const char *what, struct strbuf *code, struct err *e)
 	return 0;
 }
 
-static int fake_probe_result(const char *what, int rc, const char *out, const char *err, struct strbuf *json, struct err *e)
+static int fake_probe_result(const char *what, int rc, const char *out, const char *err, struct strbuf *json,
+			     struct err *e)
 {
 	(void)what;
 	if (rc != 0)

@@ -1,6 +1,6 @@
 /*
- * A shell at the other end of a socket pair, with the agent's protocol run over it: for the tests of agent and of what is
- * sent through it.
+ * A shell at the other end of a socket pair, with the agent's protocol run over it: for the tests of agent and of what
+ * is sent through it.
  */
 #ifndef TESTS_LIB_SHELL_H
 #define TESTS_LIB_SHELL_H
@@ -26,7 +26,7 @@ struct shell {
 	int fd;
 	struct agent *agent;
 	bool plain_sh, failed, eof;
-	int ticks;		/* milliseconds between agent_tick calls */
+	int ticks; /* milliseconds between agent_tick calls */
 	struct err err;
 	char hello[1024];
 	struct shell_answer *answers;

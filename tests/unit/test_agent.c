@@ -67,7 +67,9 @@ static void frames_in_any_pieces(void **state)
 		(void)agent_request(a, AGENT_QUICK, "x", NULL, 0, 0);
 		(void)agent_request(a, AGENT_QUICK, "y", NULL, 0, 0);
 		for (i = 0; i < sizeof(all) - 1; i += step)
-			assert_int_equal(agent_input(a, all + i, sizeof(all) - 1 - i < step ? sizeof(all) - 1 - i : step, &e), 0);
+			assert_int_equal(
+				agent_input(a, all + i, sizeof(all) - 1 - i < step ? sizeof(all) - 1 - i : step, &e),
+				0);
 		assert_string_equal(s.text.buf, "H[shell sh\n]A1:0[abc][de]E[7.a1][x=1]A2:255[][]");
 		agent_free(a);
 		strbuf_release(&s.text);
@@ -105,9 +107,28 @@ static void requests_wait_for_the_sentinel(void **state)
 static void hostile_frames_are_refused(void **state)
 {
 	static const char *const bad[] = {
-		"A 1 0 3\nabc", "A 1 0 -3 0\n", "A 1 256 0 0\n", "A 0 0 0 0\n", "A 2 0 0 0\n", "A 1 0 99999999999999999999 0\n",
-		"A 1 0 67108864 1\n", "A 1 0 67108865 0\n", "A  1 0 0 0\n", "A 1 0 0 0 \n", "A 1 0 0 0 5\n", "E 0 3\nabc", "E 5 1\n../..x",
-		"E 2 1\n..x", "E 3 1\na/bx", "E 256 1\n", "H 3\nabc", "X 1\n", "\n", "A\n", "A 1 0x0 0 0\n", "Segmentation fault\n",
+		"A 1 0 3\nabc",
+		"A 1 0 -3 0\n",
+		"A 1 256 0 0\n",
+		"A 0 0 0 0\n",
+		"A 2 0 0 0\n",
+		"A 1 0 99999999999999999999 0\n",
+		"A 1 0 67108864 1\n",
+		"A 1 0 67108865 0\n",
+		"A  1 0 0 0\n",
+		"A 1 0 0 0 \n",
+		"A 1 0 0 0 5\n",
+		"E 0 3\nabc",
+		"E 5 1\n../..x",
+		"E 2 1\n..x",
+		"E 3 1\na/bx",
+		"E 256 1\n",
+		"H 3\nabc",
+		"X 1\n",
+		"\n",
+		"A\n",
+		"A 1 0x0 0 0\n",
+		"Segmentation fault\n",
 	};
 	size_t i;
 
@@ -177,7 +198,8 @@ static void make_nobash(void)
 	char cmd[512];
 
 	(void)snprintf(cmd, sizeof(cmd),
-		       "mkdir -p %s/bin && for f in /bin/* /usr/bin/*; do case $f in */bash|*/sh) ;; *) ln -sf \"$f\" %s/bin/ ;; esac; "
+		       "mkdir -p %s/bin && for f in /bin/* /usr/bin/*; do case $f in */bash|*/sh) ;; *) ln -sf \"$f\" "
+		       "%s/bin/ ;; esac; "
 		       "done; ln -sf \"$(command -v dash)\" %s/bin/sh",
 		       dir, dir, dir);
 	const char *const argv[] = { "sh", "-c", cmd, NULL };
@@ -246,11 +268,14 @@ static void hello_names_the_shell(void **state)
 	(void)setenv("BASH_ENV", "/nowhere/module-init", 1);
 	shell_start(&s, argv, "greet() { echo \"it's $1\"; }\n", ends_dir(), 1000);
 	shell_hello(&s);
-	assert_true(strncmp(s.hello, argv == with_bash ? "shell bash\n" : "shell sh\n", argv == with_bash ? 11 : 9) == 0);
+	assert_true(strncmp(s.hello, argv == with_bash ? "shell bash\n" : "shell sh\n", argv == with_bash ? 11 : 9) ==
+		    0);
 	assert_non_null(strstr(s.hello, "\nhome /"));
 	assert_non_null(strstr(s.hello, "\nepoch 1") ? strstr(s.hello, "\nepoch 1") : strstr(s.hello, "\nepoch 2"));
 	assert_non_null(strstr(s.hello, "\ngnu_stat 1\n"));
-	a = ask(&s, AGENT_QUICK, "echo \"$SBATCH_PARTITION$SQUEUE_STATES$SLURM_CLUSTERS$TMOUT\"; echo $SLURM_CONF; umask; greet me; cat \"$IN\"");
+	a = ask(&s, AGENT_QUICK,
+		"echo \"$SBATCH_PARTITION$SQUEUE_STATES$SLURM_CLUSTERS$TMOUT\"; echo $SLURM_CONF; umask; greet me; cat "
+		"\"$IN\"");
 	assert_string_equal(a->out.buf, "\n/kept\n0077\nit's me\n");
 	assert_string_equal(a->err.buf, "");
 	a = ask(&s, AGENT_BESIDE, "greet you; echo ${#IN}; env | grep -E '^(LC_ALL|LANG|BASH_ENV)='|sort; cat; exit 7");
@@ -324,7 +349,8 @@ static void payloads_arrive_whole(void **state)
 	for (i = 0; i < 2 * ARRAY_SIZE(sizes); i++) {
 		size_t n = sizes[i / 2];
 
-		id[i] = agent_request(s.agent, i % 2 ? AGENT_QUICK : AGENT_BESIDE, "sha256sum <\"$IN\"; cat \"$IN\"", data.buf, n, 20);
+		id[i] = agent_request(s.agent, i % 2 ? AGENT_QUICK : AGENT_BESIDE, "sha256sum <\"$IN\"; cat \"$IN\"",
+				      data.buf, n, 20);
 	}
 	for (i = 0; i < 2 * ARRAY_SIZE(sizes); i++) {
 		struct shell_answer *a = shell_answer(&s, id[i]);
@@ -368,7 +394,8 @@ static void code_may_hold_every_byte(void **state)
 		char line[64];
 		struct shell_answer *a;
 
-		(void)snprintf(line, sizeof(line), "printf %%s ':%c%c%c:'", c == '\'' ? '-' : c, c == '\'' ? '-' : c, c == '\'' ? '-' : c);
+		(void)snprintf(line, sizeof(line), "printf %%s ':%c%c%c:'", c == '\'' ? '-' : c, c == '\'' ? '-' : c,
+			       c == '\'' ? '-' : c);
 		a = ask(&s, AGENT_QUICK, line);
 		assert_int_equal(a->out.len, 5);
 		assert_int_equal((unsigned char)a->out.buf[2], c == '\'' ? '-' : c);
@@ -379,8 +406,18 @@ static void code_may_hold_every_byte(void **state)
 
 static void broken_code_harms_nobody(void **state)
 {
-	static const char *const codes[] = { "if", "exit 3", "echo ${", "exec false", "set -e; false; echo no", "kill -9 $$x", "(((", "return 5",
-					     "unset IN; cd /; set -f; IFS=x", "echo 'open", "exec >/dev/null", "trap 'echo t' EXIT" };
+	static const char *const codes[] = { "if",
+					     "exit 3",
+					     "echo ${",
+					     "exec false",
+					     "set -e; false; echo no",
+					     "kill -9 $$x",
+					     "(((",
+					     "return 5",
+					     "unset IN; cd /; set -f; IFS=x",
+					     "echo 'open",
+					     "exec >/dev/null",
+					     "trap 'echo t' EXIT" };
 	struct shell s;
 	size_t i;
 	int cls;
@@ -403,7 +440,8 @@ static void big_and_binary_output(void **state)
 
 	shell_start(&s, *state, "", ends_dir(), 1000);
 	for (cls = AGENT_QUICK; cls <= AGENT_BESIDE; cls++) {
-		struct shell_answer *a = ask(&s, (enum agent_class)cls, "head -c 2000000 /dev/zero | tr '\\0' x; echo e >&2");
+		struct shell_answer *a =
+			ask(&s, (enum agent_class)cls, "head -c 2000000 /dev/zero | tr '\\0' x; echo e >&2");
 
 		assert_int_equal(a->out.len, 2000000);
 		assert_int_equal(a->out.buf[1999999], 'x');
@@ -412,7 +450,8 @@ static void big_and_binary_output(void **state)
 		assert_int_equal(a->out.len, 4);
 		assert_memory_equal(a->out.buf, "a\0b\n", 4);
 		assert_int_equal(a->err.len, 1);
-		a = ask(&s, (enum agent_class)cls, "head -c 65536 /dev/zero | tr '\\0' y; head -c 65535 /dev/zero | tr '\\0' z >&2");
+		a = ask(&s, (enum agent_class)cls,
+			"head -c 65536 /dev/zero | tr '\\0' y; head -c 65535 /dev/zero | tr '\\0' z >&2");
 		assert_int_equal(a->out.len, 65536);
 		assert_int_equal(a->err.len, 65535);
 	}
@@ -602,7 +641,8 @@ static void running_jobs_outlive_the_connection(void **state)
 	(void)unlink(done);
 	shell_start(&s, *state, "", ends_dir(), 1000);
 	shell_hello(&s);
-	(void)snprintf(code, sizeof(code), ": >%s.begun; sleep 1; echo to nobody; cat \"$IN\" >%s.tmp && mv %s.tmp %s", done, done, done, done);
+	(void)snprintf(code, sizeof(code), ": >%s.begun; sleep 1; echo to nobody; cat \"$IN\" >%s.tmp && mv %s.tmp %s",
+		       done, done, done, done);
 	id = agent_request(s.agent, AGENT_BESIDE, code, "payload", 7, 20);
 	assert_int_equal(id, 1);
 	(void)snprintf(code, sizeof(code), "while ! [ -e %s.begun ]; do sleep 0.01; done", done);
@@ -643,7 +683,10 @@ static void try_login_shell(const char *name, const char *profile)
 	char path[160];
 	struct shell s;
 
-	(void)snprintf(path, sizeof(path), "%s/%s", dir, strcmp(name, "zsh") == 0 ? ".zshenv" : strstr(name, "csh") ? ".tcshrc" : ".profile");
+	(void)snprintf(path, sizeof(path), "%s/%s", dir,
+		       strcmp(name, "zsh") == 0 ? ".zshenv"
+		       : strstr(name, "csh")    ? ".tcshrc"
+						: ".profile");
 	put_file(path, profile);
 	(void)setenv("HOME", dir, 1);
 	(void)setenv("ZDOTDIR", dir, 1);
@@ -675,9 +718,11 @@ static void login_shells_and_banners(void **state)
 	try_login_shell("bash", "readonly TMOUT=5\nset -v\necho banner without end of line | tr -d '\\n'\n");
 }
 
-#define BOTH(f)                                                                          \
-	{ #f " (bash)", f, NULL, NULL, (void *)(uintptr_t)with_bash },                    \
-	{ #f " (dash)", f, NULL, NULL, (void *)(uintptr_t)with_dash }
+#define BOTH(f)                                                                                                        \
+	{ #f " (bash)", f, NULL, NULL, (void *)(uintptr_t)with_bash },                                                 \
+	{                                                                                                              \
+#f " (dash)", f, NULL, NULL, (void *)(uintptr_t)with_dash                                              \
+	}
 
 static int setup(void **state)
 {

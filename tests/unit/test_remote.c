@@ -1,6 +1,6 @@
 /*
- * The cluster thread against a cluster of local processes (lib_fake_cluster): one execution and byte-exact logs whatever is cut,
- * refused or stalled, and every request answered once.
+ * The cluster thread against a cluster of local processes (lib_fake_cluster): one execution and byte-exact logs
+ * whatever is cut, refused or stalled, and every request answered once.
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_cluster.h"
@@ -15,8 +15,8 @@
 #define RUN_DIR ".slurm ray/" UUID "/runs/7"
 
 /* Once per execution a line in `executed`; NUL, 0xff and half lines in the logs. */
-#define NOISY \
-	"echo x >>\"$HOME/executed\"; printf 'a\\0b\\377\\n'; printf 'warn\\0' >&2; sleep 0.1; printf 'end'; " \
+#define NOISY                                                                                                          \
+	"echo x >>\"$HOME/executed\"; printf 'a\\0b\\377\\n'; printf 'warn\\0' >&2; sleep 0.1; printf 'end'; "         \
 	"echo data >\"$SLURMRAY_RESULTS/model\""
 static const char noisy_out[] = "a\0b\377\nend", noisy_err[] = "warn\0";
 
@@ -157,6 +157,76 @@ static void test_cut_everywhere(void **state)
 	*state = fx_new();
 }
 
+/* A connection that never lives long. */
+static void test_cut_again_and_again(void **state)
+{
+	struct fx *f = *state;
+
+	fake.cut_every = 15;
+	fx_start(f);
+	run_noisy(f);
+	assert_true(fake.logins >= 3);
+}
+
+/* The worker ends at any moment, and the next one knows only what was in the events by then. */
+static void test_restart_everywhere(void **state)
+{
+	fx_free(*state);
+	for (long at = 4; at < 80; at += 5) {
+		const struct event *ev;
+		struct creq *q;
+		struct fx *f;
+
+		fx_clear_faults();
+		f = fx_new();
+		fx_start(f);
+		fx_submit(f, 7, NOISY);
+		FX_WAIT(f, fake.transfers >= at || fx_event(f, 7, EV_END, NULL));
+		fx_stop(f);
+		if (!fx_event(f, 7, EV_END, NULL)) {
+			ev = fx_event(f, 7, EV_SUBMITTED, NULL);
+			q = fx_make_submit(f, CREQ_WATCH, 7, 1, NOISY);
+			q->job_id = ev ? xstrdup(event_str(ev, "job_id")) : NULL;
+			fx_start(f);
+			remote_post(f->c, q);
+			FX_WAIT(f, fx_event(f, 7, EV_END, "succeeded"));
+			FX_WAIT(f, fx_logs_are(f, sizeof(noisy_out) - 1, sizeof(noisy_err) - 1));
+			assert_noisy(f);
+		}
+		fx_free(f);
+	}
+	fx_clear_faults();
+	*state = fx_new();
+}
+
+/* Called off at any moment, with a cut just then: it ends once, and ran at most once. */
+static void test_cancel_everywhere(void **state)
+{
+	fx_free(*state);
+	for (long at = 1; at < 60; at += 4) {
+		struct fx *f;
+		uint64_t t;
+
+		fx_clear_faults();
+		f = fx_new();
+		fx_shell(f->home, ": >fake/hold");
+		fx_start(f);
+		fx_submit(f, 7, NOISY);
+		FX_WAIT(f, fake.transfers >= at || fx_event(f, 7, EV_STATE, "pending"));
+		fake.cut_at = fake.transfers + 1;
+		t = fx_verb(f, 7, "cancel", NULL);
+		FX_WAIT(f, fx_event(f, 7, EV_END, NULL));
+		assert_non_null(fx_event(f, 7, EV_END, "cancelled"));
+		FX_WAIT(f, fx_answer(f, t));
+		assert_int_equal(fx_answer(f, t)->code, 0);
+		fx_shell(f->home, "rm fake/hold; sleep 0.1");
+		assert_false(fx_home_has(f, "executed"));
+		fx_free(f);
+	}
+	fx_clear_faults();
+	*state = fx_new();
+}
+
 static void test_refused(void **state)
 {
 	struct fx *f = *state;
@@ -242,7 +312,9 @@ static void check_files(struct fx *f)
 	const struct answer *a;
 
 	fx_start(f);
-	fx_submit(f, 7, "cd \"$SLURMRAY_RESULTS\"; mkdir sub; printf 'a\\0\\377z' >sub/f; ln -s sub/f in; ln -s /etc/passwd out; mkfifo p");
+	fx_submit(f, 7,
+		  "cd \"$SLURMRAY_RESULTS\"; mkdir sub; printf 'a\\0\\377z' >sub/f; ln -s sub/f in; ln -s /etc/passwd "
+		  "out; mkfifo p");
 	FX_WAIT(f, fx_event(f, 7, EV_END, "succeeded"));
 	read = fx_ask(f, CREQ_READ, 7, "sub/f", 0, 1 << 20);
 	tail = fx_ask(f, CREQ_READ, 7, "sub/f", 3, 10);
@@ -303,7 +375,8 @@ static void check_upload(struct fx *f, int kib)
 	char code[512];
 
 	(void)snprintf(code, sizeof(code),
-		       "mkdir \"%s/files\" && head -c %d /dev/urandom >\"%s/files/big\" && echo hi >\"%s/files/small\" && sha1sum "
+		       "mkdir \"%s/files\" && head -c %d /dev/urandom >\"%s/files/big\" && echo hi >\"%s/files/small\" "
+		       "&& sha1sum "
 		       "<\"%s/files/big\" >want",
 		       f->state, kib * 1024, f->state, f->state, f->state);
 	fx_shell(f->home, code);
@@ -469,7 +542,8 @@ static void test_watch_after_restart(void **state)
 	char *job_id;
 
 	fx_start(f);
-	fx_submit(f, 7, "echo x >>\"$HOME/executed\"; echo one; until [ -e \"$HOME/go\" ]; do sleep 0.02; done; echo two");
+	fx_submit(f, 7,
+		  "echo x >>\"$HOME/executed\"; echo one; until [ -e \"$HOME/go\" ]; do sleep 0.02; done; echo two");
 	FX_WAIT(f, f->out_len == 4);
 	job_id = xstrdup(event_str(fx_event(f, 7, EV_SUBMITTED, NULL), "job_id"));
 	fx_stop(f);
@@ -510,7 +584,8 @@ static void test_watch_ended(void **state)
 	struct fx *f = *state;
 	struct creq *q = fx_make_submit(f, CREQ_WATCH, 7, 1, "true");
 
-	fx_shell(f->home, "mkdir -p '" RUN_DIR "/a1'; printf 12345 >'" RUN_DIR "/a1/stdout'; printf 1 >'" RUN_DIR "/a1/stderr'");
+	fx_shell(f->home,
+		 "mkdir -p '" RUN_DIR "/a1'; printf 12345 >'" RUN_DIR "/a1/stdout'; printf 1 >'" RUN_DIR "/a1/stderr'");
 	fx_start(f);
 	q->ended = true;
 	q->out_len = 3;
@@ -528,7 +603,9 @@ static void test_truncated_log(void **state)
 	struct fx *f = *state;
 
 	fx_start(f);
-	fx_submit(f, 7, "echo first; until [ -e \"$HOME/cut\" ]; do sleep 0.02; done; : >../stdout; until [ -e \"$HOME/go\" ]; do sleep 0.02; done");
+	fx_submit(f, 7,
+		  "echo first; until [ -e \"$HOME/cut\" ]; do sleep 0.02; done; : >../stdout; until [ -e \"$HOME/go\" "
+		  "]; do sleep 0.02; done");
 	FX_WAIT(f, f->out_len == 6);
 	fx_shell(f->home, ": >cut");
 	FX_WAIT(f, fx_event(f, 7, EV_FACTS, NULL));
@@ -619,12 +696,12 @@ static void test_paths(void **state)
 
 static void test_filter(void **state)
 {
-	static const char in[] = "f\0005\0001.5\0004755\0a\0\0"   /* set-id bits go */
+	static const char in[] = "f\0005\0001.5\0004755\0a\0\0"    /* set-id bits go */
 				 "l\0001\0002\000777\0d/l\0../a\0" /* stays inside */
 				 "l\0001\0002\000777\0l\0../a\0"   /* leaves */
-				 "p\0000\0002\000600\0p\0\0"	    /* a FIFO */
-				 "f\000x\0002\000600\0b\0\0"	    /* no number */
-				 "f\0001\0002\000600\0../b\0\0"	    /* leaves */
+				 "p\0000\0002\000600\0p\0\0"       /* a FIFO */
+				 "f\000x\0002\000600\0b\0\0"       /* no number */
+				 "f\0001\0002\000600\0../b\0\0"    /* leaves */
 				 "f\0001\0002\000600\0cut";
 	static const char want[] = "f\0005\0001.5\000755\0a\0\0"
 				   "l\0001\0002\000777\0d/l\0../a\0";
@@ -644,13 +721,42 @@ int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_life), T(test_failure_code), T(test_plain_sh), T(test_many), T(test_big_log), T(test_refused), T(test_stall),
-		T(test_unknown_and_back), T(test_scheduler_down), T(test_files), T(test_files_without_sftp),
-		T(test_logs_without_sftp), T(test_upload_small), T(test_upload_large), T(test_upload_large_without_sftp),
-		T(test_upload_cut), T(test_unsure), T(test_rejected), T(test_lost), T(test_cancel_running), T(test_cancel_pending),
-		T(test_cancel_queued_while_down), T(test_cancel_unsure), T(test_watch_after_restart), T(test_watch_without_id),
-		T(test_watch_ended), T(test_truncated_log), T(test_verbs_and_probe), T(test_deadline), T(test_stop_answers),
-		T(test_cut_everywhere), cmocka_unit_test(test_paths), cmocka_unit_test(test_filter),
+		T(test_life),
+		T(test_failure_code),
+		T(test_plain_sh),
+		T(test_many),
+		T(test_big_log),
+		T(test_refused),
+		T(test_stall),
+		T(test_unknown_and_back),
+		T(test_scheduler_down),
+		T(test_files),
+		T(test_files_without_sftp),
+		T(test_logs_without_sftp),
+		T(test_upload_small),
+		T(test_upload_large),
+		T(test_upload_large_without_sftp),
+		T(test_upload_cut),
+		T(test_unsure),
+		T(test_rejected),
+		T(test_lost),
+		T(test_cancel_running),
+		T(test_cancel_pending),
+		T(test_cancel_queued_while_down),
+		T(test_cancel_unsure),
+		T(test_watch_after_restart),
+		T(test_watch_without_id),
+		T(test_watch_ended),
+		T(test_truncated_log),
+		T(test_verbs_and_probe),
+		T(test_deadline),
+		T(test_stop_answers),
+		T(test_cut_everywhere),
+		T(test_cut_again_and_again),
+		T(test_restart_everywhere),
+		T(test_cancel_everywhere),
+		cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_filter),
 	};
 
 	(void)signal(SIGPIPE, SIG_IGN);

@@ -1,6 +1,6 @@
 /*
- * The cluster thread with everything real: libssh2, sshd, sftp, Slurm. Needs a test cluster: the tests are skipped unless its
- * variables are set (`eval "$(scripts/testbed env)"`).
+ * The cluster thread with everything real: libssh2, sshd, sftp, Slurm. Needs a test cluster: the tests are skipped
+ * unless its variables are set (`eval "$(scripts/testbed env)"`).
  */
 #include "tests/unit/lib_cluster.h"
 
@@ -12,7 +12,9 @@
 #include <stdio.h>
 
 /* A run's job writes down that it ran, and logs that no text tool would survive. */
-#define NOISY "echo x >>\"$SLURMRAY_RESULTS/../../executed\"; printf 'a\\0b\\377\\n'; printf 'warn\\0' >&2; sleep 0.3; printf 'end'"
+#define NOISY                                                                                                          \
+	"echo x >>\"$SLURMRAY_RESULTS/../../executed\"; printf 'a\\0b\\377\\n'; printf 'warn\\0' >&2; sleep 0.3; "     \
+	"printf 'end'"
 static const char noisy_out[] = "a\0b\377\nend", noisy_err[] = "warn\0";
 
 static bool testbed(void)
@@ -51,10 +53,10 @@ static int teardown(void **state)
 	return 0;
 }
 
-#define NEED_TESTBED(f)           \
-	do {                      \
-		if (!(f))         \
-			skip();   \
+#define NEED_TESTBED(f)                                                                                                \
+	do {                                                                                                           \
+		if (!(f))                                                                                              \
+			skip();                                                                                        \
 	} while (0)
 
 static void check_noisy(struct fx *f, uint32_t run)
@@ -175,8 +177,11 @@ static void test_files(void **state)
 	char code[512];
 
 	NEED_TESTBED(f);
-	q = fx_make_submit(f, CREQ_SUBMIT, 7, 1, "mkdir \"$SLURMRAY_RESULTS/d\"; sha1sum <big >\"$SLURMRAY_RESULTS/d/sum\"");
-	(void)snprintf(code, sizeof(code), "mkdir \"%s/files\" && head -c 20000000 /dev/urandom >\"%s/files/big\" && sha1sum <\"%s/files/big\" >want",
+	q = fx_make_submit(f, CREQ_SUBMIT, 7, 1,
+			   "mkdir \"$SLURMRAY_RESULTS/d\"; sha1sum <big >\"$SLURMRAY_RESULTS/d/sum\"");
+	(void)snprintf(code, sizeof(code),
+		       "mkdir \"%s/files\" && head -c 20000000 /dev/urandom >\"%s/files/big\" && sha1sum "
+		       "<\"%s/files/big\" >want",
 		       f->state, f->state, f->state);
 	fx_shell(f->home, code);
 	q->files_dir = xasprintf("%s/files", f->state);
@@ -211,7 +216,9 @@ static void test_server_away(void **state)
 
 	NEED_TESTBED(f);
 	fx_start_ops(f, &cluster_slurm_ops);
-	fx_submit(f, 7, "echo x >>\"$SLURMRAY_RESULTS/../../executed\"; printf 'a\\0b\\377\\n'; printf 'warn\\0' >&2; sleep 4; printf end");
+	fx_submit(f, 7,
+		  "echo x >>\"$SLURMRAY_RESULTS/../../executed\"; printf 'a\\0b\\377\\n'; printf 'warn\\0' >&2; sleep "
+		  "4; printf end");
 	FX_WAIT(f, f->out_len > 0);
 	fx_shell(f->home, "\"$TESTBED\" sshd-stop >/dev/null");
 	FX_WAIT(f, !f->up);
@@ -256,8 +263,8 @@ int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_life), T(test_codes), T(test_rejected), T(test_cancel), T(test_hold_and_release), T(test_files),
-		T(test_many), T(test_probe), T(test_server_away), T(test_controller_away),
+		T(test_life),  T(test_codes), T(test_rejected), T(test_cancel),      T(test_hold_and_release),
+		T(test_files), T(test_many),  T(test_probe),    T(test_server_away), T(test_controller_away),
 	};
 	char path[PATH_MAX];
 

@@ -165,7 +165,8 @@ static void test_answers_in_any_order(void **state)
 
 static void test_status_codes(void **state)
 {
-	static const int codes[] = { -EIO, -EIO, -ENOENT, -EACCES, -EIO, -EBADMSG, -ECONNRESET, -ECONNRESET, -EOPNOTSUPP, -EIO };
+	static const int codes[] = { -EIO,     -EIO,        -ENOENT,     -EACCES,     -EIO,
+				     -EBADMSG, -ECONNRESET, -ECONNRESET, -EOPNOTSUPP, -EIO };
 	struct sftp *s = ready();
 
 	(void)state;
@@ -467,7 +468,6 @@ static int rig_setup(void **state)
 static int rig_teardown(void **state)
 {
 	struct rig *g = *state;
-	cleanup_free char *cmd = NULL;
 	pid_t pid;
 
 	if (!g)

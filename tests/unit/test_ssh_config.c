@@ -77,9 +77,12 @@ static void none_and_defaults(void **state)
 	struct ssh_config c;
 
 	(void)state;
-	assert_int_equal(ssh_config_parse("hostname h\r\nproxycommand none\nconnecttimeout none\nuserknownhostsfile none\n"
-					  "hostkeyalias none\nidentityagent none\npubkeyauthentication no\nidentityfile \"/a b\"",
-					  &c, NULL), 0);
+	assert_int_equal(
+		ssh_config_parse(
+			"hostname h\r\nproxycommand none\nconnecttimeout none\nuserknownhostsfile none\n"
+			"hostkeyalias none\nidentityagent none\npubkeyauthentication no\nidentityfile \"/a b\"",
+			&c, NULL),
+		0);
 	assert_string_equal(c.hostname, "h");
 	assert_int_equal(c.port, 22);
 	assert_null(c.proxy);
@@ -97,8 +100,14 @@ static void none_and_defaults(void **state)
 
 static void refuses_what_makes_no_sense(void **state)
 {
-	static const char *const bad[] = { "", "\n\n", "user x\n", "hostname \n", "hostname h\nport 70000\n", "hostname h\nport x\n",
-					   "hostname h\nport -1\n", "hostname h\nserveraliveinterval 1h\n",
+	static const char *const bad[] = { "",
+					   "\n\n",
+					   "user x\n",
+					   "hostname \n",
+					   "hostname h\nport 70000\n",
+					   "hostname h\nport x\n",
+					   "hostname h\nport -1\n",
+					   "hostname h\nserveraliveinterval 1h\n",
 					   "hostname h\nconnecttimeout 99999999999999999999\n" };
 	struct ssh_config c;
 	size_t i;
@@ -132,7 +141,7 @@ static int load(struct cluster_conf *conf, struct ssh_config *c, struct err *e)
 
 static void asks_the_real_ssh(void **state)
 {
-	char *hosts[] = { (char *)(uintptr_t)"hpc", NULL };
+	char *hosts[] = { (char *)(uintptr_t) "hpc", NULL };
 	char file[96], key[96];
 	struct cluster_conf conf = { .hosts = hosts, .ssh_config = file, .port = 2200, .identity_file = key };
 	struct ssh_config c;
@@ -146,7 +155,9 @@ static void asks_the_real_ssh(void **state)
 	assert_int_equal(load(&conf, &c, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "a key"));
 	put("a key.pub", "ssh-ed25519 AAAA\n", 0600);
-	put("config", "Host hpc\n HostName real.example.org\n User bob\n ProxyJump gate\n UserKnownHostsFile ~/kh1 ~/kh2\n", 0600);
+	put("config",
+	    "Host hpc\n HostName real.example.org\n User bob\n ProxyJump gate\n UserKnownHostsFile ~/kh1 ~/kh2\n",
+	    0600);
 	assert_int_equal(load(&conf, &c, &e), 0);
 	assert_string_equal(c.hostname, "real.example.org");
 	assert_string_equal(c.user, "bob");
@@ -158,14 +169,14 @@ static void asks_the_real_ssh(void **state)
 	put("config", "Host hpc\n Nonsense yes\n", 0600);
 	assert_int_equal(load(&conf, &c, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "onsense"));
-	hosts[0] = (char *)(uintptr_t)"-oProxyCommand=evil";
+	hosts[0] = (char *)(uintptr_t) "-oProxyCommand=evil";
 	assert_int_equal(load(&conf, &c, &e), -EINVAL);
 }
 
 static void false_ssh_programs(void **state)
 {
-	char *hosts[] = { (char *)(uintptr_t)"h.example", NULL };
-	struct cluster_conf conf = { .hosts = hosts, .user = (char *)(uintptr_t)"carol" };
+	char *hosts[] = { (char *)(uintptr_t) "h.example", NULL };
+	struct cluster_conf conf = { .hosts = hosts, .user = (char *)(uintptr_t) "carol" };
 	cleanup_free char *path = xstrdup(getenv("PATH"));
 	struct ssh_config c;
 	struct err e = ERR_INIT;
@@ -213,10 +224,8 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(reads_what_ssh_prints),
-		cmocka_unit_test(none_and_defaults),
-		cmocka_unit_test(refuses_what_makes_no_sense),
-		cmocka_unit_test(asks_the_real_ssh),
+		cmocka_unit_test(reads_what_ssh_prints),       cmocka_unit_test(none_and_defaults),
+		cmocka_unit_test(refuses_what_makes_no_sense), cmocka_unit_test(asks_the_real_ssh),
 		cmocka_unit_test(false_ssh_programs),
 	};
 

@@ -101,7 +101,7 @@ static void archive(const struct dirs *d, size_t piece, struct strbuf *out)
 	char *buf = xmalloc(piece);
 	ssize_t n;
 
-	assert_int_equal(tar_open(d->in, &t, &e), 0);
+	assert_int_equal(tar_open(d->in, NULL, 0, &t, &e), 0);
 	while ((n = tar_read(t, buf, piece, &e)) > 0)
 		strbuf_add(out, buf, (size_t)n);
 	assert_int_equal(n, 0);
@@ -231,12 +231,12 @@ static void test_empty_and_missing(void **state)
 	struct tar *t = NULL;
 	char path[256];
 
-	assert_int_equal(tar_open(d->in, &t, &e), 0);
+	assert_int_equal(tar_open(d->in, NULL, 0, &t, &e), 0);
 	assert_int_equal(tar_count(t), 0);
 	assert_int_equal(tar_size(t), 1024);
 	tar_close(t);
 	path_in(d, "not-there", path, sizeof(path));
-	assert_int_equal(tar_open(path, &t, &e), -ENOENT);
+	assert_int_equal(tar_open(path, NULL, 0, &t, &e), -ENOENT);
 	assert_non_null(strstr(e.text, "not-there"));
 }
 
@@ -249,7 +249,7 @@ static void test_changed_meanwhile(void **state)
 	ssize_t n;
 
 	write_file(d, "data", "0123456789", 10, 0644);
-	assert_int_equal(tar_open(d->in, &t, &e), 0);
+	assert_int_equal(tar_open(d->in, NULL, 0, &t, &e), 0);
 	write_file(d, "data", "01234", 5, 0644);
 	while ((n = tar_read(t, buf, sizeof(buf), &e)) > 0)
 		;

@@ -21,10 +21,20 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+/* libssh2 1.10 loses the host key (51 bytes) at every further key exchange, and parts of an ECDSA key read from a file.
+ */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#define LEAKS_ARE_LIBSSH2S(x) (__lsan_disable(), (x), __lsan_enable())
+#else
+#define LEAKS_ARE_LIBSSH2S(x) (x)
+#endif
 
 #define SSHD "/usr/sbin/sshd"
 #define BIG (50 * 1024 * 1024)
@@ -105,8 +115,10 @@ static void start_sshd(const char *extra)
 
 	port = free_port();
 	put("sshd_config",
-	    "%sPort %d\nListenAddress 127.0.0.1\nHostKey %s/host_ed25519\nHostKey %s/host_rsa\nPidFile none\nUsePAM no\nStrictModes no\n"
-	    "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nAuthorizedKeysFile %s/authorized\n"
+	    "%sPort %d\nListenAddress 127.0.0.1\nHostKey %s/host_ed25519\nHostKey %s/host_rsa\nPidFile none\nUsePAM "
+	    "no\nStrictModes no\n"
+	    "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nAuthorizedKeysFile "
+	    "%s/authorized\n"
 	    "Subsystem sftp internal-sftp\n",
 	    extra, port, dir, dir, dir);
 	(void)snprintf(conf, sizeof(conf), "%s/sshd_config", dir);
@@ -114,7 +126,9 @@ static void start_sshd(const char *extra)
 	if (sshd == 0) {
 		int null = open("/dev/null", O_RDWR);
 
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 		(void)dup2(null, 0);
+		(void)dup2(null, 1);
 		(void)dup2(null, 2);
 		execl(SSHD, SSHD, "-D", "-f", conf, (char *)NULL);
 		_exit(127);
@@ -168,7 +182,8 @@ static void usual(const char *more)
 {
 	(void)sh("printf '[127.0.0.1]:%d ' >kh; cut -d' ' -f1,2 host_ed25519.pub >>kh", port);
 	put("config",
-	    "Host t\n HostName 127.0.0.1\n Port %d\n User %s\n UserKnownHostsFile %s/kh\n GlobalKnownHostsFile none\n%s\n"
+	    "Host t\n HostName 127.0.0.1\n Port %d\n User %s\n UserKnownHostsFile %s/kh\n GlobalKnownHostsFile "
+	    "none\n%s\n"
 	    " IdentityFile %s/id\n IdentityAgent none\n",
 	    port, user, dir, more, dir);
 }
@@ -283,6 +298,7 @@ static void with_an_agent(void **state)
 	if (ssh_agent == 0) {
 		int null = open("/dev/null", O_RDWR);
 
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 		(void)dup2(null, 1);
 		execlp("ssh-agent", "ssh-agent", "-D", "-a", sock, (char *)NULL);
 		_exit(127);
@@ -300,7 +316,9 @@ static void with_an_agent(void **state)
 	assert_non_null(strstr(transport_ssh2_describe(s.t), "of ssh-agent (ssh-ed25519)"));
 	ops->close(s.t);
 	/* Only what is named: the agent's key counts for its public half. */
-	assert_int_equal(sh("cp id.pub named.pub; sed -i 's,/nothing,/named,; s,Host t,Host t\\n IdentitiesOnly yes,' config"), 0);
+	assert_int_equal(
+		sh("cp id.pub named.pub; sed -i 's,/nothing,/named,; s,Host t,Host t\\n IdentitiesOnly yes,' config"),
+		0);
 	must_login(&s);
 	ops->close(s.t);
 	assert_int_equal(sh("cp wrong.pub named.pub"), 0);
@@ -350,7 +368,7 @@ static void ecdsa_and_rsa_keys(void **state)
 	start_sshd("");
 	usual("");
 	assert_int_equal(sh("sed -i 's,/id$,/id_ecdsa,' config"), 0);
-	must_login(&s);
+	LEAKS_ARE_LIBSSH2S(must_login(&s));
 	ops->close(s.t);
 	assert_int_equal(sh("sed -i 's,/id_ecdsa$,/id_rsa,' config"), 0);
 	if (login(&s) != TRANSPORT_READY)
@@ -475,7 +493,8 @@ static void known_in_many_ways(void **state)
 		{ "(printf '127.0.0.1 '; cut -d' ' -f1,2 wrong.pub) >>kh", TRANSPORT_READY },
 		{ "(printf '%s ' [127.0.0.1]:$PORT; cut -d' ' -f1,2 wrong.pub) >>kh", TRANSPORT_READY },
 		{ "(printf '127.0.0.1 '; cut -d' ' -f1,2 wrong.pub) >kh", TRANSPORT_REFUSED },
-		{ "sed -i 's/^[^ ]*/cluster/' kh; sed -i 's/^Host t/Host t\\n HostKeyAlias cluster/' config", TRANSPORT_READY },
+		{ "sed -i 's/^[^ ]*/cluster/' kh; sed -i 's/^Host t/Host t\\n HostKeyAlias cluster/' config",
+		  TRANSPORT_READY },
 	};
 	struct session s;
 	size_t i;
@@ -486,7 +505,7 @@ static void known_in_many_ways(void **state)
 		usual("");
 		assert_int_equal(sh("PORT=%d; %s", port, ways[i].make), 0);
 		if (login(&s) != ways[i].want)
-			fail_msg("way %zu: state $PORT, %s", i, s.state, s.err.text);
+			fail_msg("way %zu: state %d, %s", i, (int)s.state, s.err.text);
 		ops->close(s.t);
 	}
 	stop_sshd();
@@ -696,8 +715,8 @@ static void keys_are_exchanged_again(void **state)
 	(void)state;
 	start_sshd("RekeyLimit 1M\n");
 	usual("");
-	must_login(&s);
-	echo(&s, 10 * 1024 * 1024);
+	LEAKS_ARE_LIBSSH2S(must_login(&s));
+	LEAKS_ARE_LIBSSH2S(echo(&s, 10 * 1024 * 1024));
 	ops->close(s.t);
 	stop_sshd();
 }
@@ -918,10 +937,26 @@ static int after_each(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(with_a_key), T(with_an_agent), T(keys_that_do_not_open), T(ecdsa_and_rsa_keys), T(nobody_listens), T(strange_servers),
-		T(unknown_hosts_are_refused), T(changed_keys_are_refused), T(known_in_many_ways), T(jumps_are_refused_with_words),
-		T(many_channels_at_once), T(no_more_sessions_than_allowed), T(sftp_answers), T(fifty_megabytes), T(keys_are_exchanged_again),
-		T(one_that_is_not_read), T(killed_in_mid_stream), T(last_words_are_heard), T(a_silent_server_is_down), T(the_remote_shell),
+		T(with_a_key),
+		T(with_an_agent),
+		T(keys_that_do_not_open),
+		T(ecdsa_and_rsa_keys),
+		T(nobody_listens),
+		T(strange_servers),
+		T(unknown_hosts_are_refused),
+		T(changed_keys_are_refused),
+		T(known_in_many_ways),
+		T(jumps_are_refused_with_words),
+		T(many_channels_at_once),
+		T(no_more_sessions_than_allowed),
+		T(sftp_answers),
+		T(fifty_megabytes),
+		T(keys_are_exchanged_again),
+		T(one_that_is_not_read),
+		T(killed_in_mid_stream),
+		T(last_words_are_heard),
+		T(a_silent_server_is_down),
+		T(the_remote_shell),
 	};
 
 	if (access(SSHD, X_OK) < 0) {

@@ -24,6 +24,9 @@ for _f in claim started; do
 	ln -s "$_me" "$_f" 2>/dev/null
 	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
 done
+_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
+ln -s "$_who" "$_f" 2>/dev/null
+[ "$(readlink "$_f")" = "$_who" ] || refuse 'it began before'
 
 # Signals go to the job's process.
 _rc='' _sig=-
@@ -91,6 +94,20 @@ fi
 exec 2>/dev/null
 trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
 
+# Processor time of all that the job waited for, in microseconds.
+_us() {
+	_m=${1%%m*} _s=${1#*m}
+	_s=${_s%s}
+	_f=$(printf '%.6s' "${_s#*[.,]}000000")
+	echo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
+}
+_cpu='' _user='' _sys=''
+times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp
+case $_user:$_sys in
+[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us "$_user") + $(_us "$_sys"))) ;;
+esac
+rm -f times.tmp
+
 # What is in results/, for readers: type, size, mtime, mode, path, target.
 _man=0
 find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
@@ -103,12 +120,15 @@ _cg=$(sed -n 's|^[0-9]*:\(memory\)*:\(/.*/job_[0-9]*/step_[^/]*\).*|/sys/fs/cgro
 	_rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes") && break
 done
 
+# A requeue that was granted ended this start; the next one will leave the record.
+[ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
+
 # The exit record: complete, then renamed to where the other side looks.
 _out=$(wc -c <stdout)
 _err=0
 record() {
 	printf '%s\n' "v=1 run=3 attempt=1 job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \
-out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=- \
+out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
 host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/3.a1"
 }
 _end=$(date +%s) _n=0

@@ -1,0 +1,206 @@
+#!/bin/sh
+# slurmray submit, follow and doctor against a mount with the local cluster: ids, exit codes, bytes, the three forms, and
+# mounts that go away and come back.
+# shellcheck disable=SC2016,SC2119
+. "$(dirname "$0")/../lib/tap.sh"
+
+mount_local
+SLURMRAY_MOUNT=$MNT
+export SLURMRAY_MOUNT
+cd "$T" || exit 1
+
+# --- submit ---
+
+run slurmray submit -- 'exit 0'
+is "submit prints the id and nothing else" "$out$err" 1
+is "and succeeds" "$status" 0
+run slurmray submit --mount "$MNT" -- printf '%s|' 'a  b' "c'd" '$HOME' '*'
+id=$out
+ok "it ends" eventually 10 grep -q succeeded "$MNT/runs/$id/status"
+is "several words are executed as they are" "$(cat "$MNT/runs/$id/stdout")" "a  b|c'd|\$HOME|*|"
+run slurmray submit --wait -- 'echo $((6 * 7)) | cat'
+is "one word is text for a shell" "$(cat "$MNT/last/stdout")" 42
+like "--wait prints the id, too" "$out" '^[0-9]+$'
+run slurmray submit name=named tags=a,b env.WHO=me --wait -- 'echo "$WHO"; exit 9'
+is "--wait exits with the job's code" "$status" 9
+like "and says why" "$err" '^slurmray: .*code 9'
+is "KEY=VALUE words are keys of the spec" "$(cat "$MNT/runs/$out/stdout")" me
+ok "and tags" test -L "$MNT/by/tag/b/$out"
+run slurmray submit --wait -- 'kill -USR1 $$'
+is "128+N for signal N" "$status" 138
+
+# --- refusals ---
+
+before=$(wc -l <"$MNT/runs/list")
+run slurmray submit nodes=two colour=red -- true
+is "a bad spec exits 1" "$status" 1
+is "prints no id" "$out" ''
+is "and every mistake" "$(grep -c '^slurmray: ' "$T/err")" 2
+run slurmray submit cluster=elsewhere -- true
+is "what only the daemon knows is refused as well" "$status" 1
+like "with its sentence" "$err" "^slurmray: .*elsewhere"
+run slurmray submit true
+is "a file that is not there" "$status" 1
+run slurmray submit echo hello
+is "a command without -- is wrong usage" "$status" 2
+like "that says so" "$err" 'behind --'
+run slurmray submit --nodes=2 -- true
+is "options of sbatch are KEY=VALUE" "$status" 2
+run slurmray submit
+is "nothing at all is wrong usage" "$status" 2
+run slurmray submit --mount "$T" -- true
+is "a directory that is no mount" "$status" 1
+like "gets the command that mounts" "$err" 'slurmray mount'
+is "none of these became a run" "$(wc -l <"$MNT/runs/list")" "$before"
+
+# --- files ---
+
+printf '#!/bin/sh\n#SBATCH --job-name=from-script\necho "this is $0" >/dev/null\necho out; echo err >&2\n' >job.sh
+run slurmray submit --wait job.sh
+is "a batch script" "$status $(cat "$MNT/runs/$out/stdout")" "0 out"
+like "whose #SBATCH lines count" "$(cat "$MNT/runs/$out/info")" '^name from-script$'
+run slurmray submit --wait name=mine job.sh
+like "unless KEY=VALUE says otherwise" "$(cat "$MNT/runs/$out/info")" '^name mine$'
+printf '#!/bin/sh\necho cut' >cut.sh
+run slurmray submit cut.sh
+is "a script that was cut off is refused" "$status$out" 1
+echo 'name=liner -- echo from a line' >line
+run slurmray submit --wait line
+is "a line" "$(cat "$MNT/runs/$out/stdout")" "from a line"
+run sh -c 'echo "{\"command\": [\"echo\", \"from  json\"]}" | slurmray submit --wait -'
+is "JSON on standard input" "$(cat "$MNT/runs/$out/stdout")" "from  json"
+echo '{"command": "true"} {"command": "true"}' >two.json
+run slurmray submit two.json
+is "two documents are two runs" "$(echo "$out" | wc -l)" 2
+echo '{"command": "true"} {"command": "true", "nodes": "x"}' >half.json
+before=$(wc -l <"$MNT/runs/list")
+run slurmray submit half.json
+is "one that is wrong takes the other with it" "$status $out $(wc -l <"$MNT/runs/list")" "1  $before"
+mkdir -p sub
+printf '#!/bin/sh\necho payload runs\n' >sub/payload.sh
+(cd sub && slurmray submit --wait payload=payload.sh) >"$T/out" 2>"$T/err"
+is "a local path is relative to where one stands" "$(cat "$MNT/runs/$(cat "$T/out")/stdout")" "payload runs"
+{
+	echo '#!/bin/sh'
+	yes '# a line of a long "script"' | head -n 9000
+	echo 'echo long'
+} >long.sh
+run slurmray submit --wait long.sh
+is "a spec that is larger than one write" "$status $(cat "$MNT/runs/$out/stdout")" "0 long"
+
+# --- follow ---
+
+run slurmray submit --follow -- 'echo one; sleep 0.3; echo two; echo bad >&2; printf three; exit 4'
+is "--follow exits with the job's code" "$status" 4
+is "standard output is the job's, to the byte" "$out" 'one
+two
+three'
+like "standard error has the job's" "$err" '^bad$'
+like "and why" "$err" '^slurmray: .*code 4'
+seq 1 200000 >"$T/big"
+slurmray submit --follow -- "cat $T/big" >"$T/copy" 2>/dev/null
+ok "a megabyte is copied exactly" cmp "$T/big" "$T/copy"
+run slurmray follow last
+is "follow last" "$status $(tail -n 1 "$T/out")" "0 200000"
+run slurmray follow 1
+is "follow ID of an ended run" "$status$out$err" 0
+run slurmray follow named
+is "follow NAME" "$status$out" 9me
+run slurmray follow "$MNT/runs/1"
+is "follow DIRECTORY" "$status" 0
+run slurmray follow nobody
+is "of no run" "$status" 1
+like "points to the list" "$err" 'runs/list'
+mkdir "$MNT/runs/draft1"
+run slurmray follow draft1
+is "of a draft" "$status" 1
+like "says how to submit it" "$err" 'draft1/spec'
+{
+	slurmray submit --follow -- "yes | head -n 100000" 2>/dev/null
+	echo $? >"$T/code"
+} | head -n 1 >"$T/first"
+is "a closed pipe ends it" "$(cat "$T/first") $(cat "$T/code")" "y 141"
+
+id=$(slurmray submit -- 'echo begun; exec sleep 30')
+for signal in INT:130 TERM:143; do
+	# shells start background processes with SIGINT ignored
+	in_background env --default-signal=INT slurmray follow "$id" >"$T/followed" 2>&1
+	follower=$pid
+	ok "it shows what is there at once" eventually 10 grep -q begun "$T/followed"
+	kill "-${signal%:*}" "$follower"
+	wait "$follower"
+	is "SIG${signal%:*} ends follow" "$?" "${signal#*:}"
+done
+is "and not the job" "$(cat "$MNT/runs/$id/status")" running
+in_background timeout -k 5 20 slurmray follow "$id" >"$T/followed" 2>&1
+follower=$pid
+echo cancel >"$MNT/runs/$id/ctl"
+wait "$follower"
+isnt "the end of a cancelled run is no success" "$?" 0
+like "and is named" "$(cat "$T/followed")" 'cancelled'
+
+# --- mounts that go away ---
+
+id=$(slurmray submit -- 'i=0; while [ ! -e '"$T"'/enough ]; do i=$((i + 1)); echo "line $i"; sleep 0.02; done; exit 6')
+slurmray follow "$id" >"$T/copy" 2>"$T/follower.err" &
+follower=$!
+slurmray submit --wait -- "while [ ! -e $T/enough ]; do sleep 0.1; done; exit 3" >"$T/waiter.out" 2>"$T/waiter.err" &
+waiter=$!
+tap_pids="$tap_pids $follower $waiter"
+ok "a live job is followed" eventually 10 grep -q 'line 5$' "$T/copy"
+worker=$(sed -n 's/^pid //p' "$MNT/status")
+kill -KILL "$worker"
+lines=$(wc -l <"$T/copy")
+more() {
+	[ "$(wc -l <"$T/copy")" -gt $((lines + 20)) ]
+}
+ok "and goes on when the worker is replaced" eventually 20 more
+is "without a word" "$(cat "$T/follower.err")" ''
+ok "the mount is taken away" stop_mount
+ok "follow says so" eventually 10 grep -q 'waiting for it to come back' "$T/follower.err"
+ok "and so does --wait" eventually 10 grep -q 'waiting for it to come back' "$T/waiter.err"
+is "once" "$(grep -c waiting "$T/follower.err")" 1
+start_mount "$MNT" "$T/config" "$STATE"
+lines=$(wc -l <"$T/copy")
+ok "it goes on when the mount is back" eventually 20 more
+keeper=$mount_pid
+worker=$(sed -n 's/^pid //p' "$MNT/status")
+kill -KILL "$keeper" "$worker"
+umount -l "$MNT" 2>/dev/null || fusermount3 -uz "$MNT"
+start_mount "$MNT" "$T/config" "$STATE"
+lines=$(wc -l <"$T/copy")
+ok "and when both were killed" eventually 20 more
+: >"$T/enough"
+wait "$follower"
+is "the code comes through" "$?" 6
+wait "$waiter"
+is "of --wait, too" "$?" 3
+ok "the copy has every byte once" cmp "$T/copy" "$MNT/runs/$id/stdout"
+
+# --- doctor ---
+
+run slurmray doctor --config "$T/config" --state "$STATE"
+unlike "doctor finds nothing bad about this mount" "$(echo "$out" | grep -F "$MNT")" '^bad'
+like "names who has the state directory" "$out" "^ok   state directory $STATE: yours, in use by process [0-9]+, mounted on $MNT"
+like "sees that the mount answers" "$out" "^ok   mounted on $MNT, and it answers"
+like "knows the local cluster" "$out" '^ok   cluster local: this machine, [0-9]+ processors'
+is "writes nothing but findings" "$(printf '%s\n' "$out" | grep -cvE '^(ok  |note|bad ) |^     ')" 0
+printf '[cluster x]\ntype = slurm\ncolour = red\n' >bad.conf
+run slurmray doctor --config bad.conf --state "$STATE"
+is "mistakes in the configuration are bad" "$status" 1
+is "all of them" "$(printf '%s\n' "$out" | grep -c '^bad  configuration: bad.conf:')" 2
+run slurmray doctor --config "$T/config" --state "$STATE" nowhere
+like "a cluster that is not there" "$out" '^bad  there is no cluster nowhere; the configuration has: local'
+chmod 755 "$STATE"
+run slurmray doctor --config "$T/config" --state "$STATE" local
+like "a state directory that is open to others" "$out" "^bad  .*chmod 700 $STATE"
+chmod 700 "$STATE"
+ok "unmount" stop_mount
+run slurmray doctor --config "$T/config" --state "$STATE" local
+like "the journal is opened when nobody has it" "$out" "^ok   state directory $STATE: yours, not in use, its journal can be opened"
+printf '[cluster far]\ntype = slurm\nhost = 127.0.0.1\nport = 1\n' >far.conf
+run slurmray doctor --config far.conf --state "$STATE" far
+is "a cluster that cannot be reached is bad" "$status" 1
+like "with what ssh makes of it" "$out" '^ok   cluster far: 127.0.0.1 is .*@127.0.0.1 port 1$'
+like "and why" "$out" '^bad  127.0.0.1: '
+done_testing
