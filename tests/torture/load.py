@@ -318,10 +318,15 @@ class Submitter(Actor):
                 elif bad == 2:
                     self.write(fd, self.book.line(job) + self.book.line(job))
                 else:
-                    self.write(fd, self.book.line(job)[:-1])  # no newline: never complete
-                    raise Refused("not complete")
+                    self.write(fd, self.book.line(job)[:-1])  # no newline: never complete, close(2) says so
             finally:
-                os.close(fd)
+                try:
+                    os.close(fd)
+                except OSError as e:
+                    if e.errno != errno.EINVAL:
+                        raise
+            if bad == 3:
+                raise Refused("not complete")
 
         self.attempt(job, how)
 
