@@ -343,7 +343,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 /* The same spec again is answered when the first is committed, and like it. */
 static void follow(struct engine *en, struct erun *er, engine_done cb, void *arg)
 {
-	if (er && *er->creating)
+	if (*er->creating)
 		waiter_add(en, &er->created, cb, arg);
 	else
 		cb(arg, 0, er->r->id);

@@ -30,6 +30,7 @@ const struct remote_pace remote_pace_default = {
 	.unknown_after = 15 * SEC,
 	.record_wait = 2 * SEC,
 	.verdict_wait = 3 * SEC,
+	.doubt_limit = 60 * SEC,
 	.verify_again = 5 * SEC,
 	.poll_soon = 300 * MSEC,
 	.poll_min = 1 * SEC,

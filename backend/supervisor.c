@@ -409,12 +409,29 @@ static void set_clock(struct supervisor *s)
 	}
 }
 
+/* From the moment that there can be no other; the exit status of the process. */
+static int run_script(struct supervisor *s, pid_t self)
+{
+	begin_streams(&s->p);
+	set_clock(s);
+	s->child = fork();
+	if (s->child == 0)
+		exec_script(s, self);
+	if (s->child < 0) {
+		s->child_gone = true;
+		s->status = 126 << 8;
+	}
+	supervise(s);
+	return write_record(s) < 0;
+}
+
 int supervisor_main(int argc, char **argv)
 {
 	struct supervisor s = { .control = -1 };
 	struct err e = ERR_INIT;
-	char me[128];
 	pid_t self = getpid();
+	char me[128];
+	int rc = 0;
 
 	if (argc != 2 || chdir(argv[1]) < 0)
 		return 2;
@@ -430,17 +447,8 @@ int supervisor_main(int argc, char **argv)
 	(void)mkfifo("control", 0600);
 	s.control = open("control", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	supervisor_identity(self, me, sizeof(me));
-	if (symlink(me, "supervisor") < 0)
-		return 0; /* another one was first, or the attempt was voided */
-	begin_streams(&s.p);
-	set_clock(&s);
-	s.child = fork();
-	if (s.child == 0)
-		exec_script(&s, self);
-	if (s.child < 0) {
-		s.child_gone = true;
-		s.status = 126 << 8;
-	}
-	supervise(&s);
-	return write_record(&s) < 0;
+	if (symlink(me, "supervisor") == 0) /* else another one was first, or the attempt was voided */
+		rc = run_script(&s, self);
+	supervisor_params_release(&s.p);
+	return rc;
 }
