@@ -157,7 +157,7 @@ class Judge:
         if len(run.log) != len(run.stdout) + len(run.stderr):
             self.bad("run %s: log has %d bytes, stdout %d, stderr %d" % (run.id, len(run.log), len(run.stdout), len(run.stderr)))
         if self.world.cluster == "demo" and not whole:  # Slurm says on stderr that it cancels
-            self.stream(run, "stderr", re.sub(rb"slurmstepd[^\n]*\n", b"", run.stderr), job.pattern.err, whole)
+            self.stream(run, "stderr", re.sub(rb"slurmstepd[^\n]*\n|Terminated\n", b"", run.stderr), job.pattern.err, whole)
             return
         self.stream(run, "stderr", run.stderr, job.pattern.err, whole)
         out = bytes(b for b in run.log if b in OUT_SET)

@@ -175,6 +175,12 @@ class Executioner:
         time.sleep(self.rng.uniform(0, 2))
         self.world.on_testbed("ctld-start")
 
+    def fault_controller_killed(self):
+        """It forgets what it did in its last seconds."""
+        self.world.on_testbed("ctld-kill")
+        time.sleep(self.rng.uniform(0, 2))
+        self.world.on_testbed("ctld-start")
+
     # --- what it cost
 
     def pauses(self, kinds):
@@ -191,7 +197,7 @@ class Executioner:
         return found
 
 
-FAULTS = ("login", "login_and_worker", "shells", "controller_frozen", "controller_restarted")
+FAULTS = ("login", "login_and_worker", "shells", "controller_frozen", "controller_restarted", "controller_killed")
 
 
 def drain(world, book):
