@@ -336,17 +336,23 @@ static void submit_all(struct intake *in)
 	}
 }
 
-/* Without submitting; every document's errors. Code of the first that fails. */
+/* Without submitting: what every document would become, or every document's errors and the code of the first that fails. */
 static int check_all(struct intake *in, struct strbuf *out)
 {
 	int code = 0;
 
 	for (size_t i = 0; i < in->n_docs; i++) {
+		struct strbuf one = STRBUF_INIT;
 		int rc = 0;
 
-		engine_check(in->c->fs->en, in->text.buf + in->docs[i].start, in->docs[i].len, in->c->hint, out, &rc);
-		if (rc < 0 && !code)
+		engine_check(in->c->fs->en, in->text.buf + in->docs[i].start, in->docs[i].len, in->c->hint, &one, &rc);
+		if (rc < 0 && !code) {
 			code = rc;
+			strbuf_reset(out);
+		}
+		if (rc < 0 || !code)
+			strbuf_addbuf(out, &one);
+		strbuf_release(&one);
 	}
 	return code;
 }

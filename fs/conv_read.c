@@ -119,12 +119,27 @@ static void await_decisions(struct conv *c, fuse_req_t req, uint64_t request, si
 
 /* --- read, fsync --- */
 
+/* Would a read be answered now? */
+bool conv_ready(const struct conv *c)
+{
+	const struct run *r;
+
+	if (cursor_of(c) < c->out.len)
+		return true;
+	if (c->busy)
+		return false;
+	if (c->n_decided >= c->n_runs)
+		return true;
+	r = engine_run(c->fs->en, c->runs[c->n_decided]);
+	return !r || r->job_id || !run_is_live(r);
+}
+
 static void answer_read(struct conv *c, fuse_req_t req, uint64_t request, size_t size)
 {
 	if (give(c, req, request, size))
 		return;
 	if (c->n_decided < c->n_runs) {
-		if (c->h->flags & O_NONBLOCK)
+		if ((c->h->flags & O_NONBLOCK) && !conv_ready(c))
 			(void)fuse_reply_err(req, EAGAIN);
 		else
 			await_decisions(c, req, request, size, false);
@@ -248,21 +263,6 @@ void conv_read(struct fsys *fs, fuse_req_t req, struct handle *h, size_t size)
 void conv_fsync(struct fsys *fs, fuse_req_t req, struct handle *h)
 {
 	fsync_now(h->conv, req, session_unique(fs->session));
-}
-
-/* Would a read be answered now? */
-bool conv_ready(const struct conv *c)
-{
-	const struct run *r;
-
-	if (cursor_of(c) < c->out.len)
-		return true;
-	if (c->busy)
-		return false;
-	if (c->n_decided >= c->n_runs)
-		return true;
-	r = engine_run(c->fs->en, c->runs[c->n_decided]);
-	return !r || r->job_id || !run_is_live(r);
 }
 
 /* --- the end of the descriptor --- */

@@ -563,6 +563,7 @@ static void open_conv(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse
 		return;
 	}
 	fi->nonseekable = 1;
+	session_stream(fs->session);
 	(void)fuse_reply_open(req, fi);
 }
 
