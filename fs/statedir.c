@@ -12,12 +12,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define LOCK_TRIES 100
+#define LOCK_PAUSE_MS 50
 
 enum { NOTE_MAX = 4096 + 64 };
 
@@ -128,6 +132,23 @@ static int in_use(const char *state_dir, int fd, struct err *e)
 		       state_dir, (int)keeper, dir, dir);
 }
 
+/*
+ * Takes the lock. Killed processes hold it for a moment longer than they can be seen: the kernel still takes them down, or a child
+ * that they had forked has not come to its exec. So when nobody is left who could keep it, it is waited for.
+ */
+static bool take_lock(const char *state_dir, int fd)
+{
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return true;
+		if (errno != EWOULDBLOCK || !read_note(fd, NULL, 0) || alive(read_note(fd, NULL, 0)) || alive(read_worker(state_dir)))
+			return false;
+		(void)poll(NULL, 0, LOCK_PAUSE_MS);
+	}
+	errno = EWOULDBLOCK;
+	return false;
+}
+
 int statedir_lock(const char *state_dir, const char *dir, int *fd, struct err *e)
 {
 	cleanup_free char *path = xasprintf("%s/lock", state_dir);
@@ -143,7 +164,7 @@ int statedir_lock(const char *state_dir, const char *dir, int *fd, struct err *e
 	lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (lock < 0)
 		return err_sys(e, -errno, "%s", path);
-	if (flock(lock, LOCK_EX | LOCK_NB)) {
+	if (!take_lock(state_dir, lock)) {
 		rc = errno == EWOULDBLOCK ? in_use(state_dir, lock, e)
 					  : err_sys(e, -errno, "locking %s (state must be on a local disk)", path);
 		(void)close(lock);
