@@ -107,6 +107,8 @@ static void got(struct content *c, size_t chunk, const char *data, size_t len)
 		c->state[chunk] = CHUNK_NONE;
 		return;
 	}
+	if (c->final) /* on its way to the disk now, so that the fsync in the end has little to wait for */
+		(void)sync_file_range(c->fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE);
 	c->state[chunk] = CHUNK_HERE;
 	c->got_at = clock_mono(c->fs->clock);
 	c->n_here++;
@@ -160,35 +162,38 @@ static void ask(struct content *c, size_t chunk)
 	c->asking = false;
 }
 
-/* True when answered: the bytes at `off` are here, or are past the end, or cannot be had. */
-static bool answer(struct content *c, fuse_req_t req, struct parked *p, uint64_t off, size_t size)
+/* Are these bytes here? A read in the middle of a file is never short: programs take that for its end. */
+static bool all_here(const struct content *c, uint64_t off, uint64_t end)
+{
+	for (uint64_t i = off / CHUNK; i * CHUNK < end && !c->whole; i++)
+		if (c->state[i] != CHUNK_HERE)
+			return false;
+	return true;
+}
+
+/* True when answered: the bytes are here, or are past the end, or cannot be had. */
+static bool answer(struct content *c, struct parked *p, uint64_t off, size_t size)
 {
 	static char buf[SHARED_MAX_WRITE * 8];
-	size_t chunk = (size_t)(off / CHUNK);
+	uint64_t end = off + (size < sizeof(buf) ? size : sizeof(buf));
+	int error = c->error ? -c->error : EHOSTUNREACH;
 	ssize_t n = 0;
 
 	if (c->fd < 0 || c->error) {
-		int error = c->error ? -c->error : EHOSTUNREACH;
-
 		c->error = 0;
-		(void)fuse_reply_err(p ? unpark(p) : req, error);
+		(void)fuse_reply_err(unpark(p), error);
 		return true;
 	}
-	if (off < c->size && !c->whole && c->state[chunk] != CHUNK_HERE)
+	if (end > c->size)
+		end = c->size;
+	if (off < end && !all_here(c, off, end))
 		return false;
-	if (off < c->size) {
-		uint64_t end = c->whole ? c->size : (uint64_t)(chunk + 1) * CHUNK;
-
-		if (size > sizeof(buf))
-			size = sizeof(buf);
-		if (off + size > end)
-			size = (size_t)(end - off);
-		n = pread(c->fd, buf, size, (off_t)off);
-	}
+	if (off < end)
+		n = pread(c->fd, buf, (size_t)(end - off), (off_t)off);
 	if (n < 0)
-		(void)fuse_reply_err(p ? unpark(p) : req, errno);
+		(void)fuse_reply_err(unpark(p), errno);
 	else
-		(void)fuse_reply_buf(p ? unpark(p) : req, buf, (size_t)n);
+		(void)fuse_reply_buf(unpark(p), buf, (size_t)n);
 	return true;
 }
 
@@ -208,7 +213,7 @@ static bool retry_content(struct parked *p)
 		return false;
 	if (!c->error)
 		ask_ahead(c, p->off);
-	return answer(c, NULL, p, p->off, p->size);
+	return answer(c, p, p->off, p->size);
 }
 
 bool content_whole(const struct content *c)

@@ -471,7 +471,7 @@ void intake_park(struct intake *in, fuse_req_t req, bool deadline)
 	in->p->user = (uintptr_t)in;
 	in->p->drop = drop_intake;
 	if (deadline) {
-		in->p->deadline = clock_mono(c->fs->clock) + INTAKE_DEADLINE_US;
+		in->p->deadline = clock_mono(c->fs->clock) + JOURNAL_DEADLINE_US;
 		in->p->deadline_errno = ETIMEDOUT;
 		in->p->late = intake_late;
 	}

@@ -4,7 +4,7 @@
 #ifndef FS_CONV_H
 #define FS_CONV_H
 
-#include "fs/fsys.h"
+#include "fs/fuse_ll.h"
 
 struct conv {
 	struct fsys *fs;
@@ -28,10 +28,8 @@ struct conv {
 
 /*
  * One write (or read, fsync, release of a script) whose documents are being submitted. Its request is answered when their fate
- * is known, or with ETIMEDOUT after INTAKE_DEADLINE_US; then the intake goes on without it, and `errors` says how it ended.
+ * is known, or with ETIMEDOUT after JOURNAL_DEADLINE_US; then the intake goes on without it, and `errors` says how it ended.
  */
-#define INTAKE_DEADLINE_US (30LL * USEC_PER_SEC)
-
 struct intake {
 	struct conv *c;
 	struct parked *p;	/* NULL: answered already */

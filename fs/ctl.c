@@ -4,7 +4,7 @@
  * command is never kept half. The answer has a cursor of its own, for the write moved the descriptor's offset; that there is
  * one to be read survives the worker.
  */
-#include "fs/fsys.h"
+#include "fs/fuse_ll.h"
 
 #include "backend/base/mem.h"
 
@@ -13,7 +13,6 @@
 #include <signal.h>
 #include <string.h>
 
-#define JOURNAL_DEADLINE_US (30LL * USEC_PER_SEC)
 #define ANSWER_DEADLINE_US (60LL * USEC_PER_SEC)
 
 enum { ANSWER_NONE, ANSWER_WAITS, ANSWER_REFUSED }; /* shared_handle.user64 */
@@ -287,11 +286,17 @@ static void recall(struct fsys *fs, struct handle *h, uint64_t request)
 	}
 }
 
+const char *ctl_verbs(const struct view *v)
+{
+	return v->run ? engine_verbs() : v->cluster ? "reconnect\n" : "reload\nstop\n";
+}
+
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
 {
 	uint64_t request = session_unique(fs->session);
 	struct strbuf out = STRBUF_INIT;
 	struct shared_handle *sh;
+	struct view v;
 
 	recall(fs, h, request);
 	if (h->pos < h->text.len) {
@@ -306,9 +311,8 @@ void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, s
 	} else if (h->have_text) {
 		(void)fuse_reply_buf(req, NULL, 0);
 	} else {
-		strbuf_addstr(&out, ino_kind(h->ino) == INO_RUN	      ? engine_verbs()
-				    : ino_kind(h->ino) == INO_CLUSTER ? "reconnect\n"
-								      : "reload\nstop\n");
+		(void)node_of(fs, h->ino, &v);
+		strbuf_addstr(&out, ctl_verbs(&v));
 		reply_slice(req, &out, off, size);
 	}
 	strbuf_release(&out);

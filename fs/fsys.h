@@ -222,6 +222,7 @@ bool conv_ready(const struct conv *c);
 
 void ctl_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *data, size_t len);
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+const char *ctl_verbs(const struct view *v); /* what reading it lists */
 bool ctl_ready(struct fsys *fs, const struct handle *h); /* would a read be answered now? */
 void ctl_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
 
@@ -259,6 +260,7 @@ void area_forget(struct fsys *fs, uint32_t run);
 /* --- documents that a cluster is asked for (probe.c) --- */
 
 size_t probe_size(struct fsys *fs, const struct view *v, const char *name);
+int64_t probe_mtime(struct fsys *fs, const struct view *v, const char *name);
 /* Opens: at once when a fresh answer is here, else when the cluster has answered; an old answer serves when it does not. */
 void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h);
 /* Reads; asks again when an earlier worker had the answer. */

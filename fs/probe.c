@@ -18,7 +18,7 @@ struct probe {
 	struct fsys *fs;
 	char *cluster, *what;
 	char *json;		/* last answer, or NULL */
-	int64_t at;		/* monotonic us of it */
+	int64_t at, when;	/* monotonic and real us of it */
 	bool asked;
 	int error;
 };
@@ -110,6 +110,13 @@ size_t probe_size(struct fsys *fs, const struct view *v, const char *name)
 	return n;
 }
 
+int64_t probe_mtime(struct fsys *fs, const struct view *v, const char *name)
+{
+	const struct probe *p = probe_get(fs, v->cluster->name, name);
+
+	return p->json ? p->when : fs->mounted;
+}
+
 static struct probe *probe_of(struct fsys *fs, const struct handle *h)
 {
 	struct view v;
@@ -178,6 +185,7 @@ static void answered(void *arg, int code, const char *text, const char *data, si
 		free(p->json);
 		p->json = xstrndup(data, len);
 		p->at = clock_mono(p->fs->clock);
+		p->when = clock_real(p->fs->clock);
 	}
 	park_retry(p->fs, 0);
 }

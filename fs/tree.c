@@ -196,6 +196,8 @@ int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v)
 
 	if (nd->flags & NODE_CONSTANT)
 		return fs->mounted;
+	if (nd->class == NODE_PROBE)
+		return probe_mtime(fs, v, nd->name);
 	if (!r)
 		return nd == &fixed_nodes[FIXED_ERRORS] ? errors_mtime(fs) : nd->class == NODE_DOC ? clock_real(fs->clock) : fs->mounted;
 	switch (nd->class) {
@@ -239,7 +241,7 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 		n = run_stream_len(fs, v->run, nd->stream, NULL);
 		break;
 	case NODE_CTL:
-		n = v->run ? strlen(engine_verbs()) : 0;
+		n = strlen(ctl_verbs(v));
 		break;
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
