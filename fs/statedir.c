@@ -136,17 +136,21 @@ static int in_use(const char *state_dir, int fd, struct err *e)
  * Takes the lock. Killed processes hold it for a moment longer than they can be seen: the kernel still takes them down, or a child
  * that they had forked has not come to its exec. So when nobody is left who could keep it, it is waited for.
  */
-static bool take_lock(const char *state_dir, int fd)
+static int take_lock(const char *state_dir, int fd)
 {
 	for (int i = 0; i < LOCK_TRIES; i++) {
+		pid_t keeper;
+
 		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-			return true;
-		if (errno != EWOULDBLOCK || !read_note(fd, NULL, 0) || alive(read_note(fd, NULL, 0)) || alive(read_worker(state_dir)))
-			return false;
+			return 0;
+		if (errno != EWOULDBLOCK)
+			return -errno;
+		keeper = read_note(fd, NULL, 0);
+		if (!keeper || alive(keeper) || alive(read_worker(state_dir)))
+			break;
 		(void)poll(NULL, 0, LOCK_PAUSE_MS);
 	}
-	errno = EWOULDBLOCK;
-	return false;
+	return -EWOULDBLOCK;
 }
 
 int statedir_lock(const char *state_dir, const char *dir, int *fd, struct err *e)
@@ -164,9 +168,10 @@ int statedir_lock(const char *state_dir, const char *dir, int *fd, struct err *e
 	lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (lock < 0)
 		return err_sys(e, -errno, "%s", path);
-	if (!take_lock(state_dir, lock)) {
-		rc = errno == EWOULDBLOCK ? in_use(state_dir, lock, e)
-					  : err_sys(e, -errno, "locking %s (state must be on a local disk)", path);
+	rc = take_lock(state_dir, lock);
+	if (rc < 0) {
+		rc = rc == -EWOULDBLOCK ? in_use(state_dir, lock, e)
+					: err_sys(e, rc, "locking %s (state must be on a local disk)", path);
 		(void)close(lock);
 		return rc;
 	}
