@@ -949,6 +949,7 @@ def killed_at_close():
     def killer():
         while not stop.is_set():
             kill_worker()
+            os.stat(path("status"))  # the next one serves: the keeper gives up on workers that never do
             time.sleep(0.05)
     thread = threading.Thread(target=killer)
     thread.start()
