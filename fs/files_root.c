@@ -26,7 +26,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		      "  cat runs/42/log.follow                     the log until the run has ended\n"
 		      "  echo cancel > runs/42/ctl                  also: signal USR1, hold, release, retry\n"
 		      "  mkdir runs/mine; cp data runs/mine/files/; echo 'wc data' > runs/mine/spec\n"
-		      "  echo 'nodes=2 -- hostname' > runs/check    (read the descriptor back) what would be submitted\n"
+		      "  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
 		      "  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		      "  cat errors                                 what was refused, and why\n"
 		      "\n"
