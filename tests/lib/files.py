@@ -510,7 +510,8 @@ def polls():
     with Scratch() as d:
         fifo = d + "/go"
         os.mkfifo(fifo)
-        ident = submit("for i in 1 2 3; do read x <%s; echo $x; done" % fifo)
+        # Who opens the FIFO again before the writer has closed it reads nothing.
+        ident = submit("for i in 1 2 3; do x=; while [ -z \"$x\" ]; do read x <%s; done; echo $x; done" % fifo)
         until(lambda: status(ident) == "running", "running")
         w = os.open(run(ident, "wait"), os.O_RDONLY | os.O_NONBLOCK)
         f = os.open(run(ident, "log.follow"), os.O_RDONLY | os.O_NONBLOCK)
