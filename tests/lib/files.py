@@ -175,7 +175,7 @@ def stable():
     sh_ok('ls -R "$MNT/runs/%s" >/dev/null' % ident)
 
     def look():
-        out = sh_ok('cd "$MNT"; find README errors by/cluster runs/template runs/%s clusters/local clusters -printf "%%i %%T@ %%s %%m %%p\\n"'
+        out = sh_ok('cd "$MNT"; find README errors by/cluster runs/template runs/%s clusters -printf "%%i %%T@ %%s %%m %%p\\n"'
                     ' | grep -v -E "clusters/local/(queue|status|nodes|info|partitions|shares)"' % ident)
         return sorted(out.splitlines())
     before = look()
