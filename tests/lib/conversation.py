@@ -10,8 +10,8 @@ import tempfile
 import threading
 import time
 
-from mnt import (Failure, case, ctl, done, ended, errors, fails, idents, is_, kill_worker, kills, main, ok, path, put,
-                 run, sh, sh_ok, since, slurp, status, submit, text, until, word)
+from mnt import (Failure, case, ctl, ended, errors, fails, idents, is_, kill_worker, kills, main, ok, path, put, run, sh, sh_ok,
+                 since, slurp, status, submit, text, until, word)
 import mnt
 
 HELD = "hold=true -- "
@@ -737,8 +737,7 @@ def draft_spec():
     is_("spec", slurp(run(name, "spec")), b"hold=true -- true\n")
     fails(errno.EBUSY, "rmdir of a live run", os.rmdir, run(name))
     ctl(name, "cancel")
-    ended(name)
-    os.rmdir(run(name))
+    mnt.purge(mnt.finished(name))
     fails(errno.ENOENT, "gone", os.stat, run(name))
 
 
@@ -750,7 +749,7 @@ def draft_script():
           env={"T": tempfile.gettempdir()})
     is_("ends", ended("conv-script"), "succeeded 0")
     is_("log", slurp(run("conv-script", "log")), b"from a draft\n")
-    os.rmdir(run("conv-script"))
+    mnt.purge("conv-script")
 
 
 # --- ctl ---
@@ -949,7 +948,7 @@ def killed_at_close():
     def killer():
         while not stop.is_set():
             kill_worker()
-            time.sleep(0.05)
+            os.stat(path("README"))
     thread = threading.Thread(target=killer)
     thread.start()
     try:

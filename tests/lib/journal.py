@@ -7,8 +7,8 @@ import sys
 import threading
 import time
 
-from mnt import (Failure, case, ended, errors, fails, idents, is_, kill_worker, kills, main, name_of, ok, path, put, run, since,
-                 slurp, status, submit, text, until)
+from mnt import (Failure, case, ended, errors, fails, finished, idents, is_, kill_worker, kills, main, name_of, ok, path, put,
+                 run, since, slurp, status, submit, text, until)
 import mnt
 
 HANG = os.environ["SLOW_FSYNC"]
@@ -58,9 +58,7 @@ def rows_with(before, words):
 @case
 def timed_out():
     """after 30 s: ETIMEDOUT and a row; another row says what became of it; nothing is lost, nothing happens twice"""
-    done = submit("true")
-    ended(done)
-    until(lambda: "\nlogs " in text(run(done, "info")), "all of the first run")
+    done = finished(submit("true"))
     held = submit("hold=true -- true")
     until(lambda: status(held) == "pending", "a held run")
     os.mkdir(run("purged"))

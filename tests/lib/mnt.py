@@ -139,6 +139,26 @@ def done(spec):
     return ident
 
 
+def finished(ident):
+    """Waits until the end and all that follows from it is written down; the id."""
+    ended(ident)
+    until(lambda: "\nlogs " in text(run(ident, "info")), "the logs of %s" % ident)
+    return ident
+
+
+def purge(ident):
+    """rmdir; the last facts of an ended run may still be on their way to the journal."""
+    def gone():
+        try:
+            os.rmdir(run(ident))
+            return True
+        except OSError as e:
+            if e.errno != errno.EBUSY:
+                raise
+            return False
+    until(gone, "rmdir of %s" % ident)
+
+
 def ctl(ident, verb):
     put(run(ident, "ctl"), verb + "\n")
 

@@ -1,15 +1,12 @@
 """Several users of one mount. Users are numbers: nothing needs an account. See mnt.py for how this is run."""
 import errno
-import json
 import os
 import select
 import stat
-import sys
 import threading
 import traceback
 
-from mnt import (Failure, case, cases, ctl, ended, errors, fails, is_, main, name_of, ok, path, put, run, sh, slurp, status,
-                 submit, text, until)
+from mnt import Failure, case, ctl, ended, errors, fails, is_, main, ok, path, purge, put, run, sh, slurp, status, submit, until
 
 NAMED, NAMED_TOO, OTHER = 54321, 54323, 54322
 
@@ -127,19 +124,9 @@ def works(ident):
     ctl(name, "cancel")
     ok(p.poll(20000), "poll wakes")
     os.close(fd)
-    until(lambda: rmdir(name), "purge")
+    purge(name)
     fails(errno.EPERM, "unlink", os.unlink, run(ident, "log"))
     fails(errno.EPERM, "create", os.open, path("x"), os.O_CREAT | os.O_WRONLY)
-
-
-def rmdir(name):
-    try:
-        os.rmdir(run(name))
-    except OSError as e:
-        if e.errno != errno.EBUSY:
-            raise
-        return False
-    return True
 
 
 @case
