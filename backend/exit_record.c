@@ -108,6 +108,7 @@ static bool take(struct exit_record *r, const char *key, const char *value, unsi
 		{ "err", &r->err_len, INT64_MAX },
 		{ "maxrss", &r->maxrss, INT64_MAX },
 		{ "cpu", &r->cpu_us, INT64_MAX },
+		{ "restart", &r->restart, INT32_MAX },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(wide); i++)
@@ -167,6 +168,8 @@ int exit_record_parse(const char *text, struct exit_record *out, struct err *e)
 		r.start = 0;
 	if (r.end < 0)
 		r.end = 0;
+	if (r.restart < 0)
+		r.restart = 0;
 	*out = r;
 	return 0;
 }
@@ -250,7 +253,7 @@ static void add_code(struct strbuf *out, int rc)
 		strbuf_addf(out, "exited with code %d", rc);
 }
 
-static void add_why(struct strbuf *out, const struct exit_record *r, const char *status)
+static void add_why(struct strbuf *out, const struct exit_record *r, const char *status, bool cancel_wanted)
 {
 	if (strcmp(status, "timeout") == 0) {
 		strbuf_addstr(out, "reached its time limit");
@@ -267,7 +270,7 @@ static void add_why(struct strbuf *out, const struct exit_record *r, const char 
 	} else if (strcmp(status, "preempted") == 0) {
 		strbuf_addstr(out, "preempted: the scheduler gave its nodes to another job");
 	} else if (strcmp(status, "cancelled") == 0) {
-		strbuf_addstr(out, "cancelled");
+		strbuf_addstr(out, cancel_wanted ? "cancelled" : EXIT_CANCELLED_OUTSIDE);
 	} else {
 		add_code(out, r->rc);
 		return;
@@ -298,7 +301,7 @@ struct event *exit_record_event(const struct exit_record *r, const char *sched_s
 	cleanup_strbuf struct strbuf why = STRBUF_INIT;
 	json_t *o = json_object();
 
-	add_why(&why, r, status);
+	add_why(&why, r, status, cancel_wanted);
 	put_int(o, "attempt", r->attempt, 1);
 	(void)json_object_set_new(o, "status", json_string(status));
 	(void)json_object_set_new(o, "why", json_string(why.buf));

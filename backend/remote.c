@@ -9,6 +9,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -29,6 +30,7 @@ const struct remote_pace remote_pace_default = {
 	.unknown_after = 15 * SEC,
 	.record_wait = 2 * SEC,
 	.verdict_wait = 3 * SEC,
+	.doubt_limit = 60 * SEC,
 	.verify_again = 5 * SEC,
 	.poll_soon = 300 * MSEC,
 	.poll_min = 1 * SEC,
@@ -366,6 +368,8 @@ static void *run_loop(void *arg)
 	struct cluster *c = arg;
 
 	while (!c->stopping) {
+		bool more;
+
 		c->now = clock_mono(c->ctx.clock);
 		take_inbox(c);
 		rlink_step(c);
@@ -374,7 +378,10 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rchores_step(c);
-		if (!rlink_flush(c) && !c->stopping)
+		more = rlink_flush(c);
+		if (c->submitting)
+			point(POINT_REMOTE_SENT);
+		if (!more && !c->stopping)
 			wait_for_work(c);
 	}
 	return NULL;

@@ -39,6 +39,7 @@ struct remote_pace {
 	int64_t unknown_after; /* without an answer: runs are `unknown` */
 	int64_t record_wait;   /* the scheduler says it ended: how long an exit record may take */
 	int64_t verdict_wait;  /* the record says it ended badly: how long the scheduler's verdict may take */
+	int64_t doubt_limit;   /* it was told to end, and the scheduler says that it still runs: the same */
 	int64_t verify_again;
 	int64_t poll_soon, poll_min, poll_max;
 	int64_t log_hot, log_min, log_max, log_give_up;
@@ -165,6 +166,8 @@ struct rrun {
 	bool has_record, verifying, sweeping;
 	int64_t sweep_until; /* RR_VOIDED */
 	struct exit_record record;
+	int64_t record_at;
+	uint64_t record_poll;    /* later polls know what the record knows */
 	char *verdict;           /* the scheduler's final word */
 	int64_t decide_at;       /* the record is there: when it decides alone; 0: not waiting */
 	int64_t verify_at;       /* 0: not wanted */
@@ -270,6 +273,8 @@ void rchores_step(struct cluster *c);
 void rchores_release(struct cluster *c);
 void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
 void rchores_forget(struct cluster *c, uint32_t num);
+/* The exit record of an earlier start of a job that was requeued. */
+void rchores_stale(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart);
 
 /* remote_verbs.c: requests with an answer */
 struct rreq {

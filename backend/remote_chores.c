@@ -17,26 +17,33 @@
 struct chore {
 	struct list node;
 	uint32_t num, attempt; /* attempt 0: remove the run */
+	int64_t restart;       /* only a record of this start, and it is not the last one; -1: any */
 };
 
-static void add(struct cluster *c, uint32_t num, uint32_t attempt)
+static void add(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart)
 {
 	struct chore *k = xcalloc(1, sizeof(*k));
 
 	k->num = num;
 	k->attempt = attempt;
+	k->restart = restart;
 	list_add_tail(&c->chores, &k->node);
 }
 
 void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt)
 {
 	if (attempt)
-		add(c, num, attempt);
+		add(c, num, attempt, -1);
 }
 
 void rchores_forget(struct cluster *c, uint32_t num)
 {
-	add(c, num, 0);
+	add(c, num, 0, -1);
+}
+
+void rchores_stale(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart)
+{
+	add(c, num, attempt, restart);
 }
 
 static struct chore *first(const struct cluster *c)
@@ -92,6 +99,19 @@ static void add_removal(const struct cluster *c, uint32_t num, struct strbuf *co
 	strbuf_release(&path);
 }
 
+/* Named by its start, so that nobody takes it for the job's last one; the next start may have left its own meanwhile. */
+static void add_stale(const struct cluster *c, const struct chore *k, struct strbuf *code)
+{
+	struct strbuf path = STRBUF_INIT;
+
+	remote_dir(c, 0, 0, NULL, &path);
+	add_assignment("d", path.buf, code);
+	strbuf_release(&path);
+	strbuf_addf(code, "e=$d/ends/%u.a%u\n", k->num, k->attempt);
+	strbuf_addf(code, "if grep -q ' restart=%lld ' \"$e\" 2>/dev/null; then\n", (long long)k->restart);
+	strbuf_addf(code, "mv -f \"$e\" \"$d/runs/%u/a%u/exit.%lld\"\nfi", k->num, k->attempt, (long long)k->restart);
+}
+
 static size_t add_moves(const struct cluster *c, struct strbuf *code)
 {
 	struct strbuf path = STRBUF_INIT;
@@ -104,7 +124,7 @@ static size_t add_moves(const struct cluster *c, struct strbuf *code)
 	for (const struct list *l = c->chores.next; l != &c->chores && n < BATCH; l = l->next, n++) {
 		const struct chore *k = container_of(l, const struct chore, node);
 
-		if (!k->attempt)
+		if (!k->attempt || k->restart >= 0)
 			break;
 		strbuf_addf(code, " %u.a%u", k->num, k->attempt);
 	}
@@ -123,7 +143,11 @@ void rchores_step(struct cluster *c)
 		return;
 	n = xcalloc(1, sizeof(*n));
 	c->chore_busy = true;
-	if (first(c)->attempt) {
+	if (first(c)->attempt && first(c)->restart >= 0) {
+		*n = 1;
+		add_stale(c, first(c), &code);
+		rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_done, n);
+	} else if (first(c)->attempt) {
 		*n = add_moves(c, &code);
 		rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_done, n);
 	} else {

@@ -5,12 +5,14 @@
  * Invariants: an end has a witness: the exit record, a final state in the queue together with what verify found, or
  * verify alone; a poll that failed says nothing about any run. A row is a run's only when both the token and the job id
  * agree, because schedulers hand ids out again (facts). A record with rc 0 is an end at once; one that says anything
- * else waits a moment for the scheduler, who alone knows time limits, memory and preemption.
+ * else waits a moment for the scheduler, who alone knows time limits, memory and preemption. A job that was told to end
+ * and is in the queue again was requeued: its record is the end only if it may not start again, which verify decides.
  */
 #include "backend/remote.h"
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -97,6 +99,7 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 	rlogs_start(c, r);
 	rlogs_final(c, r, out, r->merged ? 0 : err);
 	rreq_done_cancel(c, r->num, 0, "");
+	point(POINT_REMOTE_ENDED);
 }
 
 void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why)
@@ -150,6 +153,7 @@ void rjobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, cons
 	free(r->script);
 	r->script = NULL;
 	rrun_event(c, r, EV_SUBMITTED, source, json_pack("{s:s}", "job_id", job_id));
+	point(POINT_REMOTE_SUBMITTED);
 	rjobs_poll_soon(c);
 	if (r->has_record)
 		decide(c, r);
@@ -180,8 +184,11 @@ void rjobs_end_frame(struct cluster *c, const struct agent_frame *f)
 		log_warn("run %u: job %s left an exit record, but the run is job %s", r->num, rec.job_id, r->job_id);
 		return;
 	}
+	point(POINT_REMOTE_RECORD);
 	r->record = rec;
 	r->has_record = true;
+	r->record_at = c->now;
+	r->record_poll = c->poll.serial;
 	if (r->phase == RR_SUBMITTED)
 		decide(c, r);
 	else if (r->phase != RR_SENT && r->phase != RR_VOIDING)
@@ -318,6 +325,28 @@ static void want_verify(struct cluster *c, struct rrun *r)
 	rruns_touch(c);
 }
 
+static void verify_now(struct cluster *c, struct rrun *r)
+{
+	r->verify_at = c->now;
+	r->decide_at = 0;
+	rruns_touch(c);
+}
+
+/* It was pending, it ran, it is pending. */
+static bool is_pending_again(const struct rrun *r)
+{
+	bool ran = r->has_record || (r->status && strcmp(r->status, "pending") != 0);
+
+	return ran && r->seen.status && strcmp(r->seen.status, "pending") == 0;
+}
+
+/* The job was told to end, it did, and the scheduler says that it is still alive. Requeued, or just not through yet. */
+static bool in_doubt(const struct cluster *c, const struct rrun *r)
+{
+	return r->record.sig[0] && r->seen.poll > r->record_poll && r->seen.rank > 0 && !c->poll.failing_since &&
+	       c->now - r->record_at < c->pace.doubt_limit;
+}
+
 static void apply_row(struct cluster *c, struct rrun *r)
 {
 	if (r->seen.rank == 0) {
@@ -326,6 +355,10 @@ static void apply_row(struct cluster *c, struct rrun *r)
 			end_by_record(c, r);
 		else
 			want_verify(c, r);
+		return;
+	}
+	if (is_pending_again(r)) {
+		verify_now(c, r);
 		return;
 	}
 	if (r->has_record)
@@ -425,9 +458,25 @@ int64_t rjobs_deadline(const struct cluster *c)
 
 /* --- verify --- */
 
+/* It goes on: what it left when it was stopped is not its end. */
+static void still_alive(struct cluster *c, struct rrun *r, struct event *ev)
+{
+	if (r->has_record)
+		rchores_stale(c, r->num, r->attempt, r->record.restart);
+	r->has_record = false;
+	r->decide_at = 0;
+	r->unknown_said = false;
+	str_set(&r->verdict, NULL);
+	str_set(&r->status, event_str(ev, "status"));
+	rrun_event_post(c, r, ev, "verify");
+}
+
 static void verified(struct cluster *c, struct rrun *r, struct event *ev)
 {
-	if (ev->type == EV_END && r->has_record) {
+	const char *source = event_str(ev, "source");
+	bool knows_record = source && strcmp(source, "exit record") == 0;
+
+	if (ev->type == EV_END && r->has_record && !knows_record) {
 		str_set(&r->verdict, event_str(ev, "status"));
 		event_free(ev);
 		end_by_record(c, r);
@@ -440,9 +489,7 @@ static void verified(struct cluster *c, struct rrun *r, struct event *ev)
 		rrun_event_post(c, r, ev, "verify");
 		rrun_phase(c, r, RR_GONE);
 	} else {
-		r->unknown_said = false;
-		str_set(&r->verdict, NULL);
-		rrun_event_post(c, r, ev, "verify");
+		still_alive(c, r, ev);
 	}
 }
 
@@ -465,6 +512,8 @@ static void on_verified(struct cluster *c, void *arg, const struct agent_frame *
 	r->verify_at = ev ? 0 : c->now + c->pace.verify_again;
 	if (ev)
 		verified(c, r, ev);
+	else if (r->has_record && !in_doubt(c, r))
+		end_by_record(c, r);
 }
 
 static void send_verify(struct cluster *c, struct rrun *r)
@@ -515,7 +564,9 @@ int64_t rjobs_run_step(struct cluster *c, struct rrun *r)
 	}
 	if (r->phase != RR_SUBMITTED)
 		return INT64_MAX;
-	if (r->decide_at && c->now >= r->decide_at) {
+	if (r->decide_at && c->now >= r->decide_at && in_doubt(c, r)) {
+		verify_now(c, r);
+	} else if (r->decide_at && c->now >= r->decide_at) {
 		end_by_record(c, r);
 		return INT64_MAX;
 	}

@@ -55,7 +55,8 @@ struct sched_ops {
 	int (*poll_result)(int rc, const char *out, const char *err, sched_row_cb cb, void *arg, struct err *e);
 	/* Code that finds out what became of a claimed job that a successful poll does not list. */
 	void (*verify)(const struct sched_run *r, struct strbuf *code);
-	/* Reads its answer into an event (EV_END, EV_LOST, EV_STATE) or NULL: ask again later. */
+	/* Reads its answer into an event (EV_END, EV_LOST, EV_STATE) or NULL: ask again later. EV_STATE although there
+	   is an exit record: the job was requeued, as it may be, and the record is of an earlier start. */
 	struct event *(*verify_result)(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now);
 	/* Code for a verb of ctl; checks id and token before it acts. -EINVAL for a verb it does not know. */
 	int (*verb)(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e);
@@ -84,6 +85,7 @@ struct exit_record {
 	char sig[16];		/* last signal that the script was sent, "" when none */
 	int64_t start, end;	/* epoch seconds; 0: not said */
 	int64_t out_len, err_len, maxrss, cpu_us; /* -1: not said */
+	int64_t restart;	/* how often the scheduler had started the job before this start */
 	bool manifest;
 	char limit[8];
 	char host[64];
@@ -95,6 +97,7 @@ int exit_record_parse(const char *text, struct exit_record *out, struct err *e);
  * "out_of_memory", "node_failed", "preempted", NULL when not); it decides the class, the record the code. With cancel_wanted and a
  * record that ends by TERM, INT or KILL the status is cancelled.
  */
+#define EXIT_CANCELLED_OUTSIDE "cancelled outside slurmray (scancel, or an administrator)"
 struct event *exit_record_event(const struct exit_record *r, const char *sched_status, bool cancel_wanted, int64_t now);
 
 #endif

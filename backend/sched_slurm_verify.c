@@ -259,6 +259,12 @@ static bool ran(const struct witness *w)
 	return w->started && strcmp(w->started, "void") != 0;
 }
 
+/* The job was started again after it had written its record. */
+static bool is_stale(const struct witness *w)
+{
+	return w->has_record && w->job.known && w->record.restart < w->job.restarts;
+}
+
 static struct event *lost(const struct sched_run *r, const char *why, int64_t now)
 {
 	return event_new(EV_LOST, now, members(r, "squeue", why));
@@ -314,7 +320,9 @@ static void add_why(struct strbuf *why, const struct witness *w, const struct ve
 		{ "preempted", "preempted: the scheduler gave its nodes to another job" },
 	};
 
-	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
+	if (strcmp(status, "cancelled") == 0 && !w->cancelled)
+		strbuf_addstr(why, EXIT_CANCELLED_OUTSIDE);
+	for (size_t i = 0; i < ARRAY_SIZE(texts) && !why->len; i++)
 		if (strcmp(texts[i].status, status) == 0)
 			strbuf_addstr(why, texts[i].text);
 	if (strcmp(status, "cancelled") == 0 && !ran(w))
@@ -436,12 +444,16 @@ struct event *slurm_verify_result(const struct sched_run *r, int rc, const char 
 	read_witness(&w, r, text);
 	if (!w.whole || !w.asked)
 		return NULL;
+	if (w.requeued)
+		return requeued(r, &w, now);
 	if (w.job.known) {
 		status = slurm_status(w.job.state);
-		if (w.requeued)
-			return requeued(r, &w, now);
-		if (slurm_status_ended(status))
+		if (slurm_status_ended(status)) {
+			w.has_record &= !is_stale(&w);
 			return ended(r, &w, &w.job, status, now);
+		}
+		if (w.has_record && !is_stale(&w))
+			return NULL; /* on its way to its end */
 		return status ? alive(r, &w.job, status, now) : NULL;
 	}
 	status = w.acct.known ? slurm_status(w.acct.state) : NULL;

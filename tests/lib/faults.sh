@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # For tests that break things; after tap.sh, in bash.
 
+# shellcheck disable=SC2034
 BIG=${LONG:-} # LONG=1: longer outages
 
 # submit SPEC...: a run per argument; prints its id. The line is complete, so read(2) gives the id as soon as it is in

