@@ -4,6 +4,7 @@ A file with cases is started as `FILE MNT STATE [CASE...]` by a .t file, through
 prints TAP. Each case has a time limit of its own: a hang is a failure with a name.
 """
 import errno
+import json
 import mmap
 import os
 import signal
@@ -94,7 +95,6 @@ def word(ident, name):
 
 
 def errors():
-    import json
     return [json.loads(line) for line in text(path("errors")).splitlines()]
 
 
