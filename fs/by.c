@@ -16,18 +16,11 @@
 
 #define NAME_MAX_SHOWN 128
 
-static const char *const kind_names[SET_N] = { "status", "cluster", "tag", "name", "day" };
-
 struct value {
 	struct hmap_node node;	/* by hash of kind and shown name */
 	enum set_kind kind;
 	char *shown;
 };
-
-const char *set_kind_name(enum set_kind k)
-{
-	return kind_names[k];
-}
 
 /* A value as a file name: bytes that users do not give to names become %XX, long ones are cut and end in a hash. */
 static void show(const char *value, struct strbuf *out)
@@ -118,6 +111,20 @@ static void remember(struct fsys *fs, enum set_kind k, const char *shown)
 	v->kind = k;
 	v->shown = xstrdup(shown);
 	hmap_insert(&fs->values, &v->node, hash);
+}
+
+void sets_release(struct fsys *fs)
+{
+	struct hmap_node *n;
+
+	while ((n = hmap_walk(&fs->values, NULL))) {
+		struct value *v = container_of(n, struct value, node);
+
+		hmap_remove(&fs->values, n);
+		free(v->shown);
+		free(v);
+	}
+	hmap_release(&fs->values);
 }
 
 struct search {

@@ -299,8 +299,8 @@ static void submitted(void *arg, int code, const char *text)
 		submit_all(in);
 }
 
-/* The answer follows when the row in `errors` is in the journal, so that a writer who was refused finds it there. */
-static void conv_refuse(struct intake *in, int code, const char *why)
+/* Nothing of it is submitted. The answer follows when the row in `errors` is in the journal, so that the writer finds it there. */
+static void refuse(struct intake *in, int code, const char *why)
 {
 	engine_refuse(in->c->fs->en, in->uid, in->text.buf, in->text.len, why, code, submitted, in);
 }
@@ -370,12 +370,12 @@ static void run_intake(struct intake *in)
 		return;
 	}
 	code = check_all(in, &text);
-	if (code < 0) {
-		if (!c->check)
-			engine_note_rejected(c->fs->en, in->uid, in->text.buf, in->text.len, text.buf);
-		if (text.len)
-			strbuf_setlen(&text, text.len - 1);
+	if (code < 0 && text.len)
+		strbuf_setlen(&text, text.len - 1); /* a newline */
+	if (code < 0 && c->check) {
 		intake_fail(in, code, text.buf);
+	} else if (code < 0) {
+		refuse(in, code, text.buf);
 	} else if (c->check) {
 		strbuf_addbuf(&c->out, &text);
 		intake_done(in, 0);
@@ -562,7 +562,7 @@ void conv_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *d
 		run_intake(in);
 		return;
 	}
-	conv_refuse(in, in->text.len > SPEC_MAX_BYTES ? -EFBIG : -EINVAL, why);
+	refuse(in, in->text.len > SPEC_MAX_BYTES ? -EFBIG : -EINVAL, why);
 }
 
 /* --- scripts: complete at the end of the descriptor, or when somebody wants the answer --- */

@@ -57,7 +57,6 @@ bool conv_has_script(const struct conv *c);
 /* Why what was written is not a document, or NULL (nothing there, or a whole script). */
 const char *conv_incomplete(const struct conv *c);
 void conv_commit_script(struct intake *in);
-/* The text of the intake is no document: a row in `errors`, then `done`. */
 /* Makes the text to read back survive the worker. */
 void conv_save_out(const struct conv *c);
 

@@ -197,7 +197,7 @@ int tree_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out);
 
 /* --- sets (by.c) --- */
 
-const char *set_kind_name(enum set_kind k);
+void sets_release(struct fsys *fs);
 int by_lookup(struct fsys *fs, enum set_kind k, const char *name, uint64_t *ino);
 int by_readdir(struct fsys *fs, enum set_kind k, uint64_t off, tree_fill fill, void *arg);
 int set_lookup(struct fsys *fs, uint64_t ino, const char *name, uint64_t *out);
@@ -261,6 +261,7 @@ void area_forget(struct fsys *fs, uint32_t run);
 
 size_t probe_size(struct fsys *fs, const struct view *v, const char *name);
 int64_t probe_mtime(struct fsys *fs, const struct view *v, const char *name);
+void probes_release(struct fsys *fs);
 /* Opens: at once when a fresh answer is here, else when the cluster has answered; an old answer serves when it does not. */
 void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h);
 /* Reads; asks again when an earlier worker had the answer. */

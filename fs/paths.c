@@ -275,7 +275,8 @@ void paths_take(struct paths *p, char area, const char *dir, bool deep, const ch
 		if (!deep && *dir)
 			strbuf_addf(&full, "%s/", dir);
 		strbuf_addstr(&full, field[4]);
-		if (!name_ok(full.buf) || !strchr("fdl", field[0][0]) || (field[0][0] == 'l' && !link_inside(full.buf, field[5])))
+		if (!name_ok(full.buf) || !field[0][0] || !strchr("fdl", field[0][0]) ||
+		    (field[0][0] == 'l' && !link_inside(full.buf, field[5])))
 			continue;
 		e = paths_add(p, area, full.buf);
 		if (!e)

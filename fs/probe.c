@@ -222,3 +222,19 @@ void probe_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off,
 	else
 		ask(fs, req, h, off, size, false);
 }
+
+void probes_release(struct fsys *fs)
+{
+	struct hmap_node *n;
+
+	while ((n = hmap_walk(&fs->probes, NULL))) {
+		struct probe *p = container_of(n, struct probe, node);
+
+		hmap_remove(&fs->probes, n);
+		free(p->cluster);
+		free(p->what);
+		free(p->json);
+		free(p);
+	}
+	hmap_release(&fs->probes);
+}

@@ -17,8 +17,8 @@ import tempfile
 import threading
 import time
 
-from mnt import (Failure, Skip, case, ctl, done, ended, fails, idents, is_, kill_worker, kills, main, ok, path, put, run, sh,
-                 sh_ok, since, slurp, status, submit, text, until, word)
+from mnt import (Failure, Skip, case, ctl, ended, fails, finished, is_, kill_worker, kills, main, ok, path, purge, put, run, sh,
+                 sh_ok, slurp, status, submit, text, until)
 import mnt
 
 HELD = "hold=true -- "
@@ -37,26 +37,6 @@ class Scratch:
 
     def __exit__(self, *exc):
         sh("chmod -R u+rwx %s; rm -rf %s" % (self.dir, self.dir))
-
-
-def rmdir(ident):
-    """An ended run may still have its last facts written down."""
-    def gone():
-        try:
-            os.rmdir(run(ident))
-            return True
-        except OSError as e:
-            if e.errno != errno.EBUSY:
-                raise
-            return False
-    until(gone, "rmdir of %s" % ident)
-
-
-def finished(ident):
-    """Waits until the end and all that follows from it is written down; the id."""
-    ended(ident)
-    until(lambda: "\nlogs " in text(run(ident, "info")), "the logs of %s" % ident)
-    return ident
 
 
 def over(spec):
@@ -150,7 +130,7 @@ def mtimes():
     is_("log and stdout", log, stdout)
     ok(last - 3 < log < last - 0.5, "log is of the last line: %f before the end" % (last - log))
     before = os.stat(path("runs")).st_mtime
-    rmdir(ident)
+    purge(ident)
     ok(os.stat(path("runs")).st_mtime > before, "runs/ changed by a purge")
 
 
@@ -230,7 +210,7 @@ def not_permitted():
     os.close(os.open(run(ident), os.O_RDONLY | os.O_DIRECTORY))
     is_("log is untouched", slurp(run(ident, "results/r")), b"1\n")
     os.rmdir(run("perm-draft"))
-    rmdir(ident)
+    purge(ident)
 
 
 @case
@@ -257,7 +237,7 @@ def mkdir_and_rmdir():
     ctl(ident, "cancel")
     finished(ident)
     fd = os.open(run(ident, "log"), os.O_RDONLY)
-    rmdir(ident)
+    purge(ident)
     fails(errno.ENOENT, "stat", os.stat, run(ident))
     fails((errno.ENOENT, errno.ESTALE), "reading an open log", os.read, fd, 10)
     os.close(fd)
@@ -444,7 +424,7 @@ def sets():
     ok(ident in os.listdir(path("by/status/succeeded")), "its status")
     fails(errno.ENOENT, "no longer live", os.stat, path("by/status/running", ident))
     for i in (ident, other, third):
-        rmdir(i)
+        purge(i)
     until(lambda: not os.path.exists(path("by/tag/t1")), "a tag goes with its runs")
     ok(sh_ok('find "$MNT/by" -maxdepth 2 | wc -l').strip().isdigit(), "find")
 
@@ -508,10 +488,7 @@ def set_waits():
 def polls():
     """poll(2): wait at the end, log.follow when there is more and not before, across kill -9; writers may always write"""
     with Scratch() as d:
-        fifo = d + "/go"
-        os.mkfifo(fifo)
-        # Who opens the FIFO again before the writer has closed it reads nothing.
-        ident = submit("for i in 1 2 3; do x=; while [ -z \"$x\" ]; do read x <%s; done; echo $x; done" % fifo)
+        ident = submit("cd %s; for i in 0 1 2; do until [ -e go$i ]; do sleep 0.05; done; echo word$i; done" % d)
         until(lambda: status(ident) == "running", "running")
         w = os.open(run(ident, "wait"), os.O_RDONLY | os.O_NONBLOCK)
         f = os.open(run(ident, "log.follow"), os.O_RDONLY | os.O_NONBLOCK)
@@ -532,7 +509,7 @@ def polls():
             time.sleep(0.1)
             if i == 1:
                 kill_worker()
-            put(fifo, "word%d\n" % i)
+            put("%s/go%d" % (d, i), "", os.O_CREAT | os.O_WRONLY)
             t.join(25)
             ok(woken, "log.follow wakes for line %d" % i)
             is_("the line", os.read(f, 100), b"word%d\n" % i)
@@ -674,7 +651,7 @@ def files_shipped():
             fails(errno.EPERM, what + " after submission", f, *args)
         is_("modes without w", stat.S_IMODE(os.stat(run("files-job", "files/sub/exec")).st_mode), 0o555)
         finished("files-job")
-        rmdir("files-job")
+        purge("files-job")
 
 
 @kills
@@ -813,7 +790,7 @@ line'; printf z >'ümläut'; printf d >-dash; printf q >"quo'te\"s"; : >zero; pr
     fails(errno.ENOENT, "dangling", os.stat, r + "/dangling")
     with Scratch() as d:
         sh_ok('cp -a "$R" "$D/copy"; rsync -a "$R/" "$D/rs"; diff -r "$D/copy" "$D/rs" --no-dereference', env={"R": r, "D": d})
-    rmdir(finished(ident))
+    purge(finished(ident))
 
 
 @kills
@@ -878,10 +855,9 @@ def big_results():
 def live_areas():
     """results/ and work/ of a live run: what is there appears, grows and goes; nothing blocks"""
     with Scratch() as d:
-        fifo = d + "/go"
-        os.mkfifo(fifo)
-        ident = submit("cd $SLURMRAY_RESULTS; echo one >grows; echo w >$OLDPWD/in-work; mkdir $OLDPWD/wd; echo y >$OLDPWD/wd/z; "
-                       "read x <%s; echo two >>grows; echo new >added; read x <%s; rm added" % (fifo, fifo))
+        go = "until [ -e %s/go%%d ]; do sleep 0.05; done; " % d
+        ident = submit("cd $SLURMRAY_RESULTS; echo one >grows; echo w >$OLDPWD/in-work; mkdir $OLDPWD/wd; echo y >$OLDPWD/wd/z; " +
+                       go % 1 + "echo two >>grows; echo new >added; " + go % 2 + "rm added")
         until(lambda: status(ident) == "running", "running")
         until(lambda: os.listdir(run(ident, "results")) == ["grows"], "results")
         is_("content", until(lambda: slurp(run(ident, "results/grows")), "bytes"), b"one\n")
@@ -892,11 +868,11 @@ def live_areas():
         fails(errno.EPERM, "writing", os.open, run(ident, "work/in-work"), os.O_WRONLY)
         fd = os.open(run(ident, "results/grows"), os.O_RDONLY)
         is_("before", os.pread(fd, 100, 0), b"one\n")
-        put(fifo, "\n")
+        put(d + "/go1", "", os.O_CREAT | os.O_WRONLY)
         until(lambda: os.fstat(fd).st_size == 8, "the size of an open file")
         until(lambda: os.pread(fd, 100, 0) == b"one\ntwo\n", "the bytes of an open file")
         until(lambda: "added" in os.listdir(run(ident, "results")), "another file")
-        put(fifo, "\n")
+        put(d + "/go2", "", os.O_CREAT | os.O_WRONLY)
         is_("ends", ended(ident), "succeeded 0")
         is_("at the end", os.listdir(run(ident, "results")), ["grows"])
         is_("open since it was live", os.pread(fd, 100, 0), b"one\ntwo\n")

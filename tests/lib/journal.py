@@ -7,8 +7,8 @@ import sys
 import threading
 import time
 
-from mnt import (Failure, case, ended, errors, fails, idents, is_, kill_worker, kills, main, name_of, ok, path, put, run, since,
-                 slurp, status, submit, text, until)
+from mnt import (Failure, case, ended, errors, fails, finished, idents, is_, kill_worker, kills, main, name_of, ok, path, put,
+                 run, since, slurp, status, submit, text, until)
 import mnt
 
 HANG = os.environ["SLOW_FSYNC"]
@@ -45,7 +45,7 @@ class Op(threading.Thread):
         self.took = time.monotonic() - start
 
     def is_(self, wanted):
-        self.join(60)
+        self.join(45)
         ok(not self.is_alive(), self.what + " hangs")
         if self.errno not in (wanted if isinstance(wanted, tuple) else (wanted,)):
             raise Failure("%s: %s after %.1f s, wanted %r" % (self.what, name_of(self.errno), self.took, wanted))
@@ -54,6 +54,79 @@ class Op(threading.Thread):
 def rows_with(before, words):
     return [r for r in errors()[before:] if words in r["why"]]
 
+
+@case
+def timed_out():
+    """after 30 s: ETIMEDOUT and a row; another row says what became of it; nothing is lost, nothing happens twice"""
+    done = finished(submit("true"))
+    held = submit("hold=true -- true")
+    until(lambda: status(held) == "pending", "a held run")
+    before, rows = idents(), len(errors())
+    new = [os.open(path("runs/new"), os.O_RDWR) for _ in range(7)]
+    for fd in new[2:4]:
+        os.write(fd, b"#!/bin/sh\n#SBATCH -H\n: script\n")
+    with Hang():
+        ops = {
+            "line": Op("a line", os.write, new[0], b"hold=true -- line\n"),
+            "json": Op("JSON", os.write, new[1], b'{"command": "json", "hold": true}{"command": "json2", "hold": true}'),
+            "fsync": Op("fsync of a script", os.fsync, new[2]),
+            "read": Op("reading a script back", os.read, new[3], 100),
+            "bad": Op("what will be refused", os.write, new[4], b'{"command": "first", "hold": true, "key": "k1"} '
+                      b'{"command": "second", "hold": true, "key": "k1"}'),
+            "ctl": Op("a verb", put, run(held, "ctl"), "release\n"),
+            "doc": Op("a stored document", slurp, run(done, "spec")),
+            "closed": Op("a writer that closes", put, path("runs/new"), "hold=true -- closed\n"),
+        }
+        cut = subprocess.Popen([sys.executable, "-c", "import os,sys\nos.open(sys.argv[1], os.O_RDONLY)", run(done, "effective")],
+                               stderr=subprocess.DEVNULL)
+        # Everything else goes on.
+        is_("status", status(done), "succeeded")
+        is_("listing", sorted(os.listdir(path("runs")))[:2], [done, held])
+        ops["nodez"] = Op("a bad spec, whose row must be in the journal first", os.write, new[5], b"nodez=1 -- x\n")
+        put(path("runs/check"), "true\n")
+        time.sleep(0.5)
+        cut.send_signal(signal.SIGINT)
+        ok(cut.wait(10) != 0, "a signal ends the wait for a document")
+        # The kernel keeps a directory locked while something is made in it.
+        ops["mkdir"] = Op("mkdir", os.mkdir, run("made-late"))
+        for op in ops.values():
+            op.is_((errno.ETIMEDOUT, 0) if op.what == "a stored document" else errno.ETIMEDOUT)
+            ok(op.took > 20 or op.errno == 0, "%s took %.1f s" % (op.what, op.took))
+        is_("nothing is visible that is not durable", since(before), [])
+        is_("rows", len(rows_with(rows, "did not answer in 30 seconds")), 8)
+        fails(errno.EBUSY, "the next write before its fate is known", os.write, new[0], b"hold=true -- too early\n")
+        os.set_blocking(new[0], False)
+        fails(errno.EAGAIN, "reading", os.read, new[0], 100)
+        os.set_blocking(new[0], True)
+        reader = Op("a reader that waits for the fate", os.read, new[0], 100)
+        time.sleep(0.3)
+        ok(reader.is_alive(), "it waits")
+        os.close(new[1])
+    reader.is_(0)
+    until(lambda: len(since(before)) == 8, "what was asked for: %r" % since(before))
+    specs = sorted(text(run(i, "spec")).strip() for i in since(before) if i != "made-late")
+    is_("each once", specs, sorted(["hold=true -- line", '{"command": "json", "hold": true}', '{"command": "json2", "hold": true}',
+                                    "#!/bin/sh\n#SBATCH -H\n: script", "#!/bin/sh\n#SBATCH -H\n: script",
+                                    '{"command": "first", "hold": true, "key": "k1"}', "hold=true -- closed"]))
+    ok("made-late" in idents(), "the draft")
+    is_("the id", text(run(reader.result.decode().strip(), "spec")), "hold=true -- line\n")
+    until(lambda: len(rows_with(rows, "in the journal now")) == 5, "fates: %r" % [r["why"] for r in errors()[rows:]])
+    is_("a verb's fate", len(rows_with(rows, "was done")), 1)
+    is_("fates of refusals", len(rows_with(rows, "was refused")), 2)
+    ok(b"nodez" in os.read(new[5], 1000), "why")
+    for r in rows_with(rows, "in the journal now"):
+        for ident in r["why"].split(" run ")[1].split():
+            ok(ident in since(before), r["why"])
+    os.write(new[0], b"hold=true -- goes on\n")
+    is_("the conversation goes on", len(since(before)), 9)
+    os.fsync(new[2])
+    for fd in (new[0], *new[2:]):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+    ended(held)
+    until(lambda: not [f for f in os.listdir(os.path.join(mnt.STATE, "handles")) if not f.startswith(".")], "no handles left")
 
 
 @kills

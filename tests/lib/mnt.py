@@ -4,6 +4,7 @@ A file with cases is started as `FILE MNT STATE [CASE...]` by a .t file, through
 prints TAP. Each case has a time limit of its own: a hang is a failure with a name.
 """
 import errno
+import json
 import mmap
 import os
 import signal
@@ -94,7 +95,6 @@ def word(ident, name):
 
 
 def errors():
-    import json
     return [json.loads(line) for line in text(path("errors")).splitlines()]
 
 
@@ -137,6 +137,26 @@ def done(spec):
     ident = submit(spec)
     ended(ident)
     return ident
+
+
+def finished(ident):
+    """Waits until the end and all that follows from it is written down; the id."""
+    ended(ident)
+    until(lambda: "\nlogs " in text(run(ident, "info")), "the logs of %s" % ident)
+    return ident
+
+
+def purge(ident):
+    """rmdir; the last facts of an ended run may still be on their way to the journal."""
+    def gone():
+        try:
+            os.rmdir(run(ident))
+            return True
+        except OSError as e:
+            if e.errno != errno.EBUSY:
+                raise
+            return False
+    until(gone, "rmdir of %s" % ident)
 
 
 def ctl(ident, verb):
