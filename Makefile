@@ -11,6 +11,7 @@ MNT ?= build/mnt
 FUZZ_SECONDS ?= 60
 N ?= 100
 SEED ?= 1
+CLUSTER ?= local
 CC ?= cc
 PKG_CONFIG ?= pkg-config
 
@@ -115,9 +116,9 @@ check-mount: $O/slurmray unit-tests tools
 check-real: $O/slurmray unit-tests tools
 	$(Q)BUILD=$O scripts/run-tests $(sort $(wildcard tests/real/*.t))
 
-# Many short runs on the testbed while parts of it are killed: each payload must have run exactly once.
+# Hundreds of runs while keeper and worker are killed at every moment and every numbered point: each must run exactly once.
 torture: $O/slurmray
-	$(Q)BUILD=$O N=$(N) SEED=$(SEED) scripts/torture
+	$(Q)BUILD=$O N=$(N) SEED=$(SEED) CLUSTER=$(CLUSTER) tests/torture/torture
 
 bench: $O/slurmray tools
 	$(Q)BUILD=$O scripts/bench
@@ -163,7 +164,7 @@ help:
 	@echo 'make quickstart    build, mount at MNT=$(MNT), run a first job as a process of this machine'
 	@echo 'make demo          the same on a throw-away Slurm cluster behind a real sshd'
 	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real: some'
-	@echo 'make torture       N=$(N) runs on the testbed while parts of it are killed, SEED=$(SEED)'
+	@echo 'make torture       N=$(N) kills of the daemon while it is used, and more at each point; SEED=$(SEED) CLUSTER=local|demo'
 	@echo 'make lint          clang-tidy, cppcheck, shellcheck, layers, headers'
 	@echo 'make fuzz          each fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench         stat, open and read against the fastest possible server; submission against ssh srun'

@@ -18,6 +18,7 @@
 /* SLURM_CONF and SLURM_JWT say which cluster and who; all other variables change what the commands mean (sbatch(1),
  * squeue(1)). */
 static const char prologue[] =
+	"SR_UMASK=$(umask); export SR_UMASK\n"
 	"umask 077\n"
 	"unset IFS CDPATH TMOUT\n"
 	"set +e +u +f +C\n"

@@ -9,7 +9,8 @@
  *  - From CREQ_SUBMIT or CREQ_WATCH on it reports every change as events, and the end exactly as events too; the
  *    same report may come twice (run_apply drops it). An `end` needs a witness; not being able to ask is CREP_LINK.
  *  - It appends both streams to the spool and reports lengths (CREP_LOG). After `end` it goes on until the lengths of the
- *    end are there or cannot be had.
+ *    end are there or cannot be had (then facts `log_incomplete` come first), and says so once (`last`); it may come before
+ *    the end is told. A WATCH of an ended run is answered in this way always.
  *  - Every request with a ticket is answered by exactly one CREP_REPLY, at the latest when the cluster is closed, and
  *    at its deadline with -EHOSTUNREACH.
  */
@@ -70,7 +71,7 @@ struct creq *creq_new(enum creq_type type, uint32_t run, uint32_t attempt, uint6
 
 enum crep_type {
 	CREP_EVENT = 300, /* run ev */
-	CREP_LOG,	  /* run out_len err_len: bytes in the spool now */
+	CREP_LOG,	  /* run out_len err_len last: bytes in the spool now */
 	CREP_LINK,	  /* up, text: connected or not, and why; asking = false while a refusal waits for the user */
 	CREP_REPLY,	  /* ticket code text data len */
 };
@@ -91,6 +92,7 @@ struct crep {
 	uint64_t ticket;
 	struct event *ev;
 	int64_t out_len, err_len;
+	bool last;	/* LOG: the job has ended, nothing more will come, and all of it is on the disk (spool_sync) */
 	bool up, asking;
 	int code;	/* 0 or negative errno */
 	char *text;	/* a sentence (LINK, failed REPLY, verb's answer) */

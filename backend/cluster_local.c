@@ -16,10 +16,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #define MAX_POLLED 1024
 #define START_LOOK_US (2 * USEC_PER_MSEC)	/* for the link of a supervisor that was just started */
+#define TELL_AGAIN_US (10 * USEC_PER_MSEC)
 
 /* --- reporting --- */
 
@@ -58,11 +60,23 @@ void local_reply(struct cluster *c, const struct creq *r, int code, const char *
 static void report_running(struct cluster *c, struct local_job *j)
 {
 	char host[64] = "localhost";
+	int64_t since = supervisor_since(j->dir);
+	json_t *d;
 
 	j->said_running = true;
 	(void)gethostname(host, sizeof(host) - 1);
-	local_event(c, j, EV_STATE, json_pack("{s:s, s:s}", "status", "running", "nodes", host));
+	d = json_pack("{s:s, s:s}", "status", "running", "nodes", host);
+	if (since)
+		(void)json_object_set_new(d, "start", json_integer(since));
+	local_event(c, j, EV_STATE, d);
 	point(POINT_LOCAL_RUNNING);
+}
+
+static void report_pending(struct cluster *c, const struct local_job *j)
+{
+	const char *why = j->held ? "held by the user" : "waiting for cores or memory";
+
+	local_event(c, j, EV_STATE, json_pack("{s:s, s:s}", "status", "pending", "reason", why));
 }
 
 /* --- resources --- */
@@ -117,13 +131,7 @@ static void forget(struct cluster *c, struct local_job *j)
 	local_job_free(j);
 }
 
-static void stop_watching(struct local_job *j)
-{
-	if (j->pid_fd >= 0)
-		(void)close(j->pid_fd);
-	j->pid_fd = -1;
-}
-
+/* What is in the files is in the spool, on the disk, before anybody hears of the end. */
 static void ended(struct cluster *c, struct local_job *j)
 {
 	struct crep *rep = crep_new(CREP_EVENT, c);
@@ -134,33 +142,22 @@ static void ended(struct cluster *c, struct local_job *j)
 	if (!j->said_running && supervisor_look(j->dir, &pid) == SUPERVISOR_DEAD)
 		report_running(c, j); /* it was too quick to be seen */
 	ev = local_job_end(c, j);
-
 	if (j->state == LOCAL_RUNNING)
 		give_back(c, j);
 	list_del(&j->order);
 	j->state = LOCAL_ENDED;
-	stop_watching(j);
+	if (j->pid_fd >= 0)
+		(void)close(j->pid_fd);
+	j->pid_fd = -1;
 	j->out_len = event_int(ev, "out_len", 0);
 	j->err_len = event_int(ev, "err_len", 0);
-	j->look_at = 0;
+	local_logs(c, j);
+	if (j->spool && !j->logs_done)
+		(void)spool_sync(j->spool);
 	rep->run = j->run;
 	rep->ev = ev;
 	inbox_post(c->ctx.replies, &rep->m);
 	point(POINT_LOCAL_ENDED);
-}
-
-/*
- * The process that was watched is gone. That is the job's end, unless it was a second supervisor: a worker that was killed
- * after it had started one leaves one whose link may not be there yet when the next worker looks.
- */
-static void gone(struct cluster *c, struct local_job *j)
-{
-	pid_t pid;
-
-	stop_watching(j);
-	if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE && local_job_adopt(j, pid) == 0)
-		return;
-	ended(c, j);
 }
 
 static void start_jobs(struct cluster *c)
@@ -192,82 +189,122 @@ static void start_jobs(struct cluster *c)
 
 static void adopt(struct cluster *c, struct local_job *j, pid_t pid)
 {
-	int rc = local_job_adopt(j, pid);
-
+	local_job_adopt(j, pid);
 	j->state = LOCAL_RUNNING;
 	take(c, j);
 	report_running(c, j);
-	if (rc == -ESRCH) /* it has ended since it was looked at */
-		ended(c, j);
+}
+
+static void submitted(struct cluster *c, const struct local_job *j, bool known)
+{
+	if (!known)
+		local_event(c, j, EV_SUBMITTED, json_pack("{s:s}", "job_id", j->job_id));
+}
+
+/* It cannot start, and never will. */
+static void refuse(struct cluster *c, struct local_job *j, bool known, const char *why)
+{
+	if (known)
+		local_event(c, j, EV_END, json_pack("{s:s, s:s, s:i, s:i}", "status", "failed", "why", why, "out_len", 0,
+						    "err_len", 0));
+	else
+		local_event(c, j, EV_REJECTED, json_pack("{s:s}", "why", why));
+	forget(c, j);
+}
+
+/* Not started so far. */
+static void enqueue(struct cluster *c, struct local_job *j, const struct creq *r, bool known)
+{
+	struct err e = ERR_INIT;
+
+	if (!r->script) { /* nobody knows any more what it was: the next attempt will be told */
+		(void)supervisor_void(j->dir);
+		local_event(c, j, EV_LOST, json_pack("{s:s}", "why", "it had not started, and its script cannot be made again"));
+		forget(c, j);
+		return;
+	}
+	if (local_job_prepare(c, j, r, &e) < 0) {
+		refuse(c, j, known, e.text);
+		return;
+	}
+	point(POINT_LOCAL_PREPARED);
+	submitted(c, j, known);
+	point(POINT_LOCAL_SUBMITTED);
+	list_add_tail(&c->queue, &j->order);
+	report_pending(c, j);
 }
 
 /* SUBMIT, and WATCH after a restart: the directory says how far it had come. */
 static void on_submit(struct cluster *c, struct creq *r)
 {
-	bool known = r->job_id != NULL || r->ended, ended_before = r->ended;
-	struct local_job *j;
-	struct err e = ERR_INIT;
+	struct local_job *j = find(c, r->run);
+	bool known = r->job_id != NULL;
 	pid_t pid = 0;
 
-	j = find(c, r->run);
 	if (j && j->attempt == r->attempt)
 		return;
 	if (j)
 		forget(c, j);
 	j = local_job_new(c, r);
 	hmap_insert(&c->jobs, &j->by_run, hash_u64(j->run));
-	if (ended_before) {
+	if (r->ended) {
 		j->state = LOCAL_ENDED;
 		return;
 	}
 	switch (supervisor_look(j->dir, &pid)) {
 	case SUPERVISOR_ALIVE:
-		if (!known)
-			local_event(c, j, EV_SUBMITTED, json_pack("{s:s}", "job_id", j->job_id));
+		submitted(c, j, known);
 		adopt(c, j, pid);
-		return;
+		break;
 	case SUPERVISOR_DEAD:
 	case SUPERVISOR_VOID:
-		if (!known)
-			local_event(c, j, EV_SUBMITTED, json_pack("{s:s}", "job_id", j->job_id));
+		submitted(c, j, known);
 		ended(c, j);
-		return;
+		break;
 	default:
+		enqueue(c, j, r, known);
 		break;
 	}
-	if (local_job_prepare(c, j, r, &e) < 0) {
-		local_event(c, j, EV_REJECTED, json_pack("{s:s}", "why", e.text));
-		forget(c, j);
+}
+
+/* The supervisor that was watched is gone. It may have found that another had been started before it, by a worker that was killed. */
+static void gone(struct cluster *c, struct local_job *j)
+{
+	pid_t pid;
+
+	if (supervisor_look(j->dir, &pid) != SUPERVISOR_ALIVE) {
+		ended(c, j);
 		return;
 	}
-	point(POINT_LOCAL_PREPARED);
-	if (!known)
-		local_event(c, j, EV_SUBMITTED, json_pack("{s:s}", "job_id", j->job_id));
-	point(POINT_LOCAL_SUBMITTED);
-	list_add_tail(&c->queue, &j->order);
-	local_event(c, j, EV_STATE,
-		    json_pack("{s:s, s:s}", "status", "pending", "reason", j->held ? "held by the user" : "waiting for cores or memory"));
+	if (j->pid_fd >= 0)
+		(void)close(j->pid_fd);
+	local_job_adopt(j, pid);
+}
+
+/* While it waits the link decides who was first: the user, or a supervisor that a killed worker had started. */
+static void cancel_pending(struct cluster *c, struct local_job *j)
+{
+	pid_t pid;
+
+	if (!supervisor_void(j->dir) && supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE) {
+		list_del(&j->order);
+		adopt(c, j, pid);
+		return;
+	}
+	ended(c, j);
 }
 
 static void cancel(struct cluster *c, struct local_job *j, const struct creq *r)
 {
 	int rc = 0;
-	pid_t pid;
 
-	j->cancel_wanted = true;
-	if (j->state == LOCAL_PENDING && !supervisor_void(j->dir)) { /* started by a worker that was killed before it said so */
-		list_del(&j->order);
-		if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE)
-			adopt(c, j, pid);
-		else
-			ended(c, j);
-	}
-	if (j->state == LOCAL_PENDING) {
-		ended(c, j);
-	} else if (j->state == LOCAL_RUNNING) {
+	local_job_call_off(j);
+	if (j->state == LOCAL_PENDING)
+		cancel_pending(c, j);
+	if (j->state == LOCAL_RUNNING) {
 		rc = supervisor_tell(j->dir, "cancel\n");
 		if (rc == -ESRCH) { /* it is starting, or ending: its own signal does the same */
-			(void)kill(j->pid, SIGTERM);
+			(void)syscall(SYS_pidfd_send_signal, j->pid_fd, SIGTERM, NULL, 0);
 			rc = 0;
 		}
 	}
@@ -294,6 +331,7 @@ static void send_signal(struct cluster *c, struct local_job *j, const struct cre
 {
 	int sig = signal_number(r->arg ? r->arg : ""), rc;
 	char line[32];
+	pid_t pid;
 
 	if (sig < 0) {
 		local_reply(c, r, -EINVAL, "there is no such signal: signal takes a name (USR1) or a number", NULL, 0);
@@ -305,6 +343,10 @@ static void send_signal(struct cluster *c, struct local_job *j, const struct cre
 	}
 	(void)snprintf(line, sizeof(line), "signal %d\n", sig);
 	rc = supervisor_tell(j->dir, line);
+	if (rc == -ESRCH && supervisor_look(j->dir, &pid) == SUPERVISOR_NONE) { /* it is starting: see tell_late */
+		strbuf_addstr(&j->to_tell, line);
+		rc = 0;
+	}
 	local_reply(c, r, rc, rc ? "the job's supervisor does not listen" : "sent", NULL, 0);
 }
 
@@ -315,8 +357,7 @@ static void hold(struct cluster *c, struct local_job *j, const struct creq *r, b
 		return;
 	}
 	j->held = held;
-	local_event(c, j, EV_STATE,
-		    json_pack("{s:s, s:s}", "status", "pending", "reason", held ? "held by the user" : "waiting for cores or memory"));
+	report_pending(c, j);
 	local_reply(c, r, 0, held ? "held" : "released", NULL, 0);
 }
 
@@ -382,7 +423,7 @@ static void on_probe(struct cluster *c, const struct creq *r)
 
 static void on_end_seen(struct cluster *c, const struct creq *r)
 {
-	cleanup_free char *path = xasprintf("%s/ends/%u.a%u", c->base, r->run, r->attempt);
+	cleanup_free char *base = local_base(c, r), *path = xasprintf("%s/ends/%u.a%u", base, r->run, r->attempt);
 
 	(void)unlink(path); /* the supervisor's record, in the attempt's directory, is the whole one */
 }
@@ -399,7 +440,7 @@ static void handle(struct cluster *c, struct creq *r)
 	case CREQ_FORGET:
 		if (j)
 			forget(c, j);
-		local_remove(c, r->run);
+		local_remove(c, r);
 		break;
 	case CREQ_END_SEEN:
 		on_end_seen(c, r);
@@ -432,18 +473,34 @@ static void handle(struct cluster *c, struct creq *r)
 
 /* --- the loop --- */
 
-/* What a running job still lacks: its descriptor, or the report that it runs. True: look again soon. */
-static bool settle(struct cluster *c, struct local_job *j)
+/* One that could not be watched by its descriptor: it was gone already, or there were no descriptors. */
+static void look_again(struct cluster *c, struct local_job *j)
+{
+	gone(c, j);
+	if (j->state == LOCAL_RUNNING && j->pid_fd < 0)
+		j->look_at = clock_mono(c->ctx.clock) + USEC_PER_SEC;
+}
+
+/* Once a supervisor has made its link it listens. */
+static void tell_late(struct local_job *j)
 {
 	pid_t pid;
 
-	if (j->pid_fd < 0 && local_job_adopt(j, j->pid) == -ESRCH) {
-		gone(c, j);
+	if (supervisor_tell(j->dir, j->to_tell.buf) == -ESRCH && supervisor_look(j->dir, &pid) == SUPERVISOR_NONE)
+		return;
+	strbuf_reset(&j->to_tell);
+}
+
+/* Reports a job as running when its supervisor's link is there, not before: a restart would take it back. True: look again soon. */
+static bool starting(struct cluster *c, struct local_job *j)
+{
+	pid_t pid;
+
+	if (j->said_running)
 		return false;
-	}
-	if (!j->said_running && supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE)
+	if (supervisor_look(j->dir, &pid) == SUPERVISOR_ALIVE)
 		report_running(c, j);
-	return !j->said_running || j->pid_fd < 0;
+	return !j->said_running;
 }
 
 static int64_t follow(struct cluster *c)
@@ -457,11 +514,17 @@ static int64_t follow(struct cluster *c)
 		after = hmap_walk(&c->jobs, n);
 		if (j->state == LOCAL_PENDING)
 			continue;
-		if (j->state == LOCAL_RUNNING && settle(c, j) && next > now + START_LOOK_US)
+		if (j->state == LOCAL_RUNNING && starting(c, j) && next > now + START_LOOK_US)
 			next = now + START_LOOK_US;
-		if (j->look_at <= now)
+		if (!j->logs_done && j->look_at <= now)
 			local_logs(c, j);
-		if (local_logs_complete(j))
+		if (j->state == LOCAL_RUNNING && j->pid_fd < 0)
+			look_again(c, j);
+		if (j->state == LOCAL_RUNNING && j->to_tell.len)
+			tell_late(j);
+		if (j->to_tell.len && next > now + TELL_AGAIN_US)
+			next = now + TELL_AGAIN_US;
+		if (j->logs_done)
 			forget(c, j);
 		else if (j->look_at < next)
 			next = j->look_at;
@@ -469,7 +532,7 @@ static int64_t follow(struct cluster *c)
 	return next;
 }
 
-/* waitpid reaps those that this process started. */
+/* Supervisors that are gone; waitpid reaps those that this process started. */
 static void collect(struct cluster *c, const struct pollfd *fds, struct local_job *const *of, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
@@ -538,6 +601,37 @@ static void *local_thread(void *arg)
 	return NULL;
 }
 
+static void cluster_free(struct cluster *c)
+{
+	struct hmap_node *n;
+
+	while ((n = hmap_walk(&c->jobs, NULL))) {
+		struct local_job *j = container_of(n, struct local_job, by_run);
+
+		hmap_remove(&c->jobs, n);
+		local_job_free(j);
+	}
+	hmap_release(&c->jobs);
+	if (c->inbox.fd >= 0)
+		inbox_release(&c->inbox);
+	free(c->base);
+	free(c->spool_dir);
+	free(c);
+}
+
+/* Signals are the reactor's. */
+static int start_thread(struct cluster *c)
+{
+	sigset_t all, old;
+	int rc;
+
+	(void)sigfillset(&all);
+	(void)pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = -pthread_create(&c->thread, NULL, local_thread, c);
+	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return rc;
+}
+
 static int local_start(const struct cluster_ctx *ctx, struct cluster **out, struct err *e)
 {
 	const char *dir = ctx->conf->directory;
@@ -554,9 +648,11 @@ static int local_start(const struct cluster_ctx *ctx, struct cluster **out, stru
 	list_init(&c->queue);
 	rc = inbox_init(&c->inbox);
 	if (rc == 0)
-		rc = -pthread_create(&c->thread, NULL, local_thread, c);
-	if (rc < 0)
+		rc = start_thread(c);
+	if (rc < 0) {
+		cluster_free(c);
 		return err_sys(e, rc, "cannot start its thread");
+	}
 	*out = c;
 	return 0;
 }
@@ -574,23 +670,12 @@ static void release_stop(struct msg *m)
 static void local_stop(struct cluster *c, int deadline_ms)
 {
 	struct msg *m = xcalloc(1, sizeof(*m));
-	struct hmap_node *n;
 
 	(void)deadline_ms; /* the thread never waits for anything but its inbox */
 	m->release = release_stop;
 	inbox_post(&c->inbox, m);
 	(void)pthread_join(c->thread, NULL);
-	while ((n = hmap_walk(&c->jobs, NULL))) {
-		struct local_job *j = container_of(n, struct local_job, by_run);
-
-		hmap_remove(&c->jobs, n);
-		local_job_free(j);
-	}
-	hmap_release(&c->jobs);
-	inbox_release(&c->inbox);
-	free(c->base);
-	free(c->spool_dir);
-	free(c);
+	cluster_free(c);
 }
 
 const struct cluster_ops cluster_local_ops = {

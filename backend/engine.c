@@ -11,7 +11,6 @@
 #include "backend/spool.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -24,6 +23,7 @@ struct erun *erun_new(struct run *r)
 
 	er->r = r;
 	list_init(&er->queue);
+	list_init(&er->created);
 	list_init(&er->decided);
 	list_init(&er->verb_waiters);
 	return er;
@@ -44,10 +44,16 @@ void erun_free(struct erun *er)
 	while ((n = list_pop(&er->queue))) {
 		struct queued *q = container_of(n, struct queued, node);
 
+		if (q->call.drop)
+			q->call.drop(q->call.arg);
 		event_free(q->ev);
 		store_txn_free(q->txn);
 		free(q);
 	}
+	for (char **d = er->after; d && *d; d++)
+		free(*d);
+	free(er->after);
+	waiters_free(&er->created);
 	waiters_free(&er->decided);
 	waiters_free(&er->verb_waiters);
 	event_free(er->held_end);
@@ -148,6 +154,30 @@ const struct run *engine_next(const struct engine *en, uint32_t after)
 	return NULL;
 }
 
+/* When a run got its spec: a draft may have waited for it, and others were numbered meanwhile. 0: it is a draft. */
+static int64_t submitted_at(const struct run *r)
+{
+	for (size_t i = 0; i < r->n_history; i++)
+		if (r->history[i].to == RUN_QUEUED)
+			return r->history[i].time;
+	return 0;
+}
+
+void engine_find_last(struct engine *en)
+{
+	int64_t newest = 0;
+
+	en->last = 0;
+	for (size_t i = 0; i < en->n_order; i++) {
+		int64_t at = en->order[i]->visible ? submitted_at(en->order[i]->r) : 0;
+
+		if (at && at >= newest) {
+			newest = at;
+			en->last = en->order[i]->r->num;
+		}
+	}
+}
+
 const struct run *engine_last(const struct engine *en)
 {
 	return en->last ? engine_run(en, en->last) : NULL;
@@ -217,6 +247,7 @@ struct pending *engine_pending(struct engine *en, enum pending_kind kind, uint32
 void pending_free(struct pending *p)
 {
 	event_free(p->ev);
+	run_free(p->docs);
 	free(p->result);
 	free(p);
 }
@@ -253,7 +284,7 @@ const char *engine_recall(const struct engine *en, uint64_t request)
 
 struct ecluster *engine_cluster(const struct engine *en, const char *name)
 {
-	for (size_t i = 0; i < en->n_clusters; i++)
+	for (size_t i = 0; name && i < en->n_clusters; i++)
 		if (strcmp(en->clusters[i].conf->name, name) == 0)
 			return &en->clusters[i];
 	return NULL;
@@ -289,7 +320,7 @@ static int start_clusters(struct engine *en, struct err *e)
 		int rc;
 
 		ec->conf = cf->clusters[i];
-		ec->ops = cluster_ops_find(ec->conf->type);
+		ec->ops = (en->conf.find ? en->conf.find : cluster_ops_find)(ec->conf->type);
 		if (!ec->ops)
 			return err_set(e, -EINVAL, "cluster %s: its type is not supported by this version", ec->conf->name);
 		(void)snprintf(ec->link.text, sizeof(ec->link.text), "not connected yet");
@@ -326,6 +357,11 @@ static void on_store(struct engine *en, struct store_msg *m)
 		break;
 	case PENDING_PURGE:
 		engine_purged(en, p, m->code);
+		break;
+	case PENDING_REFUSAL: /* refused it is, even when the journal could not take the row */
+		if (p->done)
+			p->done(p->arg, p->code, p->result);
+		pending_free(p);
 		break;
 	case PENDING_DOC:
 		p->doc(p->arg, m->text ? 0 : (m->code ? m->code : -ENOENT), m->text ? m->text : "", m->len);
@@ -371,24 +407,25 @@ static void on_log(struct engine *en, struct erun *er, const struct crep *rep)
 
 	er->spooled_out = (uint64_t)rep->out_len;
 	er->spooled_err = (uint64_t)rep->err_len;
-	if (en->ob.log_grew)
+	er->logs_last = er->logs_last || rep->last;
+	if (er->visible && en->ob.log_grew)
 		en->ob.log_grew(en->ob.arg, r);
 	engine_logs_done(en, er);
 }
 
-static void on_reply(struct engine *en, const struct crep *rep)
+void engine_replied(struct engine *en, uint64_t ticket, int code, const char *text, const char *data, size_t len)
 {
-	struct pending *p = take_pending(en, rep->ticket);
+	struct pending *p = take_pending(en, ticket);
+	struct erun *er;
 
 	if (!p)
 		return;
 	if (p->kind == PENDING_DATA) {
-		p->data(p->arg, rep->code, rep->text ? rep->text : "", rep->data ? rep->data : "", rep->len);
+		p->data(p->arg, code, text, data, len);
 	} else if (p->kind == PENDING_VERB) {
-		struct erun *er = engine_find(en, p->run);
-
+		er = engine_find(en, p->run);
 		if (er)
-			engine_verb_reply(en, er, rep->ticket, rep->code, rep->text ? rep->text : "");
+			engine_verb_reply(en, er, ticket, p->result, code, text);
 	}
 	pending_free(p);
 }
@@ -402,7 +439,7 @@ static void on_cluster(struct engine *en, struct crep *rep)
 		on_link(en, rep);
 		break;
 	case CREP_REPLY:
-		on_reply(en, rep);
+		engine_replied(en, rep->ticket, rep->code, rep->text ? rep->text : "", rep->data ? rep->data : "", rep->len);
 		break;
 	case CREP_LOG:
 		if (er)
@@ -441,101 +478,16 @@ void engine_step(struct engine *en)
 	}
 }
 
-/* --- start: what the journal says --- */
+/* --- start and end --- */
 
-static void load_run(void *arg, uint32_t num, const char *id, bool live, const char *summary)
+static bool is_running(const struct run *r)
 {
-	struct engine *en = arg;
-	struct run *r = NULL;
-	struct erun *er;
+	enum run_status s = r->status == RUN_UNKNOWN ? r->before_unknown : r->status;
 
-	if (!live) {
-		json_t *j = json_loads(summary, 0, NULL);
-
-		r = j ? run_from_summary(num, j) : NULL;
-		json_decref(j);
-		if (!r)
-			log_error("run %s: its summary in the journal is damaged", id);
-	}
-	if (!r)
-		r = run_new(num);
-	if (!r->id)
-		r->id = xstrdup(id);
-	er = erun_new(r);
-	er->visible = true;
-	engine_add(en, er);
+	return s == RUN_RUNNING || s == RUN_COMPLETING;
 }
 
-static void load_event(void *arg, uint32_t run, int64_t time, const char *type, const char *data)
-{
-	struct engine *en = arg;
-	struct erun *er = engine_find(en, run);
-	int t = event_type_of(type);
-	struct event *ev;
-
-	if (!er || t < 0)
-		return;
-	ev = event_new((enum event_type)t, time, json_loads(data, 0, NULL));
-	if (!er->r->t_created && (t == EV_CREATE || t == EV_DRAFT))
-		str_set(&er->r->id, NULL); /* the event brings it */
-	if (t == EV_SUBMITTING) {
-		str_set(&er->directory, event_str(ev, "directory"));
-		str_set(&er->scratch, event_str(ev, "scratch"));
-	}
-	(void)run_apply(er->r, ev);
-	event_free(ev);
-}
-
-static void load_doc(void *arg, uint32_t run, const char *name, const char *text, size_t len)
-{
-	struct engine *en = arg;
-	struct erun *er = engine_find(en, run);
-	char **at;
-
-	if (!er)
-		return;
-	at = strcmp(name, "spec") == 0	      ? &er->r->spec
-	     : strcmp(name, "effective") == 0 ? &er->r->effective
-	     : strcmp(name, "script") == 0    ? &er->r->script
-					      : NULL;
-	if (!at)
-		return;
-	free(*at);
-	*at = xmalloc(len + 1);
-	memcpy(*at, text, len);
-	(*at)[len] = '\0';
-}
-
-static void load_key(void *arg, const char *key, uint32_t run, const char *id)
-{
-	(void)run;
-	engine_key_add(arg, key, id);
-}
-
-static void load_seen(void *arg, uint64_t mount, uint64_t request, const char *result)
-{
-	struct engine *en = arg;
-
-	if (mount == en->conf.mount_id)
-		engine_remember(en, request, result);
-}
-
-static void load_rejected(void *arg, int64_t time, uint32_t uid, const char *text, size_t len, const char *why)
-{
-	engine_rejected_add(arg, time, uid, text, len, why);
-}
-
-static int load(struct engine *en, struct err *e)
-{
-	const struct store_loader l = { en, load_run, load_event, load_doc, load_key, load_seen, load_rejected };
-	int rc = store_load(en->store, &l, &en->next_num, e);
-
-	for (size_t i = 0; rc == 0 && i < en->n_order; i++)
-		if (en->order[i]->r->status != RUN_DRAFT)
-			en->last = en->order[i]->r->num;
-	return rc;
-}
-
+/* What runs is told first: a cluster that shares out this machine's cores must know of it before it starts more. */
 static void first_actions(struct engine *en)
 {
 	struct store_txn *t = store_txn_new(0, false);
@@ -543,7 +495,32 @@ static void first_actions(struct engine *en)
 	store_txn_mount(t, en->conf.mount_id);
 	store_post(en->store, t);
 	for (size_t i = 0; i < en->n_order; i++)
-		engine_act(en, en->order[i]);
+		if (is_running(en->order[i]->r))
+			engine_act(en, en->order[i]);
+	for (size_t i = 0; i < en->n_order; i++)
+		if (!is_running(en->order[i]->r))
+			engine_act(en, en->order[i]);
+}
+
+/*
+ * What a killed worker wrote into a log but did not count becomes visible when its spool is opened for writing (spool.h). The
+ * clusters do so only when they have something to write, and one that is away has not.
+ */
+static void repair_spools(struct engine *en)
+{
+	for (size_t i = 0; i < en->n_order; i++) {
+		const struct run *r = en->order[i]->r;
+		cleanup_free char *dir = xasprintf("%s/%u", en->spool_dir, r->num);
+		struct err e = ERR_INIT;
+		struct spool *s;
+
+		if (!r->attempt || (!run_is_live(r) && run_fact(r, "logs")) || access(dir, F_OK) < 0)
+			continue;
+		if (spool_open(en->spool_dir, r->num, &s, &e) < 0)
+			log_warn("run %s: %s", r->id, e.text);
+		else
+			spool_close(s);
+	}
 }
 
 int engine_create(const struct engine_conf *conf, struct engine **out, struct err *e)
@@ -571,7 +548,9 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 	(void)mkdir(en->spool_dir, 0700);
 	rc = store_open(en->state_dir, en->clock, &en->store, en->uuid, e);
 	if (rc == 0)
-		rc = load(en, e);
+		rc = engine_load(en, e);
+	if (rc == 0)
+		repair_spools(en);
 	if (rc == 0)
 		rc = store_start(en->store, &en->inbox, e);
 	if (rc == 0)
@@ -591,8 +570,12 @@ static void free_maps(struct engine *en)
 	struct hmap_node *n;
 
 	while ((n = hmap_walk(&en->pending, NULL))) {
+		struct pending *p = container_of(n, struct pending, by_ticket);
+
 		hmap_remove(&en->pending, n);
-		pending_free(container_of(n, struct pending, by_ticket));
+		if (p->drop)
+			p->drop(p->arg);
+		pending_free(p);
 	}
 	while ((n = hmap_walk(&en->seen, NULL))) {
 		struct seen *s = container_of(n, struct seen, node);

@@ -18,17 +18,19 @@
 #include <stdint.h>
 
 struct engine;
+struct cluster_ops;
 
 struct engine_conf {
 	const struct config *config;
 	const struct clock *clock;
 	const char *state_dir;
 	uint64_t mount_id;		/* of this FUSE connection; keys the `seen` rows */
+	const struct cluster_ops *(*find)(enum cluster_type type); /* kinds of clusters; NULL: the registry */
 };
 
 /* Opens the store, loads runs, starts store and cluster threads. */
 int engine_create(const struct engine_conf *conf, struct engine **out, struct err *e);
-/* Stops the threads within deadline_ms; jobs go on. Frees. */
+/* Stops the threads within deadline_ms; jobs go on. Frees. Callbacks that are still owed do not run any more. */
 void engine_free(struct engine *en, int deadline_ms);
 
 int engine_fd(const struct engine *en);		    /* readable when engine_step has work */
@@ -67,7 +69,8 @@ struct engine_observer {
 };
 void engine_observe(struct engine *en, const struct engine_observer *ob); /* one observer */
 
-/* --- changing; each callback runs once, later or (on bad input) at once, from this thread --- */
+/* --- changing; each callback runs once, later or (on bad input) at once, from this thread. It may call anything here but
+   engine_step and engine_free; its text is valid during the call. --- */
 
 typedef void (*engine_done)(void *arg, int code, const char *text);
 
@@ -130,6 +133,9 @@ int engine_cluster_verb(struct engine *en, const char *cluster, const char *verb
 /* The file `errors`: lines as JSONL, newest last; borrowed until the next call. */
 const struct strbuf *engine_rejected(const struct engine *en);
 void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why);
+/* The same, and calls back with this code (< 0) and `why` when it is in the journal: so a writer who was refused finds it. */
+void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code, engine_done cb,
+		   void *arg);
 
 /* STATE/files/NUM: what a draft's files/ holds; the caller makes files there. */
 void engine_files_dir(const struct engine *en, uint32_t num, struct strbuf *out);

@@ -4,17 +4,17 @@
  * it looks only at the state and at what was already sent.
  *
  * A run has at most one event on its way to the journal; others wait in its queue. So an event is always judged
- * against the state that the journal has, and the summary written with an end is exact.
+ * against the state that the journal has, and the summary written with an end is exact. Callbacks come last, when
+ * everything that follows from a commit is under way.
  */
 #include "backend/engine_private.h"
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
 #include "backend/base/point.h"
-#include "launchers/launcher.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 
 /* --- posting --- */
@@ -44,357 +44,279 @@ static int add_summary(struct store_txn *t, const struct run *r, const struct ev
 	return rc;
 }
 
-static void post_next(struct engine *en, struct erun *er)
+static void refuse(struct queued *q, int code, const char *why)
+{
+	store_txn_free(q->txn);
+	event_free(q->ev);
+	if (q->call.done)
+		q->call.done(q->call.arg, code, why);
+	free(q);
+}
+
+static void post_one(struct engine *en, struct erun *er, struct queued *q, uint64_t ticket, struct pending *p)
+{
+	p->ev = q->ev;
+	p->done = q->call.done;
+	p->drop = q->call.drop;
+	p->arg = q->call.arg;
+	p->request = q->request;
+	p->result = q->request ? xstrdup("") : NULL;
+	if (q->request)
+		store_txn_seen(q->txn, en->conf.mount_id, q->request, "");
+	store_txn_ticket(q->txn, ticket);
+	er->in_flight = true;
+	store_post(en->store, q->txn);
+	free(q);
+}
+
+void engine_post_next(struct engine *en, struct erun *er)
 {
 	struct list *n;
 
-	while (!er->in_flight && (n = list_pop(&er->queue))) {
+	while (!er->in_flight && !er->purging && (n = list_pop(&er->queue))) {
 		struct queued *q = container_of(n, struct queued, node);
-		struct store_txn *t = q->txn ? q->txn : store_txn_new(0, false);
-		uint64_t ticket;
 		struct pending *p;
+		uint64_t ticket;
 
-		if (rewrites_summary(er->r, q->ev) && add_summary(t, er->r, q->ev) < 0) {
-			/* Late, repeated or crossing report: nothing changes. */
-			store_txn_free(t);
-			event_free(q->ev);
-			if (q->cb)
-				q->cb(q->arg, -ESRCH, "the run has ended");
-			free(q);
+		/* Before the summary: that of an ended run takes the events away. */
+		store_txn_event(q->txn, er->r->num, q->ev);
+		if (rewrites_summary(er->r, q->ev) && add_summary(q->txn, er->r, q->ev) < 0) {
+			refuse(q, -ESRCH, "the run has ended"); /* late, repeated or crossing: nothing changes */
 			continue;
 		}
 		p = engine_pending(en, PENDING_EVENT, er->r->num, &ticket);
-		p->ev = q->ev;
-		p->done = q->cb;
-		p->arg = q->arg;
-		store_txn_event(t, er->r->num, q->ev);
-		store_txn_ticket(t, ticket);
-		er->in_flight = true;
-		store_post(en->store, t);
-		free(q);
+		post_one(en, er, q, ticket, p);
 	}
 }
 
-void engine_post(struct engine *en, struct erun *er, struct event *ev, struct store_txn *txn, engine_done cb, void *arg)
+void engine_post_none(struct erun *er)
+{
+	struct list *n;
+
+	while ((n = list_pop(&er->queue)))
+		refuse(container_of(n, struct queued, node), -ENOENT, "the run was purged");
+}
+
+void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, const struct own_call *call)
 {
 	struct queued *q = xcalloc(1, sizeof(*q));
 
 	q->ev = ev;
-	q->txn = txn;
-	q->cb = cb;
-	q->arg = arg;
+	/* What a user asks for may fail; what a cluster reports must not be lost. */
+	q->txn = store_txn_new(0, call != NULL);
+	q->request = request;
+	if (call)
+		q->call = *call;
 	list_add_tail(&er->queue, &q->node);
-	post_next(en, er);
+	engine_post_next(en, er);
 }
 
-static void after_event(struct erun *er, const struct event *ev)
+static void new_attempt(struct erun *er, const struct event *ev)
 {
-	struct run *r = er->r;
+	str_set(&er->directory, event_str(ev, "directory"));
+	str_set(&er->scratch, event_str(ev, "scratch"));
+	er->logs_last = false;
+	er->spooled_out = er->spooled_err = 0;
+}
 
-	if (ev->type == EV_SUBMITTING) {
-		str_set(&er->directory, event_str(ev, "directory"));
-		str_set(&er->scratch, event_str(ev, "scratch"));
-	}
-	if (run_is_live(r))
-		return;
-	/* The journal has the documents; memory need not. */
+/* The journal has the documents of an ended run; memory need not. */
+static void drop_documents(struct run *r)
+{
 	free(r->spec);
 	free(r->effective);
 	free(r->script);
 	r->spec = r->effective = r->script = NULL;
 }
 
-void engine_committed(struct engine *en, struct pending *p, int code)
-{
-	struct erun *er = engine_find(en, p->run);
-	bool was_live, ended = false;
-	int rc = code;
+static void act_verbs(struct engine *en, struct erun *er);
 
-	if (!er) {
-		pending_free(p);
-		return;
-	}
-	point(POINT_ENGINE_COMMITTED);
-	er->in_flight = false;
-	was_live = run_is_live(er->r);
-	if (rc == 0)
-		rc = run_apply(er->r, p->ev);
-	if (rc == 0) {
-		after_event(er, p->ev);
-		ended = was_live && !run_is_live(er->r);
-	}
-	if (rc == -EPROTO)
-		rc = -ESRCH;
-	if (p->done)
-		p->done(p->arg, rc, rc ? "the run has ended" : "");
-	if (rc == 0) {
-		if (ended && er->sent_attempt)
-			engine_send(en, er, engine_creq(en, er, CREQ_END_SEEN, 0));
-		engine_changed(en, er);
-		engine_settle(en, er);
+/* What follows from an event that was applied. */
+static void applied(struct engine *en, struct erun *er, const struct event *ev, bool was_live)
+{
+	bool ended = was_live && !run_is_live(er->r);
+
+	if (ev->type == EV_SUBMITTING)
+		new_attempt(er, ev);
+	if (ended) {
+		drop_documents(er->r);
+		str_set(&er->gate, NULL);
+		if (er->sent_attempt)
+			engine_send(en, er, engine_creq_placed(en, er, CREQ_END_SEEN, 0));
 	}
 	point(POINT_ENGINE_APPLIED);
-	pending_free(p);
-	post_next(en, er);
+	engine_post_next(en, er);
 	engine_act(en, er);
+	act_verbs(en, er);
 	if (ended) {
 		engine_logs_done(en, er);
 		engine_act_gated(en);
 	}
+	engine_changed(en, er);
+	engine_settle(en, er);
 }
 
-/* --- what a job is --- */
-
-/* The effective spec as it was journaled, so that a changed configuration does not change a run. */
-static int parse_effective(struct engine *en, const struct run *r, struct effective *eff, struct strbuf *errors)
+static const char *sentence(int code)
 {
-	struct ecluster *ec = engine_cluster(en, r->cluster);
-	const char *key;
-	json_t *row, *doc;
-
-	if (!ec) {
-		strbuf_addf(errors, "cluster %s is no longer in the configuration: put its section back", r->cluster);
-		return -EINVAL;
+	switch (code) {
+	case 0:
+		return "";
+	case -ESRCH:
+		return "the run has ended";
+	case -ENOSPC:
+		return "the journal's disk is full: nothing was done; free space and write it again";
+	default:
+		return "the journal could not be written: nothing was done";
 	}
-	doc = json_loads(r->effective ? r->effective : "{}", 0, NULL);
-	if (!doc) {
-		strbuf_addstr(errors, "the journaled effective spec is damaged");
-		return -EINVAL;
-	}
-	eff->cluster = ec->conf;
-	eff->values = json_object();
-	eff->sources = json_object();
-	eff->ignored = json_object();
-	json_object_foreach(doc, key, row) {
-		if (json_object_get(row, "ignored"))
-			continue;
-		(void)json_object_set(eff->values, key, json_object_get(row, "value"));
-		(void)json_object_set(eff->sources, key, json_object_get(row, "source"));
-	}
-	json_decref(doc);
-	return 0;
 }
 
-int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbuf *errors)
+void engine_committed(struct engine *en, struct pending *p, int code)
 {
-	struct effective eff;
-	int rc;
+	struct erun *er = engine_find(en, p->run);
+	bool was_live;
+	int rc = code;
 
-	memset(job, 0, sizeof(*job));
-	memset(&eff, 0, sizeof(eff));
-	rc = parse_effective(en, er->r, &eff, errors);
-	if (rc < 0)
-		return rc;
-	rc = job_from_effective(&eff, job, errors);
-	effective_release(&eff);
-	if (rc < 0)
-		return rc;
-	engine_job_place(en, job, er->directory, er->scratch);
-	job->hold = er->r->hold_wanted; /* begins as the spec's, and is the user's to change */
-	return 0;
-}
-
-void engine_job_place(struct engine *en, struct job *job, const char *directory, const char *scratch)
-{
-	if (directory)
-		str_set(&job->directory, directory);
-	if (!job->directory || !*job->directory) {
-		free(job->directory);
-		job->directory = xasprintf("%s/local", en->state_dir);
+	point(POINT_ENGINE_COMMITTED);
+	assert(er); /* a purge waits for the events before it, and holds those after it back */
+	was_live = run_is_live(er->r);
+	er->in_flight = false;
+	if (rc == 0) {
+		engine_remember(en, p->request, p->result);
+		rc = run_apply(er->r, p->ev);
 	}
-	if (scratch)
-		str_set(&job->scratch, scratch);
-	if (!job->scratch || !*job->scratch)
-		str_set(&job->scratch, job->directory);
-}
-
-int engine_render(struct engine *en, const struct run *r, uint32_t attempt, const struct job *job, struct strbuf *out,
-		  struct err *e)
-{
-	const struct launcher *l = launcher_find(job->launcher);
-	const struct launch_ctx ctx = { r->id, r->num, attempt, en->uuid };
-
-	if (!l)
-		return err_set(e, -EINVAL, "there is no launcher '%s'", job->launcher);
-	return l->render(job, &ctx, out, e);
-}
-
-/* --- dependencies --- */
-
-/* 1: satisfied, 0: not yet, -1: never (then `why` says so). */
-static int dependency(struct engine *en, const char *dep, struct strbuf *why)
-{
-	const char *colon = strchr(dep, ':');
-	const struct run *other = colon ? engine_run_by_id(en, colon + 1) : NULL;
-	size_t type = colon ? (size_t)(colon - dep) : 0;
-	bool ended, ok;
-
-	if (!other) {
-		strbuf_addf(why, "it depends on run %s, which is not there (any more)", colon ? colon + 1 : dep);
-		return -1;
-	}
-	ended = !run_is_live(other);
-	ok = other->status == RUN_SUCCEEDED;
-	if (!ended && !(type == 5 && other->t_started)) {
-		strbuf_addf(why, "waiting for run %s (%.*s), which is %s", other->id, (int)type, dep,
-			    run_status_name(other->status));
-		return 0;
-	}
-	if ((type == 7 && strncmp(dep, "afterok", 7) == 0 && !ok) || (type == 10 && ok)) {
-		strbuf_addf(why, "it depends on run %s (%.*s), which ended as %s", other->id, (int)type, dep,
-			    run_status_name(other->status));
-		return -1;
-	}
-	return 1;
-}
-
-/* All dependencies of a job: like dependency(), the first that is not satisfied decides. */
-static int gate(struct engine *en, struct erun *er, const struct job *job)
-{
-	struct strbuf why = STRBUF_INIT;
-	int rc = 1;
-
-	for (char **d = job->after; d && *d && rc == 1; d++)
-		rc = dependency(en, *d, &why);
-	str_set(&er->gate, rc == 1 ? NULL : why.buf);
-	strbuf_release(&why);
-	return rc;
+	if (rc == 0)
+		applied(en, er, p->ev, was_live);
+	else
+		engine_post_next(en, er);
+	if (rc == -EPROTO)
+		rc = -ESRCH;
+	if (p->done)
+		p->done(p->arg, rc, sentence(rc));
+	pending_free(p);
 }
 
 /* --- acting --- */
-
-struct creq *engine_creq(struct engine *en, struct erun *er, enum creq_type type, uint64_t ticket)
-{
-	const struct run *r = er->r;
-	struct creq *rq = creq_new(type, r->num, r->attempt, ticket);
-	struct launch_ctx ctx = { r->id, r->num, r->attempt, en->uuid };
-	struct strbuf token = STRBUF_INIT;
-
-	launch_token(&token, &ctx);
-	rq->token = strbuf_detach(&token, NULL);
-	rq->run_id = xstrdup(r->id);
-	rq->job_id = xstrdup(r->job_id);
-	rq->cancel_wanted = r->cancel_wanted;
-	rq->out_len = r->out_len;
-	rq->err_len = r->err_len;
-	return rq;
-}
-
-void engine_send(struct engine *en, struct erun *er, struct creq *rq)
-{
-	struct ecluster *ec = engine_cluster(en, er->r->cluster ? er->r->cluster : "");
-
-	if (ec)
-		ec->ops->post(ec->c, rq);
-	else
-		msg_release(&rq->m);
-}
-
-void engine_send_verb(struct engine *en, struct erun *er, const char *verb, const char *arg)
-{
-	struct creq *rq;
-	uint64_t ticket;
-
-	(void)engine_pending(en, PENDING_VERB, er->r->num, &ticket);
-	rq = engine_creq(en, er, CREQ_VERB, ticket);
-	rq->verb = xstrdup(verb);
-	rq->arg = xstrdup(arg);
-	er->verb_ticket = ticket;
-	engine_send(en, er, rq);
-}
 
 static void end_here(struct engine *en, struct erun *er, const char *status, const char *why, const char *source)
 {
 	json_t *d = json_pack("{s:i, s:s, s:s, s:s}", "attempt", (int)er->r->attempt, "status", status, "why", why, "source",
 			      source);
 
-	engine_post(en, er, event_new(EV_END, clock_real(en->clock), d), NULL, NULL, NULL);
+	/* Nothing ran, so there are no logs to come either. */
+	(void)json_object_set_new(d, "out_len", json_integer(0));
+	(void)json_object_set_new(d, "err_len", json_integer(0));
+	(void)json_object_set_new(d, "logs", json_string("complete"));
+	engine_post(en, er, event_new(EV_END, clock_real(en->clock), d), 0, NULL);
 }
 
 static void reject_here(struct engine *en, struct erun *er, const char *why)
 {
 	json_t *d = json_pack("{s:s, s:s}", "why", why, "source", "engine");
 
-	engine_post(en, er, event_new(EV_REJECTED, clock_real(en->clock), d), NULL, NULL, NULL);
+	engine_post(en, er, event_new(EV_REJECTED, clock_real(en->clock), d), 0, NULL);
+}
+
+/* The first attempt waits for other runs; later ones have waited. */
+static int may_submit(struct engine *en, struct erun *er, struct strbuf *errors)
+{
+	if (!engine_cluster(en, er->r->cluster)) {
+		cleanup_free char *why = xasprintf("cluster %s is no longer in the configuration: put its section back, or cancel "
+						   "this run", er->r->cluster);
+
+		str_set(&er->gate, why);
+		return 0;
+	}
+	if (er->r->attempt)
+		return 1;
+	return engine_gate_open(en, er, errors);
+}
+
+static void post_submitting(struct engine *en, struct erun *er, struct strbuf *errors)
+{
+	struct job job;
+	json_t *d;
+
+	if (engine_job(en, er, &job, errors) < 0) {
+		reject_here(en, er, errors->buf);
+		return;
+	}
+	d = json_pack("{s:i, s:s, s:s}", "attempt", (int)er->r->attempt + 1, "directory", job.directory, "scratch", job.scratch);
+	if (job.hold || json_object_get(er->r->facts, "hold"))
+		(void)json_object_set_new(d, "hold", json_boolean(job.hold)); /* what the cluster is told */
+	job_release(&job);
+	engine_post(en, er, event_new(EV_SUBMITTING, clock_real(en->clock), d), 0, NULL);
 }
 
 static void act_queued(struct engine *en, struct erun *er)
 {
 	struct strbuf errors = STRBUF_INIT;
-	struct job job;
 	int open;
 
 	if (er->r->cancel_wanted) {
 		end_here(en, er, "cancelled", "cancelled before it was submitted", "user");
 		return;
 	}
-	if (engine_job(en, er, &job, &errors) < 0) {
-		reject_here(en, er, errors.buf);
-		strbuf_release(&errors);
-		return;
-	}
-	strbuf_release(&errors);
-	open = gate(en, er, &job);
-	if (open < 0)
+	open = may_submit(en, er, &errors);
+	if (open == 1)
+		post_submitting(en, er, &errors);
+	else if (open == -1)
 		end_here(en, er, "cancelled", er->gate, "engine");
-	if (open == 1) {
-		json_t *d = json_pack("{s:i, s:s, s:s}", "attempt", (int)er->r->attempt + 1, "directory", job.directory,
-				      "scratch", job.scratch);
-
-		engine_post(en, er, event_new(EV_SUBMITTING, clock_real(en->clock), d), NULL, NULL, NULL);
-	}
-	job_release(&job);
-}
-
-/* The full request of a submission or a watch; NULL when the job cannot be rebuilt (then the run says why). */
-static struct creq *job_request(struct engine *en, struct erun *er, enum creq_type type)
-{
-	struct strbuf text = STRBUF_INIT, errors = STRBUF_INIT, files = STRBUF_INIT;
-	struct creq *rq = NULL;
-	struct job job;
-	struct err e = ERR_INIT;
-
-	if (engine_job(en, er, &job, &errors) < 0) {
-		str_set(&er->gate, errors.buf);
-		log_warn("run %s: %s", er->r->id, errors.buf);
-		strbuf_release(&errors);
-		return NULL;
-	}
-	if (engine_render(en, er->r, er->r->attempt, &job, &text, &e) == 0) {
-		rq = engine_creq(en, er, type, 0);
-		rq->job = xmalloc(sizeof(job));
-		*rq->job = job;
-		rq->script = strbuf_detach(&text, &rq->script_len);
-		engine_files_dir(en, er->r->num, &files);
-		rq->files_dir = strbuf_detach(&files, NULL);
-	} else {
-		str_set(&er->gate, e.text);
-		job_release(&job);
-	}
-	strbuf_release(&text);
+	else if (open < 0)
+		reject_here(en, er, errors.buf);
 	strbuf_release(&errors);
-	return rq;
 }
 
-static void act_submitted(struct engine *en, struct erun *er)
+/* The job may be there, but nobody can be asked. */
+static void unknown_here(struct engine *en, struct erun *er, const char *why)
+{
+	log_warn("run %s: %s", er->r->id, why);
+	if (er->r->status != RUN_UNKNOWN)
+		engine_post(en, er, event_new(EV_UNKNOWN, clock_real(en->clock),
+					      json_pack("{s:s, s:s}", "why", why, "source", "engine")), 0, NULL);
+}
+
+/*
+ * Only a submission that this worker journaled itself is known not to have been sent before. What cannot be rebuilt (an upgrade
+ * that no longer takes such a spec) can still be watched when the job is known to be there.
+ */
+static void send_attempt(struct engine *en, struct erun *er)
+{
+	const struct run *r = er->r;
+	bool fresh = r->status == RUN_SUBMITTING && er->fresh;
+	struct strbuf why = STRBUF_INIT;
+	struct creq *rq = NULL;
+
+	er->sent_attempt = r->attempt;
+	er->cancel_sent = false;
+	if (engine_cluster(en, r->cluster)) {
+		rq = engine_creq_job(en, er, fresh ? CREQ_SUBMIT : CREQ_WATCH, &why);
+		if (!rq && r->job_id) {
+			log_warn("run %s: %s", r->id, why.buf);
+			rq = engine_creq_placed(en, er, CREQ_WATCH, 0);
+		}
+	} else {
+		strbuf_addf(&why, "cluster %s is no longer in the configuration: put its section back", r->cluster);
+	}
+	if (rq) {
+		er->hold_sent = fresh ? rq->job->hold : json_is_true(json_object_get(r->facts, "hold"));
+		point(POINT_ENGINE_SENDING);
+		engine_send(en, er, rq);
+		point(POINT_ENGINE_SENT);
+	} else {
+		unknown_here(en, er, why.buf);
+	}
+	strbuf_release(&why);
+}
+
+/* Wishes that the cluster does not know yet. */
+static void act_verbs(struct engine *en, struct erun *er)
 {
 	const struct run *r = er->r;
 
-	if (er->sent_attempt != r->attempt) {
-		/* Only a submission that this worker journaled itself is known not to have been sent before. */
-		bool fresh = r->status == RUN_SUBMITTING && er->fresh;
-		struct creq *rq = job_request(en, er, fresh ? CREQ_SUBMIT : CREQ_WATCH);
-
-		er->sent_attempt = r->attempt;
-		er->cancel_sent = false;
-		if (rq) {
-			er->hold_sent = rq->job->hold;
-			point(POINT_ENGINE_SENDING);
-			engine_send(en, er, rq);
-			point(POINT_ENGINE_SENT);
-		}
-	}
-	if (r->cancel_wanted && !er->cancel_sent) {
+	if (!run_is_live(r) || r->status <= RUN_QUEUED || er->purging || er->sent_attempt != r->attempt)
+		return;
+	if (r->cancel_wanted) {
+		if (er->cancel_sent)
+			return;
 		er->cancel_sent = true;
 		engine_send_verb(en, er, "cancel", "");
 		point(POINT_ENGINE_CANCEL_SENT);
@@ -404,22 +326,29 @@ static void act_submitted(struct engine *en, struct erun *er)
 	}
 }
 
+static void act_submitted(struct engine *en, struct erun *er)
+{
+	if (er->sent_attempt != er->r->attempt) {
+		if (er->r->cancel_wanted && er->fresh && er->r->status == RUN_SUBMITTING) {
+			end_here(en, er, "cancelled", "cancelled before it was submitted", "user");
+			return;
+		}
+		send_attempt(en, er);
+	}
+	act_verbs(en, er);
+}
+
 /* An ended run whose logs were not all here when the worker before this one stopped. */
 static void act_ended(struct engine *en, struct erun *er)
 {
 	struct creq *rq;
 
-	if (er->sent_attempt || er->sent_ended || !er->r->attempt || !er->r->job_id)
-		return;
-	if (er->r->facts && json_object_get(er->r->facts, "logs"))
+	if (er->sent_attempt || er->sent_ended || !er->r->attempt || !er->r->job_id || run_fact(er->r, "logs"))
 		return;
 	er->sent_ended = true;
-	rq = engine_creq(en, er, CREQ_WATCH, 0);
+	engine_send(en, er, engine_creq_placed(en, er, CREQ_END_SEEN, 0));
+	rq = engine_creq_placed(en, er, CREQ_WATCH, 0);
 	rq->ended = true;
-	rq->job = xcalloc(1, sizeof(*rq->job));
-	rq->job->merged = er->r->merged;
-	engine_job_place(en, rq->job, json_string_value(json_object_get(er->r->facts, "directory")),
-			 json_string_value(json_object_get(er->r->facts, "scratch")));
 	engine_send(en, er, rq);
 }
 
@@ -457,36 +386,28 @@ void engine_act_gated(struct engine *en)
 	}
 }
 
+/* The fact that ends all looking for logs; it fills the lengths that an end without an exit record left open. */
 void engine_logs_done(struct engine *en, struct erun *er)
 {
 	struct run *r = er->r;
+	json_t *d;
 
-	if (run_is_live(r) || r->out_len < 0 || r->err_len < 0 || !r->attempt)
+	if (run_is_live(r) || !er->logs_last || er->logs_posted || run_fact(r, "logs"))
 		return;
-	if (er->spooled_out < (uint64_t)r->out_len || er->spooled_err < (uint64_t)r->err_len)
-		return;
-	if (r->facts && json_object_get(r->facts, "logs"))
-		return;
-	if (er->logs_posted)
-		return;
+	d = json_pack("{s:s}", "logs", json_object_get(r->facts, "log_incomplete") ? "incomplete" : "complete");
+	if (r->out_len < 0)
+		(void)json_object_set_new(d, "out_len", json_integer((json_int_t)er->spooled_out));
+	if (r->err_len < 0)
+		(void)json_object_set_new(d, "err_len", json_integer((json_int_t)er->spooled_err));
 	er->logs_posted = true;
-	engine_post(en, er, event_new(EV_FACTS, clock_real(en->clock), json_pack("{s:s}", "logs", "complete")), NULL, NULL,
-		    NULL);
+	engine_post(en, er, event_new(EV_FACTS, clock_real(en->clock), d), 0, NULL);
 }
 
 void engine_settle(struct engine *en, struct erun *er)
 {
 	struct strbuf text = STRBUF_INIT;
-	struct list *n;
 
-	(void)en;
-	if (engine_decision(er->r, &text)) {
-		while ((n = list_pop(&er->decided))) {
-			struct waiter *w = container_of(n, struct waiter, node);
-
-			w->cb(w->arg, 0, text.buf);
-			free(w);
-		}
-	}
+	if (engine_decision(er->r, &text))
+		waiters_answer(en, &er->decided, 0, text.buf);
 	strbuf_release(&text);
 }

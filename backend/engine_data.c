@@ -12,7 +12,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void *arg)
+#define HOT_EVERY_US (5 * (int64_t)USEC_PER_SEC) /* every read of a live log asks; a cluster stays quick for half a minute */
+
+void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg), void *arg)
 {
 	struct erun *er = engine_find(en, num);
 	const char *text = NULL;
@@ -20,7 +22,7 @@ void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb
 	struct pending *p;
 	uint64_t ticket;
 
-	if (!er) {
+	if (!er || !er->visible) {
 		cb(arg, -ENOENT, "", 0);
 		return;
 	}
@@ -40,34 +42,38 @@ void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb
 	}
 	p = engine_pending(en, PENDING_DOC, num, &ticket);
 	p->doc = cb;
+	p->drop = drop;
 	p->arg = arg;
 	store_ask_doc(en->store, ticket, num, name);
+}
+
+void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void *arg)
+{
+	engine_ask_doc(en, num, name, cb, NULL, arg);
 }
 
 void engine_hot(struct engine *en, uint32_t num)
 {
 	struct erun *er = engine_find(en, num);
+	int64_t now = clock_mono(en->clock);
 
-	if (er && er->sent_attempt && run_is_live(er->r))
-		engine_send(en, er, engine_creq(en, er, CREQ_HOT, 0));
+	if (!er || !er->sent_attempt || !run_is_live(er->r) || (er->hot_at && now - er->hot_at < HOT_EVERY_US))
+		return;
+	er->hot_at = now;
+	engine_send(en, er, engine_creq(en, er, CREQ_HOT, 0));
 }
 
-/* The request with what a cluster needs to find an attempt that it does not watch. */
-static struct creq *data_request(struct engine *en, struct erun *er, enum creq_type type, engine_data_cb cb, void *arg)
+static struct creq *data_request(struct engine *en, struct erun *er, enum creq_type type, engine_data_cb cb,
+				 void (*drop)(void *arg), void *arg)
 {
 	struct pending *p;
-	struct creq *rq;
 	uint64_t ticket;
 
 	p = engine_pending(en, PENDING_DATA, er->r->num, &ticket);
 	p->data = cb;
+	p->drop = drop;
 	p->arg = arg;
-	rq = engine_creq(en, er, type, ticket);
-	rq->job = xcalloc(1, sizeof(*rq->job));
-	rq->job->merged = er->r->merged;
-	engine_job_place(en, rq->job, er->directory ? er->directory : run_fact(er->r, "directory"),
-			 er->scratch ? er->scratch : run_fact(er->r, "scratch"));
-	return rq;
+	return engine_creq_placed(en, er, type, ticket);
 }
 
 static struct erun *with_attempt(struct engine *en, uint32_t num, engine_data_cb cb, void *arg)
@@ -78,7 +84,7 @@ static struct erun *with_attempt(struct engine *en, uint32_t num, engine_data_cb
 		cb(arg, -ENOENT, "the run was purged", "", 0);
 		return NULL;
 	}
-	if (!er->r->attempt || !engine_cluster(en, er->r->cluster)) {
+	if (!er->r->attempt) {
 		cb(arg, -ENOENT, "the run was never submitted", "", 0);
 		return NULL;
 	}
@@ -93,7 +99,7 @@ void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, u
 
 	if (!er)
 		return;
-	rq = data_request(en, er, CREQ_READ, cb, arg);
+	rq = data_request(en, er, CREQ_READ, cb, NULL, arg);
 	rq->area = (enum cluster_area)area;
 	rq->path = xstrdup(path);
 	rq->offset = off;
@@ -108,7 +114,7 @@ void engine_list(struct engine *en, uint32_t num, int area, const char *path, en
 
 	if (!er)
 		return;
-	rq = data_request(en, er, CREQ_LIST, cb, arg);
+	rq = data_request(en, er, CREQ_LIST, cb, NULL, arg);
 	rq->area = (enum cluster_area)area;
 	rq->path = xstrdup(path);
 	engine_send(en, er, rq);
@@ -119,7 +125,7 @@ void engine_manifest(struct engine *en, uint32_t num, engine_data_cb cb, void *a
 	struct erun *er = with_attempt(en, num, cb, arg);
 
 	if (er)
-		engine_send(en, er, data_request(en, er, CREQ_MANIFEST, cb, arg));
+		engine_send(en, er, data_request(en, er, CREQ_MANIFEST, cb, NULL, arg));
 }
 
 void engine_probe(struct engine *en, const char *cluster, const char *what, engine_data_cb cb, void *arg)
@@ -182,20 +188,36 @@ static void have_manifest(void *arg, int code, const char *text, const char *dat
 		if (code == 0)
 			save_manifest(w->en, w->run, data, len);
 		point(POINT_ENGINE_END_HELD);
-		engine_post(w->en, er, ev, NULL, NULL, NULL);
+		engine_post(w->en, er, ev, 0, NULL);
 	}
 	free(w);
+}
+
+/* Readers may have seen more than the record counted (a job that cut its own output): a log never shrinks. */
+static void raise_length(const struct event *ev, const char *key, uint64_t spooled)
+{
+	long long len = event_int(ev, key, -1);
+
+	if (len >= 0 && (uint64_t)len < spooled)
+		(void)json_object_set_new(ev->data, key, json_integer((json_int_t)spooled));
 }
 
 void engine_report(struct engine *en, struct erun *er, struct event *ev)
 {
 	const json_t *left = json_object_get(ev->data, "manifest");
+	bool ours = event_int(ev, "attempt", er->r->attempt) == er->r->attempt;
 	struct manifest_wait *w;
 
 	if (ev->type == EV_END)
 		point(POINT_ENGINE_END_RECEIVED);
-	if (ev->type != EV_END || !(json_is_true(left) || json_integer_value(left)) || !run_is_live(er->r)) {
-		engine_post(en, er, ev, NULL, NULL, NULL);
+	if (ev->type == EV_END && ours) {
+		raise_length(ev, "out_len", er->spooled_out);
+		raise_length(ev, "err_len", er->spooled_err);
+		if (er->logs_last || (event_int(ev, "out_len", -1) == 0 && event_int(ev, "err_len", -1) == 0))
+			(void)json_object_set_new(ev->data, "logs", json_string("complete"));
+	}
+	if (ev->type != EV_END || !ours || !er->r->attempt || !json_is_true(left) || !run_is_live(er->r)) {
+		engine_post(en, er, ev, 0, NULL);
 		return;
 	}
 	if (er->held_end) { /* reported twice */
@@ -206,5 +228,5 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev)
 	w = xmalloc(sizeof(*w));
 	w->en = en;
 	w->run = er->r->num;
-	engine_manifest(en, er->r->num, have_manifest, w);
+	engine_send(en, er, data_request(en, er, CREQ_MANIFEST, have_manifest, free, w));
 }

@@ -8,35 +8,52 @@
 #include "backend/engine.h"
 #include "backend/store.h"
 
-/* A callback that waits for a run: its decision, or the answer to its last verb. */
+#define PRINT_SIZE 17	/* of a spec's fingerprint, with its NUL */
+
+/* A callback of the engine's own: what it would have used is dropped when the engine ends before. */
+struct own_call {
+	engine_done done;
+	void (*drop)(void *arg);
+	void *arg;
+};
+
+/* A callback that waits for a run: its creation, its decision, or the answer to its last verb. */
 struct waiter {
 	struct list node;
+	uint64_t serial;
 	engine_done cb;
 	void *arg;
 };
 
-/* A run with what the engine alone knows of it. */
+/* A run with what the engine alone knows of it. It is freed in engine_purged and engine_created only, never in a callback. */
 struct erun {
 	struct hmap_node by_num, by_id;
 	struct run *r;
 	bool visible;		/* its creation is committed */
-	bool purging;
+	bool purging;		/* nothing is posted for it until the purge's fate is known */
 	struct list queue;	/* of struct queued: events that wait for the one in flight */
 	bool in_flight;
+	char creating[PRINT_SIZE]; /* fingerprint of the spec whose creation is in flight, or "" */
+	struct list created;	/* of struct waiter: the same spec again, before it was committed */
 	uint32_t sent_attempt;	/* CREQ_SUBMIT or CREQ_WATCH went out for this attempt */
 	bool sent_ended;	/* CREQ_WATCH for the rest of an ended run's logs went out */
-	bool cancel_sent, hold_sent;
+	bool cancel_sent;
+	bool hold_sent;		/* what the cluster was told last: held or not */
 	bool fresh;		/* this worker saw it queued, so it was never sent before */
-	bool logs_posted;	/* the fact that its logs are complete is on its way */
+	bool logs_last;		/* the attempt's logs are in the spool as far as they ever will be */
+	bool logs_posted;	/* the fact that says so is on its way */
 	char *directory, *scratch; /* where the current attempt lives on the cluster */
+	char **after;		/* dependencies of a queued run (struct job); NULL: not looked at yet */
 	char *gate;		/* why a queued run is not submitted yet, or NULL */
 	struct list decided;	/* of struct waiter */
 	struct event *held_end;	/* an end that waits for its list of results, or NULL */
 	struct list verb_waiters;
 	uint64_t verb_ticket;	/* of the verb that is under way; 0: none */
+	bool verb_told;		/* a cluster was told something since the last wish was posted */
 	int verb_code;		/* answer to the last verb */
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;
+	int64_t hot_at;		/* monotonic us: the cluster was last told that somebody reads */
 };
 
 /* One event on its way: posted when the run's earlier events are committed. */
@@ -44,11 +61,12 @@ struct queued {
 	struct list node;
 	struct event *ev;
 	struct store_txn *txn;	/* NULL: made when it is posted */
-	engine_done cb;
-	void *arg;
+	uint64_t request;	/* done by this event; 0: none */
+	struct own_call call;	/* done NULL: nobody wants to know */
 };
 
-enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB };
+enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB,
+		    PENDING_REFUSAL };
 
 /* Something that was asked of the store or a cluster, by its ticket. */
 struct pending {
@@ -56,11 +74,14 @@ struct pending {
 	enum pending_kind kind;
 	uint32_t run;
 	struct event *ev;	/* EVENT, CREATE */
-	uint64_t request;
-	char *result;		/* goes into `seen` when committed */
+	struct run *docs;	/* CREATE: holds the documents' texts, or NULL */
+	uint64_t request;	/* remembered with `result` when committed */
+	char *result;		/* VERB: the verb's name; REFUSAL: why */
+	int code;		/* REFUSAL */
 	engine_done done;
 	engine_data_cb data;
 	engine_doc_cb doc;
+	void (*drop)(void *arg); /* of what is left at the end; NULL: it is another's */
 	void *arg;
 };
 
@@ -93,8 +114,8 @@ struct engine {
 	size_t n_order, cap_order;
 	uint32_t next_num;
 	uint32_t last;			/* newest submitted run */
-	uint64_t next_ticket;
-	size_t n_creating;
+	size_t n_creating;		/* creations that are on their way to the journal */
+	uint64_t next_ticket;		/* serials of waiters come from here, too */
 	struct hmap pending, seen, keys;
 	struct ecluster *clusters;
 	size_t n_clusters;
@@ -108,42 +129,75 @@ struct erun *engine_find(const struct engine *en, uint32_t num);
 struct erun *engine_find_id(const struct engine *en, const char *id); /* invisible ones too */
 void engine_add(struct engine *en, struct erun *er);
 void engine_remove(struct engine *en, struct erun *er);
+void engine_find_last(struct engine *en);
 struct erun *erun_new(struct run *r);
 void erun_free(struct erun *er);
-struct ecluster *engine_cluster(const struct engine *en, const char *name);
+struct ecluster *engine_cluster(const struct engine *en, const char *name); /* name may be NULL */
 struct pending *engine_pending(struct engine *en, enum pending_kind kind, uint32_t run, uint64_t *ticket);
 void pending_free(struct pending *p);
+void engine_replied(struct engine *en, uint64_t ticket, int code, const char *text, const char *data, size_t len);
 void engine_changed(struct engine *en, struct erun *er);
 void engine_remember(struct engine *en, uint64_t request, const char *result);
 const char *engine_recall(const struct engine *en, uint64_t request);
 
+/* engine_load.c */
+int engine_load(struct engine *en, struct err *e);
+
 /* engine_action.c */
-/* Queues an event (owned) for a run; `txn` (may be NULL) holds more rows for the same transaction. */
-void engine_post(struct engine *en, struct erun *er, struct event *ev, struct store_txn *txn, engine_done cb, void *arg);
+/* Queues an event (owned) for a run; a request that is not 0 goes into `seen` with it, and then the event may fail (disk full). */
+void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, const struct own_call *call);
 void engine_committed(struct engine *en, struct pending *p, int code); /* frees p */
-/* A cluster's report (owned): an end waits until the list of the run's results is here. */
-void engine_report(struct engine *en, struct erun *er, struct event *ev);
+void engine_post_next(struct engine *en, struct erun *er); /* goes on with what was posted meanwhile */
+void engine_post_none(struct erun *er);			    /* answers it with -ENOENT instead */
 void engine_act(struct engine *en, struct erun *er);
 void engine_act_gated(struct engine *en);
 void engine_settle(struct engine *en, struct erun *er); /* answers waiters whose time has come */
+void engine_logs_done(struct engine *en, struct erun *er);
+
+/* engine_job.c */
 int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbuf *errors);
+void engine_job_place(struct engine *en, struct job *job, const char *directory, const char *scratch);
 int engine_render(struct engine *en, const struct run *r, uint32_t attempt, const struct job *job, struct strbuf *out,
 		  struct err *e);
+/* 1: every dependency is satisfied, 0: not yet (er->gate says why), -1: never (likewise), -EINVAL: `errors` say why not. */
+int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors);
 struct creq *engine_creq(struct engine *en, struct erun *er, enum creq_type type, uint64_t ticket);
-void engine_job_place(struct engine *en, struct job *job, const char *directory, const char *scratch);
-void engine_logs_done(struct engine *en, struct erun *er);
+/* With the little that finds an attempt which the cluster does not watch. */
+struct creq *engine_creq_placed(struct engine *en, struct erun *er, enum creq_type type, uint64_t ticket);
+/* The full request of a submission or a watch; NULL when the job cannot be rebuilt: why. */
+struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type type, struct strbuf *why);
+/* Without its cluster a request is answered -EHOSTUNREACH at once. */
 void engine_send(struct engine *en, struct erun *er, struct creq *rq);
-/* Sends a verb to the cluster; its answer is what reading ctl gives. */
-void engine_send_verb(struct engine *en, struct erun *er, const char *verb, const char *arg);
+
+/* engine_data.c */
+void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg), void *arg);
+/* A cluster's report (owned): an end waits until the list of the run's results is here. */
+void engine_report(struct engine *en, struct erun *er, struct event *ev);
+
+/* engine_files.c */
+void engine_remove_tree(const char *path);
+/* Gives run `to` the shipped files of run `from` (as links: files of submitted runs do not change). */
+int engine_link_files(struct engine *en, uint32_t from, uint32_t to, struct err *e);
 
 /* engine_submit.c */
 void engine_created(struct engine *en, struct pending *p, int code); /* frees p */
-void engine_purged(struct engine *en, struct pending *p, int code);
 void engine_key_add(struct engine *en, const char *key, const char *value);
+/* A new run of an ended one's spec: without its key, with its files. */
+void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of, const struct own_call *call);
+
+/* engine_purge.c */
+void engine_purged(struct engine *en, struct pending *p, int code); /* frees p */
+
+/* engine_rejected.c */
 void engine_rejected_add(struct engine *en, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
 
 /* engine_verb.c */
-void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, int code, const char *text);
+void waiter_add(struct engine *en, struct list *l, engine_done cb, void *arg);
+/* Answers those that wait now; what a callback adds stays. */
+void waiters_answer(struct engine *en, struct list *l, int code, const char *text);
+/* Sends a verb to the cluster; its answer is what reading ctl gives. */
+void engine_send_verb(struct engine *en, struct erun *er, const char *verb, const char *arg);
+void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, const char *verb, int code, const char *text);
 bool engine_decision(const struct run *r, struct strbuf *out);
 
 #endif

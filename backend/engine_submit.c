@@ -1,5 +1,5 @@
 /*
- * Making runs: complete documents, drafts, and taking runs away again. A run exists in memory before its creation
+ * Making runs: complete documents, drafts, and the same again. A run exists in memory before its creation
  * is committed, but nobody sees it until then; when the commit fails it never was.
  */
 #include "backend/engine_private.h"
@@ -7,71 +7,10 @@
 #include "backend/base/mem.h"
 #include "backend/base/point.h"
 #include "backend/spec.h"
-#include "backend/spool.h"
-#include "launchers/launcher.h"
 
 #include <errno.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <string.h>
-
-/* --- rejected documents --- */
-
-#define REJECTED_KEEP (256 * 1024)	/* bytes of `errors` in memory; the journal has the rest */
-#define REJECTED_TEXT 2000		/* of the document, in a row */
-
-/* Text that is valid UTF-8, for JSON: other bytes become '?'. */
-static json_t *json_text(const char *text, size_t len)
-{
-	json_t *j = json_stringn(text, len);
-	char *copy;
-
-	if (j)
-		return j;
-	copy = xmalloc(len + 1);
-	for (size_t i = 0; i < len; i++)
-		copy[i] = (char)((unsigned char)text[i] < 0x80 && text[i] ? text[i] : '?');
-	j = json_stringn(copy, len);
-	free(copy);
-	return j;
-}
-
-void engine_rejected_add(struct engine *en, int64_t time, uint32_t uid, const char *text, size_t len, const char *why)
-{
-	char when[CLOCK_TEXT];
-	json_t *row = json_object();
-	char *line;
-
-	(void)json_object_set_new(row, "time", json_string(clock_text(time, when)));
-	(void)json_object_set_new(row, "uid", json_integer(uid));
-	(void)json_object_set_new(row, "text", json_text(text, len < REJECTED_TEXT ? len : REJECTED_TEXT));
-	(void)json_object_set_new(row, "why", json_text(why, strlen(why)));
-	line = json_dumps(row, JSON_COMPACT);
-	json_decref(row);
-	strbuf_addf(&en->rejected, "%s\n", line);
-	free(line);
-	if (en->rejected.len > REJECTED_KEEP) {
-		const char *nl = strchr(en->rejected.buf + en->rejected.len - REJECTED_KEEP / 2, '\n');
-
-		if (nl)
-			strbuf_remove(&en->rejected, 0, (size_t)(nl - en->rejected.buf) + 1);
-	}
-}
-
-void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why)
-{
-	int64_t now = clock_real(en->clock);
-	struct store_txn *t = store_txn_new(0, true);
-
-	engine_rejected_add(en, now, uid, text, len, why);
-	store_txn_rejected(t, now, uid, text, len < REJECTED_TEXT ? len : REJECTED_TEXT, why);
-	store_post(en->store, t);
-}
-
-const struct strbuf *engine_rejected(const struct engine *en)
-{
-	return &en->rejected;
-}
 
 /* --- idempotency --- */
 
@@ -97,8 +36,25 @@ static const char *key_find(const struct engine *en, const char *key)
 	return NULL;
 }
 
+static void key_drop(struct engine *en, const char *key)
+{
+	struct hmap_node *n = key ? hmap_first(&en->keys, hash_str(key)) : NULL;
+
+	for (; n; n = hmap_next(n)) {
+		struct key_row *k = container_of(n, struct key_row, node);
+
+		if (strcmp(k->key, key) != 0)
+			continue;
+		hmap_remove(&en->keys, n);
+		free(k->key);
+		free(k->value);
+		free(k);
+		return;
+	}
+}
+
 /* What two specs are compared by: everything but the Dagster bootstrap variables, which change with every try of a step. */
-static void fingerprint(const json_t *spec, char out[17])
+static void fingerprint(const json_t *spec, char out[PRINT_SIZE])
 {
 	json_t *copy = json_deep_copy(spec);
 	json_t *env = json_object_get(copy, "env");
@@ -114,7 +70,7 @@ static void fingerprint(const json_t *spec, char out[17])
 	if (env && json_object_size(env) == 0)
 		(void)json_object_del(copy, "env");
 	text = json_dumps(copy, JSON_SORT_KEYS | JSON_COMPACT);
-	(void)snprintf(out, 17, "%016llx", (unsigned long long)hash_str(text));
+	(void)snprintf(out, PRINT_SIZE, "%016llx", (unsigned long long)hash_str(text));
 	free(text);
 	json_decref(copy);
 }
@@ -126,7 +82,7 @@ struct prepared {
 	struct effective eff;
 	struct job job;
 	struct strbuf effective, script, errors;
-	char print[17];
+	char print[PRINT_SIZE];
 };
 
 static void prepared_release(struct prepared *p)
@@ -139,27 +95,26 @@ static void prepared_release(struct prepared *p)
 	strbuf_release(&p->errors);
 }
 
-static int check_dependencies(struct engine *en, struct prepared *p)
+static int check_dependencies(struct engine *en, const struct run *as, struct prepared *p)
 {
 	int rc = 0;
 
 	for (char **d = p->job.after; d && *d; d++) {
 		const char *colon = strchr(*d, ':');
+		const struct run *other = colon ? engine_run_by_id(en, colon + 1) : NULL;
 
-		if (colon && engine_run_by_id(en, colon + 1))
+		if (other && other != as)
 			continue;
-		strbuf_addf(&p->errors, "%s%.*s: there is no run %s", p->errors.len ? "\n" : "",
-			    (int)(colon ? colon - *d : 0), *d, colon ? colon + 1 : *d);
+		strbuf_addf(&p->errors, other ? "%s%.*s: run %s cannot wait for itself" : "%s%.*s: there is no run %s",
+			    p->errors.len ? "\n" : "", (int)(colon ? colon - *d : 0), *d, colon ? colon + 1 : *d);
 		rc = -EINVAL;
 	}
 	return rc;
 }
 
-/* Everything that can be said without submitting; 0 or -EINVAL with the sentences in p->errors. */
-static int prepare(struct engine *en, const char *text, size_t len, const char *hint, const struct run *as,
-		   struct prepared *p)
+/* The document alone: what it says and its fingerprint. A spec that is submitted again leaves its key to the first. */
+static int parse(const char *text, size_t len, bool again, struct prepared *p)
 {
-	struct err e = ERR_INIT;
 	int rc;
 
 	memset(p, 0, sizeof(*p));
@@ -167,17 +122,29 @@ static int prepare(struct engine *en, const char *text, size_t len, const char *
 	strbuf_init(&p->script);
 	strbuf_init(&p->errors);
 	rc = spec_parse(text, len, &p->spec, &p->errors);
-	if (rc == 0)
-		rc = config_resolve(en->conf.config, p->spec, hint, &p->eff, &p->errors);
+	if (rc < 0)
+		return rc;
+	if (again)
+		(void)json_object_del(p->spec, "key");
+	fingerprint(p->spec, p->print);
+	return 0;
+}
+
+/* Everything else that can be said without submitting; 0 or -EINVAL with the sentences in p->errors. */
+static int prepare(struct engine *en, const char *hint, const struct run *as, struct prepared *p)
+{
+	struct err e = ERR_INIT;
+	int rc;
+
+	rc = config_resolve(en->conf.config, p->spec, hint, &p->eff, &p->errors);
 	if (rc == 0)
 		rc = job_from_effective(&p->eff, &p->job, &p->errors);
 	if (rc == 0)
-		rc = check_dependencies(en, p);
+		rc = check_dependencies(en, as, p);
 	if (rc < 0)
 		return rc;
 	engine_job_place(en, &p->job, NULL, NULL);
 	effective_text(&p->eff, &p->effective);
-	fingerprint(p->spec, p->print);
 	rc = engine_render(en, as, 1, &p->job, &p->script, &e);
 	if (rc < 0)
 		strbuf_addstr(&p->errors, e.text);
@@ -190,7 +157,9 @@ void engine_check(struct engine *en, const char *text, size_t len, const char *c
 	struct prepared p;
 
 	as->id = xasprintf("%u", as->num);
-	*code = prepare(en, text, len, cluster_hint, as, &p);
+	*code = parse(text, len, false, &p);
+	if (*code == 0)
+		*code = prepare(en, cluster_hint, as, &p);
 	if (*code == 0) {
 		strbuf_addbuf(out, &p.effective);
 		strbuf_addch(out, '\n');
@@ -209,7 +178,7 @@ static char *dup_text(const struct strbuf *sb)
 }
 
 /* The event's members; the documents travel beside it, as rows of their own. */
-static json_t *create_data(const struct run *r, const struct prepared *p)
+static json_t *create_data(const struct run *r, const struct prepared *p, size_t spec_len, const char *retry_of)
 {
 	json_t *d = json_object();
 	const char *name = json_string_value(json_object_get(p->spec, "name"));
@@ -224,14 +193,17 @@ static json_t *create_data(const struct run *r, const struct prepared *p)
 		(void)json_object_set_new(d, "key", json_string(key));
 	if (tags)
 		(void)json_object_set(d, "tags", tags);
+	if (retry_of)
+		(void)json_object_set_new(d, "retry_of", json_string(retry_of));
 	(void)json_object_set_new(d, "merged", json_boolean(p->job.merged));
-	(void)json_object_set_new(d, "hold", json_boolean(p->job.hold));
+	if (p->job.hold)
+		(void)json_object_set_new(d, "hold", json_true());
 	(void)json_object_set_new(d, "spec_print", json_string(p->print));
 	(void)json_object_set_new(d, "cpus", json_integer((p->job.ntasks > 0 ? p->job.ntasks : 1) *
 							  (p->job.cpus_per_task > 0 ? p->job.cpus_per_task : 1)));
-	(void)json_object_set_new(d, "spec_len", json_integer((json_int_t)r->spec_len));
-	(void)json_object_set_new(d, "effective_len", json_integer((json_int_t)r->effective_len));
-	(void)json_object_set_new(d, "script_len", json_integer((json_int_t)r->script_len));
+	(void)json_object_set_new(d, "spec_len", json_integer((json_int_t)spec_len));
+	(void)json_object_set_new(d, "effective_len", json_integer((json_int_t)p->effective.len));
+	(void)json_object_set_new(d, "script_len", json_integer((json_int_t)p->script.len));
 	(void)json_object_set_new(d, "source", json_string("user"));
 	return d;
 }
@@ -243,19 +215,45 @@ static void add_docs(struct store_txn *t, const struct run *r, const char *text,
 	store_txn_doc(t, r->num, "script", p->script.buf, p->script.len);
 }
 
-static void keep_docs(struct run *r, const char *text, size_t len, const struct prepared *p)
+/* The texts, kept apart from the run until they are committed. */
+static struct run *hold_docs(const char *text, size_t len, const struct prepared *p)
 {
-	r->spec = xmalloc(len + 1);
-	memcpy(r->spec, text, len);
-	r->spec[len] = '\0';
-	r->effective = dup_text(&p->effective);
-	r->script = dup_text(&p->script);
+	struct run *docs = run_new(0);
+
+	docs->spec = xmalloc(len + 1);
+	memcpy(docs->spec, text, len);
+	docs->spec[len] = '\0';
+	docs->spec_len = len;
+	docs->effective = dup_text(&p->effective);
+	docs->effective_len = p->effective.len;
+	docs->script = dup_text(&p->script);
+	docs->script_len = p->script.len;
+	return docs;
 }
 
-/* The rows that make a run, in one transaction; the answer comes by engine_created. */
-static void post_create(struct engine *en, struct erun *er, struct event *ev, const struct engine_submit *s,
-			const struct prepared *p, engine_done cb, void *arg)
+static void move_docs(struct run *to, struct run *docs)
 {
+	if (!docs)
+		return;
+	to->spec = docs->spec;
+	to->effective = docs->effective;
+	to->script = docs->script;
+	docs->spec = docs->effective = docs->script = NULL;
+}
+
+struct submission {
+	const struct engine_submit *s;
+	const struct run *retry_of;	/* or NULL */
+	engine_done cb;
+	void *arg;
+	void (*drop)(void *arg);
+};
+
+/* The rows that make a run, in one transaction; the answer comes by engine_created. */
+static void post_create(struct engine *en, struct erun *er, struct event *ev, const struct submission *sub,
+			const struct prepared *p)
+{
+	const struct engine_submit *s = sub->s;
 	struct run *r = er->r;
 	const char *key = event_str(ev, "key");
 	struct pending *pend;
@@ -265,11 +263,12 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 
 	pend = engine_pending(en, PENDING_CREATE, r->num, &ticket);
 	pend->ev = ev;
-	pend->done = cb;
-	pend->arg = arg;
+	pend->done = sub->cb;
+	pend->drop = sub->drop;
+	pend->arg = sub->arg;
 	pend->request = s->request;
 	pend->result = xstrdup(r->id);
-	en->n_creating++;
+	pend->docs = p ? hold_docs(s->text, s->len, p) : NULL;
 	t = store_txn_new(ticket, true);
 	summary = run_summary(r);
 	store_txn_summary(t, r->num, r->id, true, summary);
@@ -287,22 +286,28 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	}
 	if (s->request)
 		store_txn_seen(t, en->conf.mount_id, s->request, r->id);
+	en->n_creating++;
 	er->in_flight = true;
+	(void)snprintf(er->creating, sizeof(er->creating), "%s", p ? p->print : "");
 	store_post(en->store, t);
 }
 
-static void key_drop(struct engine *en, const char *key)
+static void not_created(struct engine *en, struct erun *er, struct pending *p, int code)
 {
-	struct hmap_node *n = key ? hmap_first(&en->keys, hash_str(key)) : NULL;
+	const char *why = code == -ENOSPC ? "the journal's disk is full: nothing was submitted; free space and write it again"
+					  : "the journal could not be written: nothing was submitted";
+	struct strbuf files = STRBUF_INIT;
 
-	if (n) {
-		struct key_row *k = container_of(n, struct key_row, node);
-
-		hmap_remove(&en->keys, n);
-		free(k->key);
-		free(k->value);
-		free(k);
-	}
+	key_drop(en, event_str(p->ev, "key"));
+	p->done(p->arg, code, why);
+	waiters_answer(en, &er->created, code, why);
+	if (er->visible)
+		return; /* a draft stays one */
+	engine_files_dir(en, er->r->num, &files);
+	engine_remove_tree(files.buf);
+	strbuf_release(&files);
+	engine_remove(en, er);
+	erun_free(er);
 }
 
 void engine_created(struct engine *en, struct pending *p, int code)
@@ -312,21 +317,9 @@ void engine_created(struct engine *en, struct pending *p, int code)
 
 	er->in_flight = false;
 	en->n_creating--;
+	er->creating[0] = '\0';
 	if (code < 0) {
-		const char *why = code == -ENOSPC ? "the journal's disk is full: nothing was submitted; free space and write it again"
-						  : "the journal could not be written: nothing was submitted";
-
-		key_drop(en, event_str(p->ev, "key"));
-		if (er->visible) { /* a draft stays one */
-			free(r->spec);
-			free(r->effective);
-			free(r->script);
-			r->spec = r->effective = r->script = NULL;
-		} else {
-			engine_remove(en, er);
-			erun_free(er);
-		}
-		p->done(p->arg, code, why);
+		not_created(en, er, p, code);
 		pending_free(p);
 		return;
 	}
@@ -334,103 +327,149 @@ void engine_created(struct engine *en, struct pending *p, int code)
 		str_set(&r->id, NULL); /* the event brings it */
 	er->visible = true;
 	(void)run_apply(r, p->ev);
+	move_docs(r, p->docs);
 	engine_remember(en, p->request, p->result);
+	point(POINT_ENGINE_CREATED);
 	if (r->status != RUN_DRAFT)
 		en->last = r->num;
-	point(POINT_ENGINE_CREATED);
+	engine_act(en, er);
 	p->done(p->arg, 0, r->id);
+	waiters_answer(en, &er->created, 0, r->id);
 	point(POINT_ENGINE_ACCEPTED);
 	engine_changed(en, er);
 	pending_free(p);
-	engine_act(en, er);
 }
 
-static void refuse(struct engine *en, const struct engine_submit *s, int code, const char *why, engine_done cb, void *arg)
+/* The same spec again is answered when the first is committed, and like it. */
+static void follow(struct engine *en, struct erun *er, engine_done cb, void *arg)
 {
-	engine_note_rejected(en, s->uid, s->text, s->len, why);
-	cb(arg, code, why);
+	if (*er->creating)
+		waiter_add(en, &er->created, cb, arg);
+	else
+		cb(arg, 0, er->r->id);
+}
+
+static void refuse(struct engine *en, const struct submission *sub, int code, const char *why)
+{
+	engine_refuse(en, sub->s->uid, sub->s->text, sub->s->len, why, code, sub->cb, sub->arg);
 }
 
 /* The same key again: the run it made when the spec is the same, else -EEXIST. Returns 1 when there is no such key. */
-static int known_key(struct engine *en, const struct engine_submit *s, const struct prepared *p, engine_done cb, void *arg)
+static int known_key(struct engine *en, const struct submission *sub, const struct erun *draft, const struct prepared *p)
 {
 	const char *key = json_string_value(json_object_get(p->spec, "key"));
 	const char *value = key ? key_find(en, key) : NULL;
 	const char *blank = value ? strchr(value, ' ') : NULL;
-	char id[160];
+	cleanup_free char *id = NULL;
+	char text[600];
+	struct erun *er;
 
 	if (!blank)
 		return 1;
-	if (strcmp(blank + 1, p->print) != 0) {
-		char text[400];
-
-		(void)snprintf(text, sizeof(text), "key '%s' was used by run %.*s for another spec: choose another key", key,
-			       (int)(blank - value), value);
-		refuse(en, s, -EEXIST, text, cb, arg);
-		return 0;
+	id = xstrndup(value, (size_t)(blank - value));
+	er = engine_find_id(en, id);
+	if (draft || strcmp(blank + 1, p->print) != 0) {
+		(void)snprintf(text, sizeof(text), "key '%s' was used by run %s%s: choose another key", key, id,
+			       draft ? "" : " for another spec");
+		refuse(en, sub, -EEXIST, text);
+	} else if (er) {
+		follow(en, er, sub->cb, sub->arg);
+	} else { /* purged: a key outlives its run */
+		sub->cb(sub->arg, 0, id);
 	}
-	(void)snprintf(id, sizeof(id), "%.*s", (int)(blank - value), value);
-	cb(arg, 0, id);
 	return 0;
 }
 
 /* Into a draft, or once more into what was a draft. Returns 1 when the caller should go on. */
-static int draft_allows(struct engine *en, struct erun *er, const struct engine_submit *s, const struct prepared *p,
-			engine_done cb, void *arg)
+static int draft_allows(struct engine *en, const struct submission *sub, struct erun *er, const struct prepared *p)
 {
-	const char *print;
+	const char *print = run_fact(er->r, "spec_print");
 
 	if (er->r->status == RUN_DRAFT && !er->in_flight)
 		return 1;
-	print = json_string_value(json_object_get(er->r->facts, "spec_print"));
-	if (er->r->status == RUN_DRAFT)
-		refuse(en, s, -EBUSY, "another spec for this draft is being written at this moment", cb, arg);
-	else if (print && strcmp(print, p->print) == 0)
-		cb(arg, 0, er->r->id);
+	if (er->r->status == RUN_DRAFT && strcmp(er->creating, p->print) != 0)
+		refuse(en, sub, -EBUSY, "another spec for this draft is being written at this moment");
+	else if (er->r->status == RUN_DRAFT || (print && strcmp(print, p->print) == 0))
+		follow(en, er, sub->cb, sub->arg);
 	else
-		refuse(en, s, -EEXIST, "this run was submitted with another spec: make a new run for this one", cb, arg);
+		refuse(en, sub, -EEXIST, "this run was submitted with another spec: make a new run for this one");
 	return 0;
 }
 
-void engine_submit(struct engine *en, const struct engine_submit *s, engine_done cb, void *arg)
+/* What was neither refused nor known: a new run, or the draft `er`. Takes `fresh`. */
+static void create(struct engine *en, const struct submission *sub, struct erun *er, struct run *fresh,
+		   const struct prepared *p)
 {
-	const char *known = engine_recall(en, s->request);
+	const struct engine_submit *s = sub->s;
+	struct err e = ERR_INIT;
+	json_t *d;
+
+	if (!er) {
+		if (sub->retry_of && engine_link_files(en, sub->retry_of->num, fresh->num, &e) < 0) {
+			sub->cb(sub->arg, e.code, e.text);
+			run_free(fresh);
+			return;
+		}
+		er = erun_new(fresh);
+		en->next_num++;
+		engine_add(en, er);
+	}
+	d = create_data(er->r, p, s->len, sub->retry_of ? sub->retry_of->id : NULL);
+	post_create(en, er, event_new(EV_CREATE, clock_real(en->clock), d), sub, p);
+}
+
+static void submit(struct engine *en, const struct submission *sub)
+{
+	const struct engine_submit *s = sub->s;
 	struct erun *er = s->draft ? engine_find(en, s->draft) : NULL;
 	struct run *fresh = NULL;
 	struct prepared p;
 	int rc;
 
-	if (known) {
-		cb(arg, 0, known);
-		return;
-	}
-	if (s->draft && (!er || !er->visible)) {
-		cb(arg, -ENOENT, "this run was purged");
+	if (s->draft && (!er || !er->visible || er->purging)) {
+		sub->cb(sub->arg, -ENOENT, "this run was purged");
 		return;
 	}
 	if (!er) {
 		fresh = run_new(en->next_num);
 		fresh->id = xasprintf("%u", fresh->num);
 	}
-	rc = prepare(en, s->text, s->len, s->cluster_hint, er ? er->r : fresh, &p);
+	rc = parse(s->text, s->len, sub->retry_of != NULL, &p);
 	if (rc < 0) {
-		refuse(en, s, rc, p.errors.buf, cb, arg);
-	} else if ((!er || draft_allows(en, er, s, &p, cb, arg)) && known_key(en, s, &p, cb, arg)) {
-		if (!er) {
-			er = erun_new(fresh);
-			en->next_num++;
-			engine_add(en, er);
+		refuse(en, sub, rc, p.errors.buf);
+	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p)) {
+		rc = prepare(en, s->cluster_hint, er ? er->r : fresh, &p);
+		if (rc < 0) {
+			refuse(en, sub, rc, p.errors.buf);
+		} else {
+			create(en, sub, er, fresh, &p);
 			fresh = NULL;
 		}
-		keep_docs(er->r, s->text, s->len, &p);
-		er->r->spec_len = s->len;
-		er->r->effective_len = p.effective.len;
-		er->r->script_len = p.script.len;
-		post_create(en, er, event_new(EV_CREATE, clock_real(en->clock), create_data(er->r, &p)), s, &p, cb, arg);
 	}
-	if (fresh)
-		run_free(fresh);
+	run_free(fresh);
 	prepared_release(&p);
+}
+
+void engine_submit(struct engine *en, const struct engine_submit *s, engine_done cb, void *arg)
+{
+	const struct submission sub = { s, NULL, cb, arg, NULL };
+	const char *known = engine_recall(en, s->request);
+
+	if (known)
+		cb(arg, 0, known);
+	else
+		submit(en, &sub);
+}
+
+void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of, const struct own_call *call)
+{
+	const struct run *old = engine_run(en, retry_of);
+	const struct submission sub = { s, old, call->done, call->arg, call->drop };
+
+	if (old)
+		submit(en, &sub);
+	else
+		call->done(call->arg, -ENOENT, "the run was purged");
 }
 
 /* --- drafts --- */
@@ -438,6 +477,7 @@ void engine_submit(struct engine *en, const struct engine_submit *s, engine_done
 void engine_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg)
 {
 	const struct engine_submit s = { .request = request };
+	const struct submission sub = { &s, NULL, cb, arg, NULL };
 	struct err e = ERR_INIT;
 	struct erun *er;
 	struct run *r;
@@ -459,87 +499,5 @@ void engine_draft(struct engine *en, const char *name, uint64_t request, engine_
 	er = erun_new(r);
 	engine_add(en, er);
 	post_create(en, er, event_new(EV_DRAFT, clock_real(en->clock), json_pack("{s:s, s:s}", "id", name, "source", "user")),
-		    &s, NULL, cb, arg);
-}
-
-/* --- purging --- */
-
-static int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-	(void)st;
-	(void)flag;
-	(void)ftw;
-	(void)remove(path);
-	return 0;
-}
-
-/* Removes a directory of ours; links in it are removed, not followed. */
-static void remove_tree(const char *path)
-{
-	(void)nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
-}
-
-void engine_purged(struct engine *en, struct pending *p, int code)
-{
-	struct erun *er = engine_find(en, p->run);
-	struct strbuf dir = STRBUF_INIT;
-
-	if (!er) {
-		pending_free(p);
-		return;
-	}
-	er->purging = false;
-	if (code < 0) {
-		p->done(p->arg, code, "the journal could not be written: the run is still there");
-		pending_free(p);
-		return;
-	}
-	engine_remember(en, p->request, "purged");
-	if (er->r->attempt)
-		engine_send(en, er, engine_creq(en, er, CREQ_FORGET, 0));
-	engine_files_dir(en, er->r->num, &dir);
-	remove_tree(dir.buf);
-	strbuf_release(&dir);
-	(void)spool_remove(en->spool_dir, er->r->num);
-	er->visible = false;
-	if (en->ob.run_gone)
-		en->ob.run_gone(en->ob.arg, er->r->num);
-	engine_remove(en, er);
-	if (en->last == er->r->num)
-		en->last = en->n_order ? en->order[en->n_order - 1]->r->num : 0;
-	p->done(p->arg, 0, "");
-	erun_free(er);
-	pending_free(p);
-	engine_act_gated(en);
-}
-
-void engine_purge(struct engine *en, uint32_t num, uint64_t request, engine_done cb, void *arg)
-{
-	struct erun *er = engine_find(en, num);
-	struct pending *p;
-	struct store_txn *t;
-	uint64_t ticket;
-
-	if (engine_recall(en, request)) {
-		cb(arg, 0, "");
-		return;
-	}
-	if (!er || !er->visible || er->purging) {
-		cb(arg, -ENOENT, "there is no such run");
-		return;
-	}
-	if ((run_is_live(er->r) && er->r->status != RUN_DRAFT) || er->in_flight) {
-		cb(arg, -EBUSY, "the run is live: cancel it first (echo cancel > ctl), rmdir purges ended runs and drafts");
-		return;
-	}
-	p = engine_pending(en, PENDING_PURGE, num, &ticket);
-	p->request = request;
-	p->done = cb;
-	p->arg = arg;
-	t = store_txn_new(ticket, true);
-	store_txn_purge(t, num);
-	if (request)
-		store_txn_seen(t, en->conf.mount_id, request, "purged");
-	er->purging = true;
-	store_post(en->store, t);
+		    &sub, NULL);
 }

@@ -1,6 +1,6 @@
 /*
  * Verbs of runs/ID/ctl. What changes the run's fate (cancel, hold, release) is journaled before the cluster hears of it; what
- * only passes through (signal, update, refresh) is journaled as done once, so that a repeated write is not sent twice.
+ * only passes through (signal, update, requeue) is journaled as done once, so that a repeated write is not sent twice.
  */
 #include "backend/engine_private.h"
 
@@ -29,13 +29,29 @@ bool engine_decision(const struct run *r, struct strbuf *out)
 	return false;
 }
 
-static void wait_on(struct list *l, engine_done cb, void *arg)
+void waiter_add(struct engine *en, struct list *l, engine_done cb, void *arg)
 {
 	struct waiter *w = xcalloc(1, sizeof(*w));
 
+	w->serial = ++en->next_ticket;
 	w->cb = cb;
 	w->arg = arg;
 	list_add_tail(l, &w->node);
+}
+
+void waiters_answer(struct engine *en, struct list *l, int code, const char *text)
+{
+	uint64_t now = en->next_ticket;
+
+	while (!list_empty(l)) {
+		struct waiter *w = container_of(l->next, struct waiter, node);
+
+		if (w->serial > now)
+			break;
+		list_del(&w->node);
+		w->cb(w->arg, code, text);
+		free(w);
+	}
 }
 
 void engine_decided(struct engine *en, uint32_t num, engine_done cb, void *arg)
@@ -43,25 +59,26 @@ void engine_decided(struct engine *en, uint32_t num, engine_done cb, void *arg)
 	struct erun *er = engine_find(en, num);
 	struct strbuf text = STRBUF_INIT;
 
-	if (!er)
+	if (!er || !er->visible)
 		cb(arg, -ENOENT, "the run was purged");
 	else if (engine_decision(er->r, &text))
 		cb(arg, 0, text.buf);
 	else
-		wait_on(&er->decided, cb, arg);
+		waiter_add(en, &er->decided, cb, arg);
 	strbuf_release(&text);
 }
 
 void engine_verb_answer(struct engine *en, uint32_t num, engine_done cb, void *arg)
 {
 	struct erun *er = engine_find(en, num);
+	cleanup_free char *text = er ? xstrdup(er->verb_text ? er->verb_text : "") : NULL;
 
-	if (!er)
+	if (!er || !er->visible)
 		cb(arg, -ENOENT, "the run was purged");
 	else if (er->verb_ticket)
-		wait_on(&er->verb_waiters, cb, arg);
+		waiter_add(en, &er->verb_waiters, cb, arg);
 	else
-		cb(arg, er->verb_code, er->verb_text ? er->verb_text : "");
+		cb(arg, er->verb_code, text);
 }
 
 static void drop(struct list *l, const void *arg)
@@ -88,161 +105,240 @@ void engine_cancel_cb(struct engine *en, uint32_t num, void *arg)
 	drop(&er->verb_waiters, arg);
 }
 
-static void answer(struct erun *er, int code, const char *text)
+static void answer(struct engine *en, struct erun *er, int code, const char *text)
 {
-	struct list *n;
+	cleanup_free char *copy = xstrdup(text); /* a callback may bring the next answer */
 
+	er->verb_ticket = 0;
 	er->verb_code = code;
 	str_set(&er->verb_text, text);
-	while ((n = list_pop(&er->verb_waiters))) {
-		struct waiter *w = container_of(n, struct waiter, node);
-
-		w->cb(w->arg, code, er->verb_text);
-		free(w);
-	}
+	waiters_answer(en, &er->verb_waiters, code, copy);
 }
 
-void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, int code, const char *text)
+void engine_send_verb(struct engine *en, struct erun *er, const char *verb, const char *arg)
 {
-	/* A cancel that did not reach the cluster is sent again when the link is there (engine_act). */
-	if (er->r->cancel_wanted && run_is_live(er->r) && (code == -EHOSTUNREACH || code == -ENODEV))
+	struct pending *p;
+	struct creq *rq;
+	uint64_t ticket;
+
+	p = engine_pending(en, PENDING_VERB, er->r->num, &ticket);
+	p->result = xstrdup(verb);
+	rq = engine_creq_placed(en, er, CREQ_VERB, ticket);
+	rq->verb = xstrdup(verb);
+	rq->arg = xstrdup(arg);
+	er->verb_ticket = ticket;
+	er->verb_told = true;
+	engine_send(en, er, rq);
+}
+
+/* What the cluster was told last outlives this worker, so that a wish is neither lost nor told twice. */
+static void note_hold(struct engine *en, struct erun *er, bool held)
+{
+	json_t *d = json_object();
+
+	(void)json_object_set_new(d, "hold", held ? json_true() : json_null());
+	engine_post(en, er, event_new(EV_FACTS, clock_real(en->clock), d), 0, NULL);
+}
+
+void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, const char *verb, int code, const char *text)
+{
+	bool away = code == -EHOSTUNREACH || code == -ENODEV, hold = strcmp(verb, "hold") == 0;
+	bool is_hold = hold || strcmp(verb, "release") == 0;
+	const struct engine_link *link = engine_cluster_link(en, er->r->cluster);
+
+	/* A wish that did not reach the cluster is sent again when the link is there (engine_act). */
+	if (away && strcmp(verb, "cancel") == 0)
 		er->cancel_sent = false;
-	if (ticket != er->verb_ticket)
-		return;
-	er->verb_ticket = 0;
-	answer(er, code, text);
-	(void)en;
+	else if (away && is_hold)
+		er->hold_sent = !hold;
+	else if (code == 0 && is_hold && run_is_live(er->r))
+		note_hold(en, er, hold);
+	if (away && link && link->up)
+		engine_act(en, er);
+	if (ticket == er->verb_ticket)
+		answer(en, er, code, text);
 }
 
 /* --- the verbs --- */
 
 struct verb_call {
 	struct engine *en;
-	struct erun *er;
-	const char *arg;	/* rest of the line, "" when there is none */
+	uint32_t num;
+	const struct verb *verb;
+	char *arg;		/* rest of the line, "" when there is none */
 	uint64_t request;
 	engine_done cb;
 	void *cb_arg;
 };
 
-static struct store_txn *txn_with_seen(struct engine *en, uint64_t request, const char *result)
-{
-	struct store_txn *t = store_txn_new(0, true);
+struct verb {
+	const char *name;
+	void (*run)(struct verb_call *v, struct erun *er); /* takes v */
+	bool ended;		/* may be used on an ended run, and only there */
+	const char *waiting;	/* the answer while there is no job that could be told */
+};
 
-	if (request) {
-		store_txn_seen(t, en->conf.mount_id, request, result);
-		engine_remember(en, request, result);
-	}
-	return t;
+static void drop_call(void *arg)
+{
+	struct verb_call *v = arg;
+
+	free(v->arg);
+	free(v);
 }
 
-static void post_verb(const struct verb_call *v, enum event_type type, json_t *data)
+static void finish(struct verb_call *v, int code, const char *text)
 {
+	v->cb(v->cb_arg, code, text);
+	drop_call(v);
+}
+
+/* A wish is in the journal; where there is a job, engine_act has told the cluster. */
+static void wished(void *arg, int code, const char *text)
+{
+	struct verb_call *v = arg;
+	struct erun *er = engine_find(v->en, v->num);
+
+	if (code == 0 && er && !er->verb_told)
+		answer(v->en, er, 0, v->verb->waiting);
+	finish(v, code, text);
+}
+
+/* What only passes through is journaled as done, then sent: at most once, whatever is written again after a restart. */
+static void passed(void *arg, int code, const char *text)
+{
+	struct verb_call *v = arg;
+	struct erun *er = engine_find(v->en, v->num);
+
+	if (code == 0 && er)
+		engine_send_verb(v->en, er, v->verb->name, v->arg);
+	finish(v, code, text);
+}
+
+static void post_verb(struct verb_call *v, struct erun *er, enum event_type type, json_t *data, engine_done done)
+{
+	const struct own_call call = { done, drop_call, v };
+
 	(void)json_object_set_new(data, "source", json_string("user"));
-	engine_post(v->en, v->er, event_new(type, clock_real(v->en->clock), data), txn_with_seen(v->en, v->request, ""), v->cb,
-		    v->cb_arg);
+	er->verb_told = false;
+	engine_post(v->en, er, event_new(type, clock_real(v->en->clock), data), v->request, &call);
 }
 
-static void verb_cancel(const struct verb_call *v)
+static void verb_cancel(struct verb_call *v, struct erun *er)
 {
-	answer(v->er, 0, "cancel wanted");
-	post_verb(v, EV_CANCEL_WANTED, json_object());
+	if (er->r->cancel_wanted && !er->verb_ticket)
+		er->cancel_sent = false; /* asked once more: told once more */
+	post_verb(v, er, EV_CANCEL_WANTED, json_object(), wished);
 }
 
-static void verb_hold(const struct verb_call *v)
+static bool has_started(const struct erun *er)
 {
-	/* What is submitted already is told by engine_act, once the wish is in the journal. */
-	post_verb(v, EV_HOLD_WANTED, json_object());
+	return er->r->status == RUN_RUNNING || er->r->status == RUN_COMPLETING;
 }
 
-static void verb_release(const struct verb_call *v)
+static void verb_hold(struct verb_call *v, struct erun *er)
 {
-	post_verb(v, EV_RELEASE_WANTED, json_object());
+	if (has_started(er))
+		finish(v, -EBUSY, "the job has started: only a run that waits can be held or released");
+	else
+		post_verb(v, er, EV_HOLD_WANTED, json_object(), wished);
 }
 
-static void pass_on(const struct verb_call *v, const char *verb)
+static void verb_release(struct verb_call *v, struct erun *er)
 {
-	post_verb(v, EV_FACTS, json_pack("{s:s+++}", "last_verb", verb, *v->arg ? " " : "", v->arg, ""));
-	engine_send_verb(v->en, v->er, verb, v->arg);
+	if (has_started(er))
+		finish(v, -EBUSY, "the job has started: only a run that waits can be held or released");
+	else
+		post_verb(v, er, EV_RELEASE_WANTED, json_object(), wished);
 }
 
-static void verb_signal(const struct verb_call *v)
+static void pass_on(struct verb_call *v, struct erun *er)
 {
-	if (v->er->r->status != RUN_RUNNING && v->er->r->status != RUN_COMPLETING)
-		v->cb(v->cb_arg, -EBUSY, "signal needs a running job; this run is not running yet");
+	json_t *d = json_object();
+
+	(void)json_object_set_new(d, "last_verb", json_sprintf("%s%s%s", v->verb->name, *v->arg ? " " : "", v->arg));
+	post_verb(v, er, EV_FACTS, d, passed);
+}
+
+static void verb_signal(struct verb_call *v, struct erun *er)
+{
+	if (!has_started(er))
+		finish(v, -EBUSY, "signal needs a running job; this run is not running yet");
 	else if (!*v->arg)
-		v->cb(v->cb_arg, -EINVAL, "signal needs a name: signal USR1");
+		finish(v, -EINVAL, "signal needs a name: signal USR1");
 	else
-		pass_on(v, "signal");
+		pass_on(v, er);
 }
 
-static void verb_update(const struct verb_call *v)
+static void verb_update(struct verb_call *v, struct erun *er)
 {
-	if (!v->er->r->job_id)
-		v->cb(v->cb_arg, -EBUSY, "the run has not been submitted yet: there is nothing to update");
+	if (!er->r->job_id)
+		finish(v, -EBUSY, "the run has not been submitted yet: there is nothing to update");
 	else if (!strchr(v->arg, '='))
-		v->cb(v->cb_arg, -EINVAL, "update needs KEY=VALUE: update time=2:00:00");
+		finish(v, -EINVAL, "update needs KEY=VALUE: update time=2:00:00");
 	else
-		pass_on(v, "update");
+		pass_on(v, er);
 }
 
-static void verb_requeue(const struct verb_call *v)
+static void verb_requeue(struct verb_call *v, struct erun *er)
 {
-	if (!v->er->r->job_id)
-		v->cb(v->cb_arg, -EBUSY, "the run has not been submitted yet");
+	if (!er->r->job_id)
+		finish(v, -EBUSY, "the run has not been submitted yet");
 	else
-		pass_on(v, "requeue");
+		pass_on(v, er);
 }
 
-static void verb_refresh(const struct verb_call *v)
+static void verb_refresh(struct verb_call *v, struct erun *er)
 {
-	if (v->er->r->job_id)
-		engine_send_verb(v->en, v->er, "refresh", "");
-	v->cb(v->cb_arg, 0, "");
+	if (er->r->job_id)
+		engine_send_verb(v->en, er, "refresh", "");
+	else
+		answer(v->en, er, 0, v->verb->waiting);
+	finish(v, 0, "");
 }
 
 static void retried(void *arg, int code, const char *text)
 {
 	struct verb_call *v = arg;
-	struct erun *er = engine_find(v->en, (uint32_t)(uintptr_t)v->er);
+	struct erun *er = engine_find(v->en, v->num);
 
 	if (er)
-		answer(er, code, text);
-	v->cb(v->cb_arg, code, code ? text : "");
-	free(v);
+		answer(v->en, er, code, text);
+	finish(v, code, code ? text : "");
 }
 
 static void retry_with(void *arg, int code, const char *text, size_t len)
 {
 	struct verb_call *v = arg;
-	const struct engine_submit s = { .text = text, .len = len, .request = v->request };
+	struct engine_submit s = { .text = text, .len = len, .request = v->request };
+	const struct own_call call = { retried, drop_call, v };
+	struct erun *er = engine_find(v->en, v->num);
 
-	if (code < 0) {
-		v->cb(v->cb_arg, code, "the spec of this run cannot be read");
-		free(v);
+	if (code < 0 || !er) {
+		finish(v, er ? code : -ENOENT, er ? "the spec of this run cannot be read" : "the run was purged");
 		return;
 	}
-	engine_submit(v->en, &s, retried, v);
+	s.cluster_hint = er->r->cluster;
+	engine_submit_again(v->en, &s, v->num, &call);
 }
 
-/* A new run of the same spec; its id is the answer. */
-static void verb_retry(const struct verb_call *v)
+/* A new run of the same spec on the same cluster; its id is the answer. */
+static void verb_retry(struct verb_call *v, struct erun *er)
 {
-	struct verb_call *copy = xmalloc(sizeof(*copy));
-
-	*copy = *v;
-	copy->er = (struct erun *)(uintptr_t)v->er->r->num; /* the run may be purged before the answer */
-	engine_doc(v->en, v->er->r->num, "spec", retry_with, copy);
+	if (*v->arg)
+		finish(v, -EINVAL, "this version knows retry without more words: all of the run is done again");
+	else
+		engine_ask_doc(v->en, er->r->num, "spec", retry_with, drop_call, v);
 }
 
-static const struct verb {
-	const char *name;
-	void (*run)(const struct verb_call *v);
-	bool ended;	/* may be used on an ended run, and only there */
-} verbs[] = {
-	{ "cancel", verb_cancel, false },   { "signal", verb_signal, false },	{ "hold", verb_hold, false },
-	{ "release", verb_release, false }, { "requeue", verb_requeue, false }, { "update", verb_update, false },
-	{ "refresh", verb_refresh, false }, { "retry", verb_retry, true },
+static const struct verb verbs[] = {
+	{ "cancel", verb_cancel, false, "cancel wanted" },
+	{ "signal", verb_signal, false, "" },
+	{ "hold", verb_hold, false, "hold wanted" },
+	{ "release", verb_release, false, "release wanted" },
+	{ "requeue", verb_requeue, false, "" },
+	{ "update", verb_update, false, "" },
+	{ "refresh", verb_refresh, false, "" },
+	{ "retry", verb_retry, true, "" },
 };
 
 static const char *const later_verbs[] = { "forward", "fetch", "keep", "clean" };
@@ -277,25 +373,37 @@ static void unknown_verb(const char *line, size_t len, engine_done cb, void *arg
 	cb(arg, -EINVAL, text);
 }
 
+/* The same write again, after a restart: it was done. What it had for an answer is known for retry only. */
+static void done_before(struct engine *en, struct erun *er, const char *known, engine_done cb, void *arg)
+{
+	if (*known)
+		answer(en, er, 0, known);
+	cb(arg, 0, "");
+}
+
 void engine_verb(struct engine *en, uint32_t num, const char *line, uint64_t request, engine_done cb, void *arg)
 {
 	struct erun *er = engine_find(en, num);
 	size_t len = strcspn(line, " \t");
 	const struct verb *verb = verb_find(line, len);
-	struct verb_call v = { en, er, line + len + strspn(line + len, " \t"), request, cb, arg };
+	const char *known = engine_recall(en, request);
+	struct verb_call *v;
 
-	if (!er || !er->visible)
+	if (!er || !er->visible) {
 		cb(arg, -ENOENT, "the run was purged");
-	else if (engine_recall(en, request))
-		cb(arg, 0, "");
-	else if (!verb)
+	} else if (known) {
+		done_before(en, er, known, cb, arg);
+	} else if (!verb) {
 		unknown_verb(line, len, cb, arg);
-	else if (!verb->ended && !run_is_live(er->r))
+	} else if (!verb->ended && !run_is_live(er->r)) {
 		cb(arg, -ESRCH, "the run has ended");
-	else if (er->r->status == RUN_DRAFT)
+	} else if (er->r->status == RUN_DRAFT) {
 		cb(arg, -EBUSY, "the run is a draft: write its spec, or remove it with rmdir");
-	else if (verb->ended && run_is_live(er->r))
+	} else if (verb->ended && run_is_live(er->r)) {
 		cb(arg, -EBUSY, "the run has not ended yet");
-	else
-		verb->run(&v);
+	} else {
+		v = xmalloc(sizeof(*v));
+		*v = (struct verb_call){ en, num, verb, xstrdup(line + len + strspn(line + len, " \t")), request, cb, arg };
+		verb->run(v, er);
+	}
 }

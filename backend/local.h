@@ -24,18 +24,23 @@ struct local_job {
 	uint32_t run, attempt;
 	char *job_id, *token;
 	struct job *job;
+	char *base;		/* DIRECTORY/UUID that it was given, absolute: not always the cluster's of today */
 	char *dir;		/* of the attempt, absolute */
 	char *out, *err;	/* absolute files of the streams; equal when merged */
 	bool merged, held, cancel_wanted;
-	bool said_running;	/* never before the supervisor's link is there: a restart would take it back */
+	bool said_running;
 	enum local_state state;
 	pid_t pid;
 	int pid_fd;		/* readable when the supervisor is gone; -1: none */
 	int64_t look_at;	/* monotonic us: next look at the logs */
 	int64_t pace;
 	int64_t hot_until;
+	struct strbuf to_tell;	/* lines for a supervisor that does not listen yet */
 	struct spool *spool;
 	int64_t out_len, err_len; /* final lengths, -1 while not known */
+	int logs_tries;		/* looks at logs that cannot be opened */
+	bool begun;		/* the files of the streams are this job's */
+	bool logs_done;		/* it has ended, and all that can be had is in the spool */
 };
 
 struct cluster {
@@ -58,25 +63,32 @@ void local_reply(struct cluster *c, const struct creq *r, int code, const char *
 /* local_job.c */
 /* "~/..." with HOME; the caller frees. */
 char *local_expand(const char *path);
+/* DIRECTORY/UUID of a request; the caller frees. */
+char *local_base(const struct cluster *c, const struct creq *r);
+/* SCRATCH/UUID/runs/NUM/aN, or NULL where scratch is in the directory itself; the caller frees. */
+char *local_scratch(const struct cluster *c, const struct job *job, uint32_t run, uint32_t attempt);
 struct local_job *local_job_new(struct cluster *c, struct creq *r);
 void local_job_free(struct local_job *j);
-/* Makes the directory with script, parameters and inputs; idempotent. */
+/* Makes the directory with script, parameters and inputs; idempotent: a job that may run already keeps what it has. */
 int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq *r, struct err *e);
 int local_job_start(struct cluster *c, struct local_job *j, struct err *e);
-/* Opens a pidfd of the supervisor; negative errno: there is none (-ESRCH: the process is gone). */
-int local_job_adopt(struct local_job *j, pid_t pid);
+/* Opens a pidfd of the supervisor that is there. */
+void local_job_adopt(struct local_job *j, pid_t pid);
+/* Are the files of the streams this job's yet? Others may have written to them before. */
+bool local_job_begun(struct local_job *j);
+/* Puts down that the user called it off, for whoever judges its end. */
+void local_job_call_off(struct local_job *j);
 /* The end as the exit record, or the absence of one, has it. Never NULL. */
 struct event *local_job_end(struct cluster *c, struct local_job *j);
 
 /* local_logs.c */
 void local_logs(struct cluster *c, struct local_job *j);
-bool local_logs_complete(const struct local_job *j);
 
 /* local_files.c: answer requests for bytes and listings. */
 void local_read(struct cluster *c, const struct creq *r);
 void local_list(struct cluster *c, const struct creq *r);
 void local_manifest(struct cluster *c, const struct creq *r);
-void local_remove(struct cluster *c, uint32_t run);
+void local_remove(struct cluster *c, const struct creq *r);
 int local_copy_tree(const char *from, const char *to, struct err *e);
 
 /* Tests start another program as supervisor. */

@@ -26,12 +26,17 @@ static int beneath(int dir, const char *path, uint64_t flags)
 	return fd < 0 ? -errno : (int)fd;
 }
 
+/* Where scratch is elsewhere the area is a link to there; a link that a job put in its place leads nowhere. */
 static int area_dir(const struct cluster *c, const struct creq *r)
 {
-	cleanup_free char *path = xasprintf("%s/runs/%u/a%u/%s", c->base, r->run, r->attempt,
-					    r->area == AREA_RESULTS ? "results" : "work");
-	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* may be a link to scratch, made by the job's script */
+	const char *area = r->area == AREA_RESULTS ? "results" : "work";
+	cleanup_free char *base = local_base(c, r), *scratch = local_scratch(c, r->job, r->run, r->attempt);
+	cleanup_free char *path = xasprintf("%s/runs/%u/a%u/%s", base, r->run, r->attempt, area);
+	cleanup_free char *other = scratch ? xasprintf("%s/%s", scratch, area) : NULL;
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
+	if (fd < 0 && (errno == ELOOP || errno == ENOTDIR) && other)
+		fd = open(other, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }
 
@@ -41,7 +46,7 @@ void local_read(struct cluster *c, const struct creq *r)
 	size_t want = r->length > 4 * 1024 * 1024 ? 4 * 1024 * 1024 : (size_t)r->length, have = 0;
 	cleanup_free char *buf = NULL;
 	struct stat st;
-	int fd;
+	int fd, rc = 0;
 
 	fd = dir < 0 ? dir : beneath(dir, r->path, O_RDONLY | O_NONBLOCK);
 	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
@@ -54,12 +59,16 @@ void local_read(struct cluster *c, const struct creq *r)
 	while (have < want) {
 		ssize_t n = pread(fd, buf + have, want - have, (off_t)(r->offset + have));
 
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && !have)
+			rc = -errno;
 		if (n <= 0)
 			break;
 		have += (size_t)n;
 	}
 	(void)close(fd);
-	local_reply(c, r, 0, NULL, buf, have);
+	local_reply(c, r, rc, rc ? "the file cannot be read" : NULL, buf, have);
 }
 
 /* One record as documented in cluster.h; other kinds of files are left out. */
@@ -160,11 +169,27 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
 	return 0;
 }
 
-void local_remove(struct cluster *c, uint32_t run)
+static void remove_tree(const char *path)
 {
-	cleanup_free char *path = xasprintf("%s/runs/%u", c->base, run);
-
 	(void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+}
+
+void local_remove(struct cluster *c, const struct creq *r)
+{
+	cleanup_free char *base = local_base(c, r), *dir = xasprintf("%s/runs/%u", base, r->run);
+
+	for (uint32_t a = 1; a <= r->attempt; a++) {
+		cleanup_free char *end = xasprintf("%s/ends/%u.a%u", base, r->run, a);
+		cleanup_free char *scratch = local_scratch(c, r->job, r->run, a);
+
+		(void)unlink(end);
+		if (!scratch)
+			continue;
+		remove_tree(scratch);
+		*strrchr(scratch, '/') = '\0';
+		(void)rmdir(scratch);
+	}
+	remove_tree(dir);
 }
 
 /* --- copying inputs --- */
@@ -183,9 +208,12 @@ static int copy_file(const char *from, const char *to, const struct stat *st)
 	if (out < 0)
 		return -errno;
 	buf = xmalloc(256 * 1024);
-	while ((n = read(in, buf, 256 * 1024)) > 0)
-		if (write(out, buf, (size_t)n) != n)
-			return -ENOSPC;
+	while ((n = read(in, buf, 256 * 1024)) > 0) {
+		ssize_t put = write(out, buf, (size_t)n);
+
+		if (put != n)
+			return put < 0 ? -errno : -ENOSPC;
+	}
 	(void)futimens(out, times);
 	return n < 0 ? -errno : 0;
 }
@@ -225,8 +253,8 @@ int local_copy_tree(const char *from, const char *to, struct err *e)
 		rc = (*rel ? lstat(src, &st) : stat(src, &st)) < 0 ? -errno : copy_entry(src, dst, &st);
 		if (rc < 0)
 			err_sys(e, rc, "cannot copy %s to %s", src, dst);
-		else if (S_ISDIR(st.st_mode))
-			d = opendir(src);
+		else if (S_ISDIR(st.st_mode) && !(d = opendir(src)))
+			rc = err_sys(e, -errno, "cannot read %s", src);
 		while (d && (de = readdir(d))) {
 			if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0)
 				continue;

@@ -31,6 +31,28 @@ char *local_expand(const char *path)
 	return xasprintf("%s%s", home && *home ? home : "/", path + 1);
 }
 
+static char *base_of(const struct cluster *c, const char *directory)
+{
+	cleanup_free char *dir = directory ? local_expand(directory) : NULL;
+
+	return dir && *dir ? xasprintf("%s/%s", dir, c->ctx.uuid) : xstrdup(c->base);
+}
+
+char *local_base(const struct cluster *c, const struct creq *r)
+{
+	return base_of(c, r->job ? r->job->directory : NULL);
+}
+
+char *local_scratch(const struct cluster *c, const struct job *job, uint32_t run, uint32_t attempt)
+{
+	cleanup_free char *base = NULL;
+
+	if (!job || !job->scratch || !*job->scratch || !job->directory || strcmp(job->scratch, job->directory) == 0)
+		return NULL;
+	base = base_of(c, job->scratch);
+	return xasprintf("%s/runs/%u/a%u", base, run, attempt);
+}
+
 static int make_dirs(const char *path)
 {
 	cleanup_free char *copy = xstrdup(path);
@@ -44,25 +66,41 @@ static int make_dirs(const char *path)
 	return mkdir(copy, 0700) < 0 && errno != EEXIST ? -errno : 0;
 }
 
+/* A number with leading zeros up to `width`, as in %5j; words stay as they are. */
+static void add_padded(struct strbuf *sb, const char *s, int width)
+{
+	if (s[strspn(s, "0123456789")] == '\0')
+		for (int n = (int)strlen(s); n < width; n++)
+			strbuf_addch(sb, '0');
+	strbuf_addstr(sb, s);
+}
+
 /* sbatch's patterns (sbatch(1), "filename pattern") that mean something here; relative names start at the attempt's directory. */
 static char *expand_pattern(const struct local_job *j, const char *pattern)
 {
-	struct passwd *pw = getpwuid(getuid());
 	struct strbuf sb = STRBUF_INIT;
-	char host[64] = "localhost";
+	char host[64] = "localhost", names[4096];
+	struct passwd user, *pw = NULL;
+
+	(void)getpwuid_r(getuid(), &user, names, sizeof(names), &pw);
 
 	(void)gethostname(host, sizeof(host) - 1);
 	if (pattern[0] != '/')
 		strbuf_addf(&sb, "%s/", j->dir);
 	for (const char *s = pattern; *s; s++) {
+		const char *from = s;
+		int width = 0;
+
 		if (*s != '%' || !s[1]) {
 			strbuf_addch(&sb, *s);
 			continue;
 		}
-		switch (*++s) {
+		for (s++; *s >= '0' && *s <= '9'; s++) /* at most 10 (sbatch(1)) */
+			width = width * 10 + (*s - '0') > 10 ? 10 : width * 10 + (*s - '0');
+		switch (*s) {
 		case 'j':
 		case 'A':
-			strbuf_addstr(&sb, j->job_id);
+			add_padded(&sb, j->job_id, width);
 			break;
 		case 'x':
 			strbuf_addstr(&sb, j->job->name ? j->job->name : "");
@@ -75,14 +113,14 @@ static char *expand_pattern(const struct local_job *j, const char *pattern)
 			break;
 		case 'n':
 		case 't':
-			strbuf_addch(&sb, '0');
+			add_padded(&sb, "0", width);
 			break;
 		case '%':
 			strbuf_addch(&sb, '%');
 			break;
-		default:
-			strbuf_addch(&sb, '%');
-			strbuf_addch(&sb, *s);
+		default: /* as it was written */
+			strbuf_add(&sb, from, (size_t)(s - from));
+			s--;
 		}
 	}
 	return strbuf_detach(&sb, NULL);
@@ -92,12 +130,12 @@ static void set_streams(struct local_job *j)
 {
 	const struct job *job = j->job;
 
-	j->merged = job->merged;
 	j->out = job->output ? expand_pattern(j, job->output) : xasprintf("%s/stdout", j->dir);
 	if (job->merged)
 		j->err = xstrdup(j->out);
 	else
 		j->err = job->error ? expand_pattern(j, job->error) : xasprintf("%s/stderr", j->dir);
+	j->merged = strcmp(j->out, j->err) == 0; /* two patterns may come to the same */
 }
 
 struct local_job *local_job_new(struct cluster *c, struct creq *r)
@@ -111,10 +149,12 @@ struct local_job *local_job_new(struct cluster *c, struct creq *r)
 	j->token = xstrdup(r->token);
 	j->job = r->job;
 	r->job = NULL;
-	j->dir = xasprintf("%s/runs/%u/a%u", c->base, r->run, r->attempt);
+	j->base = base_of(c, j->job->directory);
+	j->dir = xasprintf("%s/runs/%u/a%u", j->base, r->run, r->attempt);
 	j->held = j->job->hold;
 	j->cancel_wanted = r->cancel_wanted;
 	j->pid_fd = -1;
+	strbuf_init(&j->to_tell);
 	j->out_len = r->out_len;
 	j->err_len = r->err_len;
 	list_init(&j->order);
@@ -131,7 +171,9 @@ void local_job_free(struct local_job *j)
 	job_release(j->job);
 	free(j->job);
 	free(j->job_id);
+	strbuf_release(&j->to_tell);
 	free(j->token);
+	free(j->base);
 	free(j->dir);
 	free(j->out);
 	free(j->err);
@@ -155,10 +197,18 @@ static int write_file(const char *path, const char *data, size_t len, mode_t mod
 	return rc;
 }
 
-static int write_params(struct cluster *c, const struct local_job *j, struct err *e)
+static bool wants_append(const struct job *job)
+{
+	for (char **o = job->sbatch; o && *o; o++)
+		if (strcmp(*o, "--open-mode=append") == 0 || strcmp(*o, "--open-mode=a") == 0)
+			return true;
+	return false;
+}
+
+static int write_params(const struct local_job *j, struct err *e)
 {
 	const struct job *job = j->job;
-	cleanup_free char *ends = xasprintf("%s/ends/%u.a%u", c->base, j->run, j->attempt);
+	cleanup_free char *ends = xasprintf("%s/ends/%u.a%u", j->base, j->run, j->attempt);
 	const struct supervisor_params p = {
 		.run = j->run,
 		.attempt = j->attempt,
@@ -174,6 +224,7 @@ static int write_params(struct cluster *c, const struct local_job *j, struct err
 		.signal_lead_s = job->signal_lead_s,
 		.ntasks = job->ntasks > 0 ? job->ntasks : 1,
 		.cpus_per_task = job->cpus_per_task > 0 ? job->cpus_per_task : 1,
+		.append = wants_append(job),
 	};
 
 	return supervisor_params_write(j->dir, &p, e);
@@ -182,13 +233,59 @@ static int write_params(struct cluster *c, const struct local_job *j, struct err
 static int ship_payload(const struct local_job *j, struct err *e)
 {
 	cleanup_free char *to = xasprintf("%s/payload", j->dir);
+	struct stat st;
 	int rc;
 
 	if (j->job->form != JOB_PAYLOAD)
 		return 0;
+	if (stat(j->job->command, &st) == 0 && !S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, "payload: %s is not a regular file", j->job->command);
 	rc = local_copy_tree(j->job->command, to, e);
 	if (rc == 0 && chmod(to, 0700) < 0)
 		rc = err_sys(e, -errno, "cannot make %s executable", to);
+	return rc;
+}
+
+/* Where it goes by: the last component. */
+static int ship_file(const char *path, const char *work, struct err *e)
+{
+	cleanup_free char *from = xstrdup(path), *to = NULL;
+	size_t len = strlen(from);
+
+	while (len > 1 && from[len - 1] == '/')
+		from[--len] = '\0';
+	to = xasprintf("%s/%s", work, strrchr(from, '/') ? strrchr(from, '/') + 1 : from);
+	return local_copy_tree(from, to, e);
+}
+
+static int ship_inputs(const struct local_job *j, const char *work, const char *files_dir, struct err *e)
+{
+	int rc = 0;
+
+	for (char **f = j->job->files; rc == 0 && f && *f; f++)
+		rc = ship_file(*f, work, e);
+	if (rc == 0 && files_dir && access(files_dir, F_OK) == 0)
+		rc = local_copy_tree(files_dir, work, e);
+	return rc;
+}
+
+/* Work and results where the configuration wants them, and links to there, as the wrapper makes them. */
+static int make_areas(const struct cluster *c, const struct local_job *j)
+{
+	static const char *const areas[] = { "work", "results" };
+	cleanup_free char *scratch = local_scratch(c, j->job, j->run, j->attempt);
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(areas); i++) {
+		cleanup_free char *here = xasprintf("%s/%s", j->dir, areas[i]);
+		cleanup_free char *there = scratch ? xasprintf("%s/%s", scratch, areas[i]) : NULL;
+
+		rc = make_dirs(there ? there : here);
+		if (rc == 0 && there)
+			rc = make_dirs(j->dir);
+		if (rc == 0 && there && symlink(there, here) < 0 && errno != EEXIST)
+			rc = -errno;
+	}
 	return rc;
 }
 
@@ -196,9 +293,12 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 {
 	cleanup_free char *script = xasprintf("%s/script", j->dir);
 	cleanup_free char *work = xasprintf("%s/work", j->dir);
-	cleanup_free char *ends = xasprintf("%s/ends", c->base);
-	int rc = make_dirs(work);
+	cleanup_free char *ends = xasprintf("%s/ends", j->base);
+	int rc;
 
+	if (supervisor_params_ready(j->dir)) /* they come last; somebody who started it may be about to make his link */
+		return 0;
+	rc = make_areas(c, j);
 	if (rc == 0)
 		rc = make_dirs(ends);
 	if (rc == 0)
@@ -206,20 +306,31 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 	if (rc < 0)
 		return err_sys(e, rc, "cannot prepare %s", j->dir);
 	rc = ship_payload(j, e);
-	if (rc == 0 && r->files_dir && access(r->files_dir, F_OK) == 0)
-		rc = local_copy_tree(r->files_dir, work, e);
 	if (rc == 0)
-		rc = write_params(c, j, e);
+		rc = ship_inputs(j, work, r->files_dir, e);
+	if (rc == 0)
+		rc = write_params(j, e);
 	return rc;
+}
+
+void local_job_call_off(struct local_job *j)
+{
+	cleanup_free char *path = xasprintf("%s/cancelled", j->dir);
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	j->cancel_wanted = true;
+	if (fd >= 0)
+		(void)close(fd);
 }
 
 /* --- the process --- */
 
-int local_job_adopt(struct local_job *j, pid_t pid)
+void local_job_adopt(struct local_job *j, pid_t pid)
 {
 	j->pid = pid;
-	j->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0); /* closed on exec, see pidfd_open(2) */
-	return j->pid_fd < 0 ? -errno : 0;
+	j->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (j->pid_fd >= 0)
+		(void)fcntl(j->pid_fd, F_SETFD, FD_CLOEXEC);
 }
 
 int local_job_start(struct cluster *c, struct local_job *j, struct err *e)
@@ -245,16 +356,26 @@ int local_job_start(struct cluster *c, struct local_job *j, struct err *e)
 		_exit(126);
 	}
 	point(POINT_LOCAL_STARTED);
-	(void)local_job_adopt(j, pid); /* no descriptor left: cluster_local.c tries again */
+	local_job_adopt(j, pid);
 	return 0;
 }
 
-static struct event *no_record(const struct local_job *j, const char *status, const char *why)
+bool local_job_begun(struct local_job *j)
+{
+	cleanup_free char *path = j->begun ? NULL : xasprintf("%s/begun", j->dir);
+
+	j->begun = j->begun || access(path, F_OK) == 0;
+	return j->begun;
+}
+
+static struct event *no_record(struct local_job *j, const char *status, const char *why)
 {
 	json_t *d = json_pack("{s:i, s:s, s:s, s:s, s:b, s:I, s:I}", "attempt", (int)j->attempt, "status", status, "why", why,
 			      "source", "supervisor", "manifest", 0, "out_len", (json_int_t)0, "err_len", (json_int_t)0);
 	struct stat st;
 
+	if (!local_job_begun(j))
+		return event_new(EV_END, clock_real(&clock_system), d);
 	if (stat(j->out, &st) == 0)
 		(void)json_object_set_new(d, "out_len", json_integer(st.st_size));
 	if (!j->merged && stat(j->err, &st) == 0)
@@ -271,26 +392,42 @@ static bool read_record(const char *path, struct exit_record *rec)
 	return ok;
 }
 
+static bool called_off(const struct local_job *j)
+{
+	cleanup_free char *path = xasprintf("%s/cancelled", j->dir);
+
+	return j->cancel_wanted || access(path, F_OK) == 0;
+}
+
+static struct event *end_without_record(struct local_job *j)
+{
+	pid_t pid;
+
+	/* A supervisor that went before it made its link never started anything; now nothing can. */
+	if (supervisor_void(j->dir) && supervisor_look(j->dir, &pid) == SUPERVISOR_VOID)
+		return called_off(j) ? no_record(j, "cancelled", "cancelled before it started")
+				     : no_record(j, "node_failed", "the job's supervisor could not be started");
+	return no_record(j, "node_failed",
+			 "the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");
+}
+
 struct event *local_job_end(struct cluster *c, struct local_job *j)
 {
 	cleanup_free char *own = xasprintf("%s/exit", j->dir);
-	cleanup_free char *script = xasprintf("%s/ends/%u.a%u", c->base, j->run, j->attempt);
+	cleanup_free char *script = xasprintf("%s/ends/%u.a%u", j->base, j->run, j->attempt);
 	const char *status = NULL;
 	struct exit_record rec;
+	pid_t pid;
 
-	if (!read_record(own, &rec) && !read_record(script, &rec)) {
-		pid_t pid;
-
-		/* A supervisor that went before it made its link never started anything; now nothing can. */
-		if (supervisor_void(j->dir) && supervisor_look(j->dir, &pid) == SUPERVISOR_VOID)
-			return j->cancel_wanted ? no_record(j, "cancelled", "cancelled before it started")
-						: no_record(j, "node_failed", "the job's supervisor could not be started");
-		return no_record(j, "node_failed",
-				 "the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");
+	if (!read_record(own, &rec)) {
+		if (supervisor_look(j->dir, &pid) == SUPERVISOR_DEAD)
+			supervisor_sweep(j->dir); /* it was killed: nobody would hear of what goes on */
+		if (!read_record(script, &rec))
+			return end_without_record(j);
 	}
 	if (strcmp(rec.limit, "time") == 0)
 		status = "timeout";
 	else if (strcmp(rec.limit, "mem") == 0)
 		status = "out_of_memory";
-	return exit_record_event(&rec, status, j->cancel_wanted, clock_real(c->ctx.clock));
+	return exit_record_event(&rec, status, called_off(j), clock_real(c->ctx.clock));
 }

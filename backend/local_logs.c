@@ -1,6 +1,7 @@
 /*
  * The streams of a local job, from their files into the spool. The spool's length is where reading goes on, so nothing is lost or
- * repeated by a restart. Looks are quick while something comes or somebody reads, and slow down to a quarter of a second.
+ * repeated by a restart. A log is done when its job has ended and its file has no more, even if the record promised more (somebody
+ * cut the file): then that is told first. Looks are quick while something comes or somebody reads, and slow down to a quarter of a second.
  */
 #include "backend/local.h"
 
@@ -13,44 +14,47 @@
 #define PACE_MIN (10 * USEC_PER_MSEC)
 #define PACE_MAX (250 * USEC_PER_MSEC)
 #define PACE_HOT (30 * USEC_PER_MSEC)
-#define PIECE (256 * 1024)
+#define PIECE ((size_t)256 * 1024)
+#define LOOK_MAX (16 * (int64_t)PIECE)	/* of one stream at a time: a job may write faster than we copy, and others wait */
+#define OPEN_TRIES 30			/* a second apart, for files that are there but cannot be opened */
 
-/* Appends what is new, at most up to `limit` (-1: all); bytes, or a negative errno. */
-static int64_t copy_new(struct local_job *j, enum spool_stream st, const char *path, int64_t limit)
+/* What one look at a stream brought. */
+struct look {
+	int64_t n;	/* bytes, or a negative errno */
+	bool end;	/* there is no more for now */
+};
+
+/* Appends what is new, at most up to `limit` (-1: all). */
+static struct look copy_new(struct local_job *j, enum spool_stream st, const char *path, int64_t limit)
 {
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	cleanup_free char *buf = NULL;
-	int64_t total = 0;
+	struct look l = { 0, false };
 
-	if (fd < 0)
-		return 0;
+	if (fd < 0) {
+		l.end = errno == ENOENT || ++j->logs_tries > OPEN_TRIES;
+		return l;
+	}
 	buf = xmalloc(PIECE);
-	for (;;) {
-		uint64_t at = spool_len(j->spool, st);
-		size_t want = PIECE;
-		ssize_t n;
+	while (l.n < LOOK_MAX) {
+		uint64_t at = spool_len(j->spool, st), left = limit < 0 ? PIECE : (uint64_t)limit > at ? (uint64_t)limit - at : 0;
+		ssize_t n = left ? pread(fd, buf, left < PIECE ? left : PIECE, (off_t)at) : 0;
 		int rc;
 
-		if (limit >= 0 && at >= (uint64_t)limit)
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			l.end = true;
 			break;
-		if (limit >= 0 && (uint64_t)limit - at < want)
-			want = (size_t)((uint64_t)limit - at);
-		n = pread(fd, buf, want, (off_t)at);
-		if (n <= 0)
-			break;
+		}
 		rc = spool_append(j->spool, st, buf, (size_t)n);
-		if (rc < 0)
-			return rc;
-		total += n;
+		if (rc < 0) {
+			l.n = rc;
+			break;
+		}
+		l.n += n;
 	}
-	return total;
-}
-
-bool local_logs_complete(const struct local_job *j)
-{
-	return j->state == LOCAL_ENDED && j->spool && j->out_len >= 0 &&
-	       spool_len(j->spool, SPOOL_OUT) >= (uint64_t)j->out_len &&
-	       (j->err_len <= 0 || spool_len(j->spool, SPOOL_ERR) >= (uint64_t)j->err_len);
+	return l;
 }
 
 static void report(struct cluster *c, const struct local_job *j)
@@ -60,12 +64,43 @@ static void report(struct cluster *c, const struct local_job *j)
 	rep->run = j->run;
 	rep->out_len = (int64_t)spool_len(j->spool, SPOOL_OUT);
 	rep->err_len = (int64_t)spool_len(j->spool, SPOOL_ERR);
+	rep->last = j->logs_done;
 	inbox_post(c->ctx.replies, &rep->m);
+}
+
+static int64_t missing(const struct local_job *j, enum spool_stream st, int64_t promised)
+{
+	int64_t here = (int64_t)spool_len(j->spool, st);
+
+	return promised > here ? promised - here : 0;
+}
+
+static void done(struct cluster *c, struct local_job *j)
+{
+	int64_t out = missing(j, SPOOL_OUT, j->out_len), err = missing(j, SPOOL_ERR, j->err_len);
+
+	if (out || err)
+		local_event(c, j, EV_FACTS, json_pack("{s:b, s:I, s:I}", "log_incomplete", 1, "stdout_missing", (json_int_t)out,
+						      "stderr_missing", (json_int_t)err));
+	if (spool_sync(j->spool) < 0)
+		log_error("run %u: its logs cannot be put on the disk", j->run);
+	j->logs_done = true;
+}
+
+static void pace(struct local_job *j, int64_t now, int64_t n, bool end)
+{
+	j->pace = n > 0 || j->pace * 2 < PACE_MIN ? PACE_MIN : j->pace * 2;
+	if (j->pace > PACE_MAX)
+		j->pace = PACE_MAX;
+	if (j->hot_until > now && j->pace > PACE_HOT)
+		j->pace = PACE_HOT;
+	j->look_at = end ? now + j->pace : now;
 }
 
 void local_logs(struct cluster *c, struct local_job *j)
 {
-	int64_t now = clock_mono(c->ctx.clock), n, m = 0;
+	int64_t now = clock_mono(c->ctx.clock);
+	struct look out = { 0, true }, err = { 0, true };
 	struct err e = ERR_INIT;
 
 	if (!j->spool && spool_open(c->spool_dir, j->run, &j->spool, &e) < 0) {
@@ -73,19 +108,17 @@ void local_logs(struct cluster *c, struct local_job *j)
 		j->look_at = now + USEC_PER_SEC;
 		return;
 	}
-	n = copy_new(j, SPOOL_OUT, j->out, j->out_len);
-	if (n >= 0 && !j->merged)
-		m = copy_new(j, SPOOL_ERR, j->err, j->err_len);
-	if (n < 0 || m < 0) { /* full disk: nothing is lost, it is only later */
-		j->look_at = now + USEC_PER_SEC;
+	if (local_job_begun(j))
+		out = copy_new(j, SPOOL_OUT, j->out, j->out_len);
+	if (j->begun && !j->merged)
+		err = copy_new(j, SPOOL_ERR, j->err, j->err_len);
+	if (out.n < 0 || err.n < 0 || (!out.end && !out.n) || (!err.end && !err.n)) {
+		j->look_at = now + USEC_PER_SEC; /* full disk, no descriptors: nothing is lost, it is only later */
 		return;
 	}
-	if (n + m > 0 || j->state == LOCAL_ENDED)
+	if (j->state == LOCAL_ENDED && out.end && err.end)
+		done(c, j);
+	if (out.n + err.n > 0 || j->logs_done)
 		report(c, j);
-	j->pace = n + m > 0 ? PACE_MIN : j->pace * 2 < PACE_MIN ? PACE_MIN : j->pace * 2;
-	if (j->pace > PACE_MAX)
-		j->pace = PACE_MAX;
-	if (j->hot_until > now && j->pace > PACE_HOT)
-		j->pace = PACE_HOT;
-	j->look_at = now + j->pace;
+	pace(j, now, out.n + err.n, out.end && err.end);
 }

@@ -9,6 +9,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -367,6 +368,8 @@ static void *run_loop(void *arg)
 	struct cluster *c = arg;
 
 	while (!c->stopping) {
+		bool more;
+
 		c->now = clock_mono(c->ctx.clock);
 		take_inbox(c);
 		rlink_step(c);
@@ -375,7 +378,10 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rchores_step(c);
-		if (!rlink_flush(c) && !c->stopping)
+		more = rlink_flush(c);
+		if (c->submitting)
+			point(POINT_REMOTE_SENT);
+		if (!more && !c->stopping)
 			wait_for_work(c);
 	}
 	return NULL;

@@ -12,6 +12,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -98,6 +99,7 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 	rlogs_start(c, r);
 	rlogs_final(c, r, out, r->merged ? 0 : err);
 	rreq_done_cancel(c, r->num, 0, "");
+	point(POINT_REMOTE_ENDED);
 }
 
 void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why)
@@ -151,6 +153,7 @@ void rjobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, cons
 	free(r->script);
 	r->script = NULL;
 	rrun_event(c, r, EV_SUBMITTED, source, json_pack("{s:s}", "job_id", job_id));
+	point(POINT_REMOTE_SUBMITTED);
 	rjobs_poll_soon(c);
 	if (r->has_record)
 		decide(c, r);
@@ -181,6 +184,7 @@ void rjobs_end_frame(struct cluster *c, const struct agent_frame *f)
 		log_warn("run %u: job %s left an exit record, but the run is job %s", r->num, rec.job_id, r->job_id);
 		return;
 	}
+	point(POINT_REMOTE_RECORD);
 	r->record = rec;
 	r->has_record = true;
 	r->record_at = c->now;

@@ -38,6 +38,7 @@ static void report(struct cluster *c, const struct rrun *r)
 	p->run = r->num;
 	p->out_len = here(r, 0);
 	p->err_len = here(r, 1);
+	p->last = r->phase == RR_ENDED && rlogs_done(r);
 	inbox_post(c->ctx.replies, &p->m);
 }
 
@@ -56,7 +57,9 @@ static void stream_done(struct cluster *c, struct rrun *r, struct rstream *s)
 {
 	s->done = true;
 	close_file(s);
-	if (rlogs_done(r) && r->spool) {
+	if (rlogs_done(r)) {
+		if (r->spool && spool_sync(r->spool) < 0)
+			log_error("run %u: its logs cannot be put on the disk", r->num);
 		report(c, r);
 		spool_close(r->spool);
 		r->spool = NULL;

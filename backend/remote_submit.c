@@ -11,6 +11,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 #include "backend/base/quote.h"
 #include "launchers/launcher.h"
 
@@ -137,6 +138,7 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 		requeue(c, r, c->now);
 		return;
 	}
+	point(POINT_REMOTE_ANSWERED);
 	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
 		rjobs_submitted(c, r, job_id, "sbatch");
@@ -212,6 +214,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
 	r->maybe_sent = true;
 	rrun_phase(c, r, RR_SENT);
+	point(POINT_REMOTE_SENDING);
 	rlink_request(c, AGENT_BESIDE, code.buf, payload.buf, payload.len, SUBMIT_LIMIT_S, on_submitted, new_op(c, r));
 	strbuf_release(&code);
 	strbuf_release(&payload);

@@ -10,6 +10,7 @@
 #include "backend/remote.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/point.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -248,8 +249,10 @@ static void send_cancel(struct cluster *c, struct rrun *r)
 
 void rverbs_cancel_run(struct cluster *c, struct rrun *r)
 {
-	if (r->cancel == CANCEL_WANTED && r->phase == RR_SUBMITTED && rlink_up(c))
+	if (r->cancel == CANCEL_WANTED && r->phase == RR_SUBMITTED && rlink_up(c)) {
 		send_cancel(c, r);
+		point(POINT_REMOTE_CANCEL_SENT);
+	}
 }
 
 /* Remembered before the connection is asked for: a run that was never sent is called off without it. */

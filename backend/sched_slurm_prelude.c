@@ -137,7 +137,7 @@ const char slurm_prelude[] =
 	"sl_sbatch() {\n"
 	"\t(\n"
 	"\t\tumask \"${SR_UMASK:-$sl_um}\"\n"
-	"\t\tunset SR_T IN\n"
+	"\t\tunset SR_T SR_UMASK IN\n"
 	"\t\texec sbatch --open-mode=append \"$@\" \"$sl_a/script\" </dev/null\n"
 	"\t)\n"
 	"}\n"

@@ -25,6 +25,9 @@
 
 #define SAMPLE_US (500 * USEC_PER_MSEC)	/* how often memory is looked at */
 #define DRAIN_GRACE_US (2 * USEC_PER_SEC)	/* for what a script leaves behind, as Slurm's KillWait */
+#define SIGNALS_WAIT_US (5 * USEC_PER_SEC) /* for the script to come so far that it can be signalled */
+#define MIN_WAIT_MS 5
+#define RC_REFUSED 125			/* the script's guard did not let it run */
 #define RECORD_TRIES 600		/* of writing the exit record, a tenth of a second apart: a full disk may be mended */
 
 struct supervisor {
@@ -38,6 +41,10 @@ struct supervisor {
 	int64_t kill_at;	/* when TERM becomes KILL */
 	int64_t sample_at;
 	int64_t max_rss;
+	uint64_t signals;	/* bit N - 1: signal N waits for the job's process */
+	int64_t signals_by;	/* monotonic us: then everybody gets them */
+	char line[128];		/* of control, not whole yet */
+	size_t line_len;
 	int status;		/* of the script, from waitpid */
 	bool child_gone;
 	const char *limit;	/* "time", "mem" or NULL */
@@ -49,7 +56,7 @@ extern char **environ;
 /* --- starting the script --- */
 
 /* The daemon's own environment without what another Slurm job or run left in it, and what a batch job expects to find. */
-static void job_environment(const struct supervisor_params *p)
+static void job_environment(const struct supervisor_params *p, const char *dir)
 {
 	static const char *const prefixes[] = { "SLURM_", "SLURMRAY_", "SBATCH_", "SRUN_" };
 	char text[32];
@@ -68,6 +75,7 @@ static void job_environment(const struct supervisor_params *p)
 			i++;
 		}
 	}
+	(void)setenv(SUPERVISOR_MARK, dir, 1);
 	(void)setenv("SLURMRAY_JOB_ID", p->job_id, 1);
 	(void)setenv("SLURM_JOB_ID", p->job_id, 1);
 	(void)setenv("SLURM_JOB_NAME", p->name, 1);
@@ -80,6 +88,7 @@ static void job_environment(const struct supervisor_params *p)
 	(void)setenv("SLURM_CPUS_ON_NODE", text, 1);
 }
 
+/* Always written at the end, so that two writers do not overwrite each other. */
 static void redirect(const char *path, int to)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -97,8 +106,9 @@ static void exec_script(const struct supervisor *s, pid_t parent)
 	int null = open("/dev/null", O_RDONLY);
 
 	(void)sigemptyset(&none);
+	for (int sig = 1; sig < NSIG; sig++) /* what a terminal's shell or nohup ignored; a shell could not trap that */
+		(void)signal(sig, SIG_DFL);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
-	(void)signal(SIGPIPE, SIG_DFL);
 	(void)setpgid(0, 0);
 	/* A script whose supervisor is killed must not go on unseen. */
 	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -112,7 +122,7 @@ static void exec_script(const struct supervisor *s, pid_t parent)
 		redirect(s->p.err, STDERR_FILENO);
 	for (int fd = 3; fd < 256; fd++)
 		(void)close(fd);
-	job_environment(&s->p);
+	job_environment(&s->p, s->dir);
 	(void)execl("/bin/sh", "sh", "script", (char *)NULL);
 	_exit(126);
 }
@@ -121,39 +131,67 @@ static void exec_script(const struct supervisor *s, pid_t parent)
 
 static void stop_tree(struct supervisor *s, int64_t now, const char *limit)
 {
+	if (s->kill_at != INT64_MAX)
+		return; /* on its way, for the first reason */
 	if (limit && !s->limit)
 		s->limit = limit;
-	if (s->kill_at != INT64_MAX)
-		return; /* on its way */
 	s->last_signal = SIGTERM;
-	tree_kill(getpid(), SIGCONT); /* a stopped process sees TERM only when it goes on */
-	tree_kill(getpid(), SIGTERM);
+	tree_kill(getpid(), 0, SIGCONT); /* a stopped process sees TERM only when it goes on */
+	tree_kill(getpid(), 0, SIGTERM);
 	s->kill_at = now + (int64_t)s->p.grace_s * USEC_PER_SEC;
+}
+
+/*
+ * Signals of the user are for the job's own processes. Until its script has written `pid` (launchers/wrapper.c) there are none,
+ * and the wrapper would die of most of them; afterwards the wrapper is left alone, or it would pass them on once more.
+ */
+static void add_signal(struct supervisor *s, int sig, int64_t now)
+{
+	if (sig < 1 || sig > 64 || sig >= NSIG)
+		return;
+	if (!s->signals)
+		s->signals_by = now + SIGNALS_WAIT_US;
+	s->signals |= UINT64_C(1) << (sig - 1);
+}
+
+static void give_signals(struct supervisor *s, int64_t now)
+{
+	bool ready = access("pid", F_OK) == 0;
+
+	if (!s->signals || (!ready && now < s->signals_by))
+		return;
+	for (int sig = 1; sig <= 64; sig++) {
+		if (!(s->signals & UINT64_C(1) << (sig - 1)))
+			continue;
+		s->last_signal = sig;
+		if (!s->child_gone) /* the script passes it on to its command, as with scancel --batch */
+			(void)kill(s->child, sig);
+	}
+	s->signals = 0;
+}
+
+static void on_line(struct supervisor *s, const char *line, int64_t now)
+{
+	if (strcmp(line, "cancel") == 0)
+		stop_tree(s, now, NULL);
+	else if (strncmp(line, "signal ", 7) == 0)
+		add_signal(s, (int)strtol(line + 7, NULL, 10), now);
 }
 
 static void on_control(struct supervisor *s, int64_t now)
 {
 	char buf[512];
-	ssize_t n = read(s->control, buf, sizeof(buf) - 1);
-	char *line = buf, *nl;
+	ssize_t n = read(s->control, buf, sizeof(buf));
 
-	if (n <= 0)
-		return;
-	buf[n] = '\0';
-	for (; (nl = strchr(line, '\n')); line = nl + 1) {
-		*nl = '\0';
-		if (strcmp(line, "cancel") == 0) {
-			stop_tree(s, now, NULL);
-		} else if (strncmp(line, "signal ", 7) == 0) {
-			int sig = (int)strtol(line + 7, NULL, 10);
-
-			if (sig > 0 && sig < NSIG) {
-				/* To the script alone, as scancel --batch: it passes it on to its command. */
-				s->last_signal = sig;
-				if (!s->child_gone)
-					(void)kill(s->child, sig);
-			}
+	for (ssize_t i = 0; i < n; i++) {
+		if (buf[i] != '\n') {
+			if (s->line_len < sizeof(s->line) - 1)
+				s->line[s->line_len++] = buf[i];
+			continue;
 		}
+		s->line[s->line_len] = '\0';
+		s->line_len = 0;
+		on_line(s, s->line, now);
 	}
 }
 
@@ -168,45 +206,60 @@ static void reap(struct supervisor *s, int64_t now)
 		s->child_gone = true;
 		s->status = status;
 		/* What the script left behind ends with it, as in Slurm. */
-		tree_kill(getpid(), SIGCONT);
-		tree_kill(getpid(), SIGTERM);
+		tree_kill(getpid(), 0, SIGCONT);
+		tree_kill(getpid(), 0, SIGTERM);
 		if (s->kill_at > now + DRAIN_GRACE_US)
 			s->kill_at = now + DRAIN_GRACE_US;
 	}
 }
 
+/* Pages that are shared would be counted for each process, and a job be killed for memory that it does not use. */
+static bool over_memory(int64_t rss, int64_t limit)
+{
+	int64_t pss;
+
+	if (!limit || rss <= limit)
+		return false;
+	pss = tree_pss(getpid());
+	return pss < 0 || pss > limit;
+}
+
+static void sample(struct supervisor *s, int64_t now)
+{
+	int64_t rss = tree_rss(getpid());
+
+	s->sample_at = now + SAMPLE_US;
+	if (rss > s->max_rss)
+		s->max_rss = rss;
+	if (s->limit || !over_memory(rss, s->p.mem_bytes))
+		return;
+	s->limit = "mem";
+	s->last_signal = SIGKILL;
+	tree_kill(getpid(), 0, SIGKILL);
+}
+
 static void on_clock(struct supervisor *s, int64_t now)
 {
-	if (now >= s->sample_at) {
-		int64_t rss = tree_rss(getpid());
-
-		if (rss > s->max_rss)
-			s->max_rss = rss;
-		if (s->p.mem_bytes && rss > s->p.mem_bytes && !s->limit) {
-			s->limit = "mem";
-			s->last_signal = SIGKILL;
-			tree_kill(getpid(), SIGKILL);
-		}
-		s->sample_at = now + SAMPLE_US;
-	}
+	if (now >= s->sample_at)
+		sample(s, now);
 	if (now >= s->warn_at) {
 		s->warn_at = INT64_MAX;
-		if (!s->child_gone)
-			(void)kill(s->child, s->p.signal_num);
+		add_signal(s, s->p.signal_num, now);
 	}
+	give_signals(s, now);
 	if (now >= s->limit_at) {
 		s->limit_at = INT64_MAX;
 		stop_tree(s, now, "time");
 	}
 	if (now >= s->kill_at) {
-		tree_kill(getpid(), SIGKILL);
+		tree_kill(getpid(), 0, SIGKILL);
 		s->kill_at = now + USEC_PER_SEC; /* again, should a fork have slipped through */
 	}
 }
 
 static int64_t earliest(const struct supervisor *s)
 {
-	int64_t t = s->sample_at;
+	int64_t t = s->signals ? 0 : s->sample_at; /* waiting signals: see MIN_WAIT_MS */
 
 	t = s->warn_at < t ? s->warn_at : t;
 	t = s->limit_at < t ? s->limit_at : t;
@@ -229,7 +282,7 @@ static void supervise(struct supervisor *s)
 		struct signalfd_siginfo si;
 		int64_t now = clock_mono(clock), wait = (earliest(s) - now) / USEC_PER_MSEC + 1;
 
-		(void)poll(fds, 2, wait < 0 ? 0 : wait > 1000 ? 1000 : (int)wait);
+		(void)poll(fds, 2, wait < MIN_WAIT_MS ? MIN_WAIT_MS : wait > 1000 ? 1000 : (int)wait);
 		now = clock_mono(clock);
 		while (read(s->sig_fd, &si, sizeof(si)) == sizeof(si))
 			if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT)
@@ -267,6 +320,8 @@ static int script_code(const struct supervisor *s)
 	strbuf_release(&sb);
 	if (rc >= 0)
 		return rc;
+	if (access("refused", F_OK) == 0) /* then it ends with 0, to be quiet towards schedulers */
+		return RC_REFUSED;
 	return WIFSIGNALED(s->status) ? 128 + WTERMSIG(s->status) : WEXITSTATUS(s->status);
 }
 
@@ -324,6 +379,22 @@ static int open_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+/* Empties the files of the streams, as sbatch(1) has it, before anybody reads them as this job's. */
+static void begin_streams(const struct supervisor_params *p)
+{
+	const char *const paths[] = { p->out, p->err };
+	int fd;
+
+	for (size_t i = 0; i < ARRAY_SIZE(paths) && !p->append; i++) {
+		fd = open(paths[i], O_WRONLY | O_TRUNC | O_NONBLOCK | O_CLOEXEC);
+		if (fd >= 0)
+			(void)close(fd);
+	}
+	fd = open("begun", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd >= 0)
+		(void)close(fd);
+}
+
 static void set_clock(struct supervisor *s)
 {
 	int64_t now = clock_mono(&clock_system);
@@ -331,19 +402,36 @@ static void set_clock(struct supervisor *s)
 	s->start = clock_real(&clock_system) / USEC_PER_SEC;
 	s->limit_at = s->warn_at = s->kill_at = INT64_MAX;
 	s->sample_at = now;
-	if (s->p.time_s >= 0) {
+	if (s->p.time_s > 0) {
 		s->limit_at = now + s->p.time_s * USEC_PER_SEC;
 		if (s->p.signal_num)
 			s->warn_at = s->limit_at - (int64_t)s->p.signal_lead_s * USEC_PER_SEC;
 	}
 }
 
+/* From the moment that there can be no other; the exit status of the process. */
+static int run_script(struct supervisor *s, pid_t self)
+{
+	begin_streams(&s->p);
+	set_clock(s);
+	s->child = fork();
+	if (s->child == 0)
+		exec_script(s, self);
+	if (s->child < 0) {
+		s->child_gone = true;
+		s->status = 126 << 8;
+	}
+	supervise(s);
+	return write_record(s) < 0;
+}
+
 int supervisor_main(int argc, char **argv)
 {
 	struct supervisor s = { .control = -1 };
 	struct err e = ERR_INIT;
-	char me[128];
 	pid_t self = getpid();
+	char me[128];
+	int rc = 0;
 
 	if (argc != 2 || chdir(argv[1]) < 0)
 		return 2;
@@ -359,16 +447,8 @@ int supervisor_main(int argc, char **argv)
 	(void)mkfifo("control", 0600);
 	s.control = open("control", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	supervisor_identity(self, me, sizeof(me));
-	if (symlink(me, "supervisor") < 0)
-		return 0; /* another one was first, or the attempt was voided */
-	set_clock(&s);
-	s.child = fork();
-	if (s.child == 0)
-		exec_script(&s, self);
-	if (s.child < 0) {
-		s.child_gone = true;
-		s.status = 126 << 8;
-	}
-	supervise(&s);
-	return write_record(&s) < 0;
+	if (symlink(me, "supervisor") == 0) /* else another one was first, or the attempt was voided */
+		rc = run_script(&s, self);
+	supervisor_params_release(&s.p);
+	return rc;
 }

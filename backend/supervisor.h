@@ -6,6 +6,8 @@
  *	params      JSON, written before the supervisor is started (struct supervisor_params)
  *	supervisor  link "BOOTID:PID:STARTTIME" (first one wins: a second supervisor leaves at once), or "void": may never start
  *	control     FIFO; lines "cancel", "signal N"
+ *	begun       the files of the streams are the job's now: what was in them before is gone
+ *	cancelled   the user asked for it, made by the cluster
  *	exit        the exit record (backend/sched.h), by rename; only then the supervisor ends
  */
 #ifndef BACKEND_SUPERVISOR_H
@@ -28,11 +30,15 @@ struct supervisor_params {
 	int grace_s;
 	int signal_num, signal_lead_s;
 	int ntasks, cpus_per_task;
+	bool append;		/* to files that are there already (sbatch's --open-mode) */
 };
 
 int supervisor_params_write(const char *dir, const struct supervisor_params *p, struct err *e);
 int supervisor_params_read(const char *dir, struct supervisor_params *p, struct err *e);
 void supervisor_params_release(struct supervisor_params *p);
+
+/* Whole parameters are there, written since this machine was booted (what a power failure left may be anything). */
+bool supervisor_params_ready(const char *dir);
 
 /* `slurmray __supervise DIR`: the process's main function. */
 int supervisor_main(int argc, char **argv);
@@ -40,6 +46,10 @@ int supervisor_main(int argc, char **argv);
 enum supervisor_state { SUPERVISOR_NONE, SUPERVISOR_ALIVE, SUPERVISOR_DEAD, SUPERVISOR_VOID };
 /* What the link in `dir` says; ALIVE: *pid is the process. */
 enum supervisor_state supervisor_look(const char *dir, pid_t *pid);
+/* When the supervisor made its link, real microseconds; 0: there is none. */
+int64_t supervisor_since(const char *dir);
+/* Kills what a supervisor that was killed itself left running, and waits a moment until it is gone. */
+void supervisor_sweep(const char *dir);
 /* Makes the attempt unable to start; false when a supervisor was there first. */
 bool supervisor_void(const char *dir);
 /* Writes a line to the control FIFO; 0, -ESRCH when nobody reads it, or another negative errno. */

@@ -3,6 +3,7 @@
  */
 #include "backend/supervisor_impl.h"
 
+#include "backend/base/clock.h"
 #include "backend/base/mem.h"
 #include "backend/base/strbuf.h"
 
@@ -17,13 +18,17 @@ int supervisor_params_write(const char *dir, const struct supervisor_params *p, 
 {
 	cleanup_free char *tmp = xasprintf("%s/params.tmp", dir);
 	cleanup_free char *path = xasprintf("%s/params", dir);
-	json_t *o = json_pack("{s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i}", "run",
+	char boot[40];
+	json_t *o;
+	int rc = -EINVAL;
+
+	boot_id(boot);
+	o = json_pack("{s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:b, s:s}", "run",
 			      (json_int_t)p->run, "attempt", (json_int_t)p->attempt, "job_id", p->job_id, "name", p->name,
 			      "ends", p->ends, "out", p->out, "err", p->err, "time", (json_int_t)p->time_s, "mem",
 			      (json_int_t)p->mem_bytes, "grace", p->grace_s, "signal", p->signal_num, "signal_lead",
-			      p->signal_lead_s, "ntasks", p->ntasks, "cpus_per_task", p->cpus_per_task);
-	int rc = -EINVAL;
-
+			      p->signal_lead_s, "ntasks", p->ntasks, "cpus_per_task", p->cpus_per_task, "append", p->append,
+			      "boot", boot);
 	if (o && json_dump_file(o, tmp, JSON_COMPACT) == 0)
 		rc = rename(tmp, path) < 0 ? -errno : 0;
 	else if (o)
@@ -68,8 +73,23 @@ int supervisor_params_read(const char *dir, struct supervisor_params *p, struct 
 	p->signal_lead_s = (int)take_int(o, "signal_lead");
 	p->ntasks = (int)take_int(o, "ntasks");
 	p->cpus_per_task = (int)take_int(o, "cpus_per_task");
+	p->append = json_is_true(json_object_get(o, "append"));
 	json_decref(o);
 	return 0;
+}
+
+bool supervisor_params_ready(const char *dir)
+{
+	cleanup_free char *path = xasprintf("%s/params", dir);
+	json_t *o = json_load_file(path, 0, NULL);
+	const char *boot = json_string_value(json_object_get(o, "boot"));
+	char now[40];
+	bool ready;
+
+	boot_id(now);
+	ready = boot && strcmp(boot, now) == 0;
+	json_decref(o);
+	return ready;
 }
 
 void supervisor_params_release(struct supervisor_params *p)
@@ -84,7 +104,7 @@ void supervisor_params_release(struct supervisor_params *p)
 
 /* --- identity: a pid alone may belong to another process by now --- */
 
-static void boot_id(char out[40])
+void boot_id(char out[40])
 {
 	cleanup_close int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, out, 36);
@@ -144,6 +164,16 @@ enum supervisor_state supervisor_look(const char *dir, pid_t *pid)
 		return SUPERVISOR_DEAD;
 	*pid = (pid_t)p;
 	return SUPERVISOR_ALIVE;
+}
+
+int64_t supervisor_since(const char *dir)
+{
+	cleanup_free char *path = xasprintf("%s/supervisor", dir);
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return 0;
+	return (int64_t)st.st_mtim.tv_sec * USEC_PER_SEC + st.st_mtim.tv_nsec / 1000;
 }
 
 bool supervisor_void(const char *dir)

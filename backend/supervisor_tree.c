@@ -10,6 +10,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -114,14 +115,90 @@ size_t tree_list(pid_t root, pid_t *out, size_t max)
 	return n;
 }
 
-void tree_kill(pid_t root, int sig)
+void tree_kill(pid_t root, pid_t except, int sig)
 {
 	pid_t *list = xcalloc(TREE_MAX, sizeof(*list));
 	size_t n = tree_list(root, list, TREE_MAX);
 
 	for (size_t i = 0; i < n; i++)
-		(void)kill(list[i], sig);
+		if (list[i] != except)
+			(void)kill(list[i], sig);
 	free(list);
+}
+
+/* "Pss:    123 kB" in /proc/PID/smaps_rollup (proc(5), Linux 4.14); -1: not there. */
+static int64_t pss_of(pid_t pid)
+{
+	cleanup_free char *path = xasprintf("/proc/%d/smaps_rollup", (int)pid);
+	struct strbuf sb = STRBUF_INIT;
+	int64_t bytes = -1;
+	const char *s;
+
+	if (strbuf_read_file(&sb, path, 65536) > 0 && (s = strstr(sb.buf, "\nPss:")))
+		bytes = strtoll(s + 5, NULL, 10) * 1024;
+	strbuf_release(&sb);
+	return bytes;
+}
+
+int64_t tree_pss(pid_t root)
+{
+	pid_t *list = xcalloc(TREE_MAX, sizeof(*list));
+	size_t n = tree_list(root, list, TREE_MAX);
+	int64_t sum = -1;
+
+	for (size_t i = 0; i < n; i++) {
+		int64_t pss = pss_of(list[i]);
+
+		if (pss >= 0)
+			sum = (sum < 0 ? 0 : sum) + pss;
+	}
+	free(list);
+	return sum;
+}
+
+/* --- what is left of a job whose supervisor was killed --- */
+
+#define SWEEP_TRIES 100	/* a hundredth of a second apart */
+
+/* Was it started below the supervisor of this attempt? Its environment says so, wherever it was moved to since. */
+static bool belongs(pid_t pid, const char *mark)
+{
+	cleanup_free char *path = xasprintf("/proc/%d/environ", (int)pid);
+	struct strbuf sb = STRBUF_INIT;
+	bool ours = false;
+
+	(void)strbuf_read_file(&sb, path, 8 << 20);
+	for (const char *s = sb.buf; !ours && s < sb.buf + sb.len; s += strlen(s) + 1)
+		ours = strcmp(s, mark) == 0;
+	strbuf_release(&sb);
+	return ours;
+}
+
+static size_t kill_marked(const char *mark)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *de;
+	size_t n = 0;
+
+	while (d && (de = readdir(d))) {
+		pid_t pid = (pid_t)strtol(de->d_name, NULL, 10);
+
+		if (pid > 1 && pid != getpid() && belongs(pid, mark)) {
+			(void)kill(pid, SIGKILL);
+			n++;
+		}
+	}
+	if (d)
+		(void)closedir(d);
+	return n;
+}
+
+void supervisor_sweep(const char *dir)
+{
+	cleanup_free char *mark = xasprintf(SUPERVISOR_MARK "=%s", dir);
+
+	for (int i = 0; i < SWEEP_TRIES && kill_marked(mark) > 0; i++)
+		(void)poll(NULL, 0, 10);
 }
 
 int64_t tree_rss(pid_t root)

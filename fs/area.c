@@ -179,6 +179,16 @@ int area_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 	return rc;
 }
 
+/* Looks for news of a path's own directory; they are shown next time. */
+static void refresh_parent(struct fsys *fs, struct spot *s)
+{
+	const char *slash = s->e ? strrchr(s->path, '/') : NULL;
+	cleanup_free char *dir = slash ? xstrndup(s->path, (size_t)(slash - s->path)) : xstrdup("");
+
+	if (s->area == 'w' || run_is_live(s->r))
+		(void)refresh(fs, s, dir);
+}
+
 static void set_times(struct stat *st, int64_t us)
 {
 	st->st_mtim.tv_sec = us / USEC_PER_SEC;
@@ -202,12 +212,14 @@ int area_stat(struct fsys *fs, uint64_t ino, struct stat *st)
 		set_times(st, s.r->t_changed);
 		return 0;
 	}
+	refresh_parent(fs, &s);
 	if (!s.e->known)
 		return -ENOENT;
 	st->st_mode = (s.e->type == 'd' ? S_IFDIR | 0555 : s.e->type == 'l' ? S_IFLNK | 0777 : S_IFREG) |
 		      (s.e->type == 'f' ? (s.e->mode & 0555) | 0400 : 0);
 	st->st_nlink = s.e->type == 'd' ? 2 : 1;
 	st->st_size = (off_t)(s.e->type == 'l' ? strlen(s.e->target) : s.e->type == 'd' ? 0 : s.e->size);
+	st->st_blocks = s.e->type == 'f' ? (st->st_size + 511) / 512 : 0;
 	set_times(st, s.e->mtime);
 	return 0;
 }
@@ -295,36 +307,69 @@ void area_opendir(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_fil
 	p->user = fi->fh;
 	p->deadline = clock_mono(fs->clock) + 5 * USEC_PER_SEC;
 	if (!retry_opendir(p))
-		park_interruptible(p);
+		(void)park_interruptible(p);
 }
 
 /* --- files --- */
+
+/* Is this run's list of results final? */
+static bool is_final(struct fsys *fs, struct spot *s)
+{
+	if (s->area == 'r')
+		load_manifest(fs, s);
+	return s->area == 'r' && !run_is_live(s->r) && s->p->manifest;
+}
+
+/* As grow_open (rundata.c): the first opening since the end drops what a private mapping may have left. */
+static void opened(struct fsys *fs, struct handle *h, struct fuse_file_info *fi)
+{
+	struct spot s;
+
+	if (!content_whole(h->content) || !area_at(fs, h->ino, &s) || !s.e)
+		return;
+	fi->direct_io = 0;
+	fi->keep_cache = s.e->cached;
+	s.e->cached = true;
+}
+
+static void open_remote(struct fsys *fs, fuse_req_t req, struct spot *s, struct handle *h)
+{
+	if (!h->content)
+		h->content = content_open(fs, s->r->num, s->e, is_final(fs, s));
+	content_wait(h->content, req, h, opened);
+}
+
+static void open_file(struct fsys *fs, fuse_req_t req, struct spot *s, struct handle *h, struct fuse_file_info *fi)
+{
+	int rc = files_open(fs, s, h, fi->flags);
+
+	if (rc < 0) {
+		handle_free(fs, h);
+		(void)fuse_reply_err(req, -rc);
+		return;
+	}
+	fi->direct_io = 1;
+	(void)fuse_reply_open(req, fi);
+}
 
 void area_open(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi)
 {
 	struct handle *h;
 	struct spot s;
-	int rc;
 
 	if (!area_at(fs, ino, &s) || !s.e) {
 		(void)fuse_reply_err(req, ENOENT);
 		return;
 	}
-	h = handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
-	if (s.area == 'f') {
-		rc = files_open(fs, &s, h, fi->flags);
-		if (rc < 0) {
-			handle_free(fs, h);
-			(void)fuse_reply_err(req, -rc);
-			return;
-		}
-	} else if ((fi->flags & O_ACCMODE) != O_RDONLY) {
-		handle_free(fs, h);
+	if (s.area != 'f' && (fi->flags & O_ACCMODE) != O_RDONLY) {
 		(void)fuse_reply_err(req, EPERM);
 		return;
 	}
-	fi->direct_io = 1;
-	(void)fuse_reply_open(req, fi);
+	h = handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+	if (s.area == 'f')
+		open_file(fs, req, &s, h, fi);
+	else
+		open_remote(fs, req, &s, h);
 }
 
 void area_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
@@ -339,10 +384,9 @@ void area_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, 
 		files_read(fs, req, &s, h, off, size);
 		return;
 	}
-	if (s.area == 'r')
-		load_manifest(fs, &s);
 	if (!h->content)
-		h->content = content_open(fs, s.r->num, s.e, !run_is_live(s.r) && s.area == 'r' && s.p->manifest);
+		h->content = content_open(fs, s.r->num, s.e, is_final(fs, &s));
+	content_renew(h->content, s.e->size);
 	content_read(h->content, req, h, off, size);
 }
 

@@ -57,25 +57,38 @@ int files_lookup(struct fsys *fs, struct spot *s, const char *path, uint64_t *in
 	return 0;
 }
 
+/* A file that was removed while it is open. */
+static int stat_open(const struct fsys *fs, uint64_t ino, struct stat *st)
+{
+	for (struct hmap_node *n = hmap_walk(&fs->handles, NULL); n; n = hmap_walk(&fs->handles, n)) {
+		const struct handle *h = container_of(n, struct handle, node);
+
+		if (h->ino == ino && h->fd >= 0)
+			return fstat(h->fd, st) < 0 ? -errno : 0;
+	}
+	return -ENOENT;
+}
+
 int files_stat(struct fsys *fs, struct spot *s, struct stat *out)
 {
 	cleanup_free char *full = local(fs, s, s->path);
 	bool draft = s->r->status == RUN_DRAFT;
 	struct stat st;
 
-	if (lstat(full, &st) < 0) {
+	if (lstat(full, &st) < 0 && (!s->e || stat_open(fs, area_ino(s, s->e), &st) < 0)) {
 		if (s->e)
-			return -errno;
+			return -ENOENT;
 		out->st_mode = S_IFDIR | 0555; /* a run without files has an empty directory */
 		out->st_nlink = 2;
 		out->st_mtim.tv_sec = s->r->t_created / USEC_PER_SEC;
 		return 0;
 	}
-	out->st_mode = st.st_mode & ~(mode_t)(S_ISUID | S_ISGID | S_ISVTX | 077);
+	out->st_mode = st.st_mode & ~(mode_t)(S_ISUID | S_ISGID | S_ISVTX);
+	if (!s->e)
+		out->st_mode = S_IFDIR | 0755;
 	if (!draft && !S_ISLNK(st.st_mode))
 		out->st_mode &= ~(mode_t)0222;
-	out->st_mode |= (out->st_mode & 0700) >> 3 & 0050;
-	out->st_nlink = S_ISDIR(st.st_mode) ? 2 : 1;
+	out->st_nlink = S_ISDIR(st.st_mode) ? 2 : st.st_nlink;
 	out->st_size = S_ISDIR(st.st_mode) ? 0 : st.st_size;
 	out->st_blocks = st.st_blocks;
 	out->st_mtim = st.st_mtim;
@@ -220,17 +233,22 @@ int area_create(struct fsys *fs, uint64_t parent, const char *name, mode_t mode,
 {
 	cleanup_free char *path = NULL, *full = NULL;
 	struct handle *h;
+	struct stat st;
 	struct spot s;
 	int rc = place(fs, parent, name, &s, &path, &full), fd;
+	bool there;
 
 	if (rc < 0)
 		return rc;
 	/* A replayed CREATE finds the file that it made. */
 	if (session_replaying(fs->session))
 		flags &= ~O_EXCL;
-	fd = open(full, (flags & (O_ACCMODE | O_TRUNC | O_EXCL)) | O_CREAT | O_NOFOLLOW | O_CLOEXEC, (mode & 0777) | 0600);
+	there = lstat(full, &st) == 0;
+	fd = open(full, (flags & (O_ACCMODE | O_TRUNC | O_EXCL)) | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
+	if (!there)
+		(void)fchmod(fd, (mode & 0777) | 0600); /* the caller's umask is in it, ours is not asked */
 	rc = made(&s, path, ino);
 	if (rc < 0) {
 		(void)close(fd);
@@ -249,14 +267,16 @@ int area_mkdir(struct fsys *fs, uint64_t parent, const char *name, mode_t mode, 
 
 	if (rc < 0)
 		return rc;
-	if (mkdir(full, (mode & 0777) | 0700) < 0 && !(errno == EEXIST && session_replaying(fs->session)))
+	if (mkdir(full, 0700) < 0 && !(errno == EEXIST && session_replaying(fs->session)))
 		return -errno;
+	(void)chmod(full, (mode & 0777) | 0700);
 	return made(&s, path, ino);
 }
 
 int area_unlink(struct fsys *fs, uint64_t parent, const char *name, bool dir)
 {
 	cleanup_free char *path = NULL, *full = NULL;
+	struct pentry *e;
 	struct spot s;
 	int rc = place(fs, parent, name, &s, &path, &full);
 
@@ -264,10 +284,11 @@ int area_unlink(struct fsys *fs, uint64_t parent, const char *name, bool dir)
 		return rc;
 	if ((dir ? rmdir(full) : unlink(full)) < 0 && !(errno == ENOENT && session_replaying(fs->session)))
 		return -errno;
-	return 0;
+	e = paths_find(s.p, 'f', path);
+	return e ? paths_remove(s.p, e) : 0;
 }
 
-int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to, const char *new_name)
+int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to, const char *new_name, unsigned flags)
 {
 	cleanup_free char *path = NULL, *full = NULL, *path2 = NULL, *full2 = NULL;
 	struct spot s, s2;
@@ -280,7 +301,9 @@ int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to,
 		return rc;
 	if (s.r != s2.r)
 		return -EXDEV;
-	if (rename(full, full2) < 0)
+	if (flags & ~(unsigned)RENAME_NOREPLACE)
+		return -EINVAL;
+	if (renameat2(AT_FDCWD, full, AT_FDCWD, full2, flags) < 0)
 		return errno == ENOENT && session_replaying(fs->session) ? 0 : -errno;
 	e = paths_find(s.p, 'f', path);
 	return e ? paths_move(s.p, e, path2) : 0;
@@ -299,22 +322,53 @@ int area_symlink(struct fsys *fs, uint64_t parent, const char *name, const char 
 	return made(&s, path, ino);
 }
 
-int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, struct handle *h)
+int area_link(struct fsys *fs, uint64_t ino, uint64_t parent, const char *name, uint64_t *out)
+{
+	cleanup_free char *path = NULL, *full = NULL, *from = NULL;
+	struct spot s, target;
+	int rc = place(fs, parent, name, &s, &path, &full);
+
+	if (rc < 0)
+		return rc;
+	if (!area_at(fs, ino, &target) || !target.e)
+		return -ENOENT;
+	if (target.r != s.r || target.area != 'f')
+		return -EXDEV;
+	from = local(fs, &target, target.path);
+	if (linkat(AT_FDCWD, from, AT_FDCWD, full, 0) < 0 && !(errno == EEXIST && session_replaying(fs->session)))
+		return -errno;
+	return made(&s, path, out);
+}
+
+static bool is_directory(const char *full)
+{
+	struct stat st;
+
+	return lstat(full, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, const struct handle *h)
 {
 	cleanup_free char *full = NULL;
 	struct timespec ts[2] = { { 0, UTIME_OMIT }, { 0, UTIME_OMIT } };
 	struct spot s;
 
-	(void)h;
 	if (!area_at(fs, ino, &s))
 		return -ENOENT;
 	if (s.area != 'f' || writable(&s) < 0)
 		return -EPERM;
 	full = local(fs, &s, s.path);
-	if ((to_set & FUSE_SET_ATTR_MODE) && chmod(full, (st->st_mode & 0777) | (s.e ? 0400 : 0700)) < 0)
+	/* What is here must be shipped and can be purged, whatever its modes. */
+	if ((to_set & FUSE_SET_ATTR_MODE) && chmod(full, (st->st_mode & 0777) | (is_directory(full) ? 0700 : 0400)) < 0)
 		return -errno;
-	if ((to_set & FUSE_SET_ATTR_SIZE) && truncate(full, st->st_size) < 0)
-		return -errno;
+	if (to_set & FUSE_SET_ATTR_SIZE) {
+		int bad = h && h->fd >= 0 ? ftruncate(h->fd, st->st_size) : truncate(full, st->st_size);
+
+		if (bad < 0)
+			return -errno;
+	}
+	if (!(to_set & (FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME)))
+		return 0; /* the NOW forms come with these */
 	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
 		ts[0].tv_nsec = UTIME_NOW;
 	else if (to_set & FUSE_SET_ATTR_ATIME)

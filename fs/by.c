@@ -289,6 +289,16 @@ static char *set_file(const struct fsys *fs, const struct handle *h)
 			 (unsigned long long)h->fh);
 }
 
+void set_forget(struct fsys *fs, const struct handle *h)
+{
+	cleanup_free char *path = NULL;
+
+	if (!h->have_set)
+		return;
+	path = set_file(fs, h);
+	(void)unlink(path);
+}
+
 /* The set survives a restart of the worker in a small file of numbers. */
 static void save_set(struct fsys *fs, const struct handle *h)
 {
@@ -359,32 +369,53 @@ static bool set_text(struct fsys *fs, const struct handle *h, struct strbuf *out
 	return !any || h->n_set == 0;
 }
 
+/* The answer is given once: what is read in pieces must not change in between. */
+static bool set_answer(struct fsys *fs, struct handle *h)
+{
+	if (!h->have_set)
+		fix_set(fs, h);
+	if (!h->have_text)
+		h->have_text = set_text(fs, h, &h->text);
+	if (!h->have_text)
+		strbuf_reset(&h->text);
+	return h->have_text;
+}
+
+bool set_ready(struct fsys *fs, struct handle *h)
+{
+	return set_answer(fs, h);
+}
+
 static bool retry_set(struct parked *p)
 {
-	struct strbuf out = STRBUF_INIT;
+	struct handle *h = p->h;
 	uint64_t off = p->off;
 	size_t size = p->size;
-	bool done = set_text(p->fs, p->h, &out);
 
-	if (done)
-		reply_slice(unpark(p), &out, off, size);
-	strbuf_release(&out);
-	return done;
+	if (!set_answer(p->fs, h))
+		return false;
+	reply_slice(unpark(p), &h->text, off, size);
+	return true;
 }
 
 void set_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
 {
 	struct parked *p;
 
-	if (!h->have_set)
-		fix_set(fs, h);
+	if (off && !h->have_text) { /* an earlier worker gave the answer */
+		(void)fuse_reply_buf(req, NULL, 0);
+		return;
+	}
+	if (set_answer(fs, h)) {
+		reply_slice(req, &h->text, off, size);
+		return;
+	}
+	if (h->flags & O_NONBLOCK) {
+		(void)fuse_reply_err(req, EAGAIN);
+		return;
+	}
 	p = park(fs, req, h, 0, retry_set);
 	p->off = off;
 	p->size = size;
-	if (retry_set(p))
-		return;
-	if (h->flags & O_NONBLOCK)
-		(void)fuse_reply_err(unpark(p), EAGAIN);
-	else
-		park_interruptible(p);
+	(void)park_interruptible(p);
 }

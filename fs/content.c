@@ -15,6 +15,8 @@
 #define CHUNK (1024 * 1024)
 #define AHEAD 4			/* chunks on their way for one reader */
 #define DEADLINE_US (30LL * USEC_PER_SEC)
+#define OPEN_DEADLINE_US (5LL * USEC_PER_SEC)
+#define LIVE_AGE_US (1LL * USEC_PER_SEC) /* older bytes of a live file are fetched anew */
 
 enum chunk_state { CHUNK_NONE, CHUNK_ASKED, CHUNK_HERE };
 
@@ -25,6 +27,9 @@ struct content {
 	char *path;
 	uint64_t size;		/* as listed; grows when more is read of a live file */
 	bool final, whole, closed;
+	bool asking;		/* inside engine_fetch, which may answer at once */
+	int64_t got_at;		/* monotonic us: the last bytes came */
+	void (*opened)(struct fsys *, struct handle *, struct fuse_file_info *);
 	int fd;
 	char *part, *done;	/* names on the disk */
 	unsigned char *state;	/* enum chunk_state per chunk */
@@ -102,7 +107,10 @@ static void got(struct content *c, size_t chunk, const char *data, size_t len)
 		c->state[chunk] = CHUNK_NONE;
 		return;
 	}
+	if (c->final) /* on its way to the disk now, so that the fsync in the end has little to wait for */
+		(void)sync_file_range(c->fd, (off_t)at, (off_t)len, SYNC_FILE_RANGE_WRITE);
 	c->state[chunk] = CHUNK_HERE;
+	c->got_at = clock_mono(c->fs->clock);
 	c->n_here++;
 	if (at + len > c->size)
 		c->size = at + len;
@@ -134,7 +142,8 @@ static void fetched(void *arg, int code, const char *text, const char *data, siz
 			content_free(c);
 		return;
 	}
-	park_retry(c->fs, c->run);
+	if (!c->asking)
+		park_retry(c->fs, c->run);
 }
 
 static void ask(struct content *c, size_t chunk)
@@ -148,38 +157,43 @@ static void ask(struct content *c, size_t chunk)
 	f->chunk = chunk;
 	c->state[chunk] = CHUNK_ASKED;
 	c->asked++;
+	c->asking = true;
 	engine_fetch(c->fs->en, c->run, c->area, c->path, (uint64_t)chunk * CHUNK, CHUNK, fetched, f);
+	c->asking = false;
 }
 
-/* True when answered: the bytes at `off` are here, or are past the end, or cannot be had. */
-static bool answer(struct content *c, fuse_req_t req, struct parked *p, uint64_t off, size_t size)
+/* Are these bytes here? A read in the middle of a file is never short: programs take that for its end. */
+static bool all_here(const struct content *c, uint64_t off, uint64_t end)
+{
+	for (uint64_t i = off / CHUNK; i * CHUNK < end && !c->whole; i++)
+		if (c->state[i] != CHUNK_HERE)
+			return false;
+	return true;
+}
+
+/* True when answered: the bytes are here, or are past the end, or cannot be had. */
+static bool answer(struct content *c, struct parked *p, uint64_t off, size_t size)
 {
 	static char buf[SHARED_MAX_WRITE * 8];
-	size_t chunk = (size_t)(off / CHUNK);
+	uint64_t end = off + (size < sizeof(buf) ? size : sizeof(buf));
+	int error = c->error ? -c->error : EHOSTUNREACH;
 	ssize_t n = 0;
 
 	if (c->fd < 0 || c->error) {
-		int error = c->error ? -c->error : EHOSTUNREACH;
-
 		c->error = 0;
-		(void)fuse_reply_err(p ? unpark(p) : req, error);
+		(void)fuse_reply_err(unpark(p), error);
 		return true;
 	}
-	if (off < c->size && !c->whole && c->state[chunk] != CHUNK_HERE)
+	if (end > c->size)
+		end = c->size;
+	if (off < end && !all_here(c, off, end))
 		return false;
-	if (off < c->size) {
-		uint64_t end = c->whole ? c->size : (uint64_t)(chunk + 1) * CHUNK;
-
-		if (size > sizeof(buf))
-			size = sizeof(buf);
-		if (off + size > end)
-			size = (size_t)(end - off);
-		n = pread(c->fd, buf, size, (off_t)off);
-	}
+	if (off < end)
+		n = pread(c->fd, buf, (size_t)(end - off), (off_t)off);
 	if (n < 0)
-		(void)fuse_reply_err(p ? unpark(p) : req, errno);
+		(void)fuse_reply_err(unpark(p), errno);
 	else
-		(void)fuse_reply_buf(p ? unpark(p) : req, buf, (size_t)n);
+		(void)fuse_reply_buf(unpark(p), buf, (size_t)n);
 	return true;
 }
 
@@ -187,7 +201,7 @@ static void ask_ahead(struct content *c, uint64_t off)
 {
 	size_t chunk = (size_t)(off / CHUNK);
 
-	for (size_t i = 0; i < AHEAD && !c->whole; i++)
+	for (size_t i = 0; i < AHEAD && !c->whole && !c->error; i++)
 		ask(c, chunk + i);
 }
 
@@ -199,18 +213,97 @@ static bool retry_content(struct parked *p)
 		return false;
 	if (!c->error)
 		ask_ahead(c, p->off);
-	return answer(c, NULL, p, p->off, p->size);
+	return answer(c, p, p->off, p->size);
+}
+
+bool content_whole(const struct content *c)
+{
+	return c->whole;
+}
+
+void content_renew(struct content *c, uint64_t size)
+{
+	if (c->final || c->asked)
+		return;
+	if (size == c->size && clock_mono(c->fs->clock) - c->got_at < LIVE_AGE_US)
+		return;
+	memset(c->state, CHUNK_NONE, c->n_chunks);
+	c->n_here = 0;
+	c->size = size;
+	make_room(c, chunks(size));
+}
+
+/* --- opening --- */
+
+static void reply_opened(struct content *c, fuse_req_t req, struct handle *h)
+{
+	struct fuse_file_info fi = { .fh = h->fh, .direct_io = 1 };
+
+	c->opened(c->fs, h, &fi);
+	(void)fuse_reply_open(req, &fi);
+}
+
+static bool retry_open(struct parked *p)
+{
+	struct handle *h = p->h;
+	struct content *c = h->content;
+	struct fsys *fs = p->fs;
+
+	if (!c->whole && !c->error)
+		ask_ahead(c, 0);
+	if (c->error == -ENOENT) {
+		fuse_req_t req = unpark(p);
+
+		handle_free(fs, h);
+		(void)fuse_reply_err(req, ENOENT);
+		return true;
+	}
+	if (!c->whole && !c->error)
+		return false;
+	c->error = 0;
+	reply_opened(c, unpark(p), h);
+	return true;
+}
+
+static bool open_late(struct parked *p)
+{
+	struct handle *h = p->h;
+
+	reply_opened(h->content, unpark(p), h);
+	return true;
+}
+
+static void drop_open(struct parked *p)
+{
+	handle_free(p->fs, p->h);
+}
+
+void content_wait(struct content *c, fuse_req_t req, struct handle *h,
+		  void (*opened)(struct fsys *, struct handle *, struct fuse_file_info *))
+{
+	struct parked *p;
+
+	c->opened = opened;
+	if (c->whole || !c->final || c->fd < 0 || !c->n_chunks || c->n_chunks > AHEAD || (h->flags & O_NONBLOCK)) {
+		reply_opened(c, req, h);
+		return;
+	}
+	p = park(c->fs, req, h, c->run, retry_open);
+	p->deadline = clock_mono(c->fs->clock) + OPEN_DEADLINE_US;
+	p->late = open_late;
+	p->drop = drop_open;
+	if (!retry_open(p))
+		(void)park_interruptible(p);
 }
 
 void content_read(struct content *c, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
 {
 	struct parked *p;
 
-	ask_ahead(c, off);
 	p = park(c->fs, req, h, c->run, retry_content);
 	p->off = off;
 	p->size = size;
 	p->deadline = clock_mono(c->fs->clock) + DEADLINE_US;
 	if (!retry_content(p))
-		park_interruptible(p);
+		(void)park_interruptible(p);
 }

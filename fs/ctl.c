@@ -1,9 +1,10 @@
 /*
  * ctl files: each line is a verb, done before the write returns (as in xcpu and cgroup files). What the scheduler says of it
  * is read back on the same descriptor, or waited for with fsync. A write without a final newline is one verb as well: a
- * command is never kept half.
+ * command is never kept half. The answer has a cursor of its own, for the write moved the descriptor's offset; that there is
+ * one to be read survives the worker.
  */
-#include "fs/fsys.h"
+#include "fs/fuse_ll.h"
 
 #include "backend/base/mem.h"
 
@@ -12,26 +13,34 @@
 #include <signal.h>
 #include <string.h>
 
+#define ANSWER_DEADLINE_US (60LL * USEC_PER_SEC)
+
+enum { ANSWER_NONE, ANSWER_WAITS, ANSWER_REFUSED }; /* shared_handle.user64 */
+
 /* One write: its lines are done one after the other. */
 struct ctl_call {
 	struct fsys *fs;
 	struct parked *p;	/* the write; NULL once answered */
-	uint64_t fh;
-	uint32_t run;
+	uint64_t fh, ino;
 	uint64_t request;
 	unsigned index;		/* of the line, for the journal's key */
-	char *text, *next;
+	char *text, *line, *next;
 	size_t len;		/* of the write */
 	uint32_t uid;
 };
 
 static void next_line(struct ctl_call *c);
 
-static struct handle *ctl_handle(struct ctl_call *c)
+static struct handle *ctl_handle(const struct ctl_call *c)
 {
 	struct hmap_node *n = hmap_first(&c->fs->handles, c->fh);
 
 	return n ? container_of(n, struct handle, node) : NULL;
+}
+
+static void note(const struct ctl_call *c, const char *why)
+{
+	engine_note_rejected(c->fs->en, c->uid, c->line, strlen(c->line), why);
 }
 
 static void finish(struct ctl_call *c, int code)
@@ -45,9 +54,22 @@ static void finish(struct ctl_call *c, int code)
 			(void)fuse_reply_err(req, -code);
 		else
 			(void)fuse_reply_write(req, len);
+	} else if (code == 0) {
+		note(c, "the verb that was answered with ETIMEDOUT was done");
 	}
 	free(c->text);
 	free(c);
+}
+
+static void set_answer(struct fsys *fs, const struct handle *h, uint64_t state)
+{
+	struct shared_handle *sh = shared_handle_get(fs->shared, h->fh, true);
+
+	if (!sh)
+		return;
+	sh->ino = h->ino;
+	sh->flags = h->flags;
+	__atomic_store_n(&sh->user64, state, __ATOMIC_RELEASE);
 }
 
 static void line_done(void *arg, int code, const char *text)
@@ -56,14 +78,17 @@ static void line_done(void *arg, int code, const char *text)
 	struct handle *h = ctl_handle(c);
 
 	if (h) {
-		h->verb_seen++;
-		h->failed = code < 0;
+		h->failed = code;
+		h->verb_seen = code == 0 && ino_kind(c->ino) == INO_RUN;
+		h->have_text = true;
+		h->pos = 0;
 		strbuf_reset(&h->text);
-		if (code < 0)
-			strbuf_addf(&h->text, "%s\n", text);
+		if (!h->verb_seen)
+			strbuf_addf(&h->text, "%s\n", code < 0 ? text : "ok");
+		set_answer(c->fs, h, h->verb_seen ? ANSWER_WAITS : code < 0 ? ANSWER_REFUSED : ANSWER_NONE);
 	}
 	if (code < 0) {
-		engine_note_rejected(c->fs->en, c->uid, c->text, strlen(c->text), text);
+		note(c, text);
 		finish(c, code);
 		return;
 	}
@@ -84,8 +109,9 @@ static void root_verb(struct ctl_call *c, const char *line)
 	}
 }
 
-static void one_line(struct ctl_call *c, uint64_t ino, char *line)
+static void one_line(struct ctl_call *c, const char *line)
 {
+	uint64_t ino = c->ino;
 	uint64_t request = c->request | (uint64_t)c->index++ << 48;
 	struct view v;
 
@@ -104,7 +130,6 @@ static void one_line(struct ctl_call *c, uint64_t ino, char *line)
 
 static void next_line(struct ctl_call *c)
 {
-	struct handle *h = ctl_handle(c);
 	char *line, *end;
 
 	do {
@@ -121,7 +146,22 @@ static void next_line(struct ctl_call *c)
 		for (size_t n = strlen(line); n && strchr(" \t\r", line[n - 1]); n--)
 			line[n - 1] = '\0';
 	} while (!*line);
-	one_line(c, h ? h->ino : 0, line);
+	c->line = line;
+	one_line(c, line);
+}
+
+static void drop_call(struct parked *p)
+{
+	struct ctl_call *c = (struct ctl_call *)(uintptr_t)p->user;
+
+	c->p = NULL;
+}
+
+static bool call_late(struct parked *p)
+{
+	note((const struct ctl_call *)(uintptr_t)p->user,
+	     "the journal did not answer in 30 seconds (ETIMEDOUT): another row will say what became of it");
+	return false;
 }
 
 void ctl_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *data, size_t len)
@@ -135,13 +175,19 @@ void ctl_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *da
 	c = xcalloc(1, sizeof(*c));
 	c->fs = fs;
 	c->fh = h->fh;
+	c->ino = h->ino;
 	c->request = session_unique(fs->session);
 	c->text = xstrndup(data, len);
-	c->next = c->text;
+	c->line = c->next = c->text;
 	c->len = len;
 	c->uid = fuse_req_ctx(req)->uid;
 	c->p = park(fs, req, h, 0, NULL);
 	c->p->uninterruptible = true;
+	c->p->user = (uintptr_t)c;
+	c->p->drop = drop_call;
+	c->p->late = call_late;
+	c->p->deadline = clock_mono(fs->clock) + JOURNAL_DEADLINE_US;
+	c->p->deadline_errno = ETIMEDOUT;
 	next_line(c);
 }
 
@@ -151,23 +197,34 @@ struct answer_wait {
 	struct fsys *fs;
 	struct parked *p;
 	struct handle *h;
-	uint64_t off;
 	size_t size;
 	bool fsync;
 };
 
+static void give(fuse_req_t req, struct handle *h, size_t size)
+{
+	uint64_t at = h->pos;
+
+	h->pos += h->text.len - at < size ? h->text.len - at : size;
+	reply_slice(req, &h->text, at, size);
+}
+
 static void answered(void *arg, int code, const char *text)
 {
 	struct answer_wait *w = arg;
-	struct strbuf out = STRBUF_INIT;
 	fuse_req_t req = unpark(w->p);
+	struct handle *h = w->h;
 
-	strbuf_addf(&out, "%s%s%s\n", code < 0 ? "error" : "ok", *text ? " " : "", text);
-	if (w->fsync)
+	if (w->fsync) {
 		(void)fuse_reply_err(req, code < 0 ? -code : 0);
-	else
-		reply_slice(req, &out, w->off, w->size);
-	strbuf_release(&out);
+	} else {
+		h->verb_seen = false;
+		h->pos = 0;
+		strbuf_reset(&h->text);
+		strbuf_addf(&h->text, "%s%s%s\n", code < 0 ? "error" : "ok", *text ? " " : "", text);
+		set_answer(w->fs, h, ANSWER_NONE);
+		give(req, h, w->size);
+	}
 	free(w);
 }
 
@@ -179,56 +236,95 @@ static void drop_answer(struct parked *p)
 	free(w);
 }
 
-static void await_answer(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size, bool fsync)
+static void await_answer(struct fsys *fs, fuse_req_t req, struct handle *h, size_t size, bool fsync)
 {
 	struct answer_wait *w = xcalloc(1, sizeof(*w));
 	struct parked *p = park(fs, req, h, h->run, NULL);
 
-	*w = (struct answer_wait){ fs, p, h, off, size, fsync };
+	*w = (struct answer_wait){ fs, p, h, size, fsync };
 	p->user = (uintptr_t)w;
 	p->drop = drop_answer;
-	p->deadline = clock_mono(fs->clock) + 60LL * USEC_PER_SEC;
+	p->deadline = clock_mono(fs->clock) + ANSWER_DEADLINE_US;
 	p->deadline_errno = ETIMEDOUT;
-	park_interruptible(p);
-	/* The interrupt may have come first and taken everything away: then the list of parked requests no longer has it. */
-	for (struct hmap_node *n = hmap_first(&fs->parked, h->run); n; n = hmap_next(n))
-		if (container_of(n, struct parked, node) == p) {
-			engine_verb_answer(fs->en, h->run, answered, w);
-			return;
-		}
+	if (park_interruptible(p)) /* else the signal was there first */
+		engine_verb_answer(fs->en, h->run, answered, w);
+}
+
+static void mark(void *arg, int code, const char *text)
+{
+	bool *called = arg;
+
+	(void)code;
+	(void)text;
+	*called = true;
+}
+
+bool ctl_ready(struct fsys *fs, const struct handle *h)
+{
+	bool called = false;
+
+	if (!h->verb_seen || h->pos < h->text.len)
+		return true;
+	engine_verb_answer(fs->en, h->run, mark, &called);
+	if (!called)
+		engine_cancel_cb(fs->en, h->run, &called);
+	return called;
+}
+
+/* What an earlier worker knew: is there an answer to be read, or was this very read about to give it? */
+static void recall(struct fsys *fs, struct handle *h, uint64_t request)
+{
+	struct shared_handle *sh = shared_handle_get(fs->shared, h->fh, false);
+
+	if (!sh || h->have_text)
+		return;
+	h->have_text = true;
+	h->verb_seen = sh->user64 == ANSWER_WAITS || (request && sh->last_read == request);
+	if (sh->user64 == ANSWER_REFUSED) {
+		h->failed = -EINVAL;
+		strbuf_addstr(&h->text, "the verb was refused: the file errors says why\n");
+	}
+}
+
+const char *ctl_verbs(const struct view *v)
+{
+	return v->run ? engine_verbs() : v->cluster ? "reconnect\n" : "reload\nstop\n";
 }
 
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
 {
+	uint64_t request = session_unique(fs->session);
 	struct strbuf out = STRBUF_INIT;
-	bool run = ino_kind(h->ino) == INO_RUN;
+	struct shared_handle *sh;
+	struct view v;
 
-	/* The write moved the descriptor's offset: an answer is read from where the reader is, once. */
-	if (h->failed) {
-		reply_slice(req, &h->text, 0, size);
-		h->failed = false;
-		strbuf_reset(&h->text);
-		return;
-	}
-	if (h->verb_seen && run) {
-		h->verb_seen = 0;
-		h->have_text = true;
-		await_answer(fs, req, h, 0, size, false);
-		return;
-	}
-	if (h->have_text) {
+	recall(fs, h, request);
+	if (h->pos < h->text.len) {
+		give(req, h, size);
+	} else if (h->verb_seen && (h->flags & O_NONBLOCK) && !ctl_ready(fs, h)) {
+		(void)fuse_reply_err(req, EAGAIN);
+	} else if (h->verb_seen) {
+		sh = shared_handle_get(fs->shared, h->fh, false);
+		if (sh)
+			sh->last_read = request;
+		await_answer(fs, req, h, size, false);
+	} else if (h->have_text) {
 		(void)fuse_reply_buf(req, NULL, 0);
-		return;
+	} else {
+		(void)node_of(fs, h->ino, &v);
+		strbuf_addstr(&out, ctl_verbs(&v));
+		reply_slice(req, &out, off, size);
 	}
-	strbuf_addstr(&out, run ? engine_verbs() : ino_kind(h->ino) == INO_CLUSTER ? "reconnect\n" : "reload\nstop\n");
-	reply_slice(req, &out, off, size);
 	strbuf_release(&out);
 }
 
 void ctl_fsync(struct fsys *fs, fuse_req_t req, struct handle *h)
 {
-	if (h->verb_seen && ino_kind(h->ino) == INO_RUN)
-		await_answer(fs, req, h, 0, 0, true);
+	recall(fs, h, 0);
+	if (h->failed)
+		(void)fuse_reply_err(req, -h->failed);
+	else if (h->verb_seen)
+		await_answer(fs, req, h, 0, true);
 	else
 		(void)fuse_reply_err(req, 0);
 }

@@ -26,7 +26,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		      "  cat runs/42/log.follow                     the log until the run has ended\n"
 		      "  echo cancel > runs/42/ctl                  also: signal USR1, hold, release, retry\n"
 		      "  mkdir runs/mine; cp data runs/mine/files/; echo 'wc data' > runs/mine/spec\n"
-		      "  echo 'nodes=2 -- hostname' > runs/check    (read the descriptor back) what would be submitted\n"
+		      "  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
 		      "  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		      "  cat errors                                 what was refused, and why\n"
 		      "\n"
@@ -124,9 +124,9 @@ static void render_list(const struct view *v, struct strbuf *out)
 
 const struct node fixed_nodes[] = {
 	[FIXED_NONE] = { ".", NODE_DIR, 0755, 0, NULL, 0, "the root" },
-	[FIXED_README] = { "README", NODE_DOC, 0444, 0, render_readme, 0, "one screen of help" },
+	[FIXED_README] = { "README", NODE_DOC, 0444, NODE_CONSTANT, render_readme, 0, "one screen of help" },
 	[FIXED_STATUS] = { "status", NODE_DOC, 0444, 0, render_root_status, 0, "health of the daemon, `key value` lines" },
-	[FIXED_ERRORS] = { "errors", NODE_DOC, 0444, 0, render_errors, 0, "every rejected write: when, who, the text, why; JSON lines" },
+	[FIXED_ERRORS] = { "errors", NODE_DOC, 0444, NODE_APPENDS, render_errors, 0, "every rejected write: when, who, the text, why; JSON lines" },
 	[FIXED_CTL] = { "ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0, "reload, stop" },
 	[FIXED_LAST] = { "last", NODE_LINK, 0777, 0, render_last, 0, "the newest run" },
 	[FIXED_RUNS] = { "runs", NODE_DIR, 0755, 0, NULL, 0, "one directory per run" },
@@ -134,7 +134,7 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY] = { "by", NODE_DIR, 0555, 0, NULL, 0, "links to runs by status, cluster, tag, name and day" },
 	[FIXED_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0, "write a spec: a job is submitted; read the same descriptor: its id" },
 	[FIXED_CHECK] = { "check", NODE_CONV, 0644, NODE_FRESH, NULL, 0, "the same, nothing is submitted: read the effective spec and the script, or every error" },
-	[FIXED_TEMPLATE] = { "template", NODE_DOC, 0444, 0, render_template, 0, "a commented spec to start from" },
+	[FIXED_TEMPLATE] = { "template", NODE_DOC, 0444, NODE_CONSTANT, render_template, 0, "a commented spec to start from" },
 	[FIXED_LIST] = { "list", NODE_DOC, 0444, 0, render_list, 0, "a table, a row per run" },
 	[FIXED_RUNS_LAST] = { "last", NODE_LINK, 0777, NODE_UNLISTED, render_runs_last, 0, "the newest run" },
 	[FIXED_BY_FIRST + SET_STATUS] = { "status", NODE_DIR, 0555, 0, NULL, 0, "runs by status" },

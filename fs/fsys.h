@@ -41,6 +41,9 @@ enum node_flags {
 	NODE_UNLISTED = 1 << 0,
 	NODE_FRESH = 1 << 1,	/* a new instance per LOOKUP (see ino.h) */
 	NODE_FINAL = 1 << 2,	/* does not change any more once the run has ended */
+	NODE_CONSTANT = 1 << 3,	/* never changes */
+	NODE_TRANSITION = 1 << 4, /* changes with the status and at no other time */
+	NODE_APPENDS = 1 << 5,	/* only grows: an open descriptor sees the news, as tail -f wants */
 };
 
 /* Whose file is rendered. Only what the table's kind has is set. */
@@ -90,7 +93,10 @@ struct fsys {
 	gid_t gid;
 	uid_t *allow_uids;	/* with --allow-uid, ended by n */
 	size_t n_allow;
+	bool others;		/* the kernel lets other users in: nothing is cached that only some may see */
 	int64_t started;	/* real us */
+	int64_t mounted;	/* real us; the same for each worker of a mount */
+	int64_t runs_changed;	/* real us: the newest creation, or the last purge that this worker saw */
 	uint32_t instance;	/* last one given out */
 	struct hmap handles;	/* by fh */
 	struct hmap parked;	/* by run number; 0: not tied to a run */
@@ -99,6 +105,8 @@ struct fsys {
 	struct hmap paths;	/* path tables, by run number */
 	struct hmap probes;	/* last answers of clusters */
 	size_t n_parked;
+	int retrying;		/* park_retry calls that are under way, and what went away meanwhile */
+	struct parked *graves;
 	long n_pollers;		/* handles whose kernel handle is kept */
 	bool stopping, restart;
 	uint64_t n_requests;
@@ -115,18 +123,19 @@ struct handle {
 	struct strbuf text;	/* DOC: snapshot; CTL: last answer */
 	bool have_text;
 	struct conv *conv;	/* CONV, SPEC for writing */
-	uint64_t verb_seen;	/* CTL: a verb was written on this handle */
-	bool failed;
+	bool verb_seen;		/* CTL: a verb was written on this handle, its answer was not read */
+	int failed;		/* CTL: what the last verb was refused with */
 	int fd;			/* files/: local descriptor; -1 */
 	struct content *content;
 	uint32_t *set;		/* sets: runs that are waited for */
 	size_t n_set;
 	bool have_set;
-	uint64_t pos;		/* FOLLOW: how far this handle has read */
+	uint64_t pos;		/* FOLLOW: how far this handle has read; CTL: of the answer */
 };
 
 struct handle *handle_new(struct fsys *fs, uint64_t fh, uint64_t ino, uint32_t flags);
 /* The handle of a request; rebuilt when an earlier worker opened it. */
+struct handle *handle_find(const struct fsys *fs, uint64_t fh); /* NULL: not known to this worker */
 struct handle *handle_get(struct fsys *fs, const struct fuse_file_info *fi, uint64_t ino);
 void handle_free(struct fsys *fs, struct handle *h);
 
@@ -145,19 +154,25 @@ struct parked {
 	bool (*retry)(struct parked *p);
 	/* Called before the record goes away unanswered (interrupt, drain, deadline); may be NULL. */
 	void (*drop)(struct parked *p);
+	/* Called at the deadline: true when it answered (then the record is gone); may be NULL. */
+	bool (*late)(struct parked *p);
 	uint64_t user;
 	bool uninterruptible;
 	bool registering, interrupted; /* a signal came before park_interruptible */
+	bool trying, gone;	/* private to park_retry */
+	struct parked *grave;
 };
 
 /* Parks `req`; 0, or -EAGAIN with O_NONBLOCK (then nothing was parked). */
 struct parked *park(struct fsys *fs, fuse_req_t req, struct handle *h, uint32_t run, bool (*retry)(struct parked *));
-/* Lets a signal end the wait; call it last, the record may be gone afterwards. */
-void park_interruptible(struct parked *p);
+/* Lets a signal end the wait. False: it had come already, the request is answered and the record gone. */
+bool park_interruptible(struct parked *p);
 /* Takes the record off and frees it; the caller answers. */
 fuse_req_t unpark(struct parked *p);
 void park_retry(struct fsys *fs, uint32_t run);
 void park_expire(struct fsys *fs);
+/* Are there requests whose effect is on its way to the journal? */
+bool park_committing(const struct fsys *fs);
 void park_drain(struct fsys *fs, int error);
 
 /* --- rendering (files_*.c) --- */
@@ -188,6 +203,8 @@ int by_readdir(struct fsys *fs, enum set_kind k, uint64_t off, tree_fill fill, v
 int set_lookup(struct fsys *fs, uint64_t ino, const char *name, uint64_t *out);
 int set_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg);
 bool set_exists(struct fsys *fs, uint64_t ino);
+void set_forget(struct fsys *fs, const struct handle *h);
+bool set_ready(struct fsys *fs, struct handle *h); /* would a read be answered now? Fixes the set, as a read does */
 void set_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 
 /* --- conversations (conv.c) --- */
@@ -199,15 +216,20 @@ void conv_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
 void conv_release(struct fsys *fs, fuse_req_t req, struct handle *h); /* frees the handle, answers */
 struct conv *conv_open(struct fsys *fs, struct handle *h, bool rebuilt);
 void conv_free(struct conv *c);
+bool conv_ready(const struct conv *c);
 
 /* --- ctl (ctl.c) --- */
 
 void ctl_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *data, size_t len);
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+const char *ctl_verbs(const struct view *v); /* what reading it lists */
+bool ctl_ready(struct fsys *fs, const struct handle *h); /* would a read be answered now? */
 void ctl_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
 
 /* --- run data: logs (rundata.c) --- */
 
+/* Lets the page cache have a file that is final and here. */
+void grow_open(struct fsys *fs, const struct run *r, int stream, struct fuse_file_info *fi);
 void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
@@ -228,22 +250,28 @@ void area_release(struct fsys *fs, struct handle *h);
 int area_create(struct fsys *fs, uint64_t parent, const char *name, mode_t mode, int flags, uint64_t fh, uint64_t *ino);
 int area_mkdir(struct fsys *fs, uint64_t parent, const char *name, mode_t mode, uint64_t *ino);
 int area_unlink(struct fsys *fs, uint64_t parent, const char *name, bool dir);
-int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to, const char *new_name);
+int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to, const char *new_name, unsigned flags);
 int area_symlink(struct fsys *fs, uint64_t parent, const char *name, const char *target, uint64_t *ino);
-int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, struct handle *h);
+int area_link(struct fsys *fs, uint64_t ino, uint64_t parent, const char *name, uint64_t *out);
+int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, const struct handle *h);
 bool area_is(uint64_t ino); /* results, work, files and everything below */
 void area_forget(struct fsys *fs, uint32_t run);
 
 /* --- documents that a cluster is asked for (probe.c) --- */
 
 size_t probe_size(struct fsys *fs, const struct view *v, const char *name);
+int64_t probe_mtime(struct fsys *fs, const struct view *v, const char *name);
 /* Opens: at once when a fresh answer is here, else when the cluster has answered; an old answer serves when it does not. */
-void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h, struct fuse_file_info *fi);
+void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h);
+/* Reads; asks again when an earlier worker had the answer. */
+void probe_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 
 /* --- the rest --- */
 
 extern const struct fuse_lowlevel_ops fuse_ops;
 bool fsys_allowed(const struct fsys *fs, fuse_req_t req);
+/* With named other users: mode bits say what the owner may, and who else gets in is decided here, for each request. */
+mode_t fsys_mode(const struct fsys *fs, mode_t mode);
 void reply_slice(fuse_req_t req, const struct strbuf *sb, uint64_t off, size_t size);
 
 #endif

@@ -2,10 +2,11 @@
  * FUSE requests to calls: which function serves which operation on which kind of node. No state and no policy of its own but
  * permissions and flags of opens.
  *
- * Files are opened direct_io: their sizes and contents change without the kernel knowing. Files whose reads block, and
- * conversations, are opened without seeking.
+ * Files are opened direct_io: their sizes and contents change without the kernel knowing. The exceptions are logs and results of
+ * ended runs that are here as a whole: they change no more, and a read of them cannot fail, which through the page cache
+ * would be EIO. Files whose reads block, and conversations, are opened without seeking.
  */
-#include "fs/fsys.h"
+#include "fs/fuse_ll.h"
 
 #include "backend/base/mem.h"
 
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-static struct fsys *fsys_of(fuse_req_t req)
+struct fsys *fsys_of(fuse_req_t req)
 {
 	struct fsys *fs = fuse_req_userdata(req);
 
@@ -23,7 +24,7 @@ static struct fsys *fsys_of(fuse_req_t req)
 	return fs;
 }
 
-static void reply_rc(fuse_req_t req, int rc)
+void reply_rc(fuse_req_t req, int rc)
 {
 	(void)fuse_reply_err(req, rc < 0 ? -rc : 0);
 }
@@ -49,9 +50,16 @@ bool fsys_allowed(const struct fsys *fs, fuse_req_t req)
 	return false;
 }
 
+mode_t fsys_mode(const struct fsys *fs, mode_t mode)
+{
+	mode_t owner = mode & 0700;
+
+	return fs->n_allow ? mode | owner >> 3 | owner >> 6 : mode;
+}
+
 /* --- names and attributes --- */
 
-static int fill_entry(struct fsys *fs, uint64_t ino, struct fuse_entry_param *ep)
+int fill_entry(struct fsys *fs, uint64_t ino, struct fuse_entry_param *ep)
 {
 	struct view v;
 	const struct node *nd = node_of(fs, ino, &v);
@@ -60,12 +68,12 @@ static int fill_entry(struct fsys *fs, uint64_t ino, struct fuse_entry_param *ep
 	ep->ino = ino;
 	ep->attr_timeout = tree_attr_timeout(fs, ino);
 	ep->entry_timeout = nd && (nd->flags & NODE_FRESH) ? 0.0 : ino_kind(ino) == INO_PATH ? ep->attr_timeout : 1.0;
-	if (ino_kind(ino) == INO_LINK)
+	if (ino_kind(ino) == INO_LINK || fs->others)
 		ep->entry_timeout = 0.0; /* a run changes its set by changing its status */
 	return rc;
 }
 
-static void reply_entry(struct fsys *fs, fuse_req_t req, int rc, uint64_t ino)
+void reply_entry(struct fsys *fs, fuse_req_t req, int rc, uint64_t ino)
 {
 	struct fuse_entry_param ep;
 
@@ -91,7 +99,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
 	struct fsys *fs = fsys_of(req);
 	struct stat st;
-	int rc = tree_stat(fs, ino, &st);
+	int rc = fsys_allowed(fs, req) || ino == FUSE_ROOT_ID ? tree_stat(fs, ino, &st) : -EACCES;
 
 	(void)fi;
 	if (rc < 0)
@@ -100,7 +108,16 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 		(void)fuse_reply_attr(req, &st, tree_attr_timeout(fs, ino));
 }
 
-/* Truncation and times of files that are not stored here are accepted without effect: shells, cp and touch do them. */
+/* Is this a file of ours that nobody may write? */
+static bool read_only(const struct fsys *fs, uint64_t ino)
+{
+	struct view v;
+	const struct node *nd = node_of(fs, ino, &v);
+
+	return !nd || !(nd->mode & 0200);
+}
+
+/* Truncation and times of files that are written to are accepted without effect: shells, cp and touch do them. */
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
 	struct fsys *fs = fsys_of(req);
@@ -110,10 +127,9 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 	if (!fsys_allowed(fs, req))
 		rc = -EPERM;
 	else if (area_is(ino))
-		rc = area_setattr(fs, ino, attr, to_set, NULL);
-	else if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID))
+		rc = area_setattr(fs, ino, attr, to_set, fi ? handle_find(fs, fi->fh) : NULL);
+	else if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) || read_only(fs, ino))
 		rc = -EPERM;
-	(void)fi;
 	if (rc == 0)
 		rc = tree_stat(fs, ino, &st);
 	if (rc < 0)
@@ -152,6 +168,10 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 	struct fsys *fs = fsys_of(req);
 	struct parked *p;
 
+	if (!fsys_allowed(fs, req)) {
+		(void)fuse_reply_err(req, EACCES);
+		return;
+	}
 	if (ino_kind(ino) != INO_FIXED || !engine_creating(fs->en)) {
 		reply_link(fs, req, ino);
 		return;
@@ -160,7 +180,7 @@ static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 	p->off = ino;
 	p->deadline = clock_mono(fs->clock) + 5 * USEC_PER_SEC;
 	p->deadline_errno = ETIMEDOUT;
-	park_interruptible(p);
+	(void)park_interruptible(p);
 }
 
 /* --- directories --- */
@@ -186,6 +206,8 @@ struct dir_fill {
 	bool plus;
 };
 
+enum { DOTS = 2 }; /* "." and ".." come before what the tree lists */
+
 static bool fill(void *arg, const char *name, uint64_t ino, uint64_t next_off)
 {
 	struct dir_fill *d = arg;
@@ -196,18 +218,33 @@ static bool fill(void *arg, const char *name, uint64_t ino, uint64_t next_off)
 	if (d->plus) {
 		if (fill_entry(d->fs, ino, &ep) < 0)
 			return true; /* it went away just now */
-		n = fuse_add_direntry_plus(d->req, d->buf + d->len, d->size - d->len, name, &ep, (off_t)next_off);
+		n = fuse_add_direntry_plus(d->req, d->buf + d->len, d->size - d->len, name, &ep, (off_t)next_off + DOTS);
 	} else {
 		struct stat st;
 
 		if (tree_stat(d->fs, ino, &st) < 0)
 			return true;
-		n = fuse_add_direntry(d->req, d->buf + d->len, d->size - d->len, name, &st, (off_t)next_off);
+		n = fuse_add_direntry(d->req, d->buf + d->len, d->size - d->len, name, &st, (off_t)next_off + DOTS);
 	}
 	if (n > d->size - d->len)
 		return false;
 	d->len += n;
 	return true;
+}
+
+/* The parent's number is only what readdir(3) shows; the kernel knows the way up. */
+static void fill_dots(struct dir_fill *d, uint64_t ino, off_t *off)
+{
+	static const char *const names[DOTS] = { ".", ".." };
+	struct fuse_entry_param ep;
+
+	for (; *off < DOTS; (*off)++) {
+		memset(&ep, 0, sizeof(ep)); /* node id 0: nothing is looked up by it */
+		ep.attr.st_ino = *off ? FUSE_ROOT_ID : ino_stable(ino);
+		ep.attr.st_mode = S_IFDIR;
+		d->len += d->plus ? fuse_add_direntry_plus(d->req, d->buf + d->len, d->size - d->len, names[*off], &ep, *off + 1)
+				  : fuse_add_direntry(d->req, d->buf + d->len, d->size - d->len, names[*off], &ep.attr, *off + 1);
+	}
 }
 
 static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
@@ -216,7 +253,9 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	int rc;
 
 	d.buf = xmalloc(size);
-	rc = tree_readdir(d.fs, ino, (uint64_t)off, fill, &d);
+	if (size >= 1024) /* the kernel asks for a page at least */
+		fill_dots(&d, ino, &off);
+	rc = tree_readdir(d.fs, ino, off > DOTS ? (uint64_t)(off - DOTS) : 0, fill, &d);
 	if (rc < 0)
 		reply_rc(req, rc);
 	else
@@ -243,146 +282,6 @@ static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info 
 	(void)fuse_reply_err(req, 0);
 }
 
-/* --- making and removing --- */
-
-/* A MKDIR or RMDIR that waits for its commit; it cannot be interrupted. */
-struct change {
-	struct parked *p;
-	char *name;
-};
-
-static void draft_made(void *arg, int code, const char *text)
-{
-	struct change *c = arg;
-	struct fsys *fs = c->p->fs;
-	const struct run *r = engine_run_by_id(fs->en, c->name);
-
-	(void)text;
-	if (code == 0 && !r)
-		code = -ENOENT;
-	reply_entry(fs, unpark(c->p), code, r ? ino_make(INO_RUN, r->num, RUN_ROW_DIR) : 0);
-	free(c->name);
-	free(c);
-}
-
-static void purged(void *arg, int code, const char *text)
-{
-	struct change *c = arg;
-
-	(void)text;
-	reply_rc(unpark(c->p), code);
-	free(c->name);
-	free(c);
-}
-
-static struct change *change_new(struct fsys *fs, fuse_req_t req, const char *name)
-{
-	struct change *c = xcalloc(1, sizeof(*c));
-
-	c->p = park(fs, req, NULL, 0, NULL);
-	c->p->uninterruptible = true;
-	c->name = xstrdup(name);
-	return c;
-}
-
-static bool is_runs(uint64_t ino)
-{
-	return ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS;
-}
-
-static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
-{
-	struct fsys *fs = fsys_of(req);
-	uint64_t ino = 0;
-
-	if (!fsys_allowed(fs, req)) {
-		(void)fuse_reply_err(req, EPERM);
-	} else if (is_runs(parent)) {
-		engine_draft(fs->en, name, session_unique(fs->session), draft_made, change_new(fs, req, name));
-	} else if (area_is(parent)) {
-		int rc = area_mkdir(fs, parent, name, mode, &ino);
-
-		reply_entry(fs, req, rc, ino);
-	} else {
-		(void)fuse_reply_err(req, EPERM);
-	}
-}
-
-static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-	struct fsys *fs = fsys_of(req);
-	const struct run *r;
-
-	if (!fsys_allowed(fs, req)) {
-		(void)fuse_reply_err(req, EPERM);
-		return;
-	}
-	if (area_is(parent)) {
-		reply_rc(req, area_unlink(fs, parent, name, true));
-		return;
-	}
-	if (!is_runs(parent)) {
-		(void)fuse_reply_err(req, EPERM);
-		return;
-	}
-	r = engine_run_by_id(fs->en, name);
-	/* Without a run this may be the same request again, after the commit: the engine knows. */
-	engine_purge(fs->en, r ? r->num : 0, session_unique(fs->session), purged, change_new(fs, req, name));
-}
-
-static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-	struct fsys *fs = fsys_of(req);
-
-	if (!fsys_allowed(fs, req) || !area_is(parent))
-		(void)fuse_reply_err(req, EPERM); /* files of a run go with its directory, as in cgroup */
-	else
-		reply_rc(req, area_unlink(fs, parent, name, false));
-}
-
-static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t to, const char *new_name,
-		      unsigned int flags)
-{
-	struct fsys *fs = fsys_of(req);
-
-	if (!fsys_allowed(fs, req) || !area_is(parent) || !area_is(to))
-		(void)fuse_reply_err(req, EPERM);
-	else if (flags)
-		(void)fuse_reply_err(req, EINVAL);
-	else
-		reply_rc(req, area_rename(fs, parent, name, to, new_name));
-}
-
-static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
-{
-	struct fsys *fs = fsys_of(req);
-	uint64_t ino = 0;
-	int rc = fsys_allowed(fs, req) && area_is(parent) ? area_symlink(fs, parent, name, target, &ino) : -EPERM;
-
-	reply_entry(fs, req, rc, ino);
-}
-
-static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
-{
-	struct fsys *fs = fsys_of(req);
-	struct fuse_entry_param ep;
-	uint64_t ino = 0;
-	int rc = -EPERM;
-
-	memset(&ep, 0, sizeof(ep));
-	fi->fh = session_unique(fs->session);
-	if (fsys_allowed(fs, req) && area_is(parent))
-		rc = area_create(fs, parent, name, mode, fi->flags, fi->fh, &ino);
-	if (rc == 0)
-		rc = fill_entry(fs, ino, &ep);
-	if (rc < 0) {
-		reply_rc(req, rc);
-		return;
-	}
-	fi->direct_io = 1;
-	(void)fuse_reply_create(req, &ep, fi);
-}
-
 /* --- opening --- */
 
 static void open_text(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi, const struct node *nd,
@@ -397,39 +296,82 @@ static void open_text(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse
 	(void)fuse_reply_open(req, fi);
 }
 
+/* A document that was asked of the journal, for an OPEN or (opened by an earlier worker) a READ. */
+struct doc_wait {
+	struct fsys *fs;
+	struct parked *p;	/* NULL: who asked is gone */
+	uint64_t fh;
+	bool opening;
+};
+
 static void have_doc(void *arg, int code, const char *text, size_t len)
 {
-	struct parked *p = arg;
-	struct fuse_file_info fi = { .fh = p->h->fh, .direct_io = 1 };
-	struct handle *h = p->h;
-	struct fsys *fs = p->fs;
-	fuse_req_t req = unpark(p);
+	struct doc_wait *w = arg;
+	struct parked *p = w->p;
+	struct fuse_file_info fi = { .fh = w->fh, .direct_io = 1 };
 
-	if (code < 0 && code != -ENOENT) {
-		handle_free(fs, h);
-		(void)fuse_reply_err(req, -code);
-		return;
+	if (p) {
+		struct fsys *fs = w->fs;
+		struct handle *h = p->h;
+		uint64_t off = p->off;
+		size_t size = p->size;
+		fuse_req_t req = unpark(p);
+
+		if (code < 0 && code != -ENOENT) {
+			if (w->opening)
+				handle_free(fs, h);
+			(void)fuse_reply_err(req, -code);
+		} else {
+			strbuf_reset(&h->text);
+			strbuf_add(&h->text, text, len);
+			h->have_text = true;
+			if (w->opening)
+				(void)fuse_reply_open(req, &fi);
+			else
+				reply_slice(req, &h->text, off, size);
+		}
 	}
-	strbuf_add(&h->text, text, len);
-	h->have_text = true;
-	(void)fuse_reply_open(req, &fi);
+	free(w);
+}
+
+static void drop_doc(struct parked *p)
+{
+	struct doc_wait *w = (struct doc_wait *)(uintptr_t)p->user;
+
+	w->p = NULL;
+	if (w->opening)
+		handle_free(w->fs, p->h);
+}
+
+static void ask_doc(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size, bool opening)
+{
+	struct doc_wait *w = xmalloc(sizeof(*w));
+	struct parked *p = park(fs, req, h, h->run, NULL);
+
+	*w = (struct doc_wait){ fs, p, h->fh, opening };
+	p->off = off;
+	p->size = size;
+	p->user = (uintptr_t)w;
+	p->drop = drop_doc;
+	p->deadline = clock_mono(fs->clock) + JOURNAL_DEADLINE_US;
+	p->deadline_errno = ETIMEDOUT;
+	if (park_interruptible(p))
+		engine_doc(fs->en, h->run, h->nd->name, have_doc, w);
+	else
+		free(w);
 }
 
 /* A document of the journal; a draft has none yet and reads as empty. */
-static void open_stored(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi, const struct node *nd,
-			const struct view *v)
+static void open_stored(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi, const struct view *v)
 {
 	struct handle *h = handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
-	struct parked *p;
 
-	if (v->run->status == RUN_DRAFT) {
-		h->have_text = true;
-		(void)fuse_reply_open(req, fi);
+	if (v->run->status != RUN_DRAFT) {
+		ask_doc(fs, req, h, 0, 0, true);
 		return;
 	}
-	p = park(fs, req, h, v->run->num, NULL);
-	p->uninterruptible = true; /* the local journal answers, in less than a millisecond */
-	engine_doc(fs->en, v->run->num, nd->name, have_doc, p);
+	h->have_text = true;
+	(void)fuse_reply_open(req, fi);
 }
 
 static void open_conv(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi)
@@ -444,6 +386,7 @@ static void open_conv(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse
 		return;
 	}
 	fi->nonseekable = 1;
+	session_stream(fs->session);
 	(void)fuse_reply_open(req, fi);
 }
 
@@ -487,16 +430,16 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		if (writes)
 			open_conv(fs, req, ino, fi);
 		else
-			open_stored(fs, req, ino, fi, nd, &v);
+			open_stored(fs, req, ino, fi, &v);
 		break;
 	case NODE_STORED:
-		open_stored(fs, req, ino, fi, nd, &v);
+		open_stored(fs, req, ino, fi, &v);
 		break;
 	case NODE_CONV:
 		open_conv(fs, req, ino, fi);
 		break;
 	case NODE_PROBE:
-		probe_open(fs, req, handle_new(fs, fi->fh, ino, (uint32_t)fi->flags), fi);
+		probe_open(fs, req, handle_new(fs, fi->fh, ino, (uint32_t)fi->flags));
 		break;
 	case NODE_WAIT:
 		if (v.run->status == RUN_DRAFT) {
@@ -506,6 +449,11 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		/* fall through */
 	case NODE_FOLLOW:
 		fi->nonseekable = 1;
+		(void)handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+		(void)fuse_reply_open(req, fi);
+		break;
+	case NODE_GROW:
+		grow_open(fs, v.run, nd->stream, fi);
 		/* fall through */
 	default:
 		(void)handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
@@ -520,51 +468,22 @@ static void read_text(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_
 	struct view v;
 	const struct node *nd = node_of(fs, h->ino, &v);
 
-	if (!h->have_text && nd && nd->class == NODE_DOC) { /* opened by an earlier worker */
+	bool news = nd && (nd->flags & NODE_APPENDS);
+
+	if ((!h->have_text || news) && nd && nd->class == NODE_DOC) { /* opened by an earlier worker, or growing */
+		strbuf_reset(&h->text);
 		render_node(nd, &v, &h->text);
 		h->have_text = true;
 	}
 	reply_slice(req, &h->text, off, size);
 }
 
-static void have_doc_again(void *arg, int code, const char *text, size_t len)
-{
-	struct parked *p = arg;
-	struct handle *h = p->h;
-	uint64_t off = p->off;
-	size_t size = p->size;
-	fuse_req_t req = unpark(p);
-
-	if (code < 0 && code != -ENOENT) {
-		(void)fuse_reply_err(req, -code);
-		return;
-	}
-	strbuf_reset(&h->text);
-	strbuf_add(&h->text, text, len);
-	h->have_text = true;
-	reply_slice(req, &h->text, off, size);
-}
-
 static void read_stored(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
 {
-	struct parked *p;
-
-	if (h->have_text) {
+	if (h->have_text)
 		reply_slice(req, &h->text, off, size);
-		return;
-	}
-	p = park(fs, req, h, h->run, NULL);
-	p->off = off;
-	p->size = size;
-	p->uninterruptible = true;
-	engine_doc(fs->en, h->run, h->nd->name, have_doc_again, p);
-}
-
-/* A probe's answer that an earlier worker had: the last answer of this one, or nothing. */
-static void read_probe(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
-{
-	(void)fs;
-	reply_slice(req, &h->text, off, size);
+	else
+		ask_doc(fs, req, h, off, size, false);
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
@@ -602,7 +521,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 			read_stored(fs, req, h, off, size);
 			break;
 		case NODE_PROBE:
-			read_probe(fs, req, h, off, size);
+			probe_read(fs, req, h, off, size);
 			break;
 		default:
 			read_text(fs, req, h, off, size);
@@ -679,12 +598,15 @@ static void op_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, s
 			fs->n_pollers += sh->poll_kh == 0;
 			sh->ino = ino;
 			sh->flags = h->flags;
+			if (h->nd && h->nd->class == NODE_FOLLOW)
+				sh->cursor = h->pos;
 			sh->poll_kh = kh;
 		}
 	}
 	if (ph)
 		fuse_pollhandle_destroy(ph);
-	(void)fuse_reply_poll(req, ready ? POLLIN | POLLRDNORM : 0);
+	/* A write never waits but for its own commit. */
+	(void)fuse_reply_poll(req, (ready ? POLLIN | POLLRDNORM : 0u) | POLLOUT | POLLWRNORM);
 }
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
@@ -718,12 +640,14 @@ const struct fuse_lowlevel_ops fuse_ops = {
 	.getattr = op_getattr,
 	.setattr = op_setattr,
 	.readlink = op_readlink,
-	.mkdir = op_mkdir,
-	.rmdir = op_rmdir,
-	.unlink = op_unlink,
-	.rename = op_rename,
-	.symlink = op_symlink,
-	.create = op_create,
+	.mkdir = change_mkdir,
+	.rmdir = change_rmdir,
+	.unlink = change_unlink,
+	.rename = change_rename,
+	.symlink = change_symlink,
+	.link = change_link,
+	.mknod = change_mknod,
+	.create = change_create,
 	.open = op_open,
 	.read = op_read,
 	.write = op_write,

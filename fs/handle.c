@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-static struct handle *find(struct fsys *fs, uint64_t fh)
+struct handle *handle_find(const struct fsys *fs, uint64_t fh)
 {
 	struct hmap_node *n = hmap_first(&fs->handles, fh);
 
@@ -24,7 +24,7 @@ static uint32_t run_of(uint64_t ino)
 
 struct handle *handle_new(struct fsys *fs, uint64_t fh, uint64_t ino, uint32_t flags)
 {
-	struct handle *h = find(fs, fh);
+	struct handle *h = handle_find(fs, fh);
 	struct view v;
 
 	if (h) /* the OPEN is being replayed */
@@ -43,7 +43,7 @@ struct handle *handle_new(struct fsys *fs, uint64_t fh, uint64_t ino, uint32_t f
 
 struct handle *handle_get(struct fsys *fs, const struct fuse_file_info *fi, uint64_t ino)
 {
-	struct handle *h = find(fs, fi->fh);
+	struct handle *h = handle_find(fs, fi->fh);
 	struct shared_handle *sh;
 
 	if (h)
@@ -52,16 +52,23 @@ struct handle *handle_get(struct fsys *fs, const struct fuse_file_info *fi, uint
 	h = handle_new(fs, fi->fh, ino, sh ? sh->flags : (uint32_t)fi->flags);
 	if (sh && sh->user)
 		h->conv = conv_open(fs, h, true);
+	else if (sh && h->nd && h->nd->class == NODE_FOLLOW)
+		h->pos = sh->cursor;
 	return h;
 }
 
 void handle_free(struct fsys *fs, struct handle *h)
 {
+	const struct shared_handle *sh = shared_handle_get(fs->shared, h->fh, false);
+
 	hmap_remove(&fs->handles, &h->node);
+	if (sh && sh->poll_kh)
+		fs->n_pollers--;
 	shared_handle_drop(fs->shared, h->fh);
 	if (h->conv)
 		conv_free(h->conv);
 	area_release(fs, h);
+	set_forget(fs, h);
 	strbuf_release(&h->text);
 	free(h->set);
 	free(h);

@@ -49,14 +49,16 @@ struct parked *park(struct fsys *fs, fuse_req_t req, struct handle *h, uint32_t 
 	return p;
 }
 
-/* The signal may have come first, then the record is gone afterwards: so this is the last thing a caller does. */
-void park_interruptible(struct parked *p)
+bool park_interruptible(struct parked *p)
 {
 	p->registering = true;
 	fuse_req_interrupt_func(p->req, on_interrupt, p);
 	p->registering = false;
 	if (p->interrupted)
 		let_go(p);
+	else
+		return true;
+	return false;
 }
 
 fuse_req_t unpark(struct parked *p)
@@ -66,24 +68,56 @@ fuse_req_t unpark(struct parked *p)
 	hmap_remove(&p->fs->parked, &p->node);
 	p->fs->n_parked--;
 	/* A callback stays registered: it is answered, or registered anew, before the session is stepped again. */
-	free(p);
+	p->gone = true;
+	if (p->fs->retrying) {
+		p->grave = p->fs->graves;
+		p->fs->graves = p;
+	} else {
+		free(p);
+	}
 	return req;
 }
 
-void park_retry(struct fsys *fs, uint32_t run)
+static void bury(struct fsys *fs)
 {
-	struct hmap_node *n = hmap_first(&fs->parked, run), *next;
+	struct parked *p;
 
-	for (; n; n = next) {
-		struct parked *p = container_of(n, struct parked, node);
-
-		next = hmap_next(n);
-		if (p->retry)
-			(void)p->retry(p);
+	while ((p = fs->graves)) {
+		fs->graves = p->grave;
+		free(p);
 	}
 }
 
-/* Calls `each` for all records; it may answer the one it is given. */
+/*
+ * A retry may answer others, park new requests and lead to another park_retry: so the records are listed first, and those that
+ * go away meanwhile are freed in the end.
+ */
+void park_retry(struct fsys *fs, uint32_t run)
+{
+	struct parked **list = NULL;
+	size_t n = 0, cap = 0;
+
+	for (struct hmap_node *i = hmap_first(&fs->parked, run); i; i = hmap_next(i)) {
+		if (n == cap)
+			list = xrealloc(list, (cap = cap ? cap * 2 : 16) * sizeof(struct parked *));
+		list[n++] = container_of(i, struct parked, node);
+	}
+	fs->retrying++;
+	for (size_t i = n; i > 0; i--) { /* newest come first in the map */
+		struct parked *p = list[i - 1];
+
+		if (p->gone || p->trying || !p->retry)
+			continue;
+		p->trying = true;
+		(void)p->retry(p);
+		p->trying = false;
+	}
+	if (--fs->retrying == 0)
+		bury(fs);
+	free(list);
+}
+
+/* Answers the records that are wanted; `late` and `drop` touch no other. */
 static void walk(struct fsys *fs, bool (*want)(const struct parked *, int64_t), int64_t now, int error)
 {
 	struct hmap_node *n = hmap_walk(&fs->parked, NULL), *next;
@@ -93,7 +127,7 @@ static void walk(struct fsys *fs, bool (*want)(const struct parked *, int64_t), 
 		int code = error ? error : p->deadline_errno;
 
 		next = hmap_walk(&fs->parked, n);
-		if (!want(p, now))
+		if (!want(p, now) || (!error && p->late && p->late(p)))
 			continue;
 		if (p->drop)
 			p->drop(p);
@@ -121,4 +155,12 @@ void park_expire(struct fsys *fs)
 void park_drain(struct fsys *fs, int error)
 {
 	walk(fs, is_any, 0, error);
+}
+
+bool park_committing(const struct fsys *fs)
+{
+	for (struct hmap_node *n = hmap_walk(&fs->parked, NULL); n; n = hmap_walk(&fs->parked, n))
+		if (container_of(n, struct parked, node)->uninterruptible)
+			return true;
+	return false;
 }

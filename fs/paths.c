@@ -36,6 +36,9 @@ static struct pentry *add_entry(struct paths *p, char area, const char *path)
 	return e;
 }
 
+/* The name of a number that no path has any more. */
+#define GONE "//"
+
 static void rename_entry(struct paths *p, struct pentry *e, const char *path)
 {
 	hmap_remove(&p->by_name, &e->by_name);
@@ -140,19 +143,46 @@ struct pentry *paths_add(struct paths *p, char area, const char *path)
 	return e;
 }
 
-int paths_move(struct paths *p, struct pentry *e, const char *path)
+static int move(struct paths *p, struct pentry *e, const char *path)
 {
-	struct pentry *there = paths_find(p, e->area, path);
 	struct strbuf rec = STRBUF_INIT;
 	int rc;
 
 	strbuf_addf(&rec, "=%u %c%s", e->index, e->area, path);
 	rc = append(p, &rec);
 	strbuf_release(&rec);
-	if (rc == 0) {
-		if (there) /* its number stays with a name that no path has */
-			rename_entry(p, there, "//replaced");
+	if (rc == 0)
 		rename_entry(p, e, path);
+	return rc;
+}
+
+int paths_remove(struct paths *p, struct pentry *e)
+{
+	char gone[32];
+
+	/* Each has a name of its own, so that they do not crowd one place of the map. */
+	(void)snprintf(gone, sizeof(gone), GONE "%u", e->index);
+	e->known = false;
+	return move(p, e, gone);
+}
+
+int paths_move(struct paths *p, struct pentry *e, const char *path)
+{
+	struct pentry *there = paths_find(p, e->area, path);
+	cleanup_free char *old = xstrdup(e->path);
+	size_t n = strlen(old);
+	int rc = there && there != e ? paths_remove(p, there) : 0;
+
+	if (rc == 0)
+		rc = move(p, e, path);
+	for (size_t i = 0; i < p->n && rc == 0; i++) {
+		struct pentry *below = p->entries[i];
+		cleanup_free char *to = NULL;
+
+		if (below->area != e->area || strncmp(below->path, old, n) != 0 || below->path[n] != '/')
+			continue;
+		to = xasprintf("%s%s", path, below->path + n);
+		rc = move(p, below, to);
 	}
 	return rc;
 }

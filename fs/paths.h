@@ -27,6 +27,7 @@ struct pentry {
 	int64_t mtime;		/* real us */
 	mode_t mode;
 	char *target;		/* 'l' */
+	bool cached;		/* opened with the page cache by this worker */
 };
 
 struct paths {
@@ -46,8 +47,10 @@ struct pentry *paths_at(const struct paths *p, uint32_t index);
 struct pentry *paths_find(const struct paths *p, char area, const char *path);
 /* Finds or adds; NULL when the table cannot be written or is full. */
 struct pentry *paths_add(struct paths *p, char area, const char *path);
-/* An entry is renamed: its number means the new path from now on. */
+/* An entry is renamed, and what is below it: their numbers mean the new paths from now on. */
 int paths_move(struct paths *p, struct pentry *e, const char *path);
+/* The path was removed: what is made in its place gets another number. */
+int paths_remove(struct paths *p, struct pentry *e);
 /* Takes a listing's records in (backend/cluster.h): `dir` is the directory that was listed ("" the area), or with `deep`
    PATH is relative to the area and everything of the area that is not in it is gone. */
 void paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);

@@ -18,7 +18,7 @@ struct probe {
 	struct fsys *fs;
 	char *cluster, *what;
 	char *json;		/* last answer, or NULL */
-	int64_t at;		/* monotonic us of it */
+	int64_t at, when;	/* monotonic and real us of it */
 	bool asked;
 	int error;
 };
@@ -110,6 +110,13 @@ size_t probe_size(struct fsys *fs, const struct view *v, const char *name)
 	return n;
 }
 
+int64_t probe_mtime(struct fsys *fs, const struct view *v, const char *name)
+{
+	const struct probe *p = probe_get(fs, v->cluster->name, name);
+
+	return p->json ? p->when : fs->mounted;
+}
+
 static struct probe *probe_of(struct fsys *fs, const struct handle *h)
 {
 	struct view v;
@@ -118,26 +125,53 @@ static struct probe *probe_of(struct fsys *fs, const struct handle *h)
 	return v.cluster ? probe_get(fs, v.cluster->name, h->nd->name) : NULL;
 }
 
-static bool retry_probe(struct parked *w)
+/* One who waits: an OPEN, or a READ of what an earlier worker had opened. */
+static void give(struct parked *w, const struct probe *p)
 {
-	struct probe *p = probe_of(w->fs, w->h);
 	struct fuse_file_info fi = { .fh = w->h->fh, .direct_io = 1 };
 	struct handle *h = w->h;
 	struct fsys *fs = w->fs;
-	fuse_req_t req;
+	uint64_t off = w->off;
+	size_t size = w->size;
+	bool opening = w->user;
+	fuse_req_t req = unpark(w);
+
+	if (p && p->json) {
+		strbuf_reset(&h->text);
+		render(p, h->nd->name, &h->text);
+		h->have_text = true;
+		if (opening)
+			(void)fuse_reply_open(req, &fi);
+		else
+			reply_slice(req, &h->text, off, size);
+		return;
+	}
+	if (opening)
+		handle_free(fs, h);
+	(void)fuse_reply_err(req, p && p->error ? -p->error : EHOSTUNREACH);
+}
+
+static bool retry_probe(struct parked *w)
+{
+	struct probe *p = probe_of(w->fs, w->h);
 
 	if (p && p->asked)
 		return false;
-	req = unpark(w);
-	if (p && p->json) {
-		render(p, h->nd->name, &h->text);
-		h->have_text = true;
-		(void)fuse_reply_open(req, &fi);
-	} else {
-		handle_free(fs, h);
-		(void)fuse_reply_err(req, p && p->error ? -p->error : EHOSTUNREACH);
-	}
+	give(w, p);
 	return true;
+}
+
+/* The cluster is silent: the last answer serves, if there is one. */
+static bool late(struct parked *w)
+{
+	give(w, probe_of(w->fs, w->h));
+	return true;
+}
+
+static void drop(struct parked *w)
+{
+	if (w->user)
+		handle_free(w->fs, w->h);
 }
 
 static void answered(void *arg, int code, const char *text, const char *data, size_t len)
@@ -151,22 +185,40 @@ static void answered(void *arg, int code, const char *text, const char *data, si
 		free(p->json);
 		p->json = xstrndup(data, len);
 		p->at = clock_mono(p->fs->clock);
+		p->when = clock_real(p->fs->clock);
 	}
 	park_retry(p->fs, 0);
 }
 
-void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h, struct fuse_file_info *fi)
+static void ask(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size, bool opening)
 {
 	struct probe *p = probe_of(fs, h);
 	struct parked *w;
 
-	(void)fi;
 	if (p && !p->asked && (!p->json || clock_mono(fs->clock) - p->at > FRESH_US)) {
 		p->asked = true;
 		engine_probe(fs->en, p->cluster, p->what, answered, p);
 	}
 	w = park(fs, req, h, 0, retry_probe);
+	w->off = off;
+	w->size = size;
+	w->user = opening;
+	w->late = late;
+	w->drop = drop;
 	w->deadline = clock_mono(fs->clock) + DEADLINE_US;
 	if (!retry_probe(w))
-		park_interruptible(w);
+		(void)park_interruptible(w);
+}
+
+void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h)
+{
+	ask(fs, req, h, 0, 0, true);
+}
+
+void probe_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	if (h->have_text)
+		reply_slice(req, &h->text, off, size);
+	else
+		ask(fs, req, h, off, size, false);
 }

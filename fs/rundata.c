@@ -18,9 +18,10 @@
 struct spool_entry {
 	struct hmap_node node;
 	struct spool_reader *reader;
+	unsigned cached;	/* bit per stream: opened with the page cache since the end */
 };
 
-struct spool_reader *run_spool(struct fsys *fs, const struct run *r)
+static struct spool_entry *entry_of(struct fsys *fs, const struct run *r)
 {
 	struct hmap_node *n = hmap_first(&fs->spools, r->num);
 	cleanup_free char *dir = NULL;
@@ -29,14 +30,21 @@ struct spool_reader *run_spool(struct fsys *fs, const struct run *r)
 	struct err e = ERR_INIT;
 
 	if (n)
-		return container_of(n, struct spool_entry, node)->reader;
+		return container_of(n, struct spool_entry, node);
 	dir = xasprintf("%s/spool", fs->state_dir);
 	if (spool_reader_open(dir, r->num, r->merged, &reader, &e) < 0)
 		return NULL;
 	se = xcalloc(1, sizeof(*se));
 	se->reader = reader;
 	hmap_insert(&fs->spools, &se->node, r->num);
-	return reader;
+	return se;
+}
+
+struct spool_reader *run_spool(struct fsys *fs, const struct run *r)
+{
+	struct spool_entry *se = entry_of(fs, r);
+
+	return se ? se->reader : NULL;
 }
 
 void run_spool_forget(struct fsys *fs, uint32_t num)
@@ -77,9 +85,38 @@ uint64_t run_stream_len(struct fsys *fs, const struct run *r, int stream, bool *
 	return sp ? spool_reader_len(sp, (enum spool_stream)stream) : 0;
 }
 
+/*
+ * The first opening since the end drops the pages that are there: a private mapping of the live file may have left a last page
+ * that was not full.
+ */
+void grow_open(struct fsys *fs, const struct run *r, int stream, struct fuse_file_info *fi)
+{
+	struct spool_entry *se = entry_of(fs, r);
+	int64_t len = promised(r, stream);
+
+	if (!se || len < 0 || spool_reader_len(se->reader, (enum spool_stream)stream) != (uint64_t)len)
+		return;
+	fi->direct_io = 0;
+	fi->keep_cache = se->cached >> stream & 1;
+	se->cached |= 1u << stream;
+}
+
 static void reply_errno(fuse_req_t req, int code)
 {
 	(void)fuse_reply_err(req, code < 0 ? -code : code);
+}
+
+/* How far a follower has read, also for the worker that answers its next poll(2). */
+static void set_pos(struct fsys *fs, struct handle *h, uint64_t pos)
+{
+	struct shared_handle *sh;
+
+	h->pos = pos;
+	if (h->nd->class != NODE_FOLLOW)
+		return;
+	sh = shared_handle_get(fs->shared, h->fh, false);
+	if (sh)
+		sh->cursor = pos;
 }
 
 /* Answers from the spool; false when there is nothing at `off` yet. */
@@ -96,7 +133,7 @@ static bool reply_spool(struct fsys *fs, fuse_req_t req, struct handle *h, const
 	n = spool_reader_pread(sp, (enum spool_stream)h->nd->stream, buf, size, off);
 	if (n == 0)
 		return false;
-	h->pos = off + (n > 0 ? (uint64_t)n : 0);
+	set_pos(fs, h, off + (n > 0 ? (uint64_t)n : 0));
 	if (n < 0)
 		reply_errno(req, (int)n);
 	else
@@ -141,7 +178,7 @@ static void park_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_
 	p->off = off;
 	p->size = size;
 	p->deadline = deadline_us ? clock_mono(fs->clock) + deadline_us : 0;
-	park_interruptible(p);
+	(void)park_interruptible(p);
 }
 
 void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
@@ -178,7 +215,7 @@ void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off
 {
 	const struct run *r = engine_run(fs->en, h->run);
 
-	h->pos = off;
+	set_pos(fs, h, off);
 	if (!r) {
 		(void)fuse_reply_err(req, ENOENT);
 		return;
@@ -240,12 +277,20 @@ bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off)
 	const struct run *r = h->run ? engine_run(fs->en, h->run) : NULL;
 	struct spool_reader *sp;
 
+	if (h->conv)
+		return conv_ready(h->conv);
+	if (ino_kind(h->ino) == INO_SET_WAIT || ino_kind(h->ino) == INO_SET_ANY)
+		return set_ready(fs, h);
 	if (!h->nd || !r)
 		return true;
+	if (h->nd->class == NODE_CTL)
+		return ctl_ready(fs, h);
 	if (h->nd->class == NODE_WAIT)
 		return !run_is_live(r);
 	if (h->nd->class != NODE_FOLLOW)
 		return true;
 	sp = run_spool(fs, r);
-	return !run_is_live(r) || (sp && spool_reader_len(sp, (enum spool_stream)h->nd->stream) > off);
+	if (sp && spool_reader_len(sp, (enum spool_stream)h->nd->stream) > off)
+		return true;
+	return !run_is_live(r) && !has_more(fs, r, h->nd->stream, off);
 }

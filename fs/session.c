@@ -33,7 +33,7 @@ struct session {
 	struct fuse_session *se;
 	struct fuse_lowlevel_ops ops;    /* the caller's with our init and without destroy */
 	const struct fuse_in_header *in; /* the request being dispatched, or NULL */
-	bool answered, replaying, taking_init;
+	bool answered, replaying, taking_init, stream;
 	/* libfuse writes into some requests (SETATTR): it is given a copy, and the original can be replayed. */
 	_Alignas(8) char copy[COPY_MAX];
 };
@@ -124,6 +124,8 @@ static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 	(void)userdata;
 	if (mine)
 		s->answered = true;
+	if (mine && s->in->opcode == FUSE_OPEN && s->stream && count == 2 && iov[1].iov_len == sizeof(struct fuse_open_out))
+		((struct fuse_open_out *)iov[1].iov_base)->open_flags |= FOPEN_STREAM;
 	if (mine && s->in->opcode == FUSE_INIT) {
 		if (s->taking_init)
 			return out->len;
@@ -234,6 +236,7 @@ static void dispatch(struct session *s, const struct fuse_in_header *in, bool re
 
 	s->in = in;
 	s->replaying = replaying;
+	s->stream = false;
 	s->answered = !wants_reply(in->opcode);
 	shared_set_busy(sh, in->unique);
 	if (in->len <= sizeof(s->copy))
@@ -410,6 +413,11 @@ uint64_t session_unique(const struct session *s)
 bool session_replaying(const struct session *s)
 {
 	return s->in && s->replaying;
+}
+
+void session_stream(struct session *s)
+{
+	s->stream = true;
 }
 
 uint64_t session_poll_kh(const struct session *s)

@@ -56,6 +56,11 @@ bool session_init_done(const struct session *s); /* the kernel's INIT has been a
 uint64_t session_unique(const struct session *s);
 /* Is the request being dispatched one that an earlier worker had already read? */
 bool session_replaying(const struct session *s);
+/*
+ * OPEN only: the file has no position (stream_open of the kernel: FOPEN_STREAM, which libfuse 3.14 cannot say). Every offset is
+ * 0 then, and a read that waits does not keep other processes from using the same descriptor. Before the answer.
+ */
+void session_stream(struct session *s);
 /* POLL only: the kernel's poll handle of the request being dispatched (libfuse hides it). */
 uint64_t session_poll_kh(const struct session *s);
 /* Wakes a poller whose handle was kept. */

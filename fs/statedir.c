@@ -12,12 +12,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define LOCK_TRIES 100
+#define LOCK_PAUSE_MS 50
 
 enum { NOTE_MAX = 4096 + 64 };
 
@@ -128,6 +132,27 @@ static int in_use(const char *state_dir, int fd, struct err *e)
 		       state_dir, (int)keeper, dir, dir);
 }
 
+/*
+ * Takes the lock. Killed processes hold it for a moment longer than they can be seen: the kernel still takes them down, or a child
+ * that they had forked has not come to its exec. So when nobody is left who could keep it, it is waited for.
+ */
+static int take_lock(const char *state_dir, int fd)
+{
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		pid_t keeper;
+
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return 0;
+		if (errno != EWOULDBLOCK)
+			return -errno;
+		keeper = read_note(fd, NULL, 0);
+		if (!keeper || alive(keeper) || alive(read_worker(state_dir)))
+			break;
+		(void)poll(NULL, 0, LOCK_PAUSE_MS);
+	}
+	return -EWOULDBLOCK;
+}
+
 int statedir_lock(const char *state_dir, const char *dir, int *fd, struct err *e)
 {
 	cleanup_free char *path = xasprintf("%s/lock", state_dir);
@@ -143,9 +168,10 @@ int statedir_lock(const char *state_dir, const char *dir, int *fd, struct err *e
 	lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (lock < 0)
 		return err_sys(e, -errno, "%s", path);
-	if (flock(lock, LOCK_EX | LOCK_NB)) {
-		rc = errno == EWOULDBLOCK ? in_use(state_dir, lock, e)
-					  : err_sys(e, -errno, "locking %s (state must be on a local disk)", path);
+	rc = take_lock(state_dir, lock);
+	if (rc < 0) {
+		rc = rc == -EWOULDBLOCK ? in_use(state_dir, lock, e)
+					: err_sys(e, rc, "locking %s (state must be on a local disk)", path);
 		(void)close(lock);
 		return rc;
 	}

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define LIVE_TIMEOUT 0.0	/* attributes of what may change at any moment */
 #define FINAL_TIMEOUT 1.0	/* of ended runs; also how long a purged or new run may be seen or missed */
@@ -152,26 +153,66 @@ static void set_time(struct stat *st, int64_t us)
 	st->st_atim = st->st_ctim = st->st_mtim;
 }
 
+static int64_t last_transition(const struct run *r)
+{
+	int64_t t = r->t_created;
+
+	for (size_t i = 0; i < r->n_history; i++)
+		if (r->history[i].time > t)
+			t = r->history[i].time;
+	return t;
+}
+
+/* Of the newest row; rows begin with their time. */
+static int64_t errors_mtime(const struct fsys *fs)
+{
+	static const char head[] = "{\"time\":\"";
+	const struct strbuf *rows = engine_rejected(fs->en);
+	const char *nl = rows->len > 1 ? memrchr(rows->buf, '\n', rows->len - 1) : NULL;
+	const char *row = nl ? nl + 1 : rows->buf;
+	struct tm tm = { 0 };
+	const char *end;
+
+	if (strncmp(row, head, strlen(head)) != 0)
+		return fs->mounted;
+	end = strptime(row + strlen(head), "%Y-%m-%dT%H:%M:%S.", &tm);
+	return end ? timegm(&tm) * USEC_PER_SEC + strtol(end, NULL, 10) : fs->mounted;
+}
+
+static int64_t log_mtime(struct fsys *fs, const struct node *nd, const struct run *r)
+{
+	struct spool_reader *sp = run_spool(fs, r);
+	int64_t t = sp ? spool_reader_mtime(sp, (enum spool_stream)nd->stream) : 0;
+
+	/* Bytes that came after the end were written before it. */
+	if (!run_is_live(r) && t > r->t_ended)
+		t = r->t_ended;
+	return t > r->t_created ? t : r->t_created;
+}
+
 int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v)
 {
-	struct spool_reader *sp;
-	int64_t t = 0;
+	const struct run *r = v->run;
 
-	if (!v->run)
-		return nd->class == NODE_DOC ? clock_real(fs->clock) : fs->started;
+	if (nd->flags & NODE_CONSTANT)
+		return fs->mounted;
+	if (nd->class == NODE_PROBE)
+		return probe_mtime(fs, v, nd->name);
+	if (!r)
+		return nd == &fixed_nodes[FIXED_ERRORS] ? errors_mtime(fs) : nd->class == NODE_DOC ? clock_real(fs->clock) : fs->mounted;
 	switch (nd->class) {
 	case NODE_GROW:
 	case NODE_FOLLOW:
-		sp = run_spool(fs, v->run);
-		t = sp ? spool_reader_mtime(sp, (enum spool_stream)nd->stream) : 0;
-		if (!t)
-			t = v->run->t_created;
-		return !run_is_live(v->run) && t > v->run->t_ended ? v->run->t_ended : t;
+		return log_mtime(fs, nd, r);
 	case NODE_STORED:
 	case NODE_SPEC:
-		return v->run->t_created;
+		return r->t_created;
+	case NODE_WAIT:
+		return last_transition(r);
 	default:
-		return v->run->t_changed ? v->run->t_changed : v->run->t_created;
+		if (nd->flags & NODE_TRANSITION)
+			return last_transition(r);
+		return r->t_changed > r->t_created ? r->t_changed : r->t_created;
 	}
 }
 
@@ -200,7 +241,7 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 		n = run_stream_len(fs, v->run, nd->stream, NULL);
 		break;
 	case NODE_CTL:
-		n = v->run ? strlen(engine_verbs()) : 0;
+		n = strlen(ctl_verbs(v));
 		break;
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
@@ -223,13 +264,12 @@ static int stat_node(struct fsys *fs, uint64_t ino, struct stat *st)
 {
 	struct view v;
 	const struct node *nd = node_of(fs, ino, &v);
-	const struct run *last = engine_last(fs->en);
 	bool runs = ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS;
 
 	if (!nd)
 		return -ENOENT;
 	if (nd->class == NODE_DIR) {
-		dir_attr(st, nd->mode, v.run ? v.run->t_changed : runs && last ? last->t_created : fs->started);
+		dir_attr(st, nd->mode, v.run ? v.run->t_changed : runs ? fs->runs_changed : fs->mounted);
 		return 0;
 	}
 	st->st_mode = (nd->class == NODE_LINK ? S_IFLNK : S_IFREG) | nd->mode;
@@ -242,29 +282,24 @@ static int stat_node(struct fsys *fs, uint64_t ino, struct stat *st)
 	return 0;
 }
 
-int tree_stat(struct fsys *fs, uint64_t ino, struct stat *st)
+static int stat_any(struct fsys *fs, uint64_t ino, struct stat *st)
 {
 	const struct run *r;
 	int rc = 0;
 
-	memset(st, 0, sizeof(*st));
-	st->st_ino = ino_stable(ino);
-	st->st_uid = fs->uid;
-	st->st_gid = fs->gid;
-	st->st_blksize = 128 * 1024;
 	if (area_is(ino))
 		return area_stat(fs, ino, st);
 	switch (ino_kind(ino)) {
 	case INO_SET:
 		if (!set_exists(fs, ino))
 			return -ENOENT;
-		dir_attr(st, 0555, fs->started);
+		dir_attr(st, 0555, fs->mounted);
 		break;
 	case INO_SET_WAIT:
 	case INO_SET_ANY:
 		st->st_mode = S_IFREG | 0444;
 		st->st_nlink = 1;
-		set_time(st, fs->started);
+		set_time(st, fs->mounted);
 		break;
 	case INO_LINK:
 		r = engine_run(fs->en, ino_number(ino));
@@ -281,12 +316,28 @@ int tree_stat(struct fsys *fs, uint64_t ino, struct stat *st)
 	return rc;
 }
 
+int tree_stat(struct fsys *fs, uint64_t ino, struct stat *st)
+{
+	int rc;
+
+	memset(st, 0, sizeof(*st));
+	st->st_ino = ino_stable(ino);
+	st->st_uid = fs->uid;
+	st->st_gid = fs->gid;
+	st->st_blksize = 128 * 1024;
+	rc = stat_any(fs, ino, st);
+	st->st_mode = fsys_mode(fs, st->st_mode);
+	return rc;
+}
+
 double tree_attr_timeout(struct fsys *fs, uint64_t ino)
 {
 	struct view v;
 	const struct node *nd;
 	const struct run *r;
 
+	if (fs->others || (ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS))
+		return LIVE_TIMEOUT;
 	if (ino_kind(ino) == INO_PATH) {
 		r = engine_run(fs->en, ino_number(ino));
 		return r && !run_is_live(r) ? FINAL_TIMEOUT : LIVE_TIMEOUT;

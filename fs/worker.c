@@ -15,6 +15,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,7 +30,7 @@ struct worker {
 	struct fsys fs;
 	struct reactor reactor;
 	struct config *config;
-	bool ready;
+	bool ready, ending;
 	int ready_fd;
 	int64_t next_tick;
 };
@@ -42,6 +43,8 @@ static void run_changed(void *arg, const struct run *r)
 {
 	struct fsys *fs = arg;
 
+	if (r->t_created > fs->runs_changed)
+		fs->runs_changed = r->t_created;
 	park_retry(fs, r->num);
 	if (!run_is_live(r) || r->status == RUN_QUEUED)
 		park_retry(fs, 0); /* sets; readers of `last` */
@@ -52,9 +55,11 @@ static void run_gone(void *arg, uint32_t num)
 {
 	struct fsys *fs = arg;
 
+	fs->runs_changed = clock_real(fs->clock);
 	park_retry(fs, num);
 	run_spool_forget(fs, num);
 	area_forget(fs, num);
+	wake_pollers(fs, num);
 }
 
 static void log_grew(void *arg, const struct run *r)
@@ -70,12 +75,18 @@ struct poll_walk {
 	uint32_t run;	/* 0: all */
 };
 
+/* The run that a poller waits for; 0: several, or a conversation, whose pollers look for themselves. */
+static uint32_t run_of(uint64_t ino)
+{
+	return ino_kind(ino) == INO_RUN ? ino_number(ino) : 0;
+}
+
 static void wake_one(void *arg, struct shared_handle *sh)
 {
 	struct poll_walk *w = arg;
 	uint64_t kh = sh->poll_kh;
 
-	if (!kh || (w->run && ino_number(sh->ino) != w->run))
+	if (!kh || (w->run && run_of(sh->ino) && run_of(sh->ino) != w->run))
 		return;
 	sh->poll_kh = 0;
 	w->fs->n_pollers--;
@@ -92,8 +103,23 @@ static void wake_pollers(struct fsys *fs, uint32_t run)
 
 /* --- the loop --- */
 
+/* Writers whose commit is on its way learn its fate; the others are told that we go. */
+static void settle(struct fsys *fs)
+{
+	int64_t end = clock_mono(fs->clock) + STOP_MS * USEC_PER_MSEC;
+	struct pollfd p = { .fd = engine_fd(fs->en), .events = POLLIN };
+	int64_t left;
+
+	while (park_committing(fs) && (left = end - clock_mono(fs->clock)) > 0)
+		if (poll(&p, 1, (int)(left / USEC_PER_MSEC) + 1) > 0)
+			engine_step(fs->en);
+}
+
 static void end_loop(struct worker *w, int status, int error)
 {
+	if (!w->ending)
+		settle(&w->fs);
+	w->ending = true;
 	park_drain(&w->fs, error);
 	reactor_stop(&w->reactor, status);
 }
@@ -118,7 +144,8 @@ static void on_engine(void *arg)
 {
 	struct worker *w = arg;
 
-	engine_step(w->fs.en);
+	if (!w->ending) /* who would be answered is gone */
+		engine_step(w->fs.en);
 }
 
 static void on_signal(void *arg, const struct signalfd_siginfo *si)
@@ -176,6 +203,17 @@ static int parse_uids(struct fsys *fs, const char *list, struct err *e)
 	return 0;
 }
 
+/* The keeper writes its lock when it mounts. */
+static int64_t mounted_at(const struct fsys *fs)
+{
+	cleanup_free char *lock = xasprintf("%s/lock", fs->state_dir);
+	struct stat st;
+
+	if (stat(lock, &st) < 0)
+		return fs->started;
+	return (int64_t)st.st_mtim.tv_sec * USEC_PER_SEC + st.st_mtim.tv_nsec / 1000;
+}
+
 static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err *e)
 {
 	int rc = shared_attach(conf->shared_fd, &fs->shared, e);
@@ -186,9 +224,11 @@ static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err
 	fs->state_dir = conf->mount->state_dir;
 	fs->mount_dir = conf->mount->dir;
 	fs->handle_dir = xasprintf("%s/handles", fs->state_dir);
+	fs->others = conf->mount->allow_other;
 	fs->uid = getuid();
 	fs->gid = getgid();
 	fs->started = clock_real(fs->clock);
+	fs->mounted = mounted_at(fs);
 	/* Instances of node ids go on where no earlier worker can still be: the clock moves faster than look-ups. */
 	fs->instance = (uint32_t)(fs->started / USEC_PER_MSEC);
 	hmap_init(&fs->handles);
@@ -238,6 +278,10 @@ static int start(struct worker *w, const struct worker_conf *conf, struct err *e
 		rc = session_takeover(fs->session, e);
 	if (rc < 0)
 		return rc;
+	fs->runs_changed = fs->mounted;
+	for (const struct run *r = engine_next(fs->en, 0); r; r = engine_next(fs->en, r->num))
+		if (r->t_created > fs->runs_changed)
+			fs->runs_changed = r->t_created;
 	shared_handle_walk(fs->shared, count_poller, fs);
 	wake_pollers(fs, 0);
 	return 0;

@@ -87,10 +87,14 @@ static const char guard_claim[] = "for _f in claim started; do\n"
 				  "\tln -s \"$_me\" \"$_f\" 2>/dev/null\n"
 				  "\t[ \"$(readlink \"$_f\")\" = \"$_me\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n"
 				  "done\n";
-/* A controller that was killed before it saved that the job runs starts it again, with the same id and count. */
-static const char guard_begun[] = "_f=begun.$_restart _who=$(uname -n).$$.$_start\n"
-				  "ln -s \"$_who\" \"$_f\" 2>/dev/null\n"
-				  "[ \"$(readlink \"$_f\")\" = \"$_who\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n";
+/*
+ * A controller that was killed before it saved a start comes back with the job pending and starts it again, with the same
+ * id and no restart counted (seen with 22.05). So each start has a name of its own as well.
+ */
+static const char guard_begun[] =
+	"_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}\n"
+	"ln -s \"$_who\" \"$_f\" 2>/dev/null\n"
+	"[ \"$(readlink \"$_f\")\" = \"$_who\" ] || refuse 'it began before'\n\n";
 
 /*
  * The job's process writes `pid` and then looks for `signal`; the trap writes `signal` and then looks for `pid`. So a
@@ -135,9 +139,7 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 	strbuf_addstr(out, guard_head);
 	strbuf_addstr(out, job->requeue ? guard_granted : guard_restart);
 	strbuf_addstr(out, guard_claim);
-	if (!job->requeue)
-		strbuf_addstr(out, guard_begun);
-	strbuf_addch(out, '\n');
+	strbuf_addstr(out, guard_begun);
 	strbuf_addstr(out, signals);
 	add_directories(out, job, ctx);
 	strbuf_addf(out,
@@ -297,6 +299,8 @@ static const char peak[] =
 
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
+	strbuf_addstr(out, "# A requeue that was granted ended this start; the next one will leave the record.\n"
+			   "[ ! -e \"grant.$((_restart + 1))\" ] || exit \"$_rc\"\n\n");
 	strbuf_addstr(out, "# The exit record: complete, then renamed to where the other side looks.\n"
 			   "_out=$(wc -c <stdout)\n");
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");

@@ -43,7 +43,7 @@ enum point {
 	POINT_LOCAL_ENDED,	/* the end was reported */
 	/* clusters behind a transport */
 	POINT_REMOTE_SENDING,	/* the submission is about to leave */
-	POINT_REMOTE_SENT,
+	POINT_REMOTE_SENT,	/* submissions are on their way */
 	POINT_REMOTE_ANSWERED,	/* the scheduler's answer is here, nothing was reported */
 	POINT_REMOTE_SUBMITTED,
 	POINT_REMOTE_CANCEL_SENT,

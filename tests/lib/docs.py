@@ -194,7 +194,7 @@ def check_names(page, prose, tree):
                 if is_source(word) and not glob.glob(os.path.join(TOP, word)):
                     problems.append('line %d: there is no %s in the source' % (n, word))
                 elif re.match(r'(runs|clusters|by|last)/[\w.-]', word) and '*' not in word and '{' not in word \
-                        and '..' not in word and '$' not in word and generic(word) not in tree:
+                        and '..' not in word and '$' not in word and not word.startswith('runs/NUM') and generic(word) not in tree:
                     problems.append('line %d: %s (%s) has no row in docs/interface.md' % (n, word, generic(word)))
     report('%s: the files it names are there' % page, *problems)
 

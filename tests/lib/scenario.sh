@@ -72,6 +72,9 @@ head1 "submit"
 id=$(slurmray submit --mount "$MNT" name=cli -- sh -c 'echo out; echo err >&2; exit 3'); ended "$id"
 slurmray follow --mount "$MNT" "$id" 2>err; echo "follow $?"; head -n 1 err
 
+mkdir -p in/sub; echo shipped >in/sub/x; echo one >one.txt; printf '#!/bin/sh\ncat one.txt in/sub/x\n' >payload.sh
+id=$(slurmray submit --mount "$MNT" files=one.txt,in payload=payload.sh); ended "$id"; cat "$MNT/runs/$id/log"
+
 head1 "following"
 submit 'for i in $(seq 15); do echo line $i; sleep 0.2; done'
 t cat "$MNT/runs/$id/log.follow" >followed & f=$!

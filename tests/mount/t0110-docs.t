@@ -37,10 +37,12 @@ results "$T/static"
 is "all pages were looked at" "$err" ""
 
 ok "docs/specs.md has the keys of the source" "$ROOT/scripts/gen-keys" --check
+sed -n '/cluster_keys\[\] = {/,/^};/s/^\t{ "\([a-z_]*\)".*/\1/p' "$ROOT/backend/config_keys.c" >"$T/keys"
 missing=
-for key in $(sed -n '/cluster_keys\[\] = {/,/^};/s/^\t{ "\([a-z_]*\)".*/\1/p' "$ROOT/backend/config_keys.c"); do
-	grep -q "^| \`$key\` |" "$ROOT/docs/configuration.md" || missing="$missing $key"
-done
+while read -r key; do
+	grep -q "| \`$key\` |" "$ROOT/docs/configuration.md" || missing="$missing $key"
+done <"$T/keys"
+isnt "the source has keys" "$(wc -l <"$T/keys")" 0
 is "docs/configuration.md has the keys of the source" "$missing" ""
 
 if command -v mandoc >/dev/null; then

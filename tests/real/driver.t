@@ -398,6 +398,10 @@ part_requeue() {
 	next
 	submit 'sleep 30'
 	await running
+	for _ in $(seq 100); do # Slurm says running before the first line of the script runs
+		[ "$(executed)" = 0 ] || break
+		sleep 0.1
+	done
 	scontrol update jobid="$JOB" requeue=1
 	scontrol requeue "$JOB"
 	sleep 1.5

@@ -1,8 +1,8 @@
 #!/bin/bash
 # What Slurm and its administrators do to jobs, and what becomes of the runs: each payload runs once, and the status and
 # `why` are right. Without accounting; t0320 is the same with it.
-. "$(dirname "$0")/../lib/tap.sh"
-. "$ROOT/tests/lib/faults.sh"
+. "$(dirname "$0")/../lib/tap.sh" || exit 99
+. "$ROOT/tests/lib/faults.sh" || exit 99
 export NODES=5 CPUS=8
 need_testbed
 export SLURMRAY_MOUNT="$MNT"

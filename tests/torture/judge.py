@@ -154,6 +154,11 @@ class Judge:
     def logs(self, run, job):
         whole = run.status != "cancelled"
         self.stream(run, "stdout", run.stdout, job.pattern.out, whole)
+        if len(run.log) != len(run.stdout) + len(run.stderr):
+            self.bad("run %s: log has %d bytes, stdout %d, stderr %d" % (run.id, len(run.log), len(run.stdout), len(run.stderr)))
+        if self.world.cluster == "demo" and not whole:  # Slurm says on stderr that it cancels
+            self.stream(run, "stderr", re.sub(rb"slurmstepd[^\n]*\n|Terminated\n", b"", run.stderr), job.pattern.err, whole)
+            return
         self.stream(run, "stderr", run.stderr, job.pattern.err, whole)
         out = bytes(b for b in run.log if b in OUT_SET)
         err = bytes(b for b in run.log if b in ERR_SET)
@@ -208,8 +213,16 @@ class Judge:
                 if run_id not in self.runs:
                     continue
                 with open(copy, "rb") as f:
-                    self.stream(self.runs[run_id], "%s as seen by %s" % (stream, name), f.read(),
-                                getattr(self.runs[run_id], stream), True)
+                    got = f.read()
+                wanted = getattr(self.runs[run_id], stream.rstrip("+"))
+                if stream.endswith("+"):  # slurmray itself says that the mount went and came back, and in the end why
+                    got = re.sub(rb"slurmray: [^\n]*( is not mounted | is back)[^\n]*\n", b"", got)[: len(wanted)]
+                self.stream(self.runs[run_id], "%s as seen by %s" % (stream, name), got, wanted, True)
+        for run_id, code in self.actors["follower-client"].codes:
+            run = self.runs.get(run_id)
+            word = run.wait.split()[-1] if run and run.wait else "-"
+            if run and code != (int(word) if word != "-" else 1):
+                self.bad("slurmray follow %s exited with %d, its wait says %s" % (run_id, code, run.wait))
 
     def refusals(self):
         with open(self.world.path("errors"), "rb") as f:

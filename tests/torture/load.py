@@ -51,7 +51,7 @@ class Submitter(Actor):
 
     def act(self):
         forms = [(self.read_back, 4), (self.echo, 2), (self.one_json, 2), (self.several_json, 1), (self.in_pieces, 2),
-                 (self.script, 3), (self.draft, 2), (self.refused, 1), (self.twice, 1), (self.talk, 2)]
+                 (self.script, 3), (self.draft, 2), (self.refused, 1), (self.twice, 1), (self.talk, 2), (self.client, 2)]
         names, weights = zip(*forms)
         while not self.world.stopping:
             if len(self.book.live_ids()) >= self.BACKLOG:
@@ -129,10 +129,11 @@ class Submitter(Actor):
             return
         self.book.acked(job, run_id)
 
-    def read_decision(self, fd, job):
+    def read_decision(self, fd, *jobs):
+        """Of one of these, in the order in which they were submitted."""
         text = self.read_line(fd)
-        if not text.startswith("accepted ") and not (text.startswith("rejected ") and job.cancel):
-            self.world.violation("%s: instead of a decision was read: %r" % (job.token, text))
+        if not text.startswith("accepted ") and not (text.startswith("rejected ") and any(j.cancel for j in jobs)):
+            self.world.violation("%s: instead of a decision was read: %r" % (jobs[-1].token, text))
 
     def open_new(self, flags=os.O_RDWR):
         return os.open(self.world.path("runs", "new"), flags)
@@ -216,9 +217,9 @@ class Submitter(Actor):
     def in_pieces(self):
         job = self.new_job()
         job.form = "pieces"
+        data = self.book.json(job, env={"FILL": "y" * self.rng.randint(0, 6000)})
 
         def how():
-            data = self.book.json(job, env={"FILL": "y" * self.rng.randint(0, 6000)})
             cuts = sorted(self.rng.sample(range(1, len(data)), 3))
             fd = self.open_new()
             try:
@@ -318,10 +319,15 @@ class Submitter(Actor):
                 elif bad == 2:
                     self.write(fd, self.book.line(job) + self.book.line(job))
                 else:
-                    self.write(fd, self.book.line(job)[:-1])  # no newline: never complete
-                    raise Refused("not complete")
+                    self.write(fd, self.book.line(job)[:-1])  # no newline: never complete, close(2) says so
             finally:
-                os.close(fd)
+                try:
+                    os.close(fd)
+                except OSError as e:
+                    if e.errno != errno.EINVAL:
+                        raise
+            if bad == 3:
+                raise Refused("not complete")
 
         self.attempt(job, how)
 
@@ -359,16 +365,34 @@ class Submitter(Actor):
 
         self.attempt(thief, steal)
 
+    def client(self):
+        """`slurmray submit`, with a key."""
+        job = self.book.new_job(self.rng)
+        job.form = "client"
+        job.key = "key-%s-%s" % (self.world.seed, job.token)
+
+        def how():
+            run = subprocess.run(
+                [self.world.binary, "submit", "--mount", self.world.mnt, "key=" + job.key, "tags=torture,%s" % job.token, "--"] +
+                job.argv(self.book.payloads.script), capture_output=True, text=True, env=self.world.env, timeout=2 * PATIENCE)
+            if run.returncode:
+                raise OSError(errno.EIO, "slurmray submit: %d %s" % (run.returncode, run.stderr.strip()))
+            self.book.acked(job, run.stdout.strip())
+
+        self.attempt(job, how)
+
     def talk(self):
         """A long conversation on one descriptor."""
         fd = None
         since = self.world.epoch
+        jobs = []
         for _ in range(self.rng.randint(2, 4)):
             if self.world.stopping or self.world.disturbed(since):
                 break
             job = self.new_job()
             job.form = "talk"
             job.key = None
+            jobs.append(job)
 
             def how():
                 nonlocal fd
@@ -378,7 +402,7 @@ class Submitter(Actor):
                 self.book.acked(job)
                 self.read_id(fd, job)
                 if self.rng.random() < 0.6:
-                    self.read_decision(fd, job)
+                    self.read_decision(fd, *jobs)
 
             self.attempt(job, how)
             self.nap(0, 0.1)
@@ -593,6 +617,38 @@ class Follower(Actor):
                 self.world.violation("cat runs/%s/%s.follow ended with %d: %s" % (run_id, name, proc.returncode, err))
 
 
+class ClientFollower(Actor):
+    """`slurmray follow`: both streams and the exit code, over deaths of any kind."""
+
+    def act(self):
+        self.results = []
+        self.codes = []  # (id, exit status)
+        n = 0
+        while not self.world.stopping:
+            live = self.book.live_ids()
+            since = self.world.wait_up()
+            if since is None or not live:
+                time.sleep(0.05)
+                continue
+            run_id = self.rng.choice(live)
+            n += 1
+            copies = [os.path.join(self.world.outputs, "%s.%d.%s" % (self.name, n, s)) for s in ("stdout", "stderr")]
+            with open(copies[0], "wb") as out, open(copies[1], "wb") as err:
+                proc = subprocess.Popen([self.world.binary, "follow", "--mount", self.world.mnt, run_id], stdout=out, stderr=err,
+                                        env=self.world.env)
+            while proc.poll() is None and not self.world.over:
+                time.sleep(0.05)
+            if proc.poll() is None:
+                self.world.violation("slurmray follow %s does not end though everything has ended" % run_id)
+                proc.kill()
+                return
+            if proc.returncode == 1 and self.world.disturbed(since) and not os.path.getsize(copies[0]):
+                continue  # it found no mount to begin with
+            self.codes.append((run_id, proc.returncode))
+            self.results.append((run_id, "stdout", copies[0]))
+            self.results.append((run_id, "stderr+", copies[1]))
+
+
 class Tail(Actor):
     """One `tail -f` on the log of a long run; after a remount another one goes on where it stopped."""
 
@@ -748,6 +804,7 @@ def all_actors(world, book):
               "pulse": Pulse(world, book, "pulse"), "poller": Poller(world, book, "poller")}
     for i in range(4):
         actors["submitter-%d" % i] = Submitter(world, book, "submitter-%d" % i)
+    actors["follower-client"] = ClientFollower(world, book, "follower-client")
     for i in range(3):
         actors["follower-%d" % i] = Follower(world, book, "follower-%d" % i)
     return actors

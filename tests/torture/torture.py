@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Kills everything that slurmray consists of, over and over, while it is used, and then demands that nothing of it shows.
 
-usage: torture.py      Environment: N=100 kills from outside, SEED=1, CLUSTER=local|demo, BUILD=build, KEEP=1 (keep the directory)
+usage: torture.py      Environment: N=100 kills from outside, SEED=1, CLUSTER=local|demo, BUILD=build, KEEP=1 (keep the
+directory), POINTS=conv.saved,... (N self-kills at each of these and nothing else)
 
 Three kinds of death:
   outside   kill -9 of the worker at a random moment, readers blocked and writes under way; three quarters of N
@@ -43,6 +44,9 @@ class Executioner:
 
     def plan(self):
         points = [p for p in self.world.page.names() if not p.startswith(SKIPPED[self.world.cluster])]
+        only = [p for p in os.environ.get("POINTS", "").split(",") if p]
+        if only:
+            return [("inside", p) for p in only * self.n]
         both = self.n // 4 if self.n >= 20 else self.n // 5
         if self.n >= 20:
             inside = points * (self.n // 20)
@@ -71,7 +75,7 @@ class Executioner:
                 at = self.inside(what)
                 if at is None:
                     tries[what] = tries.get(what, 0) + 1
-                    if tries[what] < 6:
+                    if tries[what] < 20:
                         acts.append((kind, what))
                     else:
                         self.unreached.append(what)
@@ -113,7 +117,8 @@ class Executioner:
         number = page.names().index(name)
         before = page.total()
         busy = name.startswith(("session.", "engine.committed", "engine.applied", "store.", "spool."))
-        page.arm(number, self.rng.randint(1, 40 if busy else 3))
+        rare = "cancel" in name or name == "conv.decided"
+        page.arm(number, 1 if rare else self.rng.randint(1, 40 if busy else 3))
         if name == "session.taking-over":
             self.world.kill_worker()
         end = time.monotonic() + REACH
@@ -170,6 +175,12 @@ class Executioner:
         time.sleep(self.rng.uniform(0, 2))
         self.world.on_testbed("ctld-start")
 
+    def fault_controller_killed(self):
+        """It forgets what it did in its last seconds."""
+        self.world.on_testbed("ctld-kill")
+        time.sleep(self.rng.uniform(0, 2))
+        self.world.on_testbed("ctld-start")
+
     # --- what it cost
 
     def pauses(self, kinds):
@@ -186,7 +197,7 @@ class Executioner:
         return found
 
 
-FAULTS = ("login", "login_and_worker", "shells", "controller_frozen", "controller_restarted")
+FAULTS = ("login", "login_and_worker", "shells", "controller_frozen", "controller_restarted", "controller_killed")
 
 
 def drain(world, book):

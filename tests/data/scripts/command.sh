@@ -24,9 +24,9 @@ for _f in claim started; do
 	ln -s "$_me" "$_f" 2>/dev/null
 	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
 done
-_f=begun.$_restart _who=$(uname -n).$$.$_start
+_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
 ln -s "$_who" "$_f" 2>/dev/null
-[ "$(readlink "$_f")" = "$_who" ] || refuse "$_f is $(readlink "$_f")"
+[ "$(readlink "$_f")" = "$_who" ] || refuse 'it began before'
 
 # Signals go to the job's process.
 _rc='' _sig=-
@@ -105,6 +105,9 @@ _cg=$(sed -n 's|^[0-9]*:\(memory\)*:\(/.*/job_[0-9]*/step_[^/]*\).*|/sys/fs/cgro
 [ -z "$_cg" ] || for _f in $_cg; do
 	_rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes") && break
 done
+
+# A requeue that was granted ended this start; the next one will leave the record.
+[ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
 
 # The exit record: complete, then renamed to where the other side looks.
 _out=$(wc -c <stdout)

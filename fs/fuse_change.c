@@ -1,0 +1,184 @@
+/*
+ * Requests that make, rename or remove something: drafts and purges in runs/, anything in files/ of a draft, and EPERM everywhere
+ * else: files of a run go with its directory, as in cgroup. What waits for a commit cannot be interrupted, and is answered
+ * with ETIMEDOUT when the journal takes too long; the kernel keeps the directory locked meanwhile.
+ */
+#include "fs/fuse_ll.h"
+
+#include "backend/base/mem.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A MKDIR or RMDIR that waits for its commit; it cannot be interrupted. */
+struct change {
+	struct fsys *fs;
+	struct parked *p;	/* NULL: answered with ETIMEDOUT */
+	char *name;
+};
+
+static void change_free(struct change *c)
+{
+	free(c->name);
+	free(c);
+}
+
+static void draft_made(void *arg, int code, const char *text)
+{
+	struct change *c = arg;
+	const struct run *r = engine_run_by_id(c->fs->en, c->name);
+
+	(void)text;
+	if (code == 0 && !r)
+		code = -ENOENT;
+	if (c->p)
+		reply_entry(c->fs, unpark(c->p), code, r ? ino_make(INO_RUN, r->num, RUN_ROW_DIR) : 0);
+	change_free(c);
+}
+
+static void purged(void *arg, int code, const char *text)
+{
+	struct change *c = arg;
+
+	(void)text;
+	if (c->p)
+		reply_rc(unpark(c->p), code);
+	change_free(c);
+}
+
+static void drop_change(struct parked *p)
+{
+	struct change *c = (struct change *)(uintptr_t)p->user;
+
+	c->p = NULL;
+}
+
+static struct change *change_new(struct fsys *fs, fuse_req_t req, const char *name)
+{
+	struct change *c = xcalloc(1, sizeof(*c));
+
+	c->fs = fs;
+	c->name = xstrdup(name);
+	c->p = park(fs, req, NULL, 0, NULL);
+	c->p->uninterruptible = true;
+	c->p->user = (uintptr_t)c;
+	c->p->drop = drop_change;
+	c->p->deadline = clock_mono(fs->clock) + JOURNAL_DEADLINE_US;
+	c->p->deadline_errno = ETIMEDOUT;
+	return c;
+}
+
+static bool is_runs(uint64_t ino)
+{
+	return ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS;
+}
+
+void change_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct fsys *fs = fsys_of(req);
+	uint64_t ino = 0;
+
+	if (!fsys_allowed(fs, req)) {
+		(void)fuse_reply_err(req, EPERM);
+	} else if (is_runs(parent)) {
+		engine_draft(fs->en, name, session_unique(fs->session), draft_made, change_new(fs, req, name));
+	} else if (area_is(parent)) {
+		int rc = area_mkdir(fs, parent, name, mode, &ino);
+
+		reply_entry(fs, req, rc, ino);
+	} else {
+		(void)fuse_reply_err(req, EPERM);
+	}
+}
+
+void change_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct fsys *fs = fsys_of(req);
+	const struct run *r;
+
+	if (!fsys_allowed(fs, req)) {
+		(void)fuse_reply_err(req, EPERM);
+		return;
+	}
+	if (area_is(parent)) {
+		reply_rc(req, area_unlink(fs, parent, name, true));
+		return;
+	}
+	if (!is_runs(parent)) {
+		(void)fuse_reply_err(req, EPERM);
+		return;
+	}
+	r = engine_run_by_id(fs->en, name);
+	/* Without a run this may be the same request again, after the commit: the engine knows. */
+	engine_purge(fs->en, r ? r->num : 0, session_unique(fs->session), purged, change_new(fs, req, name));
+}
+
+void change_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct fsys *fs = fsys_of(req);
+
+	if (!fsys_allowed(fs, req) || !area_is(parent))
+		(void)fuse_reply_err(req, EPERM); /* files of a run go with its directory, as in cgroup */
+	else
+		reply_rc(req, area_unlink(fs, parent, name, false));
+}
+
+void change_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t to, const char *new_name,
+		      unsigned int flags)
+{
+	struct fsys *fs = fsys_of(req);
+
+	if (!fsys_allowed(fs, req) || !area_is(parent) || !area_is(to))
+		(void)fuse_reply_err(req, EPERM);
+	else
+		reply_rc(req, area_rename(fs, parent, name, to, new_name, flags));
+}
+
+void change_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+	struct fsys *fs = fsys_of(req);
+	uint64_t out = 0;
+	int rc = fsys_allowed(fs, req) && area_is(ino) && area_is(parent) ? area_link(fs, ino, parent, name, &out) : -EPERM;
+
+	reply_entry(fs, req, rc, out);
+}
+
+/* Devices, sockets and pipes have no place here. */
+void change_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t dev)
+{
+	(void)parent;
+	(void)name;
+	(void)mode;
+	(void)dev;
+	(void)fuse_reply_err(req, EPERM);
+}
+
+void change_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+	struct fsys *fs = fsys_of(req);
+	uint64_t ino = 0;
+	int rc = fsys_allowed(fs, req) && area_is(parent) ? area_symlink(fs, parent, name, target, &ino) : -EPERM;
+
+	reply_entry(fs, req, rc, ino);
+}
+
+void change_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi)
+{
+	struct fsys *fs = fsys_of(req);
+	struct fuse_entry_param ep;
+	uint64_t ino = 0;
+	int rc = -EPERM;
+
+	memset(&ep, 0, sizeof(ep));
+	fi->fh = session_unique(fs->session);
+	if (fsys_allowed(fs, req) && area_is(parent))
+		rc = area_create(fs, parent, name, mode, fi->flags, fi->fh, &ino);
+	if (rc == 0)
+		rc = fill_entry(fs, ino, &ep);
+	if (rc < 0) {
+		reply_rc(req, rc);
+		return;
+	}
+	fi->direct_io = 1;
+	(void)fuse_reply_create(req, &ep, fi);
+}
