@@ -407,7 +407,7 @@ static void poll_failed(struct cluster *c, const char *text)
 	struct poll_state *p = &c->poll;
 
 	if (!p->failing_since)
-		p->failing_since = c->now;
+		p->failing_since = p->sent_at;
 	(void)snprintf(p->trouble, sizeof(p->trouble), "%.*s", (int)sizeof(p->trouble) - 1, text);
 	log_warn("cluster %s: %s", c->ctx.conf->name, text);
 	rreq_done_refresh(c, -EHOSTUNREACH, text);
@@ -530,11 +530,16 @@ static void send_verify(struct cluster *c, struct rrun *r)
 
 /* --- timers of a run --- */
 
-/* Since when the cluster cannot be asked; 0: it can. */
+/* Since when the cluster cannot be asked; 0: it can. A query that hangs is no answer. */
 static int64_t deaf_since(const struct cluster *c, const char **why)
 {
-	*why = rlink_up(c) ? c->poll.trouble : c->link.text;
-	return rlink_up(c) ? c->poll.failing_since : c->link.down_since;
+	const struct poll_state *p = &c->poll;
+
+	*why = c->link.text;
+	if (!rlink_up(c))
+		return c->link.down_since;
+	*why = p->failing_since ? p->trouble : "the scheduler does not answer";
+	return p->failing_since || !p->busy ? p->failing_since : p->sent_at;
 }
 
 static int64_t unknown_step(struct cluster *c, struct rrun *r)

@@ -70,6 +70,8 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "%s\n", gate);
 	if (r->why)
 		strbuf_addf(out, "%s\n", r->why);
+	if (r->status == RUN_SUBMITTING && run_fact(r, "submit_trouble"))
+		strbuf_addf(out, "not submitted yet: %s\n", run_fact(r, "submit_trouble"));
 	if (r->status == RUN_PENDING && r->reason)
 		strbuf_addf(out, "pending: %s\n", r->reason);
 	if (r->status == RUN_PENDING && r->t_est_start)

@@ -1,9 +1,6 @@
 # shellcheck shell=bash
 # For tests that break things; after tap.sh, in bash.
 
-# shellcheck disable=SC2034
-BIG=${LONG:-} # LONG=1: longer outages
-
 # submit SPEC...: a run per argument; prints its id. The line is complete, so read(2) gives the id as soon as it is in
 # the journal, whatever the cluster does.
 submit() {
@@ -12,9 +9,8 @@ submit() {
 		"$MNT" "$@"
 }
 
-# accepted ID [SECONDS]: waits until the scheduler has it; then it is in the queue or has ended
-has_job() {
-	[ "$(timeout 5 cat "$MNT/runs/$1/job_id")" != - ]
+job_of() {
+	timeout 5 cat "$MNT/runs/$1/job_id"
 }
 
 word() { # word ID: its status
@@ -25,8 +21,11 @@ is_now() { # is_now ID WORD: for eventually
 	[ "$(word "$1")" = "$2" ]
 }
 
-has_left() { # has_left ID WORD: the status is another one
-	[ "$(word "$1")" != "$2" ]
+running() { # running ID...: waits until they are
+	local id
+	for id in "$@"; do
+		eventually 15 is_now "$id" running || return 1
+	done
 }
 
 why() {

@@ -1,8 +1,8 @@
 #!/bin/bash
 # The login node goes away: while jobs are submitted, while a log is followed, again and again, and with one session only.
 # LONG=1: away for a minute.
-. "$(dirname "$0")/../lib/tap.sh"
-. "$ROOT/tests/lib/faults.sh"
+. "$(dirname "$0")/../lib/tap.sh" || exit 99
+. "$ROOT/tests/lib/faults.sh" || exit 99
 AWAY=20
 [ -z "${LONG:-}" ] || AWAY=60
 mount_demo

@@ -1,7 +1,7 @@
 #!/bin/bash
 # A bad network and a login node that says no: delay, stall, refusal; a wrong host key, a key that was taken away.
-. "$(dirname "$0")/../lib/tap.sh"
-. "$ROOT/tests/lib/faults.sh"
+. "$(dirname "$0")/../lib/tap.sh" || exit 99
+. "$ROOT/tests/lib/faults.sh" || exit 99
 need_proxy
 proxy_testbed
 mount_demo

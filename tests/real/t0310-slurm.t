@@ -1,0 +1,186 @@
+#!/bin/bash
+# What Slurm and its administrators do to jobs, and what becomes of the runs: each payload runs once, and the status and
+# `why` are right. Without accounting; t0320 is the same with it.
+. "$(dirname "$0")/../lib/tap.sh" || exit 99
+. "$ROOT/tests/lib/faults.sh" || exit 99
+export NODES=5 CPUS=8
+need_testbed
+export SLURMRAY_MOUNT="$MNT"
+mount_demo <<END_OF_CONFIG
+[defaults]
+cluster = demo
+[cluster wide]
+type = slurm
+host = slurmray-demo
+ssh_config = $TESTBED_SSH_CONFIG
+directory = $DEMO_HOME/.slurmray-wide
+scratch = $DEMO_HOME/scratch
+END_OF_CONFIG
+
+submit_script() { # submit_script FILE: as sbatch does; prints the id
+	timeout -k 5 20 slurmray submit "$1"
+}
+
+# The limit of a minute is checked now and then: these two are looked at last.
+limit=$(submit "partition=short nodelist=n1 -- $(mark limit); sleep 300")
+polite=$(submit "partition=short nodelist=n1 -- trap 'exit 0' TERM; sleep 300 & wait")
+
+# --- a controller that is stuck, then gone ---
+
+before=$(submit "-- sleep 8; exit 4")
+running "$before"
+testbed ctld-freeze
+stuck1=$(submit "-- $(mark stuck1)")
+stuck2=$(submit "-- $(mark stuck2)")
+sleep 1
+at_once "with a frozen controller everything is readable" sh -c "cat $MNT/runs/*/status $MNT/runs/*/why $MNT/runs/*/log"
+sleep 11
+is "a job that ended meanwhile has its code" "$(ended "$before" 5)" "failed 4"
+testbed ctld-thaw
+is "submissions to a frozen controller run" "$(ended "$stuck1") $(ended "$stuck2")" "succeeded 0 succeeded 0"
+is "once" "$(ran stuck1) $(ran stuck2)" "1 1"
+is "and there is one job for each" "$(admin squeue -h -t all -o %k | grep -cE "/($stuck1|$stuck2)/a1\$")" 2
+
+long=$(submit "nodelist=n1 -- $(mark long); sleep 24; echo through; exit 5")
+before=$(submit "-- sleep 3; exit 6")
+running "$long" "$before"
+testbed ctld-stop
+gone1=$(submit "-- $(mark gone1)")
+gone2=$(submit "-- $(mark gone2)")
+is "a job that ends without a controller" "$(ended "$before" 15)" "failed 6"
+ok "a run that waits says why" eventually 15 why_says "$gone1" 'nable to contact slurm controller'
+ok "the running one is unknown after a while" eventually 25 is_now "$long" unknown
+like "and says why" "$(why "$long")" 'nable to contact slurm controller'
+testbed ctld-start
+is "submissions without a controller run when it is back" "$(ended "$gone1") $(ended "$gone2")" "succeeded 0 succeeded 0"
+is "once" "$(ran gone1) $(ran gone2)" "1 1"
+is "the running job ended with its code" "$(ended "$long") $(ran long)" "failed 5 1"
+
+# --- by hand ---
+
+hand1=$(submit "hold=true -- $(mark hand1)")
+hand2=$(submit "nodelist=n1 -- $(mark hand2); sleep 60")
+node=$(submit "nodelist=n5 -- $(mark node); sleep 60")
+again1=$(submit "nodelist=n1 -- $(mark again1); sleep 60")
+again2=$(submit "nodelist=n1 requeue=true -- $(mark again2); [ \$(wc -l <$DEMO_HOME/ran.again2) = 2 ] || sleep 60; echo second")
+later=$(submit "begin=now+3600 -- $(mark later)")
+signalled=$(submit "nodelist=n1 -- trap 'echo got it; exit 7' USR1; while :; do sleep 0.1; done")
+held=$(submit "hold=true -- $(mark held)")
+low=$(submit "partition=low nodelist=n3 ntasks=8 -- $(mark low); sleep 60")
+scav=$(submit "partition=scav nodelist=n4 ntasks=8 -- $(mark scav); sleep 60")
+running "$hand2" "$node" "$again1" "$again2" "$signalled" "$low" "$scav"
+ok "a job that was submitted held is held" eventually 5 why_says "$hand1" JobHeldUser
+
+admin scancel "$(job_of "$hand1")" "$(job_of "$hand2")"
+is "scancel of a pending job by hand" "$(ended "$hand1") $(ran hand1)" "cancelled - 0"
+like "why" "$(why "$hand1")" 'cancelled outside slurmray .*before it started'
+is "scancel of a running job by hand" "$(ended "$hand2") $(ran hand2)" "cancelled 143 1"
+like "why" "$(why "$hand2")" 'cancelled outside slurmray'
+
+admin scontrol update nodename=n5 state=down reason=test
+is "a node that goes down" "$(ended "$node" | cut -d' ' -f1) $(ran node)" "node_failed 1"
+like "why" "$(why "$node")" 'a node that it ran on failed'
+
+admin scontrol update "JobId=$(job_of "$again1")" Requeue=1
+admin scontrol requeue "$(job_of "$again1")"
+admin scontrol requeue "$(job_of "$again2")"
+is "requeued by an administrator: not started again" "$(ended "$again1" | cut -d' ' -f1) $(ran again1)" "node_failed 1"
+like "why" "$(why "$again1")" 'does not start a job twice unless the spec says requeue=true'
+ok "nor will it: its job is cancelled" eventually 10 sh -c \
+	"[ \"\$(SLURM_CONF=$TESTBED_DIR/slurm.conf squeue -h -t all -j $(job_of "$again1") -o %T)\" = CANCELLED ]"
+ok "where the spec says requeue it waits again" eventually 10 is_now "$again2" pending
+admin scontrol update "JobId=$(job_of "$again2")" StartTime=now
+is "and starts again" "$(ended "$again2") $(ran again2)" "succeeded 0 2"
+is "its log is that of both starts" "$(grep -c second "$MNT/runs/$again2/log")" 1
+
+admin scontrol hold "$(job_of "$later")"
+ok "held by an administrator" eventually 10 why_says "$later" 'JobHeld(Admin|User)'
+admin scontrol release "$(job_of "$later")"
+is "an update" "$(order "$later" 'update begin=now')" ok
+is "released and let start, it runs" "$(ended "$later") $(ran later)" "succeeded 0 1"
+
+is "an update of the time limit" "$(order "$signalled" 'update time=2:00:00')" ok
+is "is what Slurm has" "$(squeue_of "$(job_of "$signalled")" %l)" 2:00:00
+is "a signal" "$(order "$signalled" 'signal USR1')" ok
+is "reaches the job" "$(ended "$signalled") $(cat "$MNT/runs/$signalled/stdout")" "failed 7 got it"
+is "release" "$(order "$held" release)" ok
+is "lets a held job run" "$(ended "$held") $(ran held)" "succeeded 0 1"
+
+front1=$(submit "nodelist=n3 ntasks=8 -- true")
+front2=$(submit "nodelist=n4 ntasks=8 -- true")
+is "preempted, in a partition that requeues" "$(ended "$low" | cut -d' ' -f1) $(ran low)" "preempted 1"
+is "preempted, in a partition that cancels" "$(ended "$scav" | cut -d' ' -f1) $(ran scav)" "preempted 1"
+is "by jobs that ran" "$(ended "$front1") $(ended "$front2")" "succeeded 0 succeeded 0"
+
+# --- refused, and never possible ---
+
+nope=$(submit "partition=nope -- true")
+is "a partition that is not there" "$(ended "$nope")" "rejected -"
+like "why" "$(why "$nope")" 'nvalid partition'
+much=$(submit "mem=999999 -- true")
+is "too much memory" "$(ended "$much")" "rejected -"
+like "why" "$(why "$much")" '[Mm]emory'
+many=$(submit "nodes=99 -- true")
+slow=$(submit "partition=short time=10:00 -- true")
+ok "too many nodes: pending, with the reason" eventually 10 why_says "$many" PartitionConfig
+ok "over the partition's limit: pending, with the reason" eventually 10 why_says "$slow" PartitionTimeLimit
+is "cancel" "$(order "$many" cancel) $(order "$slow" cancel)" "ok ok"
+is "of both" "$(ended "$many") $(ended "$slow")" "cancelled - cancelled -"
+printf '#!/bin/sh\n#SBATCH --output=/dev/null/no/such/out\n%s\n' "$(mark launch)" >"$T/launch.sh"
+launch=$(submit_script "$T/launch.sh")
+is "a job that Slurm cannot launch" "$(ended "$launch") $(ran launch)" "failed - 0"
+like "why" "$(why "$launch")" 'its output file or working directory is missing or cannot be written'
+
+# --- directories ---
+
+mkdir -p "$DEMO_HOME/mine"
+# shellcheck disable=SC2016
+there=$(submit "cluster=wide -- pwd -P; echo r >\$SLURMRAY_RESULTS/r; echo w >w; $(mark there)")
+mine=$(submit "workdir=$DEMO_HOME/mine -- pwd -P")
+cat >"$T/patterns.sh" <<-'END_OF_SCRIPT'
+	#!/bin/bash
+	#SBATCH --job-name=pat
+	#SBATCH --output=%x-%j.out
+	#SBATCH --error=%x.err
+	echo out; echo err >&2; sleep 1; echo out again
+END_OF_SCRIPT
+patterns=$(submit_script "$T/patterns.sh")
+is "scratch elsewhere" "$(ended "$there") $(ran there)" "succeeded 0 1"
+like "is where the job is" "$(timeout 20 cat "$MNT/runs/$there/stdout")" "^$DEMO_HOME/scratch/.*/work\$"
+is "its results" "$(timeout 20 cat "$MNT/runs/$there/results/r")" r
+is "its working directory" "$(timeout 20 ls "$MNT/runs/$there/work") $(timeout 20 cat "$MNT/runs/$there/work/w")" "w w"
+is "a working directory of one's own" "$(ended "$mine") $(timeout 20 cat "$MNT/runs/$mine/stdout")" \
+	"succeeded 0 $(cd "$DEMO_HOME/mine" && pwd -P)"
+is "output files by #SBATCH" "$(ended "$patterns")" "succeeded 0"
+is "stdout" "$(timeout 20 cat "$MNT/runs/$patterns/stdout" | tr '\n' ' ')" "out out again "
+is "stderr" "$(timeout 20 cat "$MNT/runs/$patterns/stderr")" err
+is "are where sbatch puts them" "$(timeout 20 ls "$MNT/runs/$patterns/work" | tr '\n' ' ')" \
+	"pat-$(job_of "$patterns").out pat.err "
+
+# --- between accepted and submitted ---
+
+testbed sshd-stop
+eventually 5 link_is down
+early1=$(submit "-- $(mark early1)")
+early2=$(submit "-- $(mark early2)")
+early3=$(submit "hold=true -- $(mark early3)")
+echo hold >"$MNT/runs/$early1/ctl"
+echo cancel >"$MNT/runs/$early2/ctl"
+echo release >"$MNT/runs/$early3/ctl"
+is "cancelled without a cluster" "$(ended "$early2" 5)" "cancelled -"
+testbed sshd-start
+reconnect
+ok "held before it was submitted: pending" eventually 10 why_says "$early1" JobHeldUser
+is "released before it was submitted: it runs" "$(ended "$early3") $(ran early3)" "succeeded 0 1"
+sleep 1
+is "the held one did not run, nor did the cancelled one" "$(word "$early1") $(ran early1) $(ran early2)" "pending 0 0"
+is "release" "$(order "$early1" release)" ok
+is "lets it run" "$(ended "$early1") $(ran early1)" "succeeded 0 1"
+
+# --- the time limit ---
+
+is "the time limit ends a job" "$(ended "$limit" 110) $(ran limit)" "timeout 143 1"
+like "why" "$(why "$limit")" 'reached its time limit'
+is "also one that ends with 0 then" "$(ended "$polite" 20)" "timeout 0"
+
+done_testing

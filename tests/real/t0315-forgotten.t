@@ -1,0 +1,56 @@
+#!/bin/bash
+# Slurm forgets: ended jobs after a few seconds (MinJobAge), and what a controller did just before it was killed.
+. "$(dirname "$0")/../lib/tap.sh" || exit 99
+. "$ROOT/tests/lib/faults.sh" || exit 99
+export MINJOBAGE=5
+mount_demo
+
+# --- Slurm has forgotten ---
+
+good=$(submit "-- sleep 3; echo good")
+bad=$(submit "-- sleep 3; echo bad; exit 9")
+shot=$(submit "-- sleep 2; echo shot; kill -KILL \$(cut -d' ' -f4 /proc/\$PPID/stat)") # its wrapper
+vanished=$(submit "hold=true -- $(mark vanished)")
+lost=$(submit "hold=true -- $(mark lost)")
+running "$good" "$bad" "$shot"
+eventually 5 why_says "$vanished" JobHeldUser
+eventually 5 why_says "$lost" JobHeldUser
+testbed sshd-stop
+admin scancel "$(job_of "$vanished")" "$(job_of "$lost")"
+# One that was claimed long after the controller had started, so that it is known to have been there all the time.
+touch -h -d '1 hour' "$DEMO_HOME"/.slurmray/*/runs/"$vanished"/a1/claim
+sleep 16
+is "Slurm knows none of them" "$(admin squeue -h -t all -o %A |
+	grep -cxE "$(job_of "$good")|$(job_of "$bad")|$(job_of "$shot")|$(job_of "$vanished")|$(job_of "$lost")")" 0
+testbed sshd-start
+reconnect
+is "a good end" "$(ended "$good") $(timeout 10 cat "$MNT/runs/$good/log")" "succeeded 0 good"
+is "a bad end" "$(ended "$bad") $(timeout 10 cat "$MNT/runs/$bad/log")" "failed 9 bad"
+is "an end without a record" "$(ended "$shot") $(timeout 10 cat "$MNT/runs/$shot/log")" "failed - shot"
+like "why" "$(why "$shot")" 'cause unknown: .*no exit record'
+is "cancelled by hand while nobody looked" "$(ended "$vanished") $(ran vanished)" "cancelled - 0"
+like "why" "$(why "$vanished")" 'vanished before it started'
+ok "what the controller may have lost is submitted again, held as before" eventually 15 why_says "$lost" JobHeldUser
+isnt "as another job" "$(job_of "$lost")" "$(readlink "$DEMO_HOME"/.slurmray/*/runs/"$lost"/a1/claim)"
+is "release" "$(order "$lost" release)" ok
+is "and runs once" "$(ended "$lost") $(ran lost)" "succeeded 0 1"
+
+# --- a controller that forgets a start ---
+
+amnesia=$(submit "hold=true -- $(mark amnesia); sleep 2; exit 3")
+eventually 10 why_says "$amnesia" JobHeldUser
+job=$(job_of "$amnesia")
+testbed ctld-stop
+cp -r "$TESTBED_DIR/state" "$T/saved"
+testbed ctld-start
+is "release" "$(order "$amnesia" release)" ok
+is "a job" "$(ended "$amnesia")" "failed 3"
+testbed ctld-kill
+cp -r "$T/saved/." "$TESTBED_DIR/state/"
+testbed ctld-start
+is "that Slurm believes to be waiting" "$(squeue_of "$job" %T)" PENDING
+admin scontrol release "$job"
+ok "starts again" eventually 20 sh -c "grep -q begun.0 $DEMO_HOME/.slurmray/*/runs/$amnesia/a1/refused"
+is "but its payload does not" "$(ran amnesia)" 1
+is "and an end is an end" "$(cat "$MNT/runs/$amnesia/status")" failed
+done_testing
