@@ -331,7 +331,7 @@ static void runs_step(struct cluster *c)
 
 		next = hmap_walk(&c->runs, n);
 		live += r->phase == RR_SUBMITTED || r->phase == RR_VOIDED;
-		rverbs_cancel_run(c, r);
+		at = earlier(at, rverbs_cancel_run(c, r));
 		at = earlier(at, rjobs_run_step(c, r));
 		at = earlier(at, rlogs_run_step(c, r));
 		rrun_maybe_drop(c, r);

@@ -128,7 +128,7 @@ enum rrun_phase {
 	RR_GONE,      /* lost, rejected or called off: nothing is wanted any more */
 };
 
-enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_DONE };
+enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_GRACE, CANCEL_DONE };
 
 struct rstream {
 	struct rfile *f;
@@ -157,6 +157,7 @@ struct rrun {
 	unsigned tries;
 	int64_t retry_at;
 	enum cancel_state cancel;
+	int64_t cancel_at; /* CANCEL_GRACE: when it is told once more */
 	struct upload *upload;
 	/* what was reported last */
 	char *status, *reason, *nodes;
@@ -294,7 +295,8 @@ void rreq_release(struct cluster *c); /* answers what is open with -ENODEV */
 /* Everybody who waits for this run's cancellation, or (run 0) for a fresh poll. */
 void rreq_done_cancel(struct cluster *c, uint32_t num, int code, const char *text);
 void rreq_done_refresh(struct cluster *c, int code, const char *text);
-void rverbs_cancel_run(struct cluster *c, struct rrun *r); /* sends a cancellation that is wanted, when it can */
+/* Sends a cancellation that is wanted, when it can; when it wants to be called again. */
+int64_t rverbs_cancel_run(struct cluster *c, struct rrun *r);
 
 /* remote_logs.c */
 void rlogs_start(struct cluster *c, struct rrun *r);

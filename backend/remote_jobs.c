@@ -256,6 +256,7 @@ static void sweep(struct cluster *c, struct rrun *r, const char *job_id)
 		return;
 	rrun_sched(c, r, &s);
 	s.job_id = job_id;
+	s.job = NULL; /* no grace: it never started */
 	if (c->sched->verb(&s, "cancel", NULL, &code, NULL) == 0) {
 		r->sweeping = true;
 		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_swept, new_op(r));

@@ -61,7 +61,8 @@ struct sched_ops {
 	struct event *(*verify_result)(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now);
 	/* Code for a verb of ctl; checks id and token before it acts. -EINVAL for a verb it does not know. */
 	int (*verb)(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e);
-	/* 0 or the errno for the user, with the scheduler's words. */
+	/* 0 or the errno for the user, with the scheduler's words. Of "cancel" also N > 0: the job was told to end; give
+	   the verb again in N seconds, for it may not listen. */
 	int (*verb_result)(const char *verb, int rc, const char *out, const char *err, struct err *e);
 	/* Code and reader for the documents of clusters/NAME (see CREQ_PROBE); result is JSON text. */
 	int (*probe)(const char *what, struct strbuf *code, struct err *e);

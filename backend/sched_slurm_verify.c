@@ -13,6 +13,7 @@
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -347,6 +348,8 @@ static void add_why(struct strbuf *why, const struct witness *w, const struct ve
 			strbuf_addstr(why, texts[i].text);
 	if (strcmp(status, "cancelled") == 0 && !ran(w))
 		strbuf_addstr(why, " before it started");
+	if (strcmp(status, "cancelled") == 0 && (v->sig == SIGKILL || v->code == 128 + SIGKILL))
+		strbuf_addstr(why, "; it took SIGKILL to end it");
 	if (why->len)
 		;
 	else if (v->sig == 53)
@@ -389,6 +392,12 @@ static struct event *completed_without_record(const struct sched_run *r, const s
 		   "the scheduler says COMPLETED; the job left no exit record", now);
 }
 
+/* By what cancel sends: a job that was only signalled is FAILED for Slurm. */
+static bool was_stopped(const struct verdict *v)
+{
+	return v->sig == SIGTERM || v->sig == SIGKILL || v->code == 128 + SIGTERM || v->code == 128 + SIGKILL;
+}
+
 static struct event *ended(const struct sched_run *r, const struct witness *w, const struct verdict *v,
 			   const char *status, int64_t now)
 {
@@ -398,7 +407,7 @@ static struct event *ended(const struct sched_run *r, const struct witness *w, c
 		return end_by_record(w, v, status, now);
 	if (strcmp(status, "succeeded") == 0)
 		return completed_without_record(r, w, v, now);
-	if (w->cancelled && !ran(w))
+	if (w->cancelled && (!ran(w) || (strcmp(status, "failed") == 0 && was_stopped(v))))
 		status = "cancelled";
 	add_why(&why, w, v, status);
 	return end(r, w, v, status, why.buf, now);

@@ -484,6 +484,26 @@ static void test_cancel_running(void **state)
 	assert_non_null(fx_event(f, 7, EV_END, "cancelled"));
 }
 
+/* The job is told, and the user is answered; what is still there after the grace period is ended, also after a cut. */
+static void test_cancel_grace(void **state)
+{
+	struct fx *f = *state;
+	uint64_t t;
+
+	fx_shell(f->home, ": >fake/grace");
+	fx_start(f);
+	fx_submit(f, 7, "echo started; sleep 30");
+	FX_WAIT(f, f->out_len == 8);
+	t = fx_verb(f, 7, "cancel", NULL);
+	FX_WAIT(f, fx_answer(f, t));
+	assert_int_equal(fx_answer(f, t)->code, 0);
+	assert_true(fx_home_has(f, "fake/told"));
+	assert_null(fx_event(f, 7, EV_END, NULL));
+	fake.cut_at = fake.transfers + 1;
+	FX_WAIT(f, fx_event(f, 7, EV_END, NULL));
+	assert_non_null(fx_event(f, 7, EV_END, "cancelled"));
+}
+
 static void test_cancel_pending(void **state)
 {
 	struct fx *f = *state;
@@ -741,6 +761,7 @@ int main(int argc, char **argv)
 		T(test_rejected),
 		T(test_lost),
 		T(test_cancel_running),
+		T(test_cancel_grace),
 		T(test_cancel_pending),
 		T(test_cancel_queued_while_down),
 		T(test_cancel_unsure),

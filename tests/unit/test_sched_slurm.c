@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -133,6 +134,25 @@ static void test_verb_code(void **state)
 		want = xasprintf("sl_verb %s /d/UU/runs/7/a2 slurmray:UU/7/a2 55 0 %s\n", c->verb, c->word);
 		assert_string_equal(code.buf, want);
 	}
+}
+
+static void test_cancel_with_grace(void **state)
+{
+	struct job job = { .grace_s = 10 };
+	struct sched_run run = { .num = 7, .attempt = 2, .uuid = "UU", .directory = "/d", .job_id = "55", .job = &job };
+	cleanup_strbuf struct strbuf code = STRBUF_INIT;
+
+	(void)state;
+	assert_int_equal(OPS->verb(&run, "cancel", NULL, &code, NULL), 0);
+	assert_string_equal(code.buf, "sl_verb cancel /d/UU/runs/7/a2 slurmray:UU/7/a2 55 0 ''\n");
+	strbuf_reset(&code);
+	job.grace_said = true;
+	assert_int_equal(OPS->verb(&run, "cancel", NULL, &code, NULL), 0);
+	assert_string_equal(code.buf, "sl_verb cancel /d/UU/runs/7/a2 slurmray:UU/7/a2 55 0 10\n");
+	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain 10\n", "", NULL), 10);
+	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain 99999999999\n", "", NULL), INT_MAX);
+	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain x\n", "", NULL), 0);
+	assert_int_equal(OPS->verb_result("cancel", 0, "ok\n", "", NULL), 0);
 }
 
 static void test_verb_before_submission(void **state)
@@ -421,6 +441,11 @@ static void test_verify_made_up(void **state)
 		  NULL },
 		{ WITNESS(JOB_AGAIN("TIMEOUT", "0:15", "1") RECORD("143", "TERM") "started 5\n"), "end timeout -1 15",
 		  NULL },
+		/* told to end by cancel with a grace period: only signalled, for Slurm */
+		{ WITNESS(JOB("FAILED", "0:9") "started 5\ncancelled 1\n"), "end cancelled -1 9", "cancelled; it took SIGKILL" },
+		{ WITNESS(JOB("FAILED", "143:0") "started 5\ncancelled 1\n"), "end cancelled 143 0", "cancelled" },
+		{ WITNESS(JOB("FAILED", "0:9") "started 5\n"), "end failed -1 9", "killed by signal 9" },
+		{ WITNESS(JOB("FAILED", "3:0") "started 5\ncancelled 1\n"), "end failed 3 0", NULL },
 		/* its script ended before the guard: that is not the command's code */
 		{ WITNESS(JOB("FAILED", "66:0") "started void\n"), "end failed -1 0", "cannot enter the run's control directory" },
 		{ WITNESS(JOB("FAILED", "2:0") "started void\n"), "end failed -1 0", "before the job's command could begin" },
@@ -856,6 +881,35 @@ static void test_shell_cancel(void **state)
 	}
 }
 
+/* TERM now; KILL when it is asked again after the grace period, whoever asks and however often. */
+static void test_shell_grace(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(shells); i++) {
+		struct box b;
+
+		box_open(&b, shells[i]);
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "--full -s TERM 5\n");
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000 | sed 's/[0-9]*$//'",
+		       "ok\nagain \n");
+		expect(&b, "cat \"$BOX/cancelled\" 2>/dev/null", "");
+		expect(&b, "echo 99999999999 >\"$HOME/d/term\"; " QUEUED("RUNNING")
+			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
+		expect(&b, "echo 1 >\"$HOME/d/term\"; " QUEUED("RUNNING")
+			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\" \"$HOME/d/term\"", "--batch -s KILL 5\n5\n");
+		/* none at all, and jobs that do not run */
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 0", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "--full -s TERM 5\n--batch -s KILL 5\n5\n");
+		expect(&b, QUEUED("PENDING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "5\n");
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 ''", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "5\n");
+		box_close(&b);
+	}
+}
+
 static void test_shell_verify(void **state)
 {
 	(void)state;
@@ -898,7 +952,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_submit_code),      cmocka_unit_test(test_other_code),
-		cmocka_unit_test(test_verb_code),        cmocka_unit_test(test_verb_before_submission),
+		cmocka_unit_test(test_verb_code),         cmocka_unit_test(test_cancel_with_grace),        cmocka_unit_test(test_verb_before_submission),
 		cmocka_unit_test(test_submit_result),    cmocka_unit_test(test_poll),
 		cmocka_unit_test(test_poll_odd_rows), cmocka_unit_test(test_poll_numbers),    cmocka_unit_test(test_poll_failed),
 		cmocka_unit_test(test_state_words),      cmocka_unit_test(test_verify_recordings),
@@ -908,7 +962,7 @@ int main(void)
 		cmocka_unit_test(test_prelude_is_posix), cmocka_unit_test(test_shell_submit),
 		cmocka_unit_test(test_shell_verdicts),   cmocka_unit_test(test_shell_lost_reply),
 		cmocka_unit_test(test_shell_races),      cmocka_unit_test(test_shell_payload_cut),
-		cmocka_unit_test(test_shell_cancel),     cmocka_unit_test(test_shell_verify),
+		cmocka_unit_test(test_shell_cancel),     cmocka_unit_test(test_shell_grace),     cmocka_unit_test(test_shell_verify),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
