@@ -40,6 +40,7 @@ const struct remote_pace remote_pace_default = {
 	.log_max = 5 * SEC,
 	.log_give_up = 10 * SEC,
 	.retry = { 2 * SEC, 5 * SEC, 10 * SEC, 30 * SEC },
+	.usage = { 3 * SEC, 7 * SEC, 20 * SEC, 60 * SEC },
 	.answer_grace = 30 * SEC,
 };
 
@@ -348,6 +349,7 @@ static int poll_timeout(struct cluster *c)
 	at = earlier(at, rsubmit_deadline(c));
 	at = earlier(at, rjobs_deadline(c));
 	at = earlier(at, rreq_deadline(c));
+	at = earlier(at, rusage_deadline(c));
 	if (at <= now)
 		return 0;
 	if (at - now >= 3600 * SEC)
@@ -378,6 +380,7 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rchores_step(c);
+		rusage_step(c);
 		more = rlink_flush(c);
 		if (c->submitting)
 			point(POINT_REMOTE_SENT);
@@ -414,6 +417,7 @@ int remote_start(const struct transport_ops *top, const struct sched_ops *sched,
 	list_init(&c->submit_queue);
 	list_init(&c->requests);
 	list_init(&c->chores);
+	list_init(&c->usage);
 	rlink_init(c);
 	rc = -pthread_create(&c->thread, NULL, run_loop, c);
 	if (rc < 0) {
@@ -471,6 +475,7 @@ void remote_stop(struct cluster *c, int deadline_ms)
 	while ((n = hmap_walk(&c->runs, NULL)))
 		rrun_drop(c, container_of(n, struct rrun, node));
 	rchores_release(c);
+	rusage_release(c);
 	hmap_release(&c->runs);
 	inbox_release(&c->inbox);
 	free(c->uuid);

@@ -8,6 +8,7 @@
  *	remote_submit.c	submissions: queue, upload of files, answers, taking back
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
+ *	remote_usage.c	what ended jobs used
  *	remote_chores.c	moving exit records away, removing directories
  *	remote_logs.c	the followers of stdout and stderr
  *	remote_files.c	list, read, manifest
@@ -44,6 +45,7 @@ struct remote_pace {
 	int64_t poll_soon, poll_min, poll_max;
 	int64_t log_hot, log_min, log_max, log_give_up;
 	int64_t retry[4];     /* of a submission whose fate is not known; the last one repeats */
+	int64_t usage[4];     /* after the end, and again: when accounting is asked what the job used */
 	int64_t answer_grace; /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
@@ -217,6 +219,9 @@ struct cluster {
 	struct poll_state poll;
 	struct list requests; /* struct rreq */
 	uint64_t next_serial;
+	struct list usage; /* jobs that accounting is to be asked for */
+	bool usage_busy, usage_none; /* none: no accounting here */
+	uint64_t usage_serial;
 	struct list chores; /* struct chore: clean-up that waits for its turn */
 	bool chore_busy;
 };
@@ -268,6 +273,13 @@ void rjobs_submitted(struct cluster *c, struct rrun *r, const char *job_id, cons
 void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *source);
 void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why);
 void rjobs_link_up(struct cluster *c);
+
+/* remote_usage.c */
+void rusage_want(struct cluster *c, const struct rrun *r); /* it has run, and ended */
+void rusage_step(struct cluster *c);
+int64_t rusage_deadline(const struct cluster *c);
+void rusage_link_up(struct cluster *c);
+void rusage_release(struct cluster *c);
 
 /* remote_chores.c: clean-up, many at a time */
 void rchores_step(struct cluster *c);

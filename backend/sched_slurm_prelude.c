@@ -408,6 +408,11 @@ const char slurm_prelude[] =
 	"\tesac\n"
 	"}\n"
 
+	/* What jobs used, where the cluster keeps accounts. */
+	"sl_usage() {\n"
+	"\tsl_limit env SLURM_TIME_FORMAT=%s sacct -n -P -j \"$1\" -o JobIDRaw,State,TotalCPU,MaxRSS,Comment,WorkDir\n"
+	"}\n"
+
 	/* Documents about the cluster. */
 	"sl_probe() {\n"
 	"\tcase $1 in\n"

@@ -126,27 +126,6 @@ static void take_job(struct verdict *v, char *line)
 	}
 }
 
-/* "214380K" and the like; kibibytes where no unit is said (sacct(1)). */
-static int64_t bytes_of(const char *s)
-{
-	size_t len = strspn(s, "0123456789");
-	cleanup_free char *digits = xstrndup(s, len);
-	int64_t n = slurm_number(digits, 0);
-	int shift = 10;
-
-	switch (s[len]) {
-	case 'M':
-		shift = 20;
-		break;
-	case 'G':
-		shift = 30;
-		break;
-	default:
-		break;
-	}
-	return n < INT64_MAX >> shift ? n << shift : 0;
-}
-
 /* The job's own line is the first; MaxRSS is on its steps' lines (ID.batch, ID.0), whose maximum counts. */
 static void take_sacct(struct witness *w, const struct sched_run *r, const char *token, char *line)
 {
@@ -158,7 +137,7 @@ static void take_sacct(struct witness *w, const struct sched_run *r, const char 
 	if (slurm_fields(line, f, SACCT_FIELDS) != SACCT_FIELDS || strncmp(f[0], id, len) != 0)
 		return;
 	if (f[0][len] == '.' && w->acct.known) {
-		rss = bytes_of(f[7]);
+		rss = slurm_bytes(f[7]);
 		if (rss > w->maxrss)
 			w->maxrss = rss;
 		return;

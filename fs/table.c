@@ -127,6 +127,7 @@ static void widen(struct column *c, const struct strbuf *cell)
 static void measure(struct table *t, struct column *c)
 {
 	cleanup_strbuf struct strbuf cell = STRBUF_INIT;
+	bool known = false;
 	size_t i;
 	json_t *row;
 
@@ -139,9 +140,11 @@ static void measure(struct table *t, struct column *c)
 		strbuf_reset(&cell);
 		add_cell(&cell, c->key, v);
 		widen(c, &cell);
+		known |= v && !json_is_null(v);
 		if (v && !json_is_null(v) && (!json_is_number(v) || is_time(c->key, v)))
 			c->number = false;
 	}
+	c->number &= known;
 }
 
 static void add_padded(struct strbuf *out, const struct table *t, size_t i, const struct strbuf *cell)

@@ -30,6 +30,7 @@ static const struct remote_pace fx_pace = {
 	.log_max = 80 * MS,
 	.log_give_up = 1500 * MS,
 	.retry = { 30 * MS, 50 * MS, 100 * MS, 100 * MS },
+	.usage = { 10 * MS, 300 * MS, 300 * MS, 300 * MS },
 	.answer_grace = 1000 * MS,
 };
 

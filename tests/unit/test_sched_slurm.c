@@ -248,6 +248,79 @@ static void test_poll_numbers(void **state)
 	assert_string_equal(rows.buf, "1 1000 2 8\n2 0 4 16\n3 1000 0 0\n4 1000 0 0\n");
 }
 
+static void test_sacct_numbers(void **state)
+{
+	static const struct {
+		const char *text;
+		int64_t bytes, us;
+	} rows[] = {
+		{ "", -1, -1 },
+		{ "0", 0, 0 },
+		{ "512", 512, 512000000 },
+		{ "214380K", INT64_C(214380) << 10, -1 },
+		{ "316.07M", 331423416, -1 },
+		{ "1.5G", INT64_C(3) << 29, -1 },
+		{ "2T", INT64_C(1) << 41, -1 },
+		{ "9999999999P", -1, -1 },
+		{ "12X", -1, -1 },
+		{ "12KB", -1, -1 },
+		{ "00:04.945", -1, 4945000 },
+		{ "01:02:03", -1, 3723000000 },
+		{ "1-02:03:04", -1, 93784000000 },
+		{ "1:", -1, -1 },
+		{ ":5", -1, -1 },
+		{ "99999999999999999999", -1, -1 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		if (slurm_bytes(rows[i].text) != rows[i].bytes || slurm_cpu_us(rows[i].text) != rows[i].us)
+			fail_msg("%s: %lld bytes, %lld us", rows[i].text, (long long)slurm_bytes(rows[i].text),
+				 (long long)slurm_cpu_us(rows[i].text));
+	}
+}
+
+static void add_usage(void *arg, const struct sched_usage *u)
+{
+	strbuf_addf(arg, "%s %s %lld %lld %d\n", u->job_id, u->token, (long long)u->max_rss, (long long)u->cpu_us, u->ended);
+}
+
+static void test_usage(void **state)
+{
+	const struct sched_run runs[] = { { .job_id = "12" }, { .job_id = "13_4" }, { .job_id = "5" } };
+	cleanup_strbuf struct strbuf sb = STRBUF_INIT;
+	struct err e = ERR_INIT;
+
+	(void)state;
+	OPS->usage(runs, ARRAY_SIZE(runs), &sb);
+	assert_string_equal(sb.buf, "sl_usage 12,13,5\n");
+	strbuf_reset(&sb);
+	assert_int_equal(OPS->usage_result(0,
+					   "1.batch|COMPLETED|00:09|5K||\n"
+					   "2|COMPLETED|00:04.945|||/h/UU/runs/7/a1\n"
+					   "2.batch|COMPLETED|00:02.907|323652K||\n"
+					   "2.0|COMPLETED|00:02.038|115808K||\n"
+					   "3|COMPLETED|00:00.002||slurmray:u/8/a1|/x\n"
+					   "3.batch|COMPLETED|00:00.002|||\n"
+					   "4|RUNNING|00:00:00||slurmray:u/9/a1|/x\n"
+					   "4.batch|RUNNING|00:00:00|||\n"
+					   "5|CANCELLED by 0|00:00:00||slurmray:u/10/a1|/x\n"
+					   "6|FAILED|01:00:00||slurmray:u/11/a1|/x\n"
+					   "6.batch|FAILED|01:00:00|1.5G||\n6.0|RUNNING||||\n"
+					   "7|COMPLETED|00:01||another's|/x\n7.batch|COMPLETED|00:01|9K||\nrubbish\n",
+					   "", add_usage, &sb, &e),
+			 0);
+	assert_string_equal(sb.buf, "2 slurmray:UU/7/a1 331419648 4945000 1\n"
+				    "3 slurmray:u/8/a1 -1 2000 1\n"
+				    "4 slurmray:u/9/a1 -1 0 0\n"
+				    "6 slurmray:u/11/a1 1610612736 3600000000 0\n");
+	assert_int_equal(OPS->usage_result(1, "", "Slurm accounting storage is disabled\n", NULL, NULL, &e), -ENOTSUP);
+	assert_int_equal(OPS->usage_result(127, "", "sacct: command not found\n", NULL, NULL, &e), -ENOTSUP);
+	assert_int_equal(OPS->usage_result(1, "", "sacct: error: slurm_persist_conn_open: timed out\n", NULL, NULL, &e),
+			 -EAGAIN);
+	assert_int_equal(OPS->usage_result(124, "", "", NULL, NULL, &e), -EAGAIN);
+}
+
 static void test_poll_odd_rows(void **state)
 {
 	cleanup_strbuf struct strbuf rows = STRBUF_INIT;
@@ -954,7 +1027,7 @@ int main(void)
 		cmocka_unit_test(test_submit_code),      cmocka_unit_test(test_other_code),
 		cmocka_unit_test(test_verb_code),         cmocka_unit_test(test_cancel_with_grace),        cmocka_unit_test(test_verb_before_submission),
 		cmocka_unit_test(test_submit_result),    cmocka_unit_test(test_poll),
-		cmocka_unit_test(test_poll_odd_rows), cmocka_unit_test(test_poll_numbers),    cmocka_unit_test(test_poll_failed),
+		cmocka_unit_test(test_poll_odd_rows), cmocka_unit_test(test_poll_numbers), cmocka_unit_test(test_sacct_numbers), cmocka_unit_test(test_usage),    cmocka_unit_test(test_poll_failed),
 		cmocka_unit_test(test_state_words),      cmocka_unit_test(test_verify_recordings),
 		cmocka_unit_test(test_verify_cut),       cmocka_unit_test(test_verify_made_up),
 		cmocka_unit_test(test_verify_members),   cmocka_unit_test(test_verb_result),
