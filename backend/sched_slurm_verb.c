@@ -26,6 +26,7 @@ static const struct {
 	{ "mem_per_cpu", "MinMemoryCPU" }, { "reservation", "ReservationName" },
 };
 
+/* scontrol takes abbreviations: "com" is the comment. */
 static const char *const update_forbidden[] = { "JobId",  "JobID", "Comment", "WorkDir", "StdOut",
 						"StdErr", "StdIn", "Requeue", "UserId" };
 
@@ -48,7 +49,7 @@ static int update_word(const char *arg, struct strbuf *out, struct err *e)
 		if (strcasecmp(update_names[i].key, key) == 0)
 			name = update_names[i].name;
 	for (size_t i = 0; i < ARRAY_SIZE(update_forbidden); i++)
-		if (strcasecmp(update_forbidden[i], name) == 0)
+		if (strncasecmp(update_forbidden[i], name, strlen(name)) == 0)
 			return err_set(e, -EINVAL, "update: '%s' cannot be changed; slurmray needs it", key);
 	strbuf_addf(out, "%s=%s", name, eq + 1);
 	return 0;

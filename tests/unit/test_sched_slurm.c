@@ -113,6 +113,10 @@ static void test_verb_code(void **state)
 		{ "update", "time=5\nx", NULL, -EINVAL },
 		{ "update", "comment=x", NULL, -EINVAL },
 		{ "update", "Requeue=1", NULL, -EINVAL },
+		{ "update", "com=x", NULL, -EINVAL },
+		{ "update", "W=/tmp", NULL, -EINVAL },
+		{ "update", "stdo=/tmp/x", NULL, -EINVAL },
+		{ "update", "JobName=x", "JobName=x", 0 },
 		{ "update", "jobid=1", NULL, -EINVAL },
 		{ "dance", NULL, NULL, -EINVAL },
 	};
