@@ -96,6 +96,7 @@ struct fsys {
 	bool others;		/* the kernel lets other users in: nothing is cached that only some may see */
 	int64_t started;	/* real us */
 	int64_t mounted;	/* real us; the same for each worker of a mount */
+	int64_t built;		/* real us; of the program, whose constant texts change with it */
 	int64_t runs_changed;	/* real us: the newest creation, or the last purge that this worker saw */
 	uint32_t instance;	/* last one given out */
 	struct hmap handles;	/* by fh */

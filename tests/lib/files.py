@@ -147,6 +147,66 @@ def make():
         is_("up to date", r.returncode, 0)
 
 
+@case
+def whole_mount():
+    """cp -a, cp -r, tar, rsync, grep -r and find -L over the whole mount, with live runs: status 0, nothing blocks"""
+    over('echo wholly; echo r >$SLURMRAY_RESULTS/r; ln -s r $SLURMRAY_RESULTS/link; mkdir $SLURMRAY_RESULTS/d')
+    quiet = submit('echo wholly; echo r >$SLURMRAY_RESULTS/r; sleep 600')
+    held = submit(HELD + "true")
+    os.mkdir(run("whole-draft"))
+    until(lambda: slurp(run(quiet, "log")) == b"wholly\n", "its log")
+    with Scratch() as d:
+        for what in ("cp -a . %s/a", "cp -r . %s/r", "tar cf %s/t.tar .", "rsync -a . %s/s", "grep -r wholly . >%s/g",
+                     "find -L . >%s/f", "tar cf - . | tar tf - >%s/l", "ls -lR . >%s/ls", "find . -type f -exec cat {} + >%s/cat",
+                     "wc -c $(find . -type f) >%s/wc"):
+            r = sh("set -o pipefail; " + what % d, cwd=mnt.MNT)
+            is_(what, (r.returncode, r.stderr), (0, ""))
+        is_("what was copied", slurp("%s/a/runs/%s/log" % (d, quiet)), b"wholly\n")
+        is_("a conversation is an empty file", os.path.getsize(d + "/a/runs/new"), 0)
+        is_("results of a live run", slurp("%s/r/runs/%s/results/r" % (d, quiet)), b"r\n")
+    for ident in (quiet, held):
+        ctl(ident, "cancel")
+        ended(ident)
+    os.rmdir(run("whole-draft"))
+
+
+@kills
+@case
+def read_only_conversations():
+    """a descriptor that is only for reading has no conversation: end of file, also after kill -9 of the worker"""
+    fds = {f: os.open(path(f), os.O_RDONLY) for f in ("runs/new", "runs/check", "clusters/local/runs/new")}
+    for _ in range(2):
+        for name, fd in fds.items():
+            is_(name, os.read(fd, 100), b"")
+            is_(name, select.select([fd], [], [], 0)[0], [fd])
+            os.fsync(fd)
+        is_("cat", sh_ok('cat "$MNT"/runs/new "$MNT"/runs/check "$MNT"/clusters/local/runs/new'), "")
+        kill_worker()
+    for fd in fds.values():
+        os.close(fd)
+    fd = os.open(path("runs/new"), os.O_RDWR)
+    fails(errno.EAGAIN, "before the first write", os.read, fd, 100)
+    os.close(fd)
+
+
+@case
+def steady_times():
+    """what nobody changed keeps its mtime: README, template, status, list"""
+    ident = over("true")
+    names = ("README", "runs/template", "status", "runs/list", "clusters/local/status", "errors", "ctl", "runs", "by", "")
+
+    def look():
+        return {n: (os.stat(path(n)).st_mtime_ns, os.stat(path(n)).st_ctime_ns) for n in names}
+    before = look()
+    time.sleep(0.05)
+    is_("a moment later", look(), before)
+    purge(ident)
+    after = look()
+    for n in ("status", "runs/list"):
+        ok(after[n] > before[n], "%s changed by a purge" % n)
+    is_("README", after["README"], before["README"])
+
+
 @kills
 @case
 def stable():
