@@ -45,6 +45,7 @@ static void run_changed(void *arg, const struct run *r)
 
 	if (r->t_created > fs->runs_changed)
 		fs->runs_changed = r->t_created;
+	area_news(fs, r->num);
 	park_retry(fs, r->num);
 	if (!run_is_live(r) || r->status == RUN_QUEUED)
 		park_retry(fs, 0); /* sets; readers of `last` */
@@ -66,6 +67,7 @@ static void log_grew(void *arg, const struct run *r)
 {
 	struct fsys *fs = arg;
 
+	area_news(fs, r->num);
 	park_retry(fs, r->num);
 	wake_pollers(fs, r->num);
 }

@@ -919,11 +919,13 @@ def live_areas():
         ident = submit("cd $SLURMRAY_RESULTS; echo one >grows; echo w >$OLDPWD/in-work; mkdir $OLDPWD/wd; echo y >$OLDPWD/wd/z; " +
                        go % 1 + "echo two >>grows; echo new >added; " + go % 2 + "rm added")
         until(lambda: status(ident) == "running", "running")
-        until(lambda: os.listdir(run(ident, "results")) == ["grows"], "results")
-        is_("content", until(lambda: slurp(run(ident, "results/grows")), "bytes"), b"one\n")
-        ok("in-work" in os.listdir(run(ident, "work")), "work/ waits for its listing")
-        is_("work", slurp(run(ident, "work/in-work")), b"w\n")
-        is_("deeper", until(lambda: os.listdir(run(ident, "work/wd")), "a listing"), ["z"])
+        until(lambda: os.path.exists(run(ident, "work/wd/z")), "the last of what it makes")
+        is_("results", os.listdir(run(ident, "results")), ["grows"])
+        is_("content", slurp(run(ident, "results/grows")), b"one\n")
+        ok("in-work" in os.listdir(run(ident, "work")), "work/")
+        is_("work", until(lambda: slurp(run(ident, "work/in-work")), "bytes"), b"w\n")
+        is_("deeper", os.listdir(run(ident, "work/wd")), ["z"])
+        until(lambda: os.stat(run(ident, "work/wd/z")).st_size == 2, "its bytes")
         is_("deeper still", slurp(run(ident, "work/wd/z")), b"y\n")
         fails(errno.EPERM, "writing", os.open, run(ident, "work/in-work"), os.O_WRONLY)
         fd = os.open(run(ident, "results/grows"), os.O_RDONLY)
@@ -938,6 +940,46 @@ def live_areas():
         is_("open since it was live", os.pread(fd, 100, 0), b"one\ntwo\n")
         os.close(fd)
         is_("work/ of an ended run", slurp(run(ident, "work/in-work")), b"w\n")
+
+
+@case
+def announced():
+    """what a line of the log says is so: names, sizes, listings and absence in results/ and work/ at the first look"""
+    with Scratch() as d:
+        ident = submit("cd $SLURMRAY_RESULTS; mkdir -p sub; n=0; while [ $n -lt 60 ]; do n=$((n+1)); echo $n >f$n; echo $n >>all; "
+                       "mkdir -p sub/d$n; echo x >sub/d$n/x; echo w >$OLDPWD/w$n; rm -f f$((n-1)); echo $n; "
+                       "until [ -e %s/$n ]; do sleep 0.01; done; done" % d)
+        size = 0
+        with open(run(ident, "log.follow"), "rb", buffering=0) as log:
+            for n in range(1, 61):
+                is_("the line", log.read(100), b"%d\n" % n)
+                size += len(str(n)) + 1
+                if n % 3 == 0:
+                    is_("read", slurp(run(ident, "results/f%d" % n)), b"%d\n" % n)
+                    is_("size", os.stat(run(ident, "results/all")).st_size, size)
+                elif n % 3 == 1:
+                    is_("listed", sorted(os.listdir(run(ident, "results"))), sorted(["sub", "all", "f%d" % n]))
+                    ok("w%d" % n in os.listdir(run(ident, "work")), "in work/")
+                is_("deep", os.stat(run(ident, "results/sub/d%d/x" % n)).st_size, 2)
+                fails(errno.ENOENT, "what was removed", os.stat, run(ident, "results/f%d" % (n - 1)))
+                put("%s/%d" % (d, n), "", os.O_CREAT | os.O_WRONLY)
+        is_("ends", ended(ident), "succeeded 0")
+
+
+@case
+def wide_results():
+    """ls -l of 3,000 results of a live run, and a look at each: no listing for each name"""
+    ident = submit("cd $SLURMRAY_RESULTS; for i in $(seq 3000); do echo $i >f$i; done; echo all; sleep 600")
+    until(lambda: slurp(run(ident, "log")) == b"all\n", "all files")
+    is_("listed", len(os.listdir(run(ident, "results"))), 3000)
+    is_("ls -l", len(sh_ok('ls -l "$MNT/runs/%s/results"' % ident).splitlines()), 3001)
+    is_("bytes", sum(os.stat(run(ident, "results/f%d" % i)).st_size for i in range(1, 3001)), sum(len(str(i)) + 1 for i in range(1, 3001)))
+    names = streams(run(ident, "results"))
+    is_("readdir, rewinddir and seekdir", len(names), 3002)
+    for i in range(100):
+        fails(errno.ENOENT, "what is not there", os.stat, run(ident, "results/none%d" % i))
+    ctl(ident, "cancel")
+    ended(ident)
 
 
 # --- the page cache ---
