@@ -6,6 +6,7 @@
 #include "backend/config_impl.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/near.h"
 #include "backend/spec.h"
 
 #include <errno.h>
@@ -213,28 +214,12 @@ static const struct cluster_key *cluster_key_find(const char *name)
 	return NULL;
 }
 
-/* Is `b` what is left of `a` after one letter was added, dropped, replaced, or swapped with its neighbour? */
-static bool one_slip(const char *a, const char *b)
-{
-	size_t same = 0;
-
-	while (a[same] && a[same] == b[same])
-		same++;
-	a += same;
-	b += same;
-	if (!*a && !*b)
-		return true;
-	if (a[0] && b[0] && (strcmp(a + 1, b + 1) == 0 || (a[0] == b[1] && a[1] == b[0] && strcmp(a + 2, b + 2) == 0)))
-		return true;
-	return (*a && strcmp(a + 1, b) == 0) || (*b && strcmp(a, b + 1) == 0);
-}
-
 static void unknown_key(struct parser *p, const char *name)
 {
 	const char *near = NULL;
 
 	for (size_t i = 0; p->cluster && !near && i < ARRAY_SIZE(cluster_keys); i++)
-		if (cluster_keys[i].set && one_slip(name, cluster_keys[i].name))
+		if (cluster_keys[i].set && near_distance(name, cluster_keys[i].name) <= 1)
 			near = cluster_keys[i].name;
 	if (!near)
 		near = spec_key_nearest(name);

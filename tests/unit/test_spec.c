@@ -255,14 +255,41 @@ static void test_line_is_command(void **state)
 	expect("echo hello\n", "{\"command\": \"echo hello\"}");
 	expect("  srun -n4 -- ./a.out\n", "{\"command\": \"srun -n4 -- ./a.out\"}");
 	expect("A=1 ./run nodes=2 -- x\n", "{\"command\": \"A=1 ./run nodes=2 -- x\"}");
-	expect("nodes=2 time=10\n", "{\"command\": \"nodes=2 time=10\"}");
-	expect("payload=/x foo=1\n", "{\"command\": \"payload=/x foo=1\"}");
 	expect("1a=2 -- x\n", "{\"command\": \"1a=2 -- x\"}");
 	expect("'a'=2 -- x\n", "{\"command\": \"'a'=2 -- x\"}");
 	expect("=2 -- x\n", "{\"command\": \"=2 -- x\"}");
 	expect("[ -f x ] && y\n", "{\"command\": \"[ -f x ] && y\"}");
 	expect("a='x\n", "{\"command\": \"a='x\"}");
-	expect("nodes=2 --x y\n", "{\"command\": \"nodes=2 --x y\"}");
+	expect("FOO=1 BAR='a b' cmd\n", "{\"command\": \"FOO=1 BAR='a b' cmd\"}");
+	expect("TIME=5 NODES=2 cmd\n", "{\"command\": \"TIME=5 NODES=2 cmd\"}"); /* keys are written small */
+	expect("http_proxy=x n=1 file=y verbose=1 cmd\n", "{\"command\": \"http_proxy=x n=1 file=y verbose=1 cmd\"}");
+	expect("A=1\n", "{\"command\": \"A=1\"}");
+	expect("-- nodes=2 cmd\n", "{\"command\": \"nodes=2 cmd\"}");
+}
+
+/* Keys in front of a command that no ` -- ` separates: nobody means the shell's variable `nodes`. */
+static void test_line_without_separator(void **state)
+{
+	(void)state;
+	refuse("nodes=2 true\n", "'nodes' is a key of the spec, and a command comes behind ` -- `: write `nodes=2 -- true`, or "
+				 "`-- nodes=2 true` to give the command a variable of that name");
+	refuse("A=1 time=5  mem='1 G'  ./run -x -- y \n",
+	       "'time' is a key of the spec, and a command comes behind ` -- `: write `A=1 time=5  mem='1 G' -- ./run -x -- y`, or "
+	       "`-- A=1 time=5  mem='1 G'  ./run -x -- y` to give the command a variable of that name");
+	refuse("nodez=2 true\n", "'nodez' looks like the key 'nodes', and a command comes behind ` -- `: write `nodes=2 -- true`, "
+				 "or `-- nodez=2 true` to give the command a variable of that name");
+	refuse_with("cpus-per-task=2 true\n", "'cpus_per_task' is a key of the spec");
+	refuse_with("env.A=1 true\n", "write `env.A=1 -- true`");
+	refuse_with("nodes=2 --x y\n", "write `nodes=2 -- --x y`");
+	refuse_with("command=x y\n", "'command' is a key of the spec");
+	refuse_with("retries=3 true\n", "write `retries=3 -- true`");
+	refuse("nodes=2 time=10\n", "there is nothing to run: write `nodes=2 time=10 -- COMMAND`");
+	refuse("A=1 nodes=2\n", "there is nothing to run: write `A=1 nodes=2 -- COMMAND`");
+	refuse("payload=/x foo=1\n", "unknown key 'foo': runs/template lists the keys");
+	refuse("nodes=2 name='x true\n", "a quote is not closed");
+	refuse_with("nodes=2 "
+		    "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc\n",
+		    "cccc...`");
 }
 
 static void test_line_of_pairs(void **state)
@@ -1201,6 +1228,7 @@ int main(void)
 		cmocka_unit_test(test_too_long),
 		cmocka_unit_test(test_line_split),
 		cmocka_unit_test(test_line_is_command),
+		cmocka_unit_test(test_line_without_separator),
 		cmocka_unit_test(test_line_of_pairs),
 		cmocka_unit_test(test_line_mistakes),
 		cmocka_unit_test(test_script_options),
