@@ -257,12 +257,19 @@ static int finish(json_t *spec, struct strbuf *errors)
 	return rc;
 }
 
+const char *spec_more_lines(const char *text)
+{
+	return *text == '#' ? SPEC_NO_SCRIPT
+			    : "there is more behind the line: a batch script begins with #! and the path of an interpreter, such as "
+			      "#!/bin/bash; else write one spec at a time";
+}
+
 static int parse_line(const char *text, size_t len, json_t *spec, struct strbuf *errors)
 {
 	const char *nl = memchr(text, '\n', len);
 
 	if (nl && nl + 1 != text + len)
-		return spec_complain(errors, "there is something behind the line; write one spec at a time");
+		return spec_complain(errors, "%s", spec_more_lines(text));
 	return spec_line(text, nl ? (size_t)(nl - text) : len, spec, errors);
 }
 

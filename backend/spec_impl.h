@@ -6,6 +6,10 @@
 
 #include "backend/spec.h"
 
+#define SPEC_NO_SCRIPT \
+	"this does not look like a batch script: the first line of one begins with #! and the path of an interpreter, such as " \
+	"#!/bin/bash"
+
 /* Room for a value in a message. */
 #define SPEC_SHOWN 72
 

@@ -345,6 +345,8 @@ static int value_command(const json_t *value, json_t **out, struct strbuf *error
 		return spec_complain(errors, "'command' must not contain a NUL character");
 	if (!text[strspn(text, " \t\r\n")])
 		return spec_complain(errors, "'command' must not be empty");
+	if (strncmp(text, "#SBATCH", strlen("#SBATCH")) == 0)
+		return spec_complain(errors, "%s", SPEC_NO_SCRIPT);
 	if (text[strspn(text, " \t")] == '#' && !strchr(text, '\n'))
 		return spec_complain(errors, "'command' must not be a comment alone");
 	*out = json_string(text);

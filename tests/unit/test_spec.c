@@ -311,9 +311,15 @@ static void test_line_mistakes(void **state)
 	refuse("nodes=2 --\n", "'command' must not be empty");
 	refuse("--\n", "'command' must not be empty");
 	refuse("# a comment\n", "'command' must not be a comment alone");
+	refuse("#SBATCH -N 2\n", "this does not look like a batch script: the first line of one begins with #! and the path of an "
+				"interpreter, such as #!/bin/bash");
 	refuse("name='a -- b\n", "a quote before ` -- ` is not closed");
 	refuse("echo a\r\n", "the line ends in a carriage return (CR LF); end it with LF alone");
-	refuse("echo a\necho b\n", "there is something behind the line; write one spec at a time");
+	refuse("echo a\necho b\n", "there is more behind the line: a batch script begins with #! and the path of an interpreter, "
+				   "such as #!/bin/bash; else write one spec at a time");
+	refuse("# train\n#SBATCH -N 2\nsrun x\n",
+	       "this does not look like a batch script: the first line of one begins with #! and the path of an interpreter, "
+	       "such as #!/bin/bash");
 	refuse("env=A -- a\n", "'env' must be a map; on one line write env.NAME=VALUE");
 	refuse("ray.num_gpus=4 -- a\n", "'ray': Ray is not started yet; start it in the command with `ray start`");
 	refuse("partition= -- a\n", "'partition' must not be empty");
@@ -437,8 +443,12 @@ static void test_script_in_json(void **state)
 	       "{\"script\": \"#!/bin/sh\\n#SBATCH -N2 -n4\\n\", \"nodes\": \"3\", \"ntasks\": 4}");
 	expect("{\"script\": \"#!/bin/sh\\n#SBATCH -N2\\n\", \"nodes\": null}",
 	       "{\"script\": \"#!/bin/sh\\n#SBATCH -N2\\n\", \"nodes\": null}");
-	refuse("{\"script\": \"/home/me/job.sh\"}", "'script' must be the text of a script that begins with #! (a file "
-						    "is shipped with `payload`), not '/home/me/job.sh'");
+	refuse("{\"script\": \"/home/me/job.sh\"}", "'script' must be the text of a script that begins with #! and the path of an "
+						 "interpreter, such as #!/bin/bash (a file is shipped with `payload`), not "
+						 "'/home/me/job.sh'");
+	refuse_with("#!\necho\n", "'script' must be");
+	refuse_with("#! \t\n/bin/sh\n", "'script' must be");
+	expect("#! /bin/sh\n", "{\"script\": \"#! /bin/sh\\n\"}");
 	expect("\n\n#!/bin/sh\n", "{\"script\": \"#!/bin/sh\\n\"}");
 	expect("#!/bin/sh\n#SBATCH -N2", "{\"script\": \"#!/bin/sh\\n#SBATCH -N2\", \"nodes\": \"2\"}");
 }
