@@ -247,11 +247,15 @@ static int add_script_keys(json_t *spec, const json_t *script, struct strbuf *er
 
 static int finish(json_t *spec, struct strbuf *errors)
 {
-	const json_t *script = json_object_get(spec, "script");
+	const json_t *script = json_object_get(spec, "script"), *command = json_object_get(spec, "command");
+	const json_t *args = json_object_get(spec, "args");
 	int rc = 0;
 
 	if (count_programs(spec) > 1)
 		rc = spec_complain(errors, "'command', 'script' and 'payload': only one of them can be what runs");
+	if (args && !json_is_null(args) && command && !json_is_null(command))
+		rc = spec_complain(errors, "'args': only a script or a payload takes arguments; write those of a command into "
+					   "the command");
 	if (json_is_string(script) && add_script_keys(spec, script, errors) < 0)
 		rc = -EINVAL;
 	return rc;

@@ -407,7 +407,9 @@ static const struct rule {
 	{ "profile", plain_name_ok, WANT_NAME },
 	{ "name", job_name_ok, "at most 128 bytes" },
 	{ "key", idempotency_key_ok, "at most 128 printable ASCII characters" },
-	{ "workdir", workdir_ok, "a remote directory that begins with / or ~/" },
+	{ "workdir", workdir_ok,
+	  "a directory of the cluster as an absolute path, /... or ~/... (only `slurmray submit` knows where you are: it makes a "
+	  "relative one absolute for jobs of this machine)" },
 	{ "streams", streams_ok, "split or merged" },
 	{ "signal", signal_ok, "SIGNAL or SIGNAL@SECONDS, like USR1@120 or B:TERM@60" },
 	{ "gpus", gpus_ok, WANT_GPUS },

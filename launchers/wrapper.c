@@ -208,24 +208,29 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 	}
 }
 
+static void add_words(char *const *words, struct strbuf *body)
+{
+	for (size_t i = 0; words && words[i]; i++) {
+		strbuf_addch(body, ' ');
+		quote_sh(body, words[i]);
+	}
+}
+
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
-	strbuf_addstr(body, "exec ");
+	strbuf_addstr(body, "exec");
 	switch (job->form) {
 	case JOB_COMMAND:
-		strbuf_addstr(body, "\"${BASH:-/bin/sh}\" -c ");
+		strbuf_addstr(body, " \"${BASH:-/bin/sh}\" -c ");
 		quote_sh(body, job->command);
 		break;
 	case JOB_EXEC:
-		for (size_t i = 0; job->argv[i]; i++) {
-			if (i)
-				strbuf_addch(body, ' ');
-			quote_sh(body, job->argv[i]);
-		}
+		add_words(job->argv, body);
 		break;
 	case JOB_SCRIPT:
 	case JOB_PAYLOAD:
-		strbuf_addstr(body, "\"${0%/job}/payload\"");
+		strbuf_addstr(body, " \"${0%/job}/payload\"");
+		add_words(job->args, body);
 		break;
 	}
 	strbuf_addch(body, '\n');

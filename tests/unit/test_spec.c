@@ -632,6 +632,26 @@ static void test_commands(void **state)
 	check_value("command", "\"# this\\nand that\"", "\"# this\\nand that\"");
 }
 
+/* What a script finds as $1, $2... */
+static void test_args(void **state)
+{
+	(void)state;
+	expect("{\"payload\": \"/a\", \"args\": [\"x\", \"x\", \"\", \"a b\\n\", 3]}",
+	       "{\"payload\": \"/a\", \"args\": [\"x\", \"x\", \"\", \"a b\\n\", \"3\"]}");
+	expect("{\"script\": \"#!/bin/sh\\n\", \"args\": \"--lr 0.1 'a  b' c,d\"}",
+	       "{\"script\": \"#!/bin/sh\\n\", \"args\": [\"--lr\", \"0.1\", \"a  b\", \"c,d\"]}");
+	expect("payload=/a args='-x \"y z\"'\n", "{\"payload\": \"/a\", \"args\": [\"-x\", \"y z\"]}");
+	expect("{\"payload\": \"/a\", \"args\": []}", "{\"payload\": \"/a\", \"args\": []}");
+	expect("{\"command\": \"a\", \"args\": null}", "{\"command\": \"a\", \"args\": null}");
+	refuse("{\"command\": \"a\", \"args\": [\"b\"]}",
+	       "'args': only a script or a payload takes arguments; write those of a command into the command");
+	refuse("{\"payload\": \"/a\", \"args\": 3}", "'args' must be a list of words");
+	refuse("{\"payload\": \"/a\", \"args\": [\"a\", [], true]}",
+	       "'args': word 2 must be text without NUL\n'args': word 3 must be text without NUL");
+	refuse("{\"payload\": \"/a\", \"args\": \"it's\"}", "'args': a quote is not closed");
+	refuse("args=a payload=/a args=b\n", "'args' is given twice");
+}
+
 static void test_env(void **state)
 {
 	(void)state;
@@ -1253,6 +1273,7 @@ int main(void)
 		cmocka_unit_test(test_gpus_and_signals),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_commands),
+		cmocka_unit_test(test_args),
 		cmocka_unit_test(test_env),
 		cmocka_unit_test(test_env_size),
 		cmocka_unit_test(test_nul_in_strings),
