@@ -495,12 +495,40 @@ static void workdir_setup_and_input(void **state)
 		expect_text(&b, "stdout", "/usr/bin\n2\ncat\n");
 	}
 	job.workdir = "/no/such/dir";
-	EACH_SHELL (b)
+	job.setup = NULL;
+	EACH_SHELL (b) {
 		expect_run(&b, &job, 66);
+		expect_text(&b, "stderr", "slurmray: workdir: /no/such/dir: No such file or directory\n");
+	}
+	job.workdir = "/etc/passwd";
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 66);
+		expect_text(&b, "stderr", "slurmray: workdir: /etc/passwd: Not a directory\n");
+	}
 	job.workdir = NULL;
-	job.input = "/no/such/file";
-	EACH_SHELL (b)
-		assert_in_range(box_run(&b, &job), 2, 66); /* dash ends by itself */
+	job.input = "no such 'file";
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 66);
+		expect_text(&b, "stderr", "slurmray: input: no such 'file: No such file or directory\n");
+	}
+	job.input = "/proc";
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 66);
+		expect_text(&b, "stderr", "slurmray: input: /proc: Is a directory\n");
+	}
+	job.input = "/proc/self/comm/x";
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 66);
+		expect_text(&b, "stderr", "slurmray: input: /proc/self/comm/x: Not a directory\n");
+	}
+	job.input = "~/no";
+	EACH_SHELL (b) {
+		char want[300];
+
+		expect_run(&b, &job, 66);
+		(void)snprintf(want, sizeof(want), "slurmray: input: %s/no: No such file or directory\n", b.home);
+		expect_text(&b, "stderr", want);
+	}
 }
 
 /* What a user wrote ends the job, never the wrapper. */
