@@ -131,6 +131,37 @@ run sh -c 'echo "workdir=. -- pwd" >"$SLURMRAY_MOUNT/runs/new"'
 isnt "a document cannot know it" "$status" 0
 like "and is told so" "$(tail -n 1 "$MNT/errors")" "workdir' must be a directory of the cluster as an absolute path.*slurmray submit"
 
+# --- paths that are not there ---
+
+refused() { # NAME SPEC PATTERN: by the write, with a row
+	rows=$(wc -l <"$MNT/errors")
+	if sh -c 'echo "$1" >"$SLURMRAY_MOUNT/runs/new"' sh "$2" 2>/dev/null; then
+		fail "$1" "it was accepted: $2"
+	else
+		like "$1" "$(tail -n +$((rows + 1)) "$MNT/errors")" "$3"
+	fi
+}
+refused "files that are not there" 'files=/nofile,/etc/passwd -- true' '"why":"files: /nofile: No such file or directory"'
+refused "a payload" 'payload=/nofile' '"why":"payload: /nofile: No such file or directory"'
+refused "a workdir of this machine" 'workdir=/nodir -- true' '"why":"workdir: /nodir: No such file or directory"'
+refused "an input of this machine" 'input=/nofile workdir=/etc/passwd -- true' \
+	'workdir: /etc/passwd: Not a directory\\ninput: /nofile: No such'
+refused "files of the mount itself" "files=$MNT/runs/1/results/x -- true" 'in the mount that is to ship it'
+ln -sf "$MNT/runs/1/spec" link
+run slurmray submit --wait files=link -- cat link
+is "a file that takes its time is left to the start" "$status $(cat "$MNT/runs/$out/stdout")" "0 $(cat "$MNT/runs/1/spec")"
+mkdir gone
+first=$(slurmray submit -- sleep 60)
+id=$(slurmray submit workdir=gone afterany="$first" -- true)
+rmdir gone
+echo cancel >"$MNT/runs/$first/ctl"
+is "one that goes away meanwhile ends the job" "$(cat "$MNT/runs/$id/wait")" "failed 66"
+like "which says what was not there" "$(cat "$MNT/runs/$id/why")" "^slurmray: workdir: $(pwd -P)/gone: No such file or directory\$"
+printf '#!/bin/sh\n#SBATCH --output=logs/%%j.out\ntrue\n' >logs.sh
+run slurmray submit --wait logs.sh
+is "an output in a directory that is not there" "$status" 126
+like "says so" "$(cat "$MNT/runs/$out/why")" '^output: .*/a1/logs/.*\.out: No such file or directory: the job was not started'
+
 # --- follow ---
 
 run slurmray submit --follow -- 'echo one; sleep 0.3; echo two; echo bad >&2; printf three; exit 4'
