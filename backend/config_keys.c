@@ -267,15 +267,31 @@ static void set_default(struct parser *p, const char *key, const char *value)
 	json_decref(v);
 }
 
+/* `cluster` and `profile`: where they mean something, and what has to be there in the end. True: the key is right here. */
+static bool names_section(struct parser *p, const char *key, const char *value)
+{
+	bool profile = strcmp(key, "profile") == 0;
+
+	if (p->target != p->config->defaults && (p->cluster || profile)) {
+		config_complain(p, "'%s' has no use in the section of a %s; it belongs into [defaults]", key,
+				p->cluster ? "cluster" : "profile");
+		return false;
+	}
+	if (*value && strcmp(value, "null") != 0)
+		(void)json_array_append_new(p->named, json_pack("[i, s, s]", p->line, key, value));
+	return true;
+}
+
 static void spec_default(struct parser *p, const char *key, const char *value)
 {
 	cleanup_free char *base = xstrndup(key, strcspn(key, "."));
 
 	if (!spec_key_find(base))
 		unknown_key(p, key);
-	else if (p->cluster && strcmp(base, "cluster") == 0)
-		config_complain(p, "'cluster' has no use in the section of a cluster; it belongs into [defaults]");
-	else if (strcmp(key, "setup") == 0) {
+	else if (strcmp(key, "cluster") == 0 || strcmp(key, "profile") == 0) {
+		if (names_section(p, key, value))
+			set_default(p, key, value);
+	} else if (strcmp(key, "setup") == 0) {
 		cleanup_free char *lines = join_lines(json_string_value(json_object_get(p->target, key)), value);
 
 		set_default(p, key, lines);
