@@ -54,7 +54,14 @@ unset SLURMRAY_JOB_ID
 cat >job <<'END_OF_FILE' || _rc=73
 echo $$ >pid || exit 73
 [ ! -s signal ] || kill -s "$(cat signal)" $$
-cd '/projects/p 1' || exit 66
+_no_path() {
+	_why=$(LC_ALL=C ls -ld -- "$2" 2>&1 >/dev/null)
+	_why=${_why##*: }
+	echo "slurmray: $1: $2: ${_why:-$3}" >&2
+	exit 66
+}
+[ ! -e '/projects/p 1' ] || [ -d '/projects/p 1' ] || _no_path workdir '/projects/p 1' 'Not a directory'
+cd '/projects/p 1' 2>/dev/null || _no_path workdir '/projects/p 1' 'Permission denied'
 export OMP_NUM_THREADS=8
 export NOTE='two
 lines '\''quoted'\'''
