@@ -277,6 +277,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	pend->drop = sub->drop;
 	pend->arg = sub->arg;
 	pend->request = s->request;
+	pend->uid = s->uid;
 	pend->result = xstrdup(r->id);
 	pend->docs = p ? hold_docs(s->text, s->len, p) : NULL;
 	t = store_txn_new(ticket, true);
@@ -308,6 +309,8 @@ static void not_created(struct engine *en, struct erun *er, struct pending *p, i
 					  : "the journal could not be written: nothing was submitted";
 	struct strbuf files = STRBUF_INIT;
 
+	if (p->docs)
+		engine_note_rejected(en, p->uid, p->docs->spec, p->docs->spec_len, why);
 	key_drop(en, event_str(p->ev, "key"));
 	p->done(p->arg, code, why);
 	waiters_answer(en, &er->created, code, why);
