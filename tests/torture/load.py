@@ -567,6 +567,18 @@ class Blocked(Actor):
             self.world.violation("cat runs/%s/wait ended with %d: %s" % (run_id, proc.returncode, err.decode().strip()))
 
 
+def stuck_at(pid):
+    """What the kernel says of a process that does not go."""
+    said = []
+    for name in ("wchan", "syscall", "stack"):
+        try:
+            with open("/proc/%d/%s" % (pid, name)) as f:
+                said.append(" ".join(f.read().split()))
+        except OSError:
+            pass
+    return "; ".join(said)
+
+
 class Interrupted(Actor):
     """Ctrl-C on blocked readers: they must go at once, worker or no worker."""
 
@@ -577,15 +589,15 @@ class Interrupted(Actor):
             if not live or self.world.wait_up() is None:
                 time.sleep(0.05)
                 continue
-            proc = subprocess.Popen(["cat", self.world.path("runs", self.rng.choice(live), "wait")],
+            run_id = self.rng.choice(live)
+            proc = subprocess.Popen(["cat", self.world.path("runs", run_id, "wait")],
                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.world.env)
             self.nap(0.05, 0.4)
             proc.send_signal(signal.SIGINT)
             try:
-                proc.wait(20)
-                self.count += 1
+                self.count += proc.wait(20) == -signal.SIGINT
             except subprocess.TimeoutExpired:
-                self.world.violation("a reader does not go at Ctrl-C")
+                self.world.violation("a reader of run %s does not go at Ctrl-C: %s" % (run_id, stuck_at(proc.pid)))
                 proc.kill()
             self.nap(0.2, 1)
 

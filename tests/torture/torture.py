@@ -389,6 +389,7 @@ def main():
     binary = os.path.join(os.path.join(TOP, os.environ.get("BUILD", "build")), "slurmray")
     world = World(cluster, seed, binary, n < 20)
     print("torture: N=%d SEED=%s CLUSTER=%s in %s" % (n, seed, cluster, world.dir), flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what is in the background with SIGINT ignored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         torture(world, n)
