@@ -87,13 +87,29 @@ static void job_environment(const struct supervisor_params *p, const char *dir)
 	(void)setenv("SLURM_CPUS_ON_NODE", text, 1);
 }
 
+/* Leaves the sentence for whoever judges the end: there is no stream yet that could take it. */
+static void leave_trouble(const char *what, const char *path, int code)
+{
+	bool missing = code == ENOENT || code == ENOTDIR;
+	cleanup_free char *text = xasprintf("%s%s%s: %s: the job was not started%s\n", what, *path ? ": " : "", path, strerror(code),
+					    missing ? " (the directory has to be there before; sbatch makes none either)" : "");
+	int fd = open("trouble", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	if (fd >= 0) {
+		(void)!write(fd, text, strlen(text));
+		(void)close(fd);
+	}
+}
+
 /* Always written at the end, so that two writers do not overwrite each other. */
-static void redirect(const char *path, int to)
+static void redirect(const char *key, const char *path, int to)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
 
-	if (fd < 0)
+	if (fd < 0) {
+		leave_trouble(key, path, errno);
 		_exit(126);
+	}
 	(void)dup2(fd, to);
 	if (fd != to)
 		(void)close(fd);
@@ -114,11 +130,11 @@ static void exec_script(const struct supervisor *s, pid_t parent)
 	if (getppid() != parent)
 		_exit(126);
 	(void)dup2(null, STDIN_FILENO);
-	redirect(s->p.out, STDOUT_FILENO);
+	redirect("output", s->p.out, STDOUT_FILENO);
 	if (strcmp(s->p.out, s->p.err) == 0)
 		(void)dup2(STDOUT_FILENO, STDERR_FILENO);
 	else
-		redirect(s->p.err, STDERR_FILENO);
+		redirect("error", s->p.err, STDERR_FILENO);
 	for (int fd = 3; fd < 256; fd++)
 		(void)close(fd);
 	job_environment(&s->p, s->dir);
@@ -299,7 +315,7 @@ static long long file_size(const char *path)
 {
 	struct stat st;
 
-	return stat(path, &st) == 0 ? (long long)st.st_size : 0;
+	return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? (long long)st.st_size : 0;
 }
 
 static const char *signal_word(int sig)
@@ -424,6 +440,7 @@ static int run_script(struct supervisor *s, pid_t self)
 	if (s->child == 0)
 		exec_script(s, self);
 	if (s->child < 0) {
+		leave_trouble("a process cannot be made", "", errno);
 		s->child_gone = true;
 		s->status = 126 << 8;
 	}

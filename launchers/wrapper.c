@@ -200,25 +200,47 @@ void wrap_file(struct strbuf *out, const char *name, const char *text, size_t le
 	strbuf_addf(out, "%s\n\n", delim.buf);
 }
 
-static void add_fault(const char *fault, struct strbuf *body)
-{
-	strbuf_addf(body, " || { echo %s >\"${0%%/job}/fault\"; exit 66; }\n", fault);
-}
+/*
+ * What stands between the job and a path of the spec, as ls has it, in words that end in the run's `why`; the key itself goes
+ * into the exit record. `exec` is no test: where its redirection fails, dash ends at once (POSIX XCU 2.8.1).
+ */
+static const char no_path[] = "_no_path() {\n"
+			      "\t_why=$(LC_ALL=C ls -ld -- \"$2\" 2>&1 >/dev/null)\n"
+			      "\t_why=${_why##*: }\n"
+			      "\techo \"slurmray: $1: $2: ${_why:-$3}\" >&2\n"
+			      "\techo \"$1\" >\"${0%/job}/fault\"\n"
+			      "\texit 66\n"
+			      "}\n";
 
 /* $0 of `job` is its absolute path, so that nothing here depends on variables that a user may set. */
 static void add_cd(const struct job *job, struct strbuf *body)
 {
-	strbuf_addstr(body, "cd ");
+	cleanup_strbuf struct strbuf dir = STRBUF_INIT;
+
 	if (job->workdir)
-		quote_sh_path(body, job->workdir);
+		quote_sh_path(&dir, job->workdir);
 	else
-		strbuf_addstr(body, "\"${0%/job}/work\"");
-	add_fault("workdir", body);
+		strbuf_addstr(&dir, "\"${0%/job}/work\"");
+	if (job->workdir)
+		strbuf_addf(body, "[ ! -e %s ] || [ -d %s ] || _no_path workdir %s 'Not a directory'\n", dir.buf, dir.buf,
+			    dir.buf);
+	strbuf_addf(body, "cd %s 2>/dev/null || _no_path workdir %s 'Permission denied'\n", dir.buf, dir.buf);
+}
+
+static void add_input(const struct job *job, struct strbuf *body)
+{
+	cleanup_strbuf struct strbuf file = STRBUF_INIT;
+
+	quote_sh_path(&file, job->input);
+	strbuf_addf(body, "[ ! -d %s ] || _no_path input %s 'Is a directory'\n", file.buf, file.buf);
+	strbuf_addf(body, "[ -r %s ] || _no_path input %s 'Permission denied'\n", file.buf, file.buf);
+	strbuf_addf(body, "exec <%s || exit 66\n", file.buf);
 }
 
 void wrap_environment(const struct job *job, struct strbuf *body)
 {
 	strbuf_addstr(body, "echo $$ >pid || exit 73\n[ ! -s signal ] || kill -s \"$(cat signal)\" $$\n");
+	strbuf_addstr(body, no_path);
 	add_cd(job, body); /* first: the environment may hold another HOME */
 	for (size_t i = 0; i < job->n_env; i++) {
 		strbuf_addf(body, "export %s=", job->env[i].name);
@@ -228,34 +250,35 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 	if (job->setup) {
 		strbuf_addstr(body, "_work=$PWD\n");
 		strbuf_addstr(body, job->setup);
-		strbuf_addstr(body, "\ncd \"$_work\"");
-		add_fault("workdir", body);
+		strbuf_addstr(body, "\ncd \"$_work\" 2>/dev/null || _no_path workdir \"$_work\" 'Permission denied'\n");
 	}
-	if (job->input) {
-		strbuf_addstr(body, "command exec <"); /* dash would end at a failing plain one */
-		quote_sh_path(body, job->input);
-		add_fault("input", body);
+	if (job->input)
+		add_input(job, body);
+}
+
+static void add_words(char *const *words, struct strbuf *body)
+{
+	for (size_t i = 0; words && words[i]; i++) {
+		strbuf_addch(body, ' ');
+		quote_sh(body, words[i]);
 	}
 }
 
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
-	strbuf_addstr(body, "exec ");
+	strbuf_addstr(body, "exec");
 	switch (job->form) {
 	case JOB_COMMAND:
-		strbuf_addstr(body, "\"${BASH:-/bin/sh}\" -c ");
+		strbuf_addstr(body, " \"${BASH:-/bin/sh}\" -c ");
 		quote_sh(body, job->command);
 		break;
 	case JOB_EXEC:
-		for (size_t i = 0; job->argv[i]; i++) {
-			if (i)
-				strbuf_addch(body, ' ');
-			quote_sh(body, job->argv[i]);
-		}
+		add_words(job->argv, body);
 		break;
 	case JOB_SCRIPT:
 	case JOB_PAYLOAD:
-		strbuf_addstr(body, "\"${0%/job}/payload\"");
+		strbuf_addstr(body, " \"${0%/job}/payload\"");
+		add_words(job->args, body);
 		break;
 	}
 	strbuf_addch(body, '\n');

@@ -374,6 +374,7 @@ static void scripts_run_by_their_first_line(void **state)
 static void a_shipped_payload_is_executed(void **state)
 {
 	struct job job = command("/home/me/tool");
+	char *args[] = { "a  b", "", "it's $HOME *", NULL };
 	struct box b;
 	char path[256];
 
@@ -387,6 +388,29 @@ static void a_shipped_payload_is_executed(void **state)
 		assert_int_equal(chmod(path, 0600), 0);
 		expect_run(&b, &job, 0);
 		expect_text(&b, "stdout", "\n");
+	}
+	job.args = args;
+	EACH_SHELL (b) {
+		box_path(&b, "payload", path, sizeof(path));
+		char *copy[] = { "cp", "/bin/echo", path, NULL };
+
+		assert_int_equal(box_exec(copy, NULL), 0);
+		expect_run(&b, &job, 0);
+		expect_text(&b, "stdout", "a  b  it's $HOME *\n");
+	}
+}
+
+static void scripts_have_arguments(void **state)
+{
+	char *args[] = { "-x", "a  b", "", "it's $HOME", "two\nlines", NULL };
+	struct job job = script("#!/bin/sh\nprintf '%s|' $# \"$@\"\n");
+	struct box b;
+
+	(void)state;
+	job.args = args;
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 0);
+		expect_text(&b, "stdout", "5|-x|a  b||it's $HOME|two\nlines|");
 	}
 }
 
@@ -479,12 +503,40 @@ static void workdir_setup_and_input(void **state)
 		expect_text(&b, "stdout", "/usr/bin\n2\ncat\n");
 	}
 	job.workdir = "/no/such/dir";
-	EACH_SHELL (b)
+	job.setup = NULL;
+	EACH_SHELL (b) {
 		expect_fault(&b, &job, 66, "workdir");
+		expect_text(&b, "stderr", "slurmray: workdir: /no/such/dir: No such file or directory\n");
+	}
+	job.workdir = "/etc/passwd";
+	EACH_SHELL (b) {
+		expect_fault(&b, &job, 66, "workdir");
+		expect_text(&b, "stderr", "slurmray: workdir: /etc/passwd: Not a directory\n");
+	}
 	job.workdir = NULL;
-	job.input = "/no/such/file";
-	EACH_SHELL (b)
+	job.input = "no such 'file";
+	EACH_SHELL (b) {
 		expect_fault(&b, &job, 66, "input");
+		expect_text(&b, "stderr", "slurmray: input: no such 'file: No such file or directory\n");
+	}
+	job.input = "/proc";
+	EACH_SHELL (b) {
+		expect_fault(&b, &job, 66, "input");
+		expect_text(&b, "stderr", "slurmray: input: /proc: Is a directory\n");
+	}
+	job.input = "/proc/self/comm/x";
+	EACH_SHELL (b) {
+		expect_fault(&b, &job, 66, "input");
+		expect_text(&b, "stderr", "slurmray: input: /proc/self/comm/x: Not a directory\n");
+	}
+	job.input = "~/no";
+	EACH_SHELL (b) {
+		char want[300];
+
+		expect_fault(&b, &job, 66, "input");
+		(void)snprintf(want, sizeof(want), "slurmray: input: %s/no: No such file or directory\n", b.home);
+		expect_text(&b, "stderr", want);
+	}
 	job.input = NULL;
 	job.setup = "mkdir -p ../gone; cd ../gone; rmdir ../work";
 	EACH_SHELL (b)
@@ -854,6 +906,7 @@ int main(void)
 		cmocka_unit_test(scripts_are_byte_exact),
 		cmocka_unit_test(scripts_run_by_their_first_line),
 		cmocka_unit_test(a_shipped_payload_is_executed),
+		cmocka_unit_test(scripts_have_arguments),
 		cmocka_unit_test(words_reach_a_program_as_they_are),
 		cmocka_unit_test(the_environment_arrives),
 		cmocka_unit_test(directories_are_there),

@@ -69,14 +69,22 @@ unset SLURMRAY_JOB_ID
 cat >job <<'END_OF_FILE' || unready
 echo $$ >pid || exit 73
 [ ! -s signal ] || kill -s "$(cat signal)" $$
-cd '/projects/p 1' || { echo workdir >"${0%/job}/fault"; exit 66; }
+_no_path() {
+	_why=$(LC_ALL=C ls -ld -- "$2" 2>&1 >/dev/null)
+	_why=${_why##*: }
+	echo "slurmray: $1: $2: ${_why:-$3}" >&2
+	echo "$1" >"${0%/job}/fault"
+	exit 66
+}
+[ ! -e '/projects/p 1' ] || [ -d '/projects/p 1' ] || _no_path workdir '/projects/p 1' 'Not a directory'
+cd '/projects/p 1' 2>/dev/null || _no_path workdir '/projects/p 1' 'Permission denied'
 export OMP_NUM_THREADS=8
 export NOTE='two
 lines '\''quoted'\'''
 _work=$PWD
 module load cuda
 ulimit -c 0
-cd "$_work" || { echo workdir >"${0%/job}/fault"; exit 66; }
+cd "$_work" 2>/dev/null || _no_path workdir "$_work" 'Permission denied'
 exec ./a.out '' 'two words' 'it'\''s' 'a
 b' '$HOME'
 END_OF_FILE

@@ -66,7 +66,14 @@ unset SLURMRAY_JOB_ID
 cat >job <<'END_OF_FILE' || unready
 echo $$ >pid || exit 73
 [ ! -s signal ] || kill -s "$(cat signal)" $$
-cd "${0%/job}/work" || { echo workdir >"${0%/job}/fault"; exit 66; }
+_no_path() {
+	_why=$(LC_ALL=C ls -ld -- "$2" 2>&1 >/dev/null)
+	_why=${_why##*: }
+	echo "slurmray: $1: $2: ${_why:-$3}" >&2
+	echo "$1" >"${0%/job}/fault"
+	exit 66
+}
+cd "${0%/job}/work" 2>/dev/null || _no_path workdir "${0%/job}/work" 'Permission denied'
 exec "${0%/job}/payload"
 END_OF_FILE
 
