@@ -966,7 +966,8 @@ static void test_shell_grace(void **state)
 		struct box b;
 
 		box_open(&b, shells[i]);
-		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
+		expect(&b, "mkdir \"$HOME/d\"; ln -s 5 \"$HOME/d/started\"; " QUEUED("RUNNING")
+			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
 		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "--full -s TERM 5\n");
 		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000 | sed 's/[0-9]*$//'",
 		       "ok\nagain \n");
@@ -982,6 +983,9 @@ static void test_shell_grace(void **state)
 		expect(&b, QUEUED("PENDING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
 		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "5\n");
 		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 ''", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "5\n");
+		/* one whose script did not get as far as the guard */
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/e\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
 		expect(&b, "cat \"$BOX/cancelled\"", "5\n");
 		box_close(&b);
 	}
