@@ -54,6 +54,8 @@ struct erun {
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;
 	int64_t hot_at;		/* monotonic us: the cluster was last told that somebody reads */
+	int64_t look_at;	/* the same: that somebody looks, at what */
+	unsigned look;
 };
 
 /* One event on its way: posted when the run's earlier events are committed. */
