@@ -266,7 +266,7 @@ static void count_poller(void *arg, struct shared_handle *sh)
 static int start(struct worker *w, const struct worker_conf *conf, struct err *e)
 {
 	struct fsys *fs = &w->fs;
-	struct engine_conf ec = { .clock = &clock_system, .state_dir = conf->mount->state_dir };
+	struct engine_conf ec = { .clock = &clock_system, .state_dir = conf->mount->state_dir, .mount_dir = conf->mount->dir };
 	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew, listed };
 	cleanup_free char *path = conf->mount->config_path ? xstrdup(conf->mount->config_path) : config_default_path();
 	int rc;
