@@ -202,6 +202,7 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	(void)json_object_set_new(d, "cluster", json_string(p->eff.cluster->name));
 	if (name)
 		(void)json_object_set_new(d, "name", json_string(name));
+	(void)json_object_set_new(d, "job_name", json_string(p->job.name)); /* what the scheduler shows */
 	if (key)
 		(void)json_object_set_new(d, "key", json_string(key));
 	if (tags)
