@@ -295,7 +295,7 @@ static bool same_text(const char *a, const char *b)
 static void say_state(struct cluster *c, struct rrun *r)
 {
 	const struct seen_row *s = &r->seen;
-	bool pending = strcmp(s->status, "pending") == 0;
+	bool pending = strcmp(s->status, "pending") == 0, running = strcmp(s->status, "running") == 0;
 	json_t *data;
 
 	if (!r->unknown_said && same_text(r->status, s->status) && same_text(r->reason, s->reason) &&
@@ -309,7 +309,7 @@ static void say_state(struct cluster *c, struct rrun *r)
 	r->start = s->start;
 	r->unknown_said = false;
 	data = json_pack("{s:s}", "status", s->status);
-	if (pending && s->reason)
+	if ((pending || running) && s->reason)
 		(void)json_object_set_new(data, "reason", json_string(s->reason));
 	if (s->nodes && *s->nodes)
 		(void)json_object_set_new(data, "nodes", json_string(s->nodes));
