@@ -376,12 +376,20 @@ static void apply_row(struct cluster *c, struct rrun *r)
 		rlogs_start(c, r);
 }
 
+/* A signal has a sender: a user, a limit, a node that failed. Of a job that the controller has forgotten accounting may know. */
+static bool was_stopped(const struct exit_record *rec)
+{
+	return rec->sig[0] || rec->rc >= 128;
+}
+
 static void apply_missing(struct cluster *c, struct rrun *r)
 {
-	if (r->has_record)
-		end_by_record(c, r);
-	else
+	if (!r->has_record)
 		want_verify(c, r);
+	else if (was_stopped(&r->record))
+		verify_now(c, r);
+	else
+		end_by_record(c, r);
 }
 
 static void apply_poll(struct cluster *c)
