@@ -15,23 +15,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int complain(struct strbuf *errors, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-
-static int complain(struct strbuf *errors, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (errors->len)
-		strbuf_addch(errors, '\n');
-	va_start(ap, fmt);
-	strbuf_vaddf(errors, fmt, ap);
-	va_end(ap);
-	return -EINVAL;
-}
-
 static const char *text(const json_t *values, const char *key)
 {
 	return json_string_value(json_object_get(values, key));
+}
+
+/* Keys that belong to what runs: those of a layer below are another program's. */
+static bool is_program(const char *key)
+{
+	return strcmp(key, "command") == 0 || strcmp(key, "script") == 0 || strcmp(key, "payload") == 0;
 }
 
 /* The rows of which a spec has at most one key. */
@@ -49,6 +41,8 @@ static void unset(struct effective *eff, const char *key)
 
 static void unset_rivals(struct effective *eff, const char *key)
 {
+	if (is_program(key))
+		unset(eff, "args");
 	for (size_t r = 0; r < ARRAY_SIZE(rivals); r++) {
 		bool member = false;
 
@@ -138,7 +132,7 @@ static int choose_profile(const struct config *c, const json_t *spec, struct cho
 	ch->profile_values = json_object_get(c->profiles, ch->profile);
 	if (ch->profile_values)
 		return 0;
-	complain(errors, "profile: there is no [profile %s] in the configuration", ch->profile);
+	strbuf_complain(errors, "profile: there is no [profile %s] in the configuration", ch->profile);
 	if (json_object_size(c->profiles))
 		strbuf_addstr(errors, "; there is:");
 	json_object_foreach (c->profiles, key, v)
@@ -154,7 +148,7 @@ static int choose_cluster(const struct config *c, const json_t *spec, const char
 	ch->cluster = text(spec, "cluster");
 	ch->source = "spec";
 	if (hint && ch->cluster && strcmp(hint, ch->cluster) != 0)
-		return complain(errors, "cluster: the spec says %s, and was written to clusters/%s/runs/new",
+		return strbuf_complain(errors, "cluster: the spec says %s, and was written to clusters/%s/runs/new",
 				ch->cluster, hint);
 	if (!ch->cluster && hint) {
 		ch->cluster = hint;
@@ -172,7 +166,7 @@ static int choose_cluster(const struct config *c, const json_t *spec, const char
 	}
 	if (ch->cluster)
 		return 0;
-	complain(errors, "cluster: several are configured and none is the default; say cluster=NAME, one of:");
+	strbuf_complain(errors, "cluster: several are configured and none is the default; say cluster=NAME, one of:");
 	list_clusters(c, errors);
 	return -EINVAL;
 }
@@ -187,7 +181,7 @@ static int choose(const struct config *c, const json_t *spec, const char *hint, 
 	*out = config_cluster(c, ch->cluster);
 	if (*out)
 		return rc;
-	complain(errors, "cluster: there is no '%s'; there is:", ch->cluster);
+	strbuf_complain(errors, "cluster: there is no '%s'; there is:", ch->cluster);
 	list_clusters(c, errors);
 	return -EINVAL;
 }
@@ -241,7 +235,7 @@ static int ignore_placement(struct effective *eff, struct strbuf *errors)
 		if (k->flags & SPEC_PLACEMENT)
 			why = "placement: there is one machine only";
 		else if (among(k->name, local_refused, ARRAY_SIZE(local_refused)))
-			rc = complain(errors, "%s: cluster %s is this machine, which cannot do that", k->name,
+			rc = strbuf_complain(errors, "%s: cluster %s is this machine, which cannot do that", k->name,
 				      eff->cluster->name);
 		else if ((k->flags & SPEC_SBATCH) && !among(k->name, local_done, ARRAY_SIZE(local_done)))
 			why = "an option of sbatch without effect on one machine";
@@ -279,7 +273,7 @@ static int check_gpus(const struct effective *eff, struct strbuf *errors)
 
 		if ((json_is_integer(v) && json_integer_value(v) > 0) ||
 		    (json_is_string(v) && wants_any(json_string_value(v))))
-			rc = complain(errors,
+			rc = strbuf_complain(errors,
 				      "%s: cluster %s is this machine, which gives no GPUs or other gres to jobs",
 				      keys[i], eff->cluster->name);
 	}
@@ -318,13 +312,13 @@ static int check_machine(const struct config *c, const struct effective *eff, st
 	int rc = 0;
 
 	if (!one_node(json_object_get(eff->values, "nodes")))
-		rc = complain(errors, "nodes: cluster %s is this machine, which is one node", eff->cluster->name);
+		rc = strbuf_complain(errors, "nodes: cluster %s is this machine, which is one node", eff->cluster->name);
 	if (cpus > c->machine.cores)
-		rc = complain(errors,
+		rc = strbuf_complain(errors,
 			      "ntasks, cpus_per_task: %" PRId64 " processors are asked for, this machine has %d", cpus,
 			      c->machine.cores);
 	if (bytes > 0 && bytes > c->machine.mem_bytes / (mem ? 1 : cpus))
-		rc = complain(errors, "%s: more than the %" PRId64 " MiB that this machine has",
+		rc = strbuf_complain(errors, "%s: more than the %" PRId64 " MiB that this machine has",
 			      mem ? "mem" : "mem_per_cpu", c->machine.mem_bytes >> 20);
 	return rc;
 }
@@ -335,7 +329,7 @@ static int check_local(const struct config *c, struct effective *eff, struct str
 	int rc = ignore_placement(eff, errors);
 
 	if (dep)
-		rc |= complain(errors, "dependency=%s: cluster %s is this machine, which cannot do that", dep,
+		rc |= strbuf_complain(errors, "dependency=%s: cluster %s is this machine, which cannot do that", dep,
 			       eff->cluster->name);
 	rc |= check_gpus(eff, errors);
 	rc |= check_machine(c, eff, errors);
@@ -348,7 +342,7 @@ static int check_mode(const struct effective *eff, struct strbuf *errors)
 	bool local = eff->cluster->type == CLUSTER_LOCAL;
 
 	if (mode && strcmp(mode, local ? "local" : "slurm") != 0)
-		return complain(errors, "mode=%s: cluster %s is of type %s", mode, eff->cluster->name,
+		return strbuf_complain(errors, "mode=%s: cluster %s is of type %s", mode, eff->cluster->name,
 				local ? "local" : "slurm");
 	return 0;
 }
@@ -373,7 +367,7 @@ int config_resolve(const struct config *c, const json_t *spec, const char *clust
 		rc |= check_local(c, out, errors);
 	if (!json_object_get(out->values, "command") && !json_object_get(out->values, "script") &&
 	    !json_object_get(out->values, "payload"))
-		rc |= complain(errors, "nothing to run: give one of command, script, payload");
+		rc |= strbuf_complain(errors, "nothing to run: give one of command, script, payload");
 	if (rc)
 		effective_release(out);
 	return rc ? -EINVAL : 0;

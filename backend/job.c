@@ -24,20 +24,6 @@
 #define GRACE_DEFAULT 10
 #define SIGNAL_LEAD_DEFAULT 60 /* sbatch(1), --signal */
 
-static int complain(struct strbuf *errors, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-
-static int complain(struct strbuf *errors, const char *fmt, ...)
-{
-	va_list ap;
-
-	if (errors->len)
-		strbuf_addch(errors, '\n');
-	va_start(ap, fmt);
-	strbuf_vaddf(errors, fmt, ap);
-	va_end(ap);
-	return -EINVAL;
-}
-
 static const json_t *value(const struct effective *eff, const char *key)
 {
 	const json_t *v = json_object_get(eff->values, key);
@@ -97,13 +83,13 @@ static int check_var(const char *name, const char *val, struct strbuf *errors)
 	};
 
 	if (!*name || (name[0] >= '0' && name[0] <= '9') || name[strspn(name, chars)])
-		return complain(errors, "env: '%s' is no name of a variable: letters, digits and _, no digit first",
+		return strbuf_complain(errors, "env: '%s' is no name of a variable: letters, digits and _, no digit first",
 				name);
 	for (size_t i = 0; i < ARRAY_SIZE(readonly); i++)
 		if (strcmp(name, readonly[i]) == 0)
-			return complain(errors, "env: %s belongs to the shell and cannot be set", name);
+			return strbuf_complain(errors, "env: %s belongs to the shell and cannot be set", name);
 	if (strlen(name) + strlen(val) + 2 > ARG_MAX_BYTES)
-		return complain(errors, "env: %s is over 128 KiB, more than a variable can hold: put it into a file",
+		return strbuf_complain(errors, "env: %s is over 128 KiB, more than a variable can hold: put it into a file",
 				name);
 	return 0;
 }
@@ -135,13 +121,13 @@ static int fill_argv(const json_t *words, struct job *job, struct strbuf *errors
 	job->form = JOB_EXEC;
 	json_array_foreach (words, i, w) {
 		if (!json_is_string(w))
-			return complain(errors, "command: every word of a list must be text");
+			return strbuf_complain(errors, "command: every word of a list must be text");
 		if (json_string_length(w) >= ARG_MAX_BYTES)
-			return complain(errors, "command: a word is over 128 KiB, more than an argument can hold");
+			return strbuf_complain(errors, "command: a word is over 128 KiB, more than an argument can hold");
 		list_add(&job->argv, xstrdup(json_string_value(w)));
 	}
 	if (!job->argv || !job->argv[0][0])
-		return complain(errors, "command: the first word must name a program");
+		return strbuf_complain(errors, "command: the first word must name a program");
 	return 0;
 }
 
@@ -151,10 +137,21 @@ static int fill_script(const struct effective *eff, struct job *job, struct strb
 
 	job->form = JOB_SCRIPT;
 	if (json_string_length(v) != strlen(json_string_value(v)))
-		return complain(errors, "script: holds a NUL byte");
+		return strbuf_complain(errors, "script: holds a NUL byte");
 	job->command = xstrdup(json_string_value(v));
 	job->command_len = json_string_length(v);
 	return 0;
+}
+
+static void fill_args(const struct effective *eff, struct job *job)
+{
+	const json_t *words = value(eff, "args"), *w;
+	size_t i;
+
+	job->args = xcalloc(1, sizeof(*job->args));
+	json_array_foreach ((json_t *)words, i, w)
+		if (json_is_string(w))
+			list_add(&job->args, xstrdup(json_string_value(w)));
 }
 
 static int fill_form(const struct effective *eff, struct job *job, struct strbuf *errors)
@@ -167,14 +164,14 @@ static int fill_form(const struct effective *eff, struct job *job, struct strbuf
 		job->form = JOB_COMMAND;
 		job->command = xstrdup(json_string_value(command));
 		if (json_string_length(command) >= ARG_MAX_BYTES)
-			return complain(errors,
+			return strbuf_complain(errors,
 					"command: over 128 KiB, more than an argument can hold: give it as `script`");
 		return 0;
 	}
 	if (text(eff, "script"))
 		return fill_script(eff, job, errors);
 	if (!text(eff, "payload"))
-		return complain(errors, "nothing to run: give one of command, script, payload");
+		return strbuf_complain(errors, "nothing to run: give one of command, script, payload");
 	job->form = JOB_PAYLOAD;
 	job->command = xstrdup(text(eff, "payload"));
 	return 0;
@@ -237,7 +234,7 @@ static int fill_streams(const struct effective *eff, struct job *job, struct str
 	if (!asked && job->form == JOB_SCRIPT && job->output && !job->error)
 		job->merged = true;
 	if (job->input && strchr(job->input, '%'))
-		return complain(errors, "input: patterns with %% are not possible; name the file");
+		return strbuf_complain(errors, "input: patterns with %% are not possible; name the file");
 	return 0;
 }
 
@@ -330,12 +327,13 @@ static int fill_files(const struct effective *eff, struct job *job, struct strbu
 		size_t len = path ? base_name(path, &name) : 0;
 
 		if (!len || (len <= 2 && strncmp(name, "..", len) == 0)) {
-			rc = complain(errors, "files: '%s' has no name that it could have in the working directory", path ? path : "");
+			rc = strbuf_complain(errors, "files: '%s' has no name that it could have in the working directory",
+					     path ? path : "");
 			continue;
 		}
 		for (char **f = job->files; *f; f++)
 			if (base_name(*f, &other) == len && memcmp(name, other, len) == 0)
-				rc = complain(errors, "files: %s and %s would have the same name in the working directory", *f, path);
+				rc = strbuf_complain(errors, "files: %s and %s would have the same name in the working directory", *f, path);
 		list_add(&job->files, xstrdup(path));
 	}
 	return rc;
@@ -397,12 +395,12 @@ static int fill_signal(const struct effective *eff, struct job *job, struct strb
 		errno = 0;
 		lead = strtol(at + 1, &end, 10);
 		if (errno || *end || end == at + 1 || lead < 0 || lead > 65535)
-			return complain(errors, "signal: the time after @ is seconds, at most 65535");
+			return strbuf_complain(errors, "signal: the time after @ is seconds, at most 65535");
 	}
 	job->signal_num = signal_number(s, at ? (size_t)(at - s) : strlen(s));
 	job->signal_lead_s = (int)lead;
 	if (!job->signal_num)
-		return complain(errors, "signal: no such signal; write USR1@120");
+		return strbuf_complain(errors, "signal: no such signal; write USR1@120");
 	return 0;
 }
 
@@ -448,7 +446,7 @@ static int fill_launcher(const struct effective *eff, struct job *job, struct st
 	job->launcher = xstrdup(name ? name : "bash");
 	if (launcher_find(job->launcher))
 		return 0;
-	complain(errors, "launcher: there is no '%s'; there is:", job->launcher);
+	strbuf_complain(errors, "launcher: there is no '%s'; there is:", job->launcher);
 	for (size_t i = 0; launchers[i]; i++)
 		strbuf_addf(errors, "%s %s", i ? "," : "", launchers[i]->name);
 	return -EINVAL;
@@ -469,6 +467,8 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 		job_release(job);
 		return -EINVAL;
 	}
+	if (job->form == JOB_SCRIPT || job->form == JOB_PAYLOAD)
+		fill_args(eff, job);
 	fill_name(eff, job);
 	fill_setup(eff, job);
 	fill_sbatch(eff, job);
@@ -488,6 +488,7 @@ void job_release(struct job *job)
 	}
 	free(job->env);
 	list_free(job->argv);
+	list_free(job->args);
 	list_free(job->sbatch);
 	list_free(job->after);
 	list_free(job->files);

@@ -160,7 +160,7 @@ struct rrun {
 	struct upload *upload;
 	/* what was reported last */
 	char *status, *reason, *nodes;
-	int64_t start;
+	int64_t start, node_count, cpus;
 	bool unknown_said;
 	/* the end */
 	bool has_record, verifying, sweeping;
@@ -176,7 +176,7 @@ struct rrun {
 		uint64_t poll;
 		int rank;
 		char *status, *reason, *nodes;
-		int64_t start;
+		int64_t start, node_count, cpus;
 	} seen;
 	/* logs */
 	struct spool *spool;

@@ -386,6 +386,7 @@ static void run_intake(struct intake *in)
 }
 
 #define MORE_AFTER_JSON "there is more after the JSON document: only other JSON documents may follow it"
+#define NOTHING_THERE "the spec is empty: there are only blank lines"
 
 static bool only_blanks(const char *s, size_t len)
 {
@@ -427,7 +428,7 @@ static const char *split(struct intake *in)
 		if (s.form != SCAN_JSON && in->n_docs > 1)
 			return MORE_AFTER_JSON;
 		if (s.form == SCAN_LINE && !only_blanks(in->text.buf + at, len - at))
-			return "there is more after the line: one write is one line (several JSON documents may follow each other)";
+			return spec_more_lines(in->text.buf + in->docs[0].start);
 	}
 	return NULL;
 }
@@ -570,6 +571,9 @@ void conv_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *d
 	strbuf_addbuf(&in->text, &c->in);
 	strbuf_add(&in->text, data, len);
 	why = in->text.len > SPEC_MAX_BYTES ? "the spec is larger than 1 MiB" : split(in);
+	/* Behind a document blank lines are nothing; alone they are what `echo "$spec"` writes when the variable is empty. */
+	if (!why && in->n_docs == 0 && in->rest == in->text.len && !c->request && memchr(data, '\n', len))
+		why = NOTHING_THERE;
 	if (!why && in->n_docs == 0 && in->rest < in->text.len) {
 		keep_rest(c, request, data, len, &in->scan, req);
 		intake_free(in);

@@ -113,6 +113,18 @@ void strbuf_addf(struct strbuf *sb, const char *fmt, ...)
 	va_end(ap);
 }
 
+int strbuf_complain(struct strbuf *sb, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (sb->len)
+		strbuf_addch(sb, '\n');
+	va_start(ap, fmt);
+	strbuf_vaddf(sb, fmt, ap);
+	va_end(ap);
+	return -EINVAL;
+}
+
 void strbuf_remove(struct strbuf *sb, size_t pos, size_t len)
 {
 	assert(pos <= sb->len && len <= sb->len - pos);

@@ -38,6 +38,8 @@ void strbuf_addstr(struct strbuf *sb, const char *s);
 void strbuf_addch(struct strbuf *sb, char c);
 void strbuf_addf(struct strbuf *sb, const char *fmt, ...) __attribute__((format(printf, 2, 3), nonnull(2)));
 void strbuf_vaddf(struct strbuf *sb, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0), nonnull(2)));
+/* One line of several complaints, a newline before each but the first. Returns -EINVAL, for the caller to pass on. */
+int strbuf_complain(struct strbuf *sb, const char *fmt, ...) __attribute__((format(printf, 2, 3), nonnull(2)));
 void strbuf_remove(struct strbuf *sb, size_t pos, size_t len); /* cuts bytes out of the middle */
 
 /* Appends the whole of a file, at most `max` bytes: the bytes added, or -EFBIG, or another negative errno. */

@@ -1,12 +1,14 @@
 #!/bin/bash
 # Submission latency on a testbed, the kinds in turns: from the command to the payload's first instruction, and to the
-# moment at which the caller knows that it ended. The clocks are one, since the testbed runs on this machine.
+# moment at which the caller knows that it ended; begun at random moments (SEED=1). The clocks are one, since the testbed runs
+# on this machine.
 # usage: submit.sh MNT TESTBED-DIR [N]
 set -eu
 MNT=${1:?usage: submit.sh MNT TESTBED-DIR [N]}
 BED=${2:?usage: submit.sh MNT TESTBED-DIR [N]}
 N=${3:-30}
 BURST=${BURST:-100}
+RANDOM=${SEED:-1}
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/slurmray-submit.XXXXXX")
 # The mux socket's path must stay short.
@@ -55,6 +57,9 @@ kind_slurmray() {
 once() { # once KIND: a line `start total` in ms
 	local begin end start
 	rm -f "$work/start"
+	# Slurm starts batch jobs on the ticks of its schedulers. Commands that follow each other at once, the last of which
+	# waited for such a tick, would meet the next one always at the same distance; users are not in step with it.
+	sleep "$((RANDOM % 2)).$(printf %03d $((RANDOM % 1000)))"
 	begin=$(now)
 	"kind_$1"
 	end=$(now)

@@ -185,6 +185,32 @@ tap_from() {
 	fi
 }
 
+# Passes on the results of a program that prints lines `ok NAME` and `not ok NAME`, each followed by comments.
+tap_lines() { # tap_lines FILE
+	tap_why=
+	tap_name=
+	while IFS= read -r tap_line; do
+		case $tap_line in
+		'# '* | '#') tap_why="$tap_why${tap_line#\# }
+" ;;
+		*)
+			tap_flush
+			tap_name=$tap_line
+			;;
+		esac
+	done <"$1"
+	tap_flush
+}
+
+tap_flush() {
+	case $tap_name in
+	'ok '*) pass "${tap_name#ok }" ;;
+	'not ok '*) fail "${tap_name#not ok }" "$tap_why" ;;
+	esac
+	tap_name=
+	tap_why=
+}
+
 in_background() { # in_background COMMAND...: leaves $pid; ended with the test
 	"$@" &
 	pid=$!

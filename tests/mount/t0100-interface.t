@@ -2,37 +2,11 @@
 # docs/interface.md against the running binary and the source, both ways; and that the check sees a wrong row.
 . "$(dirname "$0")/../lib/tap.sh"
 
-# Passes the lines of scripts/check-interface on as results.
-results() { # results FILE
-	why=
-	name=
-	while IFS= read -r line; do
-		case $line in
-		'# '*) why="$why$line
-" ;;
-		*)
-			flush
-			name=$line
-			;;
-		esac
-	done <"$1"
-	flush
-}
-
-flush() {
-	case $name in
-	'ok '*) pass "${name#ok }" ;;
-	'not ok '*) fail "${name#not ok }" "$why" ;;
-	esac
-	name=
-	why=
-}
-
 # shellcheck disable=SC2119
 mount_local
 run "$ROOT/scripts/check-interface" "$MNT"
 cp "$T/out" "$T/results"
-results "$T/results"
+tap_lines "$T/results"
 is "the check came to its end" "$status $err" "0 "
 
 # A copy of the tree with one wrong row each: the check must not be blind.

@@ -5,35 +5,10 @@
 need_fuse
 DOCS="$ROOT/tests/lib/docs.py"
 
-results() { # results FILE: passes lines of docs.py on as results
-	why=
-	name=
-	while IFS= read -r line; do
-		case $line in
-		'# '* | '#') why="$why${line#\# }
-" ;;
-		*)
-			flush
-			name=$line
-			;;
-		esac
-	done <"$1"
-	flush
-}
-
-flush() {
-	case $name in
-	'ok '*) pass "${name#ok }" ;;
-	'not ok '*) fail "${name#not ok }" "$why" ;;
-	esac
-	name=
-	why=
-}
-
 TAP_TIMEOUT=200
 run python3 "$DOCS" static
 cp "$T/out" "$T/static"
-results "$T/static"
+tap_lines "$T/static"
 is "all pages were looked at" "$err" ""
 
 ok "docs/specs.md has the keys of the source" "$ROOT/scripts/gen-keys" --check
@@ -67,7 +42,7 @@ for page in $pages; do
 	export SLURMRAY_MOUNT
 	run python3 "$DOCS" run "$page" "$dir"
 	cp "$T/out" "$T/page"
-	results "$T/page"
+	tap_lines "$T/page"
 	is "$page came to its end" "$err" ""
 	stop_mount "$dir"
 done
