@@ -22,9 +22,9 @@ trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
 until_true() { # until_true SECONDS COMMAND...
-	local i seconds=$1
+	local tries=$(($1 * 50))
 	shift
-	for i in $(seq $((seconds * 50))); do
+	while [ $((tries -= 1)) -ge 0 ]; do
 		! "$@" >/dev/null 2>&1 || return 0
 		sleep 0.02
 	done
