@@ -346,6 +346,8 @@ static void test_poll_odd_rows(void **state)
 					  "", add_row, &rows, NULL),
 			 0);
 	assert_string_equal(rows.buf, "");
+	assert_int_equal(OPS->poll_result(0, "12|SUSPENDED|None|n1|1|slurmray:u/1/a1|/d\n", "", add_row, &rows, NULL), 0);
+	assert_non_null(strstr(rows.buf, "SUSPENDED running r=suspended by an administrator or by the scheduler"));
 }
 
 static void test_poll_failed(void **state)
