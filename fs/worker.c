@@ -24,6 +24,7 @@
 
 #define EXIT_AGAIN 75		/* EX_TEMPFAIL of sysexits.h */
 #define STOP_MS 3000		/* for clusters and the journal to finish */
+#define JOURNAL_US (30LL * USEC_PER_SEC) /* for how long requests wait for the journal */
 #define TICK_US (1 * USEC_PER_SEC)
 
 struct worker {
@@ -221,6 +222,7 @@ static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err
 	if (rc < 0)
 		return rc;
 	fs->clock = &clock_system;
+	fs->journal_us = die_journal_us(JOURNAL_US);
 	fs->state_dir = conf->mount->state_dir;
 	fs->mount_dir = conf->mount->dir;
 	fs->handle_dir = xasprintf("%s/handles", fs->state_dir);
