@@ -105,6 +105,7 @@ struct fsys {
 	struct hmap paths;	/* path tables, by run number */
 	struct hmap probes;	/* last answers of clusters */
 	size_t n_parked;
+	bool asleep;		/* the machine is about to sleep: nobody may wait */
 	int64_t journal_us;	/* for how long requests wait for the journal */
 	int64_t journal_since;	/* monotonic us: since when it owes an answer, if it does */
 	size_t journal_owes;
@@ -177,6 +178,8 @@ void park_expire(struct fsys *fs);
 /* Are there requests whose effect is on its way to the journal? */
 bool park_committing(const struct fsys *fs);
 void park_drain(struct fsys *fs, int error);
+/* Answers EINTR to all who wait, but for those whose effect is on its way to the journal. */
+void park_interrupt(struct fsys *fs);
 
 /*
  * Nobody waits for the journal longer than fs->journal_us (ETIMEDOUT then), and that counts from when it fell silent: who comes

@@ -57,7 +57,7 @@ bool park_interruptible(struct parked *p)
 	p->registering = true;
 	fuse_req_interrupt_func(p->req, on_interrupt, p);
 	p->registering = false;
-	if (p->interrupted)
+	if (p->interrupted || p->fs->asleep)
 		let_go(p);
 	else
 		return true;
@@ -158,6 +158,17 @@ void park_expire(struct fsys *fs)
 void park_drain(struct fsys *fs, int error)
 {
 	walk(fs, is_any, 0, error);
+}
+
+static bool is_idle(const struct parked *p, int64_t now)
+{
+	(void)now;
+	return !p->uninterruptible;
+}
+
+void park_interrupt(struct fsys *fs)
+{
+	walk(fs, is_idle, 0, EINTR);
 }
 
 void journal_asked(struct fsys *fs)
