@@ -12,6 +12,7 @@
  *	remote_chores.c	moving exit records away, removing directories
  *	remote_logs.c	the followers of stdout and stderr
  *	remote_files.c	list, read, manifest
+ *	remote_watch.c	directories of runs that somebody looks at
  *
  * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
  *a run may go away at any time. A connection that is lost answers everything that was open on it with "lost"; whoever
@@ -44,6 +45,9 @@ struct remote_pace {
 	int64_t verify_again;
 	int64_t poll_soon, poll_min, poll_max;
 	int64_t log_hot, log_min, log_max, log_give_up;
+	int64_t watch_for;    /* a run is watched after a look at it; 0: never */
+	int64_t watch_min, watch_max; /* between two listings of a run's directories */
+	int64_t watch_settle; /* remote times that count seconds are sure after this */
 	int64_t retry[4];     /* of a submission whose fate is not known; the last one repeats */
 	int64_t usage[4];     /* after the end, and again: when accounting is asked what the job used */
 	int64_t answer_grace; /* beyond a request's own deadline: the connection is dead */
@@ -142,6 +146,8 @@ struct rstream {
 	int64_t final;         /* promised length, -1: not known */
 	int64_t waiting_since; /* ended and nothing came since; 0: not waiting */
 	unsigned empties;
+	char *held; /* read, and not to be seen yet (remote_watch.c); `busy` meanwhile */
+	size_t held_len;
 };
 
 struct rrun {
@@ -186,6 +192,7 @@ struct rrun {
 	struct rstream stream[2];
 	int64_t hot_until;
 	bool follow;
+	struct rwatch *watch; /* NULL: nobody looks */
 };
 
 struct poll_state {
@@ -225,6 +232,11 @@ struct cluster {
 	int64_t usage_at, usage_asked_at;
 	struct list chores; /* struct chore: clean-up that waits for its turn */
 	bool chore_busy;
+	/* remote_watch.c */
+	unsigned watching; /* runs */
+	bool watch_due;	   /* some want to be listed */
+	bool watch_busy;   /* a listing is on its way */
+	int64_t watch_next_at, watch_trouble_until;
 };
 
 int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched,
@@ -318,6 +330,16 @@ void rlogs_hot(struct cluster *c, struct rrun *r);
 bool rlogs_done(const struct rrun *r);
 int64_t rlogs_run_step(struct cluster *c, struct rrun *r);
 void rlogs_release(struct rrun *r);
+void rlogs_show(struct cluster *c, struct rrun *r); /* what was held back */
+
+/* remote_watch.c */
+void rwatch_look(struct cluster *c, struct rrun *r, unsigned look);
+/* Its log has new bytes. True: they are to be held back until rlogs_show. */
+bool rwatch_news(struct cluster *c, struct rrun *r);
+int64_t rwatch_run_step(struct cluster *c, struct rrun *r);
+void rwatch_step(struct cluster *c);
+int64_t rwatch_deadline(const struct cluster *c);
+void rwatch_release(struct cluster *c, struct rrun *r);
 
 /* remote_files.c */
 void rfiles_read(struct cluster *c, struct rreq *q);

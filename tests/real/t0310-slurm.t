@@ -1,6 +1,7 @@
 #!/bin/bash
 # What Slurm and its administrators do to jobs, and what becomes of the runs: each payload runs once, and the status and
 # `why` are right. Without accounting; t0320 is what accounting knows.
+# TEST_SECONDS=90
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 export NODES=7 CPUS=8
@@ -62,21 +63,21 @@ is "the running job ended with its code" "$(ended "$long") $(ran long)" "failed 
 # --- by hand ---
 
 hand1=$(submit "hold=true -- $(mark hand1)")
-hand2=$(submit "nodelist=n1 -- $(mark hand2); sleep 60")
-node=$(submit "nodelist=n5 -- $(mark node); sleep 60")
-again1=$(submit "nodelist=n1 -- $(mark again1); sleep 60")
-again2=$(submit "nodelist=n1 requeue=true -- $(mark again2); [ \$(wc -l <$DEMO_HOME/ran.again2) = 2 ] || sleep 60; echo second")
+hand2=$(submit "nodelist=n1 -- $(mark hand2); sleep 200")
+node=$(submit "nodelist=n5 -- $(mark node); sleep 200")
+again1=$(submit "nodelist=n1 -- $(mark again1); sleep 200")
+again2=$(submit "nodelist=n1 requeue=true -- $(mark again2); [ \$(wc -l <$DEMO_HOME/ran.again2) = 2 ] || sleep 200; echo second")
 later=$(submit "begin=now+3600 -- $(mark later)")
 signalled=$(submit "nodelist=n1 -- trap 'echo got it; exit 7' USR1; while :; do sleep 0.1; done")
 held=$(submit "hold=true -- $(mark held)")
-low=$(submit "partition=low nodelist=n3 ntasks=8 -- $(mark low); sleep 60")
-scav=$(submit "partition=scav nodelist=n4 ntasks=8 -- $(mark scav); sleep 60")
+low=$(submit "partition=low nodelist=n3 ntasks=8 -- $(mark low); sleep 200")
+scav=$(submit "partition=scav nodelist=n4 ntasks=8 -- $(mark scav); sleep 200")
 two=$(submit "nodes=2 nodelist=n6,n7 no_kill=true -- $(mark two); sleep 8; exit 2")
-power=$(submit "nodelist=n6 -- $(mark power); sleep 60")
-back=$(submit "nodelist=n7 requeue=true -- $(mark back); [ \$(wc -l <$DEMO_HOME/ran.back) = 2 ] || sleep 60; exit 8")
-freeze=$(submit "nodelist=n1 -- $(mark freeze); sleep 3; exit 3")
-special1=$(submit "nodelist=n1 -- $(mark special1); sleep 60")
-special2=$(submit "nodelist=n1 requeue=true -- $(mark special2); [ \$(wc -l <$DEMO_HOME/ran.special2) = 2 ] || sleep 60")
+power=$(submit "nodelist=n6 -- $(mark power); sleep 200")
+back=$(submit "nodelist=n7 requeue=true -- $(mark back); [ \$(wc -l <$DEMO_HOME/ran.back) = 2 ] || sleep 200; exit 8")
+freeze=$(submit "nodelist=n1 -- $(mark freeze); until [ -e $DEMO_HOME/go ]; do sleep 0.2; done; exit 3")
+special1=$(submit "nodelist=n1 -- $(mark special1); sleep 200")
+special2=$(submit "nodelist=n1 requeue=true -- $(mark special2); [ \$(wc -l <$DEMO_HOME/ran.special2) = 2 ] || sleep 200")
 running "$hand2" "$node" "$again1" "$again2" "$signalled" "$low" "$scav" "$two" "$power" "$back" "$freeze" "$special1" \
 	"$special2"
 admin scontrol suspend "$(job_of "$freeze")"
@@ -133,6 +134,7 @@ admin scontrol update "JobId=$(job_of "$back")" StartTime=now
 is "and starts again" "$(ended "$back") $(ran back)" "failed 8 2"
 
 admin scontrol resume "$(job_of "$freeze")"
+: >"$DEMO_HOME/go"
 is "resumed, it comes to its end" "$(ended "$freeze") $(ran freeze)" "failed 3 1"
 
 admin scontrol hold "$(job_of "$later")"

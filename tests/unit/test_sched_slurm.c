@@ -346,6 +346,8 @@ static void test_poll_odd_rows(void **state)
 					  "", add_row, &rows, NULL),
 			 0);
 	assert_string_equal(rows.buf, "");
+	assert_int_equal(OPS->poll_result(0, "12|SUSPENDED|None|n1|1|slurmray:u/1/a1|/d\n", "", add_row, &rows, NULL), 0);
+	assert_non_null(strstr(rows.buf, "SUSPENDED running r=suspended by an administrator or by the scheduler"));
 }
 
 static void test_poll_failed(void **state)
@@ -711,9 +713,9 @@ static const char fakes[] =
 	"\"$BOX/sbatch.rc\")\nE\n"
 	"cat >squeue <<'E'\n#!/bin/sh\n[ ! -e \"$BOX/squeue.err\" ] || { cat \"$BOX/squeue.err\" >&2; exit 1; }\n"
 	"cat \"$BOX/queue\" 2>/dev/null\nexit 0\nE\n"
-	"cat >scancel <<'E'\n#!/bin/sh\necho \"$@\" >>\"$BOX/cancelled\"\nE\n"
-	"cat >scontrol <<'E'\n#!/bin/sh\n[ -e \"$BOX/job\" ] || { echo 'slurm_load_jobs error: Invalid job id "
-	"specified' >&2; exit 1; }\n"
+	"cat >scancel <<'E'\n#!/bin/sh\necho \"$@\" >>\"$BOX/cancelled\"\n[ ! -e \"$BOX/scancel.rc\" ]\nE\n"
+	"cat >scontrol <<'E'\n#!/bin/sh\ncase $1 in hold | release) echo \"$@\" >>\"$BOX/cancelled\"; exit ;; esac\n"
+	"[ -e \"$BOX/job\" ] || { echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; }\n"
 	"cat \"$BOX/job\"\nE\n"
 	"cat >sacct <<'E'\n#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\nE\n"
 	"chmod +x *\necho 77 >\"$0/sbatch.out\"; echo 0 >\"$0/sbatch.rc\"; printf '#!/bin/sh\\necho hi\\n' "
@@ -898,13 +900,20 @@ static void test_shell_races(void **state)
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "ok 78\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "--state=PENDING 77\n"); /* the surplus one, and its cancellation shows in no log */
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\n"); /* the surplus one, and its cancellation shows in no log */
 		box_close(&b);
 
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s void \"$HOME/d/u/runs/7/a1/started\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "void\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "--state=PENDING 77\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\n");
+		box_close(&b);
+
+		/* what cannot be cancelled must not wait for ever either */
+		box_open(&b, shells[i]);
+		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"; : >\"$BOX/scancel.rc\"", "");
+		submit(&b, "ok 78\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\nrelease 77\n");
 		box_close(&b);
 
 		/* refused, but an earlier try's job had started: it is that job */
