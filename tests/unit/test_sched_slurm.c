@@ -157,6 +157,7 @@ static void test_cancel_with_grace(void **state)
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain 99999999999\n", "", NULL), INT_MAX);
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain x\n", "", NULL), 0);
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\n", "", NULL), 0);
+	assert_int_equal(OPS->verb_result("hold", 0, "ok\nagain 10\n", "", NULL), 0);
 }
 
 static void test_verb_before_submission(void **state)
