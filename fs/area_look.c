@@ -19,6 +19,7 @@
 #define NEAR_MANY 1000
 #define NEAR_COSTS 4			 /* a listing of more names serves for this many times what it took */
 #define NEAR_WAIT_US (1 * USEC_PER_SEC)
+#define FIRST_WAIT_US (10 * USEC_PER_SEC) /* there is nothing older to answer with */
 #define WORK_WAIT_US (5 * USEC_PER_SEC)	 /* opening work/ over a network: nobody walks into it by accident */
 
 /* --- listings --- */
@@ -119,8 +120,10 @@ bool area_away(struct fsys *fs, struct spot *s, const char *dir)
 {
 	const struct pentry *state = paths_dir(s->p, s->area, dir);
 
-	if (!is_remote(fs, s) || !state || state->listed || is_near(fs, s->r))
+	if (!is_remote(fs, s) || !state || state->listed)
 		return false;
+	if (is_near(fs, s->r))
+		return !state->answered_at;
 	if (run_is_live(s->r) && !(s->r->job_id && *s->r->job_id))
 		return false; /* it has no job there yet, and so no files */
 	return !link_up(fs, s->r);
@@ -194,6 +197,11 @@ static bool new_enough(const struct spot *s, const struct pentry *state, const s
 	       (state->answered_at >= w->since - age && (dear || state->answered_at > s->p->news_at));
 }
 
+static int64_t patience(const struct pentry *state)
+{
+	return state->answered_at ? NEAR_WAIT_US : FIRST_WAIT_US;
+}
+
 /* Others have waited for this listing already, for as long as anybody does. */
 static bool overdue(const struct fsys *fs, const struct pentry *state, int64_t limit)
 {
@@ -206,7 +214,7 @@ static bool ready_near(struct fsys *fs, struct spot *s, const struct waiting *w)
 	cleanup_free char *dir = asked_of(&w->a, s);
 	struct pentry *state = is_remote(fs, s) ? paths_dir(s->p, s->area, dir) : NULL;
 
-	if (!state || new_enough(s, state, w) || overdue(fs, state, NEAR_WAIT_US))
+	if (!state || new_enough(s, state, w) || overdue(fs, state, patience(state)))
 		return true;
 	ask(fs, s, state, dir);
 	return new_enough(s, state, w);
@@ -268,6 +276,9 @@ static void wait_for(struct fsys *fs, fuse_req_t req, const struct spot *s, cons
 
 static bool wait_near(struct fsys *fs, fuse_req_t req, struct spot *s, struct waiting *w)
 {
+	cleanup_free char *dir = NULL;
+	const struct pentry *state;
+
 	if (w->a.what == AREA_LOOKUP) {
 		struct strbuf full = STRBUF_INIT;
 		const struct pentry *e;
@@ -281,7 +292,9 @@ static bool wait_near(struct fsys *fs, fuse_req_t req, struct spot *s, struct wa
 	}
 	if (ready_near(fs, s, w))
 		return false;
-	wait_for(fs, req, s, w, NEAR_WAIT_US);
+	dir = asked_of(&w->a, s);
+	state = paths_dir(s->p, s->area, dir);
+	wait_for(fs, req, s, w, state ? patience(state) : NEAR_WAIT_US);
 	return true;
 }
 
