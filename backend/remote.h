@@ -8,6 +8,7 @@
  *	remote_submit.c	submissions: queue, upload of files, answers, taking back
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
+ *	remote_usage.c	what ended jobs used
  *	remote_chores.c	moving exit records away, removing directories
  *	remote_logs.c	the followers of stdout and stderr
  *	remote_files.c	list, read, manifest
@@ -48,6 +49,7 @@ struct remote_pace {
 	int64_t watch_min, watch_max; /* between two listings of a run's directories */
 	int64_t watch_settle; /* remote times that count seconds are sure after this */
 	int64_t retry[4];     /* of a submission whose fate is not known; the last one repeats */
+	int64_t usage[4];     /* after the end, and again: when accounting is asked what the job used */
 	int64_t answer_grace; /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
@@ -132,7 +134,7 @@ enum rrun_phase {
 	RR_GONE,      /* lost, rejected or called off: nothing is wanted any more */
 };
 
-enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_DONE };
+enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_GRACE, CANCEL_DONE };
 
 struct rstream {
 	struct rfile *f;
@@ -163,6 +165,7 @@ struct rrun {
 	unsigned tries;
 	int64_t retry_at;
 	enum cancel_state cancel;
+	int64_t cancel_at; /* CANCEL_GRACE: when it is told once more */
 	struct upload *upload;
 	/* what was reported last */
 	char *status, *reason, *nodes;
@@ -223,6 +226,9 @@ struct cluster {
 	struct poll_state poll;
 	struct list requests; /* struct rreq */
 	uint64_t next_serial;
+	struct list usage; /* jobs that accounting is to be asked for */
+	bool usage_busy, usage_none; /* none: no accounting here */
+	uint64_t usage_serial;
 	struct list chores; /* struct chore: clean-up that waits for its turn */
 	bool chore_busy;
 	/* remote_watch.c */
@@ -280,6 +286,13 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why);
 void rjobs_link_up(struct cluster *c);
 
+/* remote_usage.c */
+void rusage_want(struct cluster *c, const struct rrun *r); /* it has run, and ended */
+void rusage_step(struct cluster *c);
+int64_t rusage_deadline(const struct cluster *c);
+void rusage_link_up(struct cluster *c);
+void rusage_release(struct cluster *c);
+
 /* remote_chores.c: clean-up, many at a time */
 void rchores_step(struct cluster *c);
 void rchores_release(struct cluster *c);
@@ -306,7 +319,8 @@ void rreq_release(struct cluster *c); /* answers what is open with -ENODEV */
 /* Everybody who waits for this run's cancellation, or (run 0) for a fresh poll. */
 void rreq_done_cancel(struct cluster *c, uint32_t num, int code, const char *text);
 void rreq_done_refresh(struct cluster *c, int code, const char *text);
-void rverbs_cancel_run(struct cluster *c, struct rrun *r); /* sends a cancellation that is wanted, when it can */
+/* Sends a cancellation that is wanted, when it can; when it wants to be called again. */
+int64_t rverbs_cancel_run(struct cluster *c, struct rrun *r);
 
 /* remote_logs.c */
 void rlogs_start(struct cluster *c, struct rrun *r);

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Slurm forgets: ended jobs after a few seconds (MinJobAge), and what a controller did just before it was killed.
+# TEST_SECONDS=45
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 export MINJOBAGE=5
