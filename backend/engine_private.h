@@ -57,6 +57,8 @@ struct erun {
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;
 	int64_t hot_at;		/* monotonic us: the cluster was last told that somebody reads */
+	int64_t look_at;	/* the same: that somebody looks, at what */
+	unsigned look;
 };
 
 /* One event on its way: posted when the run's earlier events are committed. */
@@ -79,6 +81,7 @@ struct pending {
 	struct event *ev;	/* EVENT, CREATE */
 	struct run *docs;	/* CREATE: holds the documents' texts, or NULL */
 	uint64_t request;	/* remembered with `result` when committed */
+	uint32_t uid;		/* CREATE: whose it is */
 	char *result;		/* VERB: the verb's name; REFUSAL: why */
 	int code;		/* REFUSAL */
 	engine_done done;

@@ -202,6 +202,7 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	(void)json_object_set_new(d, "cluster", json_string(p->eff.cluster->name));
 	if (name)
 		(void)json_object_set_new(d, "name", json_string(name));
+	(void)json_object_set_new(d, "job_name", json_string(p->job.name)); /* what the scheduler shows */
 	if (key)
 		(void)json_object_set_new(d, "key", json_string(key));
 	if (tags)
@@ -280,6 +281,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	pend->drop = sub->drop;
 	pend->arg = sub->arg;
 	pend->request = s->request;
+	pend->uid = s->uid;
 	pend->result = xstrdup(r->id);
 	pend->docs = p ? hold_docs(s->text, s->len, p) : NULL;
 	t = store_txn_new(ticket, true);
@@ -332,6 +334,8 @@ static void not_created(struct engine *en, struct erun *er, struct pending *p, i
 					  : "the journal could not be written: nothing was submitted";
 	struct strbuf files = STRBUF_INIT;
 
+	if (p->docs)
+		engine_note_rejected(en, p->uid, p->docs->spec, p->docs->spec_len, why);
 	key_drop(en, event_str(p->ev, "key"));
 	drop_after(er);
 	p->done(p->arg, code, why);

@@ -80,6 +80,7 @@ void rjobs_link_up(struct cluster *c)
 	c->poll.busy = false;
 	c->poll.due_at = c->now;
 	c->poll.failing_since = 0;
+	rusage_link_up(c);
 }
 
 /* --- ends --- */
@@ -92,6 +93,8 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 		out = out < 0 ? r->record.out_len : out;
 		err = err < 0 ? r->record.err_len : err;
 	}
+	if (r->has_record || event_int(ev, "start", 0) > 0)
+		rusage_want(c, r);
 	rrun_event_post(c, r, ev, source);
 	list_del(&r->queue);
 	rrun_phase(c, r, RR_ENDED);
@@ -256,6 +259,7 @@ static void sweep(struct cluster *c, struct rrun *r, const char *job_id)
 		return;
 	rrun_sched(c, r, &s);
 	s.job_id = job_id;
+	s.job = NULL; /* no grace: it never started */
 	if (c->sched->verb(&s, "cancel", NULL, &code, NULL) == 0) {
 		r->sweeping = true;
 		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_swept, new_op(r));
@@ -282,6 +286,8 @@ static void on_row(void *arg, const struct sched_row *row)
 	r->seen.poll = c->poll.serial;
 	r->seen.rank = rank;
 	r->seen.start = row->start;
+	r->seen.node_count = row->node_count;
+	r->seen.cpus = row->cpus;
 	str_set(&r->seen.status, row->run_status);
 	str_set(&r->seen.reason, row->reason);
 	str_set(&r->seen.nodes, row->nodes);
@@ -299,7 +305,7 @@ static void say_state(struct cluster *c, struct rrun *r)
 	json_t *data;
 
 	if (!r->unknown_said && same_text(r->status, s->status) && same_text(r->reason, s->reason) &&
-	    same_text(r->nodes, s->nodes) && r->start == s->start)
+	    same_text(r->nodes, s->nodes) && r->start == s->start && r->node_count == s->node_count && r->cpus == s->cpus)
 		return;
 	if (!same_text(r->status, s->status))
 		rjobs_poll_soon(c);
@@ -307,6 +313,8 @@ static void say_state(struct cluster *c, struct rrun *r)
 	str_set(&r->reason, s->reason);
 	str_set(&r->nodes, s->nodes);
 	r->start = s->start;
+	r->node_count = s->node_count;
+	r->cpus = s->cpus;
 	r->unknown_said = false;
 	data = json_pack("{s:s}", "status", s->status);
 	if (pending && s->reason)
@@ -315,6 +323,10 @@ static void say_state(struct cluster *c, struct rrun *r)
 		(void)json_object_set_new(data, "nodes", json_string(s->nodes));
 	if (s->start > 0)
 		(void)json_object_set_new(data, pending ? "est_start" : "start", json_integer(s->start * USEC_PER_SEC));
+	if (!pending && s->node_count > 0)
+		(void)json_object_set_new(data, "node_count", json_integer(s->node_count));
+	if (!pending && s->cpus > 0)
+		(void)json_object_set_new(data, "cpus", json_integer(s->cpus));
 	rrun_event(c, r, EV_STATE, "squeue", data);
 }
 

@@ -488,12 +488,31 @@ static void write_done(struct intake *in, int code)
 		(void)fuse_reply_write(req, in->written);
 }
 
+/* What was taken in before stays, and can be gone on with. */
+static void not_kept(struct conv *c, uint64_t request, const char *data, size_t len, int code)
+{
+	struct strbuf why = STRBUF_INIT;
+
+	if (code == -ENOSPC || code == -EDQUOT)
+		strbuf_addstr(&why, "the disk of the state directory is full: nothing was submitted; free space and write it again");
+	else
+		strbuf_addf(&why, "the state directory cannot be written (%s): nothing was submitted", strerror(-code));
+	engine_note_rejected(c->fs->en, c->uid, data, len, why.buf);
+	drop_out(c);
+	strbuf_addf(&c->out, "%s\n", why.buf);
+	c->request = request;
+	c->code = code;
+	conv_save_out(c);
+	strbuf_release(&why);
+}
+
 static void keep_rest(struct conv *c, uint64_t request, const char *data, size_t len, const struct scan *scan, fuse_req_t req)
 {
 	struct shared_handle *sh = record(c);
 	int rc = keep(c, c->in.len, data, len);
 
 	if (rc < 0) {
+		not_kept(c, request, data, len, rc);
 		(void)fuse_reply_err(req, -rc);
 		return;
 	}

@@ -246,6 +246,10 @@ static void the_same_request_is_done_once(void **state)
 	ef_reopen(f);
 	engine_purge(f->en, run, 44, said, &s);
 	SAID(&s, 0, "");
+	/* a word too many is no verb */
+	engine_verb(f->en, 1, "cancel 7", 46, said, &s);
+	SAID(&s, -EINVAL, "this verb takes no more words: a run's ctl is about this run");
+	assert_false(engine_run(f->en, 1)->cancel_wanted);
 	/* verbs: passed on once */
 	ef_event(f, 1, EV_SUBMITTED, "{'attempt': 1, 'job_id': '4711'}");
 	ef_event(f, 1, EV_STATE, "{'attempt': 1, 'status': 'running'}");
