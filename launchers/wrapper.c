@@ -174,14 +174,36 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 		    ctx->run_id, ctx->attempt);
 }
 
-/* A word that is nowhere in the text ends the here-document. */
+/*
+ * The word that ends a here-document: END_OF_FILE where the text does not have it, else with the first number that does not follow
+ * it there. One look at the text, however often it holds the word; SPEC_MAX_BYTES of it cannot use up all numbers.
+ */
+#define DELIMITERS (1u << 17)
+
 static void pick_delimiter(struct strbuf *delim, const char *text, size_t len)
 {
-	strbuf_addstr(delim, "END_OF_FILE");
-	for (unsigned n = 1; memmem(text, len, delim->buf, delim->len); n++) {
-		strbuf_reset(delim);
-		strbuf_addf(delim, "END_OF_FILE_%u", n);
+	static const char word[] = "END_OF_FILE";
+	unsigned char used[DELIMITERS / 8] = { 1 };
+	const char *end = text + len, *p = text;
+	unsigned number = 0;
+
+	while ((p = memmem(p, (size_t)(end - p), word, sizeof(word) - 1))) {
+		unsigned n = 0;
+
+		p += sizeof(word) - 1;
+		number = 1;
+		if (p == end || *p != '_')
+			continue;
+		for (const char *d = p + 1; d < end && *d >= '0' && *d <= '9' && n < DELIMITERS; d++)
+			n = n * 10 + (unsigned)(*d - '0');
+		if (n < DELIMITERS)
+			used[n / 8] = (unsigned char)(used[n / 8] | 1u << n % 8);
 	}
+	strbuf_addstr(delim, word);
+	while (number && number < DELIMITERS - 1 && (used[number / 8] & 1u << number % 8))
+		number++;
+	if (number)
+		strbuf_addf(delim, "_%u", number);
 }
 
 void wrap_file(struct strbuf *out, const char *name, const char *text, size_t len)
