@@ -28,6 +28,10 @@ calls() { # calls PROGRAM
 	grep -cx "$1" "$DEMO_HOME/calls" 2>/dev/null
 }
 
+ended "$(submit "-- true")" >/dev/null
+ok "whether the cluster keeps accounts is asked after the first end" eventually 15 grep -qx sacct "$DEMO_HOME/calls"
+sleep 1
+
 # --- a submission ---
 
 # flips counts how often bytes of the client came after bytes of the server: the number of times that the client has
@@ -67,6 +71,7 @@ ok "is asked about less and less" test "$(calls squeue)" -le 12
 ok "for few bytes: about a kilobyte a second" test $(($(net client_bytes) + $(net server_bytes))) -lt 21000
 is "cancel" "$(order "$id" cancel)" ok
 is "ends it" "$(ended "$id")" "cancelled 143"
+is "accounts were asked for no more" "$(calls sacct)" 0
 # --- a hundred jobs ---
 
 sleep 1
