@@ -180,7 +180,8 @@ like "why" "$(why "$launch")" 'its output file or working directory is missing o
 	head -c 1100000 /dev/zero | tr '\0' '#' | fold -w 1000
 } | head -c $((1024 * 1024 - 1)) >"$T/huge.sh"
 echo >>"$T/huge.sh"
-huge=$(submit_script "$T/huge.sh")
+cat "$T/huge.sh" >"$MNT/runs/new"
+huge=$(basename "$(readlink "$MNT/last")")
 python3 -c 'import json; print(json.dumps({"command": "printf %s \"$ODD\"", "env": {"ODD": "".join(map(chr, range(1, 256)))}}))' \
 	>"$T/odd.json"
 odd=$(submit "$(cat "$T/odd.json")")

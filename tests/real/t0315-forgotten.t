@@ -74,7 +74,7 @@ for i in $(seq 12); do
 	case "$(ended "${kills[i - 1]}") $(ran "kill$i")" in
 	"succeeded 0 1") once=$((once + 1)) ;;
 	"cancelled 143 "[01] | "failed 143 "[01]) shot=$((shot + 1)) ;;
-	*) wrong="$wrong ${kills[i - 1]}: $(word "${kills[i - 1]}") $(ran "kill$i")" ;;
+	*) wrong="$wrong ${kills[i - 1]}: $(word "${kills[i - 1]}") $(ran "kill$i"), $(why "${kills[i - 1]}");" ;;
 	esac
 done
 is "12 submissions around it: none runs twice, none is forgotten" "$wrong" ""
