@@ -1,6 +1,7 @@
 #!/bin/bash
 # Slurm forgets: ended jobs after a few seconds (MinJobAge), and what a controller did just before it was killed.
 # TEST_SECONDS=45
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 export MINJOBAGE=5
