@@ -13,7 +13,7 @@ const char slurm_prelude[] =
 	/* Asking the controller. sl_job leaves what scontrol says in sl_c and one of known, unknown, other, unreachable
 	   in sl_jrc. A job is ours when its comment is the token or, where a site rewrites comments, when its working
 	   directory is the attempt's. */
-	"sl_queue() { SLURM_TIME_FORMAT=%s squeue -h --me -t all -o '%i|%T|%r|%N|%S|%k|%Z'; }\n"
+	"sl_queue() { SLURM_TIME_FORMAT=%s squeue -h --me -t all -o '%i|%T|%r|%N|%S %D %C|%k|%Z'; }\n"
 	"sl_tag() { sl_say \"$2\" | sed \"s|^|$1 |\"; }\n"
 	"sl_say() { printf '%s\\n' \"$@\"; }\n"
 	"sl_link() {\n"
@@ -303,6 +303,39 @@ const char slurm_prelude[] =
 	"\tesac\n"
 	"\treturn 1\n"
 	"}\n"
+	/* A grace period of the user's own: TERM to all of the job now, KILL when this is called again after it. The
+	   file `term` says since when, so that neither a lost connection nor another slurmray begins it anew. A plain
+	   scancel, with KILL and --full too, sends TERM and lets KillWait pass first. */
+	"sl_grace() {\n"
+	"\tsl_x='' sl_n=$(date +%s)\n"
+	"\t[ ! -s \"$sl_a/term\" ] || read -r sl_x <\"$sl_a/term\"\n"
+	"\tcase $sl_x in\n"
+	"\t'' | *[!0-9]*)\n"
+	"\t\tif ! sl_x=$(scancel --full -s TERM \"$sl_id\" 2>&1); then\n"
+	"\t\t\tsl_answer 1 \"$sl_x\"\n"
+	"\t\t\treturn\n"
+	"\t\tfi\n"
+	"\t\tsl_x=$sl_n\n"
+	"\t\techo \"$sl_x\" >\"$sl_a/term\" ;;\n"
+	"\tesac\n"
+	"\tif [ \"$sl_x\" -gt \"$sl_n\" ]; then # another node's clock\n"
+	"\t\tsl_x=$sl_n\n"
+	"\t\techo \"$sl_x\" >\"$sl_a/term\"\n"
+	"\tfi\n"
+	"\tsl_n=$((sl_x + $1 - sl_n))\n"
+	"\tif [ \"$sl_n\" -gt 0 ]; then\n"
+	"\t\tsl_say ok \"again $sl_n\"\n"
+	"\t\treturn\n"
+	"\tfi\n"
+	"\tfor sl_x in $(squeue -h -s -j \"$sl_id\" -o %i 2>/dev/null); do\n"
+	"\t\tcase $sl_x in\n"
+	"\t\t*[!0-9.]*) ;;\n"
+	"\t\t*) scancel -s KILL \"$sl_x\" 2>/dev/null ;;\n"
+	"\t\tesac\n"
+	"\tdone\n"
+	"\tscancel --batch -s KILL \"$sl_id\" 2>/dev/null\n"
+	"\tsl_run scancel \"$sl_id\"\n"
+	"}\n"
 	"sl_cancel() {\n"
 	"\tumask 077\n"
 	"\tif ! mkdir -p \"$sl_a\"; then\n"
@@ -330,6 +363,7 @@ const char slurm_prelude[] =
 	"\t\tcase $(sl_state) in\n"
 	"\t\tCOMPLETED|CANCELLED|FAILED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY)\n"
 	"\t\t\tsl_say gone 'the job has ended already' ;;\n"
+	"\t\tRUNNING) if [ -n \"$1\" ]; then sl_grace \"$1\"; else sl_run scancel \"$sl_id\"; fi ;;\n"
 	"\t\t*) sl_run scancel \"$sl_id\" ;;\n"
 	"\t\tesac ;;\n"
 	"\tunreachable:*) sl_say unreachable \"$sl_c\" ;;\n"
@@ -365,7 +399,7 @@ const char slurm_prelude[] =
 	"\tsl_v=$1 sl_a=$2 sl_token=$3 sl_id=$4 sl_rq=$5\n"
 	"\tshift 5\n"
 	"\tif [ \"$sl_v\" = cancel ]; then\n"
-	"\t\tsl_cancel\n"
+	"\t\tsl_cancel \"$1\"\n"
 	"\t\treturn\n"
 	"\tfi\n"
 	"\tsl_known || return 0\n"
@@ -379,6 +413,11 @@ const char slurm_prelude[] =
 	"\trequeue) sl_requeue ;;\n"
 	"\tupdate) sl_run scontrol update \"JobId=$sl_id\" \"$1\" ;;\n"
 	"\tesac\n"
+	"}\n"
+
+	/* What jobs used, where the cluster keeps accounts. */
+	"sl_usage() {\n"
+	"\tsl_limit env SLURM_TIME_FORMAT=%s sacct -n -P -j \"$1\" -o JobIDRaw,State,TotalCPU,MaxRSS,Comment,WorkDir\n"
 	"}\n"
 
 	/* Documents about the cluster. */
