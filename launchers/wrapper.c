@@ -120,7 +120,9 @@ static const char signals[] =
 static const char unready[] = "# Directories and environment.\n"
 			      "_fault=-\n"
 			      "unready() {\n"
-			      "\t_rc=$?\n"
+			      "\t_k=$?\n"
+			      "\t[ -z \"$_rc\" ] || return 0 # the first one counts\n"
+			      "\t_rc=$_k\n"
 			      "\t[ \"$_rc\" -gt 128 ] || _rc=73 _fault='write'\n"
 			      "}\n";
 
@@ -131,7 +133,7 @@ static const char given[] = "_nodes='' _cpus=''\n"
 			    "\t_cpus=$(echo \"${SLURM_JOB_CPUS_PER_NODE:-}\" | awk -F, '{\n"
 			    "\t\tfor (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]\n"
 			    "\t\tprint n\n"
-			    "\t}')\n"
+			    "\t}' 2>/dev/null)\n"
 			    "fi\n"
 			    "case $_nodes in *[!0-9]*) _nodes='' ;; esac\n"
 			    "case $_cpus in *[!0-9]*) _cpus='' ;; esac\n";
@@ -335,6 +337,7 @@ static const char run_job[] =
 	"\tdone\n"
 	"\t[ ! -s rc ] || read -r _rc <rc\n"
 	"\t[ ! -s fault ] || read -r _fault <fault\n"
+	"\tcase $_fault in workdir | input) ;; *) _fault=- ;; esac\n"
 	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 	"\trm -f pid\n"
 	"fi\n"
@@ -379,7 +382,7 @@ static const char peak[] =
 	"done\n"
 	"case $_rss in *[!0-9]*) _rss='' ;; esac\n"
 	"case $_all in\n"
-	"'' | *[!0-9]*) ! grep -qs srun job payload || _cpu='' ;;\n"
+	"'' | *[!0-9]*) ! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu='' ;;\n"
 	"*) _cpu=$_all ;;\n"
 	"esac\n\n";
 

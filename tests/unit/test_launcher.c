@@ -564,6 +564,9 @@ static void workdir_setup_and_input(void **state)
 	job.setup = "mkdir -p ../gone; cd ../gone; rmdir ../work";
 	EACH_SHELL (b)
 		expect_fault(&b, &job, 66, "workdir");
+	job = command("echo 'a word or two that are none of these' >../fault; exit 66");
+	EACH_SHELL (b)
+		expect_run(&b, &job, 66);
 	job = command("exit 66"); /* that is the user's */
 	EACH_SHELL (b) {
 		expect_run(&b, &job, 66);
