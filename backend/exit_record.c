@@ -64,6 +64,25 @@ static bool word(const char *s, char *out, size_t size)
 	return true;
 }
 
+static int hex(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* %XX stands for a byte; what is too long is cut. */
+static void sentence(const char *s, char *out, size_t size)
+{
+	size_t n = 0;
+
+	for (; *s && strcmp(s, "-") != 0 && n + 1 < size; s++) {
+		bool coded = *s == '%' && hex(s[1]) >= 0 && hex(s[2]) >= 0;
+
+		out[n++] = coded ? (char)(hex(s[1]) * 16 + hex(s[2])) : *s;
+		s += coded ? 2 : 0;
+	}
+	out[n] = '\0';
+}
+
 /* A number that must be there, from 0 or 1 on. */
 static bool need(const char *s, int64_t min, int64_t max, int64_t *out)
 {
@@ -122,6 +141,10 @@ static bool take(struct exit_record *r, const char *key, const char *value, unsi
 		return word(value, r->sig, sizeof(r->sig));
 	if (strcmp(key, "host") == 0)
 		return word(value, r->host, sizeof(r->host));
+	if (strcmp(key, "fault") == 0) {
+		sentence(value, r->fault, sizeof(r->fault));
+		return true;
+	}
 	if (strcmp(key, "limit") == 0) {
 		*seen |= F_LIMIT;
 		return word(value, r->limit, sizeof(r->limit));
@@ -271,6 +294,9 @@ static void add_why(struct strbuf *out, const struct exit_record *r, const char 
 		strbuf_addstr(out, "preempted: the scheduler gave its nodes to another job");
 	} else if (strcmp(status, "cancelled") == 0) {
 		strbuf_addstr(out, cancel_wanted ? "cancelled" : EXIT_CANCELLED_OUTSIDE);
+	} else if (*r->fault) {
+		strbuf_addf(out, "%s: the command was not run", r->fault);
+		return;
 	} else {
 		add_code(out, r->rc);
 		return;

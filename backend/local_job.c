@@ -392,6 +392,16 @@ static bool read_record(const char *path, struct exit_record *rec)
 	return ok;
 }
 
+/* The supervisor's record does not know why the command was not run; the script put it down. */
+static void read_fault(const struct local_job *j, struct exit_record *rec)
+{
+	cleanup_free char *path = xasprintf("%s/fault", j->dir);
+	cleanup_strbuf struct strbuf sb = STRBUF_INIT;
+
+	if (rec->rc != 0 && strbuf_read_file(&sb, path, sizeof(rec->fault) - 1) > 0)
+		(void)snprintf(rec->fault, sizeof(rec->fault), "%.*s", (int)strcspn(sb.buf, "\n"), sb.buf);
+}
+
 static bool called_off(const struct local_job *j)
 {
 	cleanup_free char *path = xasprintf("%s/cancelled", j->dir);
@@ -425,6 +435,7 @@ struct event *local_job_end(struct cluster *c, struct local_job *j)
 		if (!read_record(script, &rec))
 			return end_without_record(j);
 	}
+	read_fault(j, &rec);
 	if (strcmp(rec.limit, "time") == 0)
 		status = "timeout";
 	else if (strcmp(rec.limit, "mem") == 0)

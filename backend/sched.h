@@ -73,9 +73,9 @@ extern const struct sched_ops sched_slurm_ops;
  * The exit record that every job writes (one line of KEY=VALUE words, written by the script, see launchers/wrapper.c;
  * the local supervisor writes the same):
  *	v=1 run=NUM attempt=N job=JOBID rc=N sig=NAME|- start=EPOCH end=EPOCH out=BYTES|- err=BYTES|- restart=N
- *	manifest=0|1 maxrss=BYTES|- cpu=MICROSECONDS|- host=NAME limit=time|mem|-
+ *	manifest=0|1 maxrss=BYTES|- cpu=MICROSECONDS|- host=NAME fault=TEXT|- limit=time|mem|-
  * Unknown words are ignored; every version is read for ever. rc is what the script's command returned (128+N for
- * signal N). limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
+ * signal N). fault says why the command was never run (%XX for blanks and %). limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
  */
 struct exit_record {
 	int version;
@@ -89,6 +89,7 @@ struct exit_record {
 	bool manifest;
 	char limit[8];
 	char host[64];
+	char fault[1024];	/* a sentence, "" when none */
 };
 /* -EPROTO for anything that is not a whole record. */
 int exit_record_parse(const char *text, struct exit_record *out, struct err *e);

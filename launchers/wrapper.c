@@ -201,6 +201,7 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 		strbuf_addstr(body, job->setup);
 		strbuf_addstr(body, "\ncd \"$_work\" || exit 66\n");
 	}
+	wrap_activate(&job->environment, body);
 	if (job->input) {
 		strbuf_addstr(body, "exec <");
 		quote_sh_path(body, job->input);
@@ -211,9 +212,13 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
 	strbuf_addstr(body, "exec ");
+	wrap_container(&job->environment, body);
 	switch (job->form) {
 	case JOB_COMMAND:
-		strbuf_addstr(body, "\"${BASH:-/bin/sh}\" -c ");
+		if (job->environment.container) /* which shells it has is seen inside */
+			strbuf_addstr(body, "/bin/sh -c 'exec \"$(command -v bash || echo /bin/sh)\" -c \"$0\"' ");
+		else
+			strbuf_addstr(body, "\"${BASH:-/bin/sh}\" -c ");
 		quote_sh(body, job->command);
 		break;
 	case JOB_EXEC:
@@ -304,13 +309,15 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	strbuf_addstr(out, "# The exit record: complete, then renamed to where the other side looks.\n"
 			   "_out=$(wc -c <stdout)\n");
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
+	wrap_fault(&job->environment, out);
 	strbuf_addf(out,
 		    "record() {\n"
 		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \\\n"
 		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		    "host=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		    "host=$(uname -n) %slimit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		    "}\n",
-		    ctx->run_num, ctx->attempt, ctx->run_num, ctx->attempt);
+		    ctx->run_num, ctx->attempt, job_environment_is_set(&job->environment) ? "fault=${_fault:--} " : "",
+		    ctx->run_num, ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
 			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"
