@@ -24,6 +24,7 @@ struct engine_conf {
 	const struct config *config;
 	const struct clock *clock;
 	const char *state_dir;
+	const char *mount_dir;		/* of the tree that this engine serves, absolute; NULL: nobody says */
 	uint64_t mount_id;		/* of this FUSE connection; keys the `seen` rows */
 	const struct cluster_ops *(*find)(enum cluster_type type); /* kinds of clusters; NULL: the registry */
 };

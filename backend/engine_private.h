@@ -76,6 +76,7 @@ struct pending {
 	struct event *ev;	/* EVENT, CREATE */
 	struct run *docs;	/* CREATE: holds the documents' texts, or NULL */
 	uint64_t request;	/* remembered with `result` when committed */
+	uint32_t uid;		/* CREATE: whose it is */
 	char *result;		/* VERB: the verb's name; REFUSAL: why */
 	int code;		/* REFUSAL */
 	engine_done done;

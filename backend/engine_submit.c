@@ -6,6 +6,7 @@
 
 #include "backend/base/mem.h"
 #include "backend/base/point.h"
+#include "backend/job_paths.h"
 #include "backend/spec.h"
 
 #include <errno.h>
@@ -112,6 +113,13 @@ static int check_dependencies(struct engine *en, const struct run *as, struct pr
 	return rc;
 }
 
+static int check_paths(const struct engine *en, struct prepared *p)
+{
+	const struct job_paths_where where = { p->eff.cluster->type == CLUSTER_LOCAL, en->conf.mount_dir };
+
+	return job_paths_check(&p->job, &where, &p->errors);
+}
+
 /* The document alone: what it says and its fingerprint. A spec that is submitted again leaves its key to the first. */
 static int parse(const char *text, size_t len, bool again, struct prepared *p)
 {
@@ -141,6 +149,8 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, st
 		rc = job_from_effective(&p->eff, &p->job, &p->errors);
 	if (rc == 0)
 		rc = check_dependencies(en, as, p);
+	if (rc == 0)
+		rc = check_paths(en, p);
 	if (rc < 0)
 		return rc;
 	engine_job_place(en, &p->job, NULL, NULL);
@@ -267,6 +277,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	pend->drop = sub->drop;
 	pend->arg = sub->arg;
 	pend->request = s->request;
+	pend->uid = s->uid;
 	pend->result = xstrdup(r->id);
 	pend->docs = p ? hold_docs(s->text, s->len, p) : NULL;
 	t = store_txn_new(ticket, true);
@@ -298,6 +309,8 @@ static void not_created(struct engine *en, struct erun *er, struct pending *p, i
 					  : "the journal could not be written: nothing was submitted";
 	struct strbuf files = STRBUF_INIT;
 
+	if (p->docs)
+		engine_note_rejected(en, p->uid, p->docs->spec, p->docs->spec_len, why);
 	key_drop(en, event_str(p->ev, "key"));
 	p->done(p->arg, code, why);
 	waiters_answer(en, &er->created, code, why);

@@ -143,6 +143,17 @@ static int fill_script(const struct effective *eff, struct job *job, struct strb
 	return 0;
 }
 
+static void fill_args(const struct effective *eff, struct job *job)
+{
+	const json_t *words = value(eff, "args"), *w;
+	size_t i;
+
+	job->args = xcalloc(1, sizeof(*job->args));
+	json_array_foreach ((json_t *)words, i, w)
+		if (json_is_string(w))
+			list_add(&job->args, xstrdup(json_string_value(w)));
+}
+
 static int fill_form(const struct effective *eff, struct job *job, struct strbuf *errors)
 {
 	const json_t *command = value(eff, "command");
@@ -457,6 +468,8 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 		job_release(job);
 		return -EINVAL;
 	}
+	if (job->form == JOB_SCRIPT || job->form == JOB_PAYLOAD)
+		fill_args(eff, job);
 	fill_name(eff, job);
 	fill_setup(eff, job);
 	fill_sbatch(eff, job);
@@ -477,6 +490,7 @@ void job_release(struct job *job)
 	free(job->env);
 	job_environment_release(&job->environment);
 	list_free(job->argv);
+	list_free(job->args);
 	list_free(job->sbatch);
 	list_free(job->after);
 	list_free(job->files);

@@ -41,6 +41,7 @@ struct job {
 				   JOB_PAYLOAD: absolute local path of the file that is shipped and executed */
 	size_t command_len;	/* of JOB_SCRIPT */
 	char **argv;		/* JOB_EXEC, NULL-ended */
+	char **args;		/* JOB_SCRIPT, JOB_PAYLOAD: its arguments, NULL-ended; may be NULL */
 	char *name;		/* the job's name for the scheduler; never NULL */
 	char *launcher;		/* "bash" */
 	struct job_var *env;

@@ -238,8 +238,10 @@ static int ship_payload(const struct local_job *j, struct err *e)
 
 	if (j->job->form != JOB_PAYLOAD)
 		return 0;
-	if (stat(j->job->command, &st) == 0 && !S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, "payload: %s is not a regular file", j->job->command);
+	if (stat(j->job->command, &st) < 0)
+		return err_sys(e, -errno, "payload: %s", j->job->command);
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, "payload: %s: it is not a regular file", j->job->command);
 	rc = local_copy_tree(j->job->command, to, e);
 	if (rc == 0 && chmod(to, 0700) < 0)
 		rc = err_sys(e, -errno, "cannot make %s executable", to);
@@ -254,6 +256,8 @@ static int ship_file(const char *path, const char *work, struct err *e)
 
 	while (len > 1 && from[len - 1] == '/')
 		from[--len] = '\0';
+	if (access(from, R_OK) < 0)
+		return err_sys(e, -errno, "files: %s", from);
 	to = xasprintf("%s/%s", work, strrchr(from, '/') ? strrchr(from, '/') + 1 : from);
 	return local_copy_tree(from, to, e);
 }
@@ -392,14 +396,14 @@ static bool read_record(const char *path, struct exit_record *rec)
 	return ok;
 }
 
-/* The supervisor's record does not know why the command was not run; the script put it down. */
-static void read_fault(const struct local_job *j, struct exit_record *rec)
+/* The supervisor's record has no room for a sentence; the script put it down. */
+static void read_reason(const struct local_job *j, struct exit_record *rec)
 {
-	cleanup_free char *path = xasprintf("%s/fault", j->dir);
+	cleanup_free char *path = xasprintf("%s/reason", j->dir);
 	cleanup_strbuf struct strbuf sb = STRBUF_INIT;
 
-	if (rec->rc != 0 && strbuf_read_file(&sb, path, sizeof(rec->fault) - 1) > 0)
-		(void)snprintf(rec->fault, sizeof(rec->fault), "%.*s", (int)strcspn(sb.buf, "\n"), sb.buf);
+	if (strcmp(rec->fault, "environment") == 0 && strbuf_read_file(&sb, path, sizeof(rec->reason) - 1) > 0)
+		(void)snprintf(rec->reason, sizeof(rec->reason), "%.*s", (int)strcspn(sb.buf, "\n"), sb.buf);
 }
 
 static bool called_off(const struct local_job *j)
@@ -421,12 +425,25 @@ static struct event *end_without_record(struct local_job *j)
 			 "the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");
 }
 
+/* What kept the script from being started, over what its code seems to say. */
+static void add_trouble(const struct local_job *j, struct event *ev)
+{
+	cleanup_free char *path = xasprintf("%s/trouble", j->dir);
+	cleanup_strbuf struct strbuf text = STRBUF_INIT;
+
+	if (strbuf_read_file(&text, path, 65536) <= 0)
+		return;
+	text.buf[strcspn(text.buf, "\n")] = '\0';
+	(void)json_object_set_new(ev->data, "why", json_string(text.buf));
+}
+
 struct event *local_job_end(struct cluster *c, struct local_job *j)
 {
 	cleanup_free char *own = xasprintf("%s/exit", j->dir);
 	cleanup_free char *script = xasprintf("%s/ends/%u.a%u", j->base, j->run, j->attempt);
 	const char *status = NULL;
 	struct exit_record rec;
+	struct event *ev;
 	pid_t pid;
 
 	if (!read_record(own, &rec)) {
@@ -435,10 +452,12 @@ struct event *local_job_end(struct cluster *c, struct local_job *j)
 		if (!read_record(script, &rec))
 			return end_without_record(j);
 	}
-	read_fault(j, &rec);
+	read_reason(j, &rec);
 	if (strcmp(rec.limit, "time") == 0)
 		status = "timeout";
 	else if (strcmp(rec.limit, "mem") == 0)
 		status = "out_of_memory";
-	return exit_record_event(&rec, status, called_off(j), clock_real(c->ctx.clock));
+	ev = exit_record_event(&rec, status, called_off(j), clock_real(c->ctx.clock));
+	add_trouble(j, ev);
+	return ev;
 }

@@ -164,7 +164,7 @@ struct rrun {
 	bool env_waits;   /* until that is ready or has failed */
 	/* what was reported last */
 	char *status, *reason, *nodes;
-	int64_t start;
+	int64_t start, node_count, cpus;
 	bool unknown_said;
 	/* the end */
 	bool has_record, verifying, sweeping;
@@ -180,7 +180,7 @@ struct rrun {
 		uint64_t poll;
 		int rank;
 		char *status, *reason, *nodes;
-		int64_t start;
+		int64_t start, node_count, cpus;
 	} seen;
 	/* logs */
 	struct spool *spool;

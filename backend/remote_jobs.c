@@ -282,6 +282,8 @@ static void on_row(void *arg, const struct sched_row *row)
 	r->seen.poll = c->poll.serial;
 	r->seen.rank = rank;
 	r->seen.start = row->start;
+	r->seen.node_count = row->node_count;
+	r->seen.cpus = row->cpus;
 	str_set(&r->seen.status, row->run_status);
 	str_set(&r->seen.reason, row->reason);
 	str_set(&r->seen.nodes, row->nodes);
@@ -299,7 +301,7 @@ static void say_state(struct cluster *c, struct rrun *r)
 	json_t *data;
 
 	if (!r->unknown_said && same_text(r->status, s->status) && same_text(r->reason, s->reason) &&
-	    same_text(r->nodes, s->nodes) && r->start == s->start)
+	    same_text(r->nodes, s->nodes) && r->start == s->start && r->node_count == s->node_count && r->cpus == s->cpus)
 		return;
 	if (!same_text(r->status, s->status))
 		rjobs_poll_soon(c);
@@ -307,6 +309,8 @@ static void say_state(struct cluster *c, struct rrun *r)
 	str_set(&r->reason, s->reason);
 	str_set(&r->nodes, s->nodes);
 	r->start = s->start;
+	r->node_count = s->node_count;
+	r->cpus = s->cpus;
 	r->unknown_said = false;
 	data = json_pack("{s:s}", "status", s->status);
 	if (pending && s->reason)
@@ -315,6 +319,10 @@ static void say_state(struct cluster *c, struct rrun *r)
 		(void)json_object_set_new(data, "nodes", json_string(s->nodes));
 	if (s->start > 0)
 		(void)json_object_set_new(data, pending ? "est_start" : "start", json_integer(s->start * USEC_PER_SEC));
+	if (!pending && s->node_count > 0)
+		(void)json_object_set_new(data, "node_count", json_integer(s->node_count));
+	if (!pending && s->cpus > 0)
+		(void)json_object_set_new(data, "cpus", json_integer(s->cpus));
 	rrun_event(c, r, EV_STATE, "squeue", data);
 }
 

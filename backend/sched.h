@@ -29,6 +29,7 @@ struct sched_row {
 	const char *job_id, *token, *state, *reason, *nodes;	/* job_id: as submit_result gave it, for every element
 							   of an array too; state: the scheduler's word */
 	int64_t start;		/* epoch seconds; 0: unknown (expected start while pending) */
+	int64_t node_count, cpus; /* given to the job, or wanted while it is pending; 0: not said */
 	int exit_code, exit_signal; /* -1: not said */
 	const char *run_status;	/* "pending", "running", "completing", or an end: "succeeded" "failed" ...; NULL: alive, unknown word */
 };
@@ -73,9 +74,12 @@ extern const struct sched_ops sched_slurm_ops;
  * The exit record that every job writes (one line of KEY=VALUE words, written by the script, see launchers/wrapper.c;
  * the local supervisor writes the same):
  *	v=1 run=NUM attempt=N job=JOBID rc=N sig=NAME|- start=EPOCH end=EPOCH out=BYTES|- err=BYTES|- restart=N
- *	manifest=0|1 maxrss=BYTES|- cpu=MICROSECONDS|- host=NAME fault=TEXT|- limit=time|mem|-
+ *	manifest=0|1 maxrss=BYTES|- cpu=MICROSECONDS|- nodes=N|- cpus=N|- fault=WORD|- host=NAME limit=time|mem|-
  * Unknown words are ignored; every version is read for ever. rc is what the script's command returned (128+N for
- * signal N). fault says why the command was never run (%XX for blanks and %). limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
+ * signal N). fault says why there was no command to return anything (then rc is -): `write` its directories or files could
+ * not be made, `workdir` or `input` could not be opened, `refused` the guard did not let it start, `environment` it has
+ * none to run in: then reason=TEXT (%XX for blanks and %) says what was missing. nodes and cpus are what
+ * the scheduler gave the job. limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
  */
 struct exit_record {
 	int version;
@@ -85,11 +89,13 @@ struct exit_record {
 	char sig[16];		/* last signal that the script was sent, "" when none */
 	int64_t start, end;	/* epoch seconds; 0: not said */
 	int64_t out_len, err_len, maxrss, cpu_us; /* -1: not said */
+	int64_t nodes, cpus;	/* 0: not said */
+	char fault[16];		/* "" when the command was run */
 	int64_t restart;	/* how often the scheduler had started the job before this start */
 	bool manifest;
 	char limit[8];
 	char host[64];
-	char fault[1024];	/* a sentence, "" when none */
+	char reason[1024];	/* a sentence for the fault, "" when none */
 };
 /* -EPROTO for anything that is not a whole record. */
 int exit_record_parse(const char *text, struct exit_record *out, struct err *e);

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define TOKEN_PREFIX "slurmray:"
-#define POLL_FIELDS 6 /* id state reason nodes start, then comment and working directory */
+#define POLL_FIELDS 6 /* id state reason nodes numbers, then comment and working directory */
 
 void slurm_arg(struct strbuf *code, const char *s)
 {
@@ -230,6 +230,21 @@ static const char *said(const char *s)
 	return strcmp(s, "N/A") == 0 || strcmp(s, "(null)") == 0 || strcmp(s, "None") == 0 ? "" : s;
 }
 
+/* "START NODES CPUS". An element of an array counts for itself. */
+static void take_numbers(char *s, struct sched_row *row)
+{
+	int64_t *const to[] = { &row->start, &row->node_count, &row->cpus };
+
+	for (size_t i = 0; i < ARRAY_SIZE(to) && s; i++) {
+		char *blank = strchr(s, ' ');
+
+		if (blank)
+			*blank++ = '\0';
+		*to[i] = slurm_number(s, 0);
+		s = blank;
+	}
+}
+
 static void take_row(char *line, sched_row_cb cb, void *arg)
 {
 	char *f[POLL_FIELDS], buf[256];
@@ -244,7 +259,7 @@ static void take_row(char *line, sched_row_cb cb, void *arg)
 	row.state = f[1];
 	row.reason = said(f[2]);
 	row.nodes = said(f[3]);
-	row.start = slurm_number(f[4], 0);
+	take_numbers(f[4], &row);
 	row.run_status = slurm_status(f[1]);
 	cb(arg, &row);
 }

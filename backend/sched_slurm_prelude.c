@@ -13,7 +13,7 @@ const char slurm_prelude[] =
 	/* Asking the controller. sl_job leaves what scontrol says in sl_c and one of known, unknown, other, unreachable
 	   in sl_jrc. A job is ours when its comment is the token or, where a site rewrites comments, when its working
 	   directory is the attempt's. */
-	"sl_queue() { SLURM_TIME_FORMAT=%s squeue -h --me -t all -o '%i|%T|%r|%N|%S|%k|%Z'; }\n"
+	"sl_queue() { SLURM_TIME_FORMAT=%s squeue -h --me -t all -o '%i|%T|%r|%N|%S %D %C|%k|%Z'; }\n"
 	"sl_tag() { sl_say \"$2\" | sed \"s|^|$1 |\"; }\n"
 	"sl_say() { printf '%s\\n' \"$@\"; }\n"
 	"sl_link() {\n"
@@ -24,6 +24,9 @@ const char slurm_prelude[] =
 	"\tSL_T=$1 SL_D=$2 awk -F'|' 'NF > 6 && ($6 == ENVIRON[\"SL_T\"] || $NF == ENVIRON[\"SL_D\"])'\n"
 	"}\n"
 	"sl_find() { sl_rows \"$1\" \"$2\" | sed 's/[_+|].*//' | sort -nu; }\n"
+	/* Only while it waits: one that began refuses itself (the guard), and Slurm would write of its cancellation into the
+	   stderr that it shares with the job that runs. */
+	"sl_drop() { scancel --state=PENDING \"$1\" 2>/dev/null; }\n"
 	"sl_limit() {\n"
 	"\tif command -v timeout >/dev/null 2>&1; then timeout -k 2 20 \"$@\"; else \"$@\"; fi\n"
 	"}\n"
@@ -118,7 +121,7 @@ const char slurm_prelude[] =
 	"\tcp \"$sl_t/err\" \"$sl_t/refusal\" && mv -f \"$sl_t/refusal\" \"$sl_a/refusal\"\n"
 	"\tsl_link void \"$sl_a/started\"\n"
 	"\tif [ \"$sl_r\" = void ]; then\n"
-	"\t\tsl_w=$(readlink \"$sl_a/claim\") && scancel \"$sl_w\" 2>/dev/null\n"
+	"\t\tsl_w=$(readlink \"$sl_a/claim\") && sl_drop \"$sl_w\"\n"
 	"\t\techo refused\n"
 	"\telif [ -n \"$sl_r\" ]; then\n"
 	"\t\techo \"ok $sl_r\"\n"
@@ -130,7 +133,7 @@ const char slurm_prelude[] =
 	"sl_claim() {\n"
 	"\tsl_link \"$1\" \"$sl_a/claim\"\n"
 	"\tif [ \"$sl_r\" != \"$1\" ] || [ \"$(readlink \"$sl_a/started\")\" = void ]; then\n"
-	"\t\t[ -z \"$sl_r\" ] || scancel \"$1\" 2>/dev/null\n"
+	"\t\t[ -z \"$sl_r\" ] || sl_drop \"$1\"\n"
 	"\tfi\n"
 	"\tif ! sl_settled; then echo unsure; fi\n"
 	"}\n"
@@ -211,7 +214,7 @@ const char slurm_prelude[] =
 	"sl_sweep() {\n"
 	"\tfor sl_x in $(sl_say \"$sl_q\" | sl_find \"$sl_token\" \"$sl_a\"); do\n"
 	"\t\tif [ \"$sl_x\" != \"$sl_id\" ]; then\n"
-	"\t\t\tscancel \"$sl_x\"\n"
+	"\t\t\tsl_drop \"$sl_x\"\n"
 	"\t\t\techo \"swept $sl_x\"\n"
 	"\t\tfi\n"
 	"\tdone\n"

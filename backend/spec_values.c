@@ -305,7 +305,8 @@ static int value_map(const struct spec_key *k, const json_t *value, json_t **out
 
 /* ---- keys with a form of their own ---- */
 
-static int command_list(const json_t *value, json_t **out, struct strbuf *errors)
+/* Words as execve(2) takes them. */
+static int word_list(const char *key, const json_t *value, json_t **out, struct strbuf *errors)
 {
 	json_t *list = json_array(), *item;
 	size_t i;
@@ -314,23 +315,31 @@ static int command_list(const json_t *value, json_t **out, struct strbuf *errors
 	json_array_foreach ((json_t *)value, i, item) {
 		cleanup_strbuf struct strbuf text = STRBUF_INIT;
 
+		if (spec_errors_full(errors))
+			break;
 		if (spec_text(item, false, &text) < 0 || strlen(text.buf) != text.len)
-			rc = spec_complain(errors, "'command': word %zu of the list must be text without NUL", i + 1);
-		else if (i == 0 && text.len == 0)
-			rc = spec_complain(
-				errors, "'command': the first word of the list is the program; it must not be empty");
+			rc = spec_complain(errors, "'%s': word %zu must be text without NUL", key, i + 1);
 		else if (text.len + 1 > ENV_MAX)
-			rc = spec_complain(errors, "'command': word %zu of the list is longer than 128 KiB", i + 1);
+			rc = spec_complain(errors, "'%s': word %zu is longer than 128 KiB", key, i + 1);
 		else if (json_array_append_new(list, json_stringn(text.buf, text.len)) < 0)
-			rc = spec_complain(errors, "'command' must be UTF-8");
+			rc = spec_complain(errors, "'%s' must be UTF-8", key);
 	}
-	if (i == 0)
-		rc = spec_complain(errors, "'command' must not be an empty list");
 	if (rc < 0)
 		json_decref(list);
 	else
 		*out = list;
 	return rc;
+}
+
+static int command_list(const json_t *value, json_t **out, struct strbuf *errors)
+{
+	const json_t *program = json_array_get(value, 0);
+
+	if (!program)
+		return spec_complain(errors, "'command' must not be an empty list");
+	if (json_is_string(program) && json_string_length(program) == 0)
+		return spec_complain(errors, "'command': the first word of the list is the program; it must not be empty");
+	return word_list("command", value, out, errors);
 }
 
 static int value_command(const json_t *value, json_t **out, struct strbuf *errors)
@@ -345,6 +354,8 @@ static int value_command(const json_t *value, json_t **out, struct strbuf *error
 		return spec_complain(errors, "'command' must not contain a NUL character");
 	if (!text[strspn(text, " \t\r\n")])
 		return spec_complain(errors, "'command' must not be empty");
+	if (strncmp(text, "#SBATCH", strlen("#SBATCH")) == 0)
+		return spec_complain(errors, "%s", SPEC_NO_SCRIPT);
 	if (text[strspn(text, " \t")] == '#' && !strchr(text, '\n'))
 		return spec_complain(errors, "'command' must not be a comment alone");
 	*out = json_string(text);
@@ -380,6 +391,23 @@ static int split_words(const char *key, const json_t *text, json_t *list, struct
 	while ((r = spec_word(&p, end, &word)) > 0)
 		json_array_append_new(list, json_stringn(word.buf, word.len));
 	return r < 0 ? spec_complain(errors, "'%s': a quote is not closed", key) : 0;
+}
+
+static int value_args(const json_t *value, json_t **out, struct strbuf *errors)
+{
+	json_t *list;
+	int rc;
+
+	if (json_is_array(value))
+		return word_list("args", value, out, errors);
+	if (!json_is_string(value))
+		return spec_complain(errors, "'args' must be a list of words");
+	list = json_array();
+	rc = split_words("args", value, list, errors);
+	if (rc == 0)
+		rc = word_list("args", list, out, errors);
+	json_decref(list);
+	return rc;
 }
 
 static int value_sbatch_args(const json_t *value, json_t **out, struct strbuf *errors)
@@ -484,6 +512,8 @@ int spec_value(const struct spec_key *k, const json_t *value, json_t **out, stru
 		return value_command(value, out, errors);
 	if (strcmp(k->name, "environment") == 0)
 		return spec_value_environment(value, out, errors);
+	if (strcmp(k->name, "args") == 0)
+		return value_args(value, out, errors);
 	assert(strcmp(k->name, "sbatch_args") == 0);
 	return value_sbatch_args(value, out, errors);
 }

@@ -30,7 +30,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		      "  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		      "  cat errors                                 what was refused, and why\n"
 		      "\n"
-		      "Files that open by name but are not listed, so that cp -r, grep -r and rsync never block:\n"
+		      "Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
 		      "  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  runs/ID/work/\n"
 		      "  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
 		      "\n"

@@ -114,6 +114,8 @@ static void render_why(const struct view *v, struct strbuf *out)
 		why_live(v, out);
 		return;
 	}
+	if (r->cancel_wanted && run_fact(r, "cancel_asked"))
+		strbuf_addf(out, "cancel was asked for through this mount at %s\n", run_fact(r, "cancel_asked"));
 	if (r->why)
 		strbuf_addf(out, "%s\n", r->why);
 	if (r->status != RUN_SUCCEEDED && r->status != RUN_REJECTED && r->status != RUN_CANCELLED)
@@ -275,6 +277,7 @@ static void metrics_text(const struct view *v, struct strbuf *out, bool json)
 	const char *complete = run_is_live(r) ? "false" : "true";
 
 	metric(out, json, "elapsed", 3, elapsed);
+	metric(out, json, "nodes", 0, nodes > 0 ? nodes : 1);
 	if (cpus > 0)
 		metric(out, json, "cpus", 0, cpus);
 	if (cpu >= 0)

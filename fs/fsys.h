@@ -96,6 +96,7 @@ struct fsys {
 	bool others;		/* the kernel lets other users in: nothing is cached that only some may see */
 	int64_t started;	/* real us */
 	int64_t mounted;	/* real us; the same for each worker of a mount */
+	int64_t built;		/* real us; of the program, whose constant texts change with it */
 	int64_t runs_changed;	/* real us: the newest creation, or the last purge that this worker saw */
 	uint32_t instance;	/* last one given out */
 	struct hmap handles;	/* by fh */
@@ -236,7 +237,23 @@ void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, 
 /* Would a read be answered now? For poll(2). */
 bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off);
 
-/* --- results, work and files (area.c, content.c) --- */
+/* --- results, work and files (area.c, area_look.c, content.c) --- */
+
+/* A request about an area. */
+enum area_question { AREA_LOOKUP, AREA_GETATTR, AREA_OPENDIR, AREA_READDIR };
+struct area_request {
+	enum area_question what;
+	uint64_t ino;		/* LOOKUP: of the parent */
+	const char *name;	/* LOOKUP */
+	uint64_t fh;
+	size_t size;		/* READDIR from the beginning */
+	bool plus;
+	void (*go)(struct fsys *fs, fuse_req_t req, const struct area_request *a); /* answers from what is known */
+};
+/* Asks for news where there may be some. True: the request waits for them, for a second or so, and `go` answers it then. */
+bool area_wait(struct fsys *fs, fuse_req_t req, const struct area_request *a);
+/* The run did something: listings that began before may be wrong now. */
+void area_news(struct fsys *fs, uint32_t run);
 
 int area_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino);
 int area_stat(struct fsys *fs, uint64_t ino, struct stat *st);

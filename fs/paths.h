@@ -19,9 +19,12 @@ struct pentry {
 	char area;		/* 'r', 'w', 'f' */
 	char *path;		/* relative to the area, never "" */
 	bool known;		/* the members below are set, the path was there when last looked */
-	bool listed;		/* directories: their children were listed at least once */
+	/* directories: what was asked of their children; all times are monotonic us */
+	bool listed;		/* they were listed at least once */
 	bool listing;		/* a listing is under way */
-	int64_t listed_at;	/* monotonic us */
+	int64_t asked_at;	/* when it began, or the last one did */
+	int64_t answered_at;	/* when the last one began that was answered, even with an error */
+	int64_t cost;		/* how long that took */
 	char type;		/* 'f', 'd', 'l' */
 	uint64_t size;
 	int64_t mtime;		/* real us */
@@ -38,6 +41,7 @@ struct paths {
 	struct hmap by_name;
 	struct pentry root[2];	/* listing state of results/ and work/ themselves */
 	bool manifest;		/* results are known from the manifest */
+	int64_t news_at;	/* monotonic us: the run did something, so that older listings may be wrong */
 	char *file;
 };
 

@@ -45,6 +45,7 @@ static void run_changed(void *arg, const struct run *r)
 
 	if (r->t_created > fs->runs_changed)
 		fs->runs_changed = r->t_created;
+	area_news(fs, r->num);
 	park_retry(fs, r->num);
 	if (!run_is_live(r) || r->status == RUN_QUEUED)
 		park_retry(fs, 0); /* sets; readers of `last` */
@@ -66,6 +67,7 @@ static void log_grew(void *arg, const struct run *r)
 {
 	struct fsys *fs = arg;
 
+	area_news(fs, r->num);
 	park_retry(fs, r->num);
 	wake_pollers(fs, r->num);
 }
@@ -203,15 +205,21 @@ static int parse_uids(struct fsys *fs, const char *list, struct err *e)
 	return 0;
 }
 
+static int64_t mtime_of(const char *path, int64_t otherwise)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return otherwise;
+	return (int64_t)st.st_mtim.tv_sec * USEC_PER_SEC + st.st_mtim.tv_nsec / 1000;
+}
+
 /* The keeper writes its lock when it mounts. */
 static int64_t mounted_at(const struct fsys *fs)
 {
 	cleanup_free char *lock = xasprintf("%s/lock", fs->state_dir);
-	struct stat st;
 
-	if (stat(lock, &st) < 0)
-		return fs->started;
-	return (int64_t)st.st_mtim.tv_sec * USEC_PER_SEC + st.st_mtim.tv_nsec / 1000;
+	return mtime_of(lock, fs->started);
 }
 
 static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err *e)
@@ -229,6 +237,7 @@ static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err
 	fs->gid = getgid();
 	fs->started = clock_real(fs->clock);
 	fs->mounted = mounted_at(fs);
+	fs->built = mtime_of("/proc/self/exe", fs->mounted);
 	/* Instances of node ids go on where no earlier worker can still be: the clock moves faster than look-ups. */
 	fs->instance = (uint32_t)(fs->started / USEC_PER_MSEC);
 	hmap_init(&fs->handles);
@@ -252,7 +261,7 @@ static void count_poller(void *arg, struct shared_handle *sh)
 static int start(struct worker *w, const struct worker_conf *conf, struct err *e)
 {
 	struct fsys *fs = &w->fs;
-	struct engine_conf ec = { .clock = &clock_system, .state_dir = conf->mount->state_dir };
+	struct engine_conf ec = { .clock = &clock_system, .state_dir = conf->mount->state_dir, .mount_dir = conf->mount->dir };
 	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew };
 	cleanup_free char *path = conf->mount->config_path ? xstrdup(conf->mount->config_path) : config_default_path();
 	int rc;

@@ -3,8 +3,8 @@
  * a hook of the site's, a container around the command.
  *
  * Invariants: the command is never reached when a part failed, by whatever way: each part is checked for its effect and
- * not for its status alone, and a trap catches a shell that was ended; then `fault` in the attempt's directory holds a
- * sentence for the exit record. What activation prints goes to the file `activation`, so that the command's streams are
+ * not for its status alone, and a trap catches a shell that was ended; then `fault` in the attempt's directory says
+ * `environment`, and `reason` has a sentence for the exit record. What activation prints goes to the file `activation`, so that the command's streams are
  * its own; after a failure it goes to stderr as well. Names begin with _. bash and POSIX sh.
  */
 #include "launchers/wrapper.h"
@@ -18,15 +18,16 @@
 static const char head[] =
 	"\n# What the command runs in. When it cannot be had, the command is not run.\n"
 	"_home=${0%/job} _work=$PWD _path=$PATH\n"
-	"rm -f \"$_home/fault\"\n"
+	"rm -f \"$_home/reason\"\n"
 	"_fail() {\n"
 	"\ttrap - EXIT\n"
 	"\tPATH=$_path\n"
 	"\texec >&3 2>&4 3>&- 4>&-\n"
 	"\tcat \"$_home/activation\" >&2\n"
 	"\t_said=$(sed -n '/[^[:space:]]/h;${g;p;}' \"$_home/activation\" | cut -c 1-300)\n"
-	"\tprintf 'environment %s: %s%s\\n' \"$_what\" \"$1\" \"${_said:+ ($_said)}\" >\"$_home/fault\"\n"
-	"\tsed 's/^/slurmray: /' \"$_home/fault\" >&2\n"
+	"\tprintf 'environment %s: %s%s\\n' \"$_what\" \"$1\" \"${_said:+ ($_said)}\" >\"$_home/reason\"\n"
+	"\tsed 's/^/slurmray: /' \"$_home/reason\" >&2\n"
+	"\techo environment >\"$_home/fault\"\n"
 	"\texit 78\n"
 	"}\n"
 	"exec 3>&1 4>&2 >\"$_home/activation\" 2>&1\n"
@@ -265,20 +266,20 @@ void wrap_container(const struct environment *env, struct strbuf *body)
 {
 	if (!env->container)
 		return;
-	strbuf_addstr(body, "\"$_box\" exec --bind \"$_home\" --bind \"$(cd \"$_home/results\" && pwd -P)\" \\\n"
-			    "\t--bind \"$PWD\" --pwd \"$PWD\" ");
+	strbuf_addstr(body, " \"$_box\" exec --bind \"$_home\" --bind \"$(cd \"$_home/results\" && pwd -P)\" \\\n"
+			    "\t--bind \"$PWD\" --pwd \"$PWD\"");
 	for (char **o = env->options; o && *o; o++) {
-		quote_sh(body, *o);
 		strbuf_addch(body, ' ');
+		quote_sh(body, *o);
 	}
-	quote_sh_path(body, env->container);
 	strbuf_addch(body, ' ');
+	quote_sh_path(body, env->container);
 }
 
 /* For the exit record: a word without blanks; what stands for them is put back by exit_record_parse. */
-void wrap_fault(const struct environment *env, struct strbuf *out)
+void wrap_reason(const struct environment *env, struct strbuf *out)
 {
 	if (job_environment_is_set(env))
-		strbuf_addstr(out, "_fault=$([ ! -s fault ] || head -c 600 fault | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
+		strbuf_addstr(out, "_reason=$([ ! -s reason ] || head -c 600 reason | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
 				   "\tsed 's/ *$//; s/%/%25/g; s/ /%20/g')\n");
 }

@@ -1,9 +1,9 @@
 #!/bin/bash
 # What Slurm and its administrators do to jobs, and what becomes of the runs: each payload runs once, and the status and
-# `why` are right. Without accounting; t0320 is the same with it.
+# `why` are right. Without accounting; t0320 is what accounting knows.
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
-export NODES=5 CPUS=8
+export NODES=7 CPUS=8
 need_testbed
 export SLURMRAY_MOUNT="$MNT"
 mount_demo <<END_OF_CONFIG
@@ -24,6 +24,9 @@ submit_script() { # submit_script FILE: as sbatch does; prints the id
 # The limit of a minute is checked now and then: these two are looked at last.
 limit=$(submit "partition=short nodelist=n1 -- $(mark limit); sleep 300")
 polite=$(submit "partition=short nodelist=n1 -- trap 'exit 0' TERM; sleep 300 & wait")
+cutoff=$(submit "nodelist=n1 -- $(mark cutoff); sleep 300")
+eventually 10 is_now "$cutoff" running
+admin scontrol update "JobId=$(job_of "$cutoff")" TimeLimit=1
 
 # --- a controller that is stuck, then gone ---
 
@@ -68,7 +71,17 @@ signalled=$(submit "nodelist=n1 -- trap 'echo got it; exit 7' USR1; while :; do 
 held=$(submit "hold=true -- $(mark held)")
 low=$(submit "partition=low nodelist=n3 ntasks=8 -- $(mark low); sleep 60")
 scav=$(submit "partition=scav nodelist=n4 ntasks=8 -- $(mark scav); sleep 60")
-running "$hand2" "$node" "$again1" "$again2" "$signalled" "$low" "$scav"
+two=$(submit "nodes=2 nodelist=n6,n7 no_kill=true -- $(mark two); sleep 8; exit 2")
+power=$(submit "nodelist=n6 -- $(mark power); sleep 60")
+back=$(submit "nodelist=n7 requeue=true -- $(mark back); [ \$(wc -l <$DEMO_HOME/ran.back) = 2 ] || sleep 60; exit 8")
+freeze=$(submit "nodelist=n1 -- $(mark freeze); sleep 3; exit 3")
+special1=$(submit "nodelist=n1 -- $(mark special1); sleep 60")
+special2=$(submit "nodelist=n1 requeue=true -- $(mark special2); [ \$(wc -l <$DEMO_HOME/ran.special2) = 2 ] || sleep 60")
+running "$hand2" "$node" "$again1" "$again2" "$signalled" "$low" "$scav" "$two" "$power" "$back" "$freeze" "$special1" \
+	"$special2"
+admin scontrol suspend "$(job_of "$freeze")"
+ok "a suspended job runs, and why says what it does" eventually 10 why_says "$freeze" '[Ss]uspended'
+is "its status" "$(word "$freeze")" running
 ok "a job that was submitted held is held" eventually 5 why_says "$hand1" JobHeldUser
 
 admin scancel "$(job_of "$hand1")" "$(job_of "$hand2")"
@@ -92,6 +105,31 @@ ok "where the spec says requeue it waits again" eventually 10 is_now "$again2" p
 admin scontrol update "JobId=$(job_of "$again2")" StartTime=now
 is "and starts again" "$(ended "$again2") $(ran again2)" "succeeded 0 2"
 is "its log is that of both starts" "$(grep -c second "$MNT/runs/$again2/log")" 1
+
+admin scontrol update "JobId=$(job_of "$special1")" Requeue=1
+admin scontrol requeuehold "$(job_of "$special1")"
+admin scontrol requeuehold State=SpecialExit "$(job_of "$special2")"
+is "requeued and held: not to be started again" "$(ended "$special1" | cut -d' ' -f1) $(ran special1)" "node_failed 1"
+ok "where the spec says requeue it waits, and why says for what" eventually 10 why_says "$special2" \
+	'(SPECIAL|special|held|Held)'
+is "its status" "$(word "$special2")" pending
+admin scontrol release "$(job_of "$special2")"
+admin scontrol update "JobId=$(job_of "$special2")" StartTime=now
+is "until it is released" "$(ended "$special2") $(ran special2)" "succeeded 0 2"
+
+# Nodes lose power. They are down at once; that Slurm takes 30 s to see it by itself is its own affair.
+testbed node-down n7
+is "a node without power where the job may go on without it" "$(ended "$two") $(ran two)" "failed 2 1"
+testbed node-down n6
+is "and where not" "$(ended "$power" | cut -d' ' -f1) $(ran power)" "node_failed 1"
+like "why" "$(why "$power")" 'a node that it ran on failed'
+ok "where the spec says requeue it waits" eventually 20 is_now "$back" pending
+testbed node-up n7
+admin scontrol update "JobId=$(job_of "$back")" StartTime=now
+is "and starts again" "$(ended "$back") $(ran back)" "failed 8 2"
+
+admin scontrol resume "$(job_of "$freeze")"
+is "resumed, it comes to its end" "$(ended "$freeze") $(ran freeze)" "failed 3 1"
 
 admin scontrol hold "$(job_of "$later")"
 ok "held by an administrator" eventually 10 why_says "$later" 'JobHeld(Admin|User)'
@@ -182,5 +220,6 @@ is "lets it run" "$(ended "$early1") $(ran early1)" "succeeded 0 1"
 is "the time limit ends a job" "$(ended "$limit" 110) $(ran limit)" "timeout 143 1"
 like "why" "$(why "$limit")" 'reached its time limit'
 is "also one that ends with 0 then" "$(ended "$polite" 20)" "timeout 0"
+is "and one whose limit an administrator cut" "$(ended "$cutoff" 60) $(ran cutoff)" "timeout 143 1"
 
 done_testing

