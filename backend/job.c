@@ -434,6 +434,7 @@ static void fill_resources(const struct effective *eff, struct job *job)
 	job->ntasks = bounded(count(eff, "ntasks", count(eff, "ntasks_per_node", 1)));
 	job->cpus_per_task = bounded(count(eff, "cpus_per_task", 1));
 	job->grace_s = grace < 0 ? 0 : grace > INT_MAX ? INT_MAX : (int)grace;
+	job->grace_said = value(eff, "grace") != NULL;
 	job->hold = flag(eff, "hold");
 	job->requeue = flag(eff, "requeue") && !flag(eff, "no_requeue");
 	fill_memory(eff, job);

@@ -60,6 +60,7 @@ struct job {
 	int ntasks, cpus_per_task;
 	int64_t mem_bytes;	/* for the whole job; 0: not limited */
 	int grace_s;		/* seconds between TERM and KILL */
+	bool grace_said;	/* else a scheduler keeps its own time between them */
 	bool hold;		/* submitted held */
 	int signal_num, signal_lead_s; /* `signal`: number and seconds before the limit; 0, 0: none */
 	bool requeue;		/* the spec asked for --requeue: restarts by the scheduler are allowed */

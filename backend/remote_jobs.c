@@ -80,6 +80,7 @@ void rjobs_link_up(struct cluster *c)
 	c->poll.busy = false;
 	c->poll.due_at = c->now;
 	c->poll.failing_since = 0;
+	rusage_link_up(c);
 }
 
 /* --- ends --- */
@@ -92,6 +93,8 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 		out = out < 0 ? r->record.out_len : out;
 		err = err < 0 ? r->record.err_len : err;
 	}
+	if (r->has_record || event_int(ev, "start", 0) > 0)
+		rusage_want(c, r);
 	rrun_event_post(c, r, ev, source);
 	list_del(&r->queue);
 	rrun_phase(c, r, RR_ENDED);
@@ -256,6 +259,7 @@ static void sweep(struct cluster *c, struct rrun *r, const char *job_id)
 		return;
 	rrun_sched(c, r, &s);
 	s.job_id = job_id;
+	s.job = NULL; /* no grace: it never started */
 	if (c->sched->verb(&s, "cancel", NULL, &code, NULL) == 0) {
 		r->sweeping = true;
 		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_swept, new_op(r));

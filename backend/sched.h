@@ -35,6 +35,14 @@ struct sched_row {
 };
 typedef void (*sched_row_cb)(void *arg, const struct sched_row *row);
 
+/* What accounting knows of a job. */
+struct sched_usage {
+	const char *job_id, *token;
+	int64_t max_rss, cpu_us; /* -1: not measured */
+	bool ended;		 /* and so have all of its steps: the numbers are final */
+};
+typedef void (*sched_usage_cb)(void *arg, const struct sched_usage *u);
+
 enum sched_verdict {
 	SCHED_OK,	/* job_id is set */
 	SCHED_REFUSED,	/* definite: the text says why; the attempt has been voided */
@@ -61,8 +69,13 @@ struct sched_ops {
 	struct event *(*verify_result)(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now);
 	/* Code for a verb of ctl; checks id and token before it acts. -EINVAL for a verb it does not know. */
 	int (*verb)(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e);
-	/* 0 or the errno for the user, with the scheduler's words. */
+	/* 0 or the errno for the user, with the scheduler's words. Of "cancel" also N > 0: the job was told to end; give
+	   the verb again in N seconds, for it may not listen. */
 	int (*verb_result)(const char *verb, int rc, const char *out, const char *err, struct err *e);
+	/* Code that asks what these jobs used (job_id of each is set), and its reader: 0, -EAGAIN, or -ENOTSUP: nobody
+	   counts here. Both may be NULL. */
+	void (*usage)(const struct sched_run *runs, size_t n, struct strbuf *code);
+	int (*usage_result)(int rc, const char *out, const char *err, sched_usage_cb cb, void *arg, struct err *e);
 	/* Code and reader for the documents of clusters/NAME (see CREQ_PROBE); result is JSON text. */
 	int (*probe)(const char *what, struct strbuf *code, struct err *e);
 	int (*probe_result)(const char *what, int rc, const char *out, const char *err, struct strbuf *json, struct err *e);

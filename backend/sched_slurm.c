@@ -1,6 +1,6 @@
 /*
  * The Slurm driver: the table of its functions, the poll, and what its parts share. Text in, text out; nothing here
- * runs a command. The parts: _prelude (shell functions), _submit, _verify, _verb, _probe.
+ * runs a command. The parts: _prelude (shell functions), _submit, _verify, _verb, _usage, _probe.
  *
  * Invariants: every user string in the code goes through quote_sh; a word of Slurm that is not known means "alive",
  * never an end; a job is ours by its token, never by its number alone.
@@ -291,6 +291,8 @@ const struct sched_ops sched_slurm_ops = {
 	.verify_result = slurm_verify_result,
 	.verb = slurm_verb,
 	.verb_result = slurm_verb_result,
+	.usage = slurm_usage,
+	.usage_result = slurm_usage_result,
 	.probe = slurm_probe,
 	.probe_result = slurm_probe_result,
 };

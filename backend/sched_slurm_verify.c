@@ -13,6 +13,7 @@
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -125,27 +126,6 @@ static void take_job(struct verdict *v, char *line)
 	}
 }
 
-/* "214380K" and the like; kibibytes where no unit is said (sacct(1)). */
-static int64_t bytes_of(const char *s)
-{
-	size_t len = strspn(s, "0123456789");
-	cleanup_free char *digits = xstrndup(s, len);
-	int64_t n = slurm_number(digits, 0);
-	int shift = 10;
-
-	switch (s[len]) {
-	case 'M':
-		shift = 20;
-		break;
-	case 'G':
-		shift = 30;
-		break;
-	default:
-		break;
-	}
-	return n < INT64_MAX >> shift ? n << shift : 0;
-}
-
 /* The job's own line is the first; MaxRSS is on its steps' lines (ID.batch, ID.0), whose maximum counts. */
 static void take_sacct(struct witness *w, const struct sched_run *r, const char *token, char *line)
 {
@@ -157,7 +137,7 @@ static void take_sacct(struct witness *w, const struct sched_run *r, const char 
 	if (slurm_fields(line, f, SACCT_FIELDS) != SACCT_FIELDS || strncmp(f[0], id, len) != 0)
 		return;
 	if (f[0][len] == '.' && w->acct.known) {
-		rss = bytes_of(f[7]);
+		rss = slurm_bytes(f[7]);
 		if (rss > w->maxrss)
 			w->maxrss = rss;
 		return;
@@ -347,6 +327,8 @@ static void add_why(struct strbuf *why, const struct witness *w, const struct ve
 			strbuf_addstr(why, texts[i].text);
 	if (strcmp(status, "cancelled") == 0 && !ran(w))
 		strbuf_addstr(why, " before it started");
+	if (strcmp(status, "cancelled") == 0 && (v->sig == SIGKILL || v->code == 128 + SIGKILL))
+		strbuf_addstr(why, "; it took SIGKILL to end it");
 	if (why->len)
 		;
 	else if (v->sig == 53)
@@ -389,6 +371,12 @@ static struct event *completed_without_record(const struct sched_run *r, const s
 		   "the scheduler says COMPLETED; the job left no exit record", now);
 }
 
+/* By what cancel sends: a job that was only signalled is FAILED for Slurm. */
+static bool was_stopped(const struct verdict *v)
+{
+	return v->sig == SIGTERM || v->sig == SIGKILL || v->code == 128 + SIGTERM || v->code == 128 + SIGKILL;
+}
+
 static struct event *ended(const struct sched_run *r, const struct witness *w, const struct verdict *v,
 			   const char *status, int64_t now)
 {
@@ -398,7 +386,7 @@ static struct event *ended(const struct sched_run *r, const struct witness *w, c
 		return end_by_record(w, v, status, now);
 	if (strcmp(status, "succeeded") == 0)
 		return completed_without_record(r, w, v, now);
-	if (w->cancelled && !ran(w))
+	if (w->cancelled && (!ran(w) || (strcmp(status, "failed") == 0 && was_stopped(v))))
 		status = "cancelled";
 	add_why(&why, w, v, status);
 	return end(r, w, v, status, why.buf, now);

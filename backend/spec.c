@@ -117,6 +117,8 @@ int spec_set(json_t *spec, const char *name, json_t *value, struct strbuf *error
 
 /* ---- building a spec key by key ---- */
 
+#define JOINED_MAX 1000 /* runs, by which a script's #SBATCH lines may lengthen a list one by one */
+
 static int join(json_t *into, const char *prefix, const char *name, json_t *value, bool same_ok, struct strbuf *errors)
 {
 	json_t *old = json_object_get(into, name);
@@ -145,6 +147,9 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 		return rc;
 	}
 	if (k && (k->flags & SPEC_RUN_IDS) && json_is_array(old) && json_is_array(value)) {
+		if (same_ok && json_array_size(old) >= JOINED_MAX)
+			return spec_complain(errors, "'%s' has more than %d runs from several options; give them in one", name,
+					     JOINED_MAX);
 		spec_list_join(old, value);
 		return 0;
 	}

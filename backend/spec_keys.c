@@ -38,7 +38,7 @@ const struct spec_key spec_keys[] = {
 	{ "setup", SPEC_STRING, 0, 0, "shell lines before the command" },
 	{ "environment", SPEC_ANY, 0, 0, "what the command runs in: a directory, venv, conda, modules, archive, container" },
 	{ "streams", SPEC_STRING, 0, 0, "split (stdout and stderr apart) or merged" },
-	{ "grace", SPEC_COUNT, 0, 0, "seconds between TERM and KILL when the run is cancelled" },
+	{ "grace", SPEC_COUNT, 0, 0, "seconds between TERM and KILL when the run is cancelled (Slurm without it: KillWait)" },
 	{ "sbatch_args", SPEC_ANY, SPEC_PLACEMENT, 0, "list of further options for sbatch, each --OPTION=VALUE" },
 	{ "afterok", SPEC_LIST, SPEC_RUN_IDS, 0, "runs that must have succeeded before this one starts" },
 	{ "afterany", SPEC_LIST, SPEC_RUN_IDS, 0, "runs that must have ended before this one starts" },

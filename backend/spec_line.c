@@ -18,9 +18,12 @@
 #include <errno.h>
 #include <string.h>
 
+#define SLIPS_MAX 16 /* unknown keys that are compared with all that are known */
+
+/* A newline is never in a line, but in text that is split into words. */
 static bool is_blank(char c)
 {
-	return c == ' ' || c == '\t';
+	return c == ' ' || c == '\t' || c == '\n';
 }
 
 /* The part of a word in quotes, from its opening quote on. 0, or -1 when it is not closed. */
@@ -88,6 +91,7 @@ struct line_shape {
 	const char *command;  /* LINE_SPLIT, LINE_COMMAND: what follows them */
 	bool runnable;        /* one of the keys says what to run */
 	const char *suspect;  /* the first pair whose key is known, or nearly; NULL: none */
+	unsigned n_pairs;
 	size_t suspect_len;   /* of its key */
 	const char *meant;    /* the key that it is, or that it looks like */
 	bool slip;            /* it only looks like it */
@@ -104,7 +108,7 @@ static void note_key(struct line_shape *shape, const char *p, size_t len)
 	if (k && (strcmp(k->name, "command") == 0 || strcmp(k->name, "script") == 0 || strcmp(k->name, "payload") == 0))
 		shape->runnable = true;
 	/* What sbatch alone has, as `verbose`, is never right as a key: it is a variable. */
-	meant = !k ? spec_key_slip(name) : k->flags & SPEC_OURS ? NULL : k->name;
+	meant = !k ? (shape->n_pairs++ < SLIPS_MAX ? spec_key_slip(name) : NULL) : k->flags & SPEC_OURS ? NULL : k->name;
 	if (!meant || shape->suspect)
 		return;
 	shape->suspect = p;

@@ -18,6 +18,7 @@
 
 /* The kernel's limit for one argument or variable, NUL included (execve(2), MAX_ARG_STRLEN). */
 #define ENV_MAX (128 * 1024)
+#define FEW 4 /* elements for which looking through a list is less than making a set of it */
 
 /* ---- types ---- */
 
@@ -232,16 +233,36 @@ static int value_list(const struct spec_key *k, const json_t *value, json_t **ou
 	return rc;
 }
 
+static bool list_has(const json_t *list, const char *text)
+{
+	size_t i;
+	json_t *item;
+
+	json_array_foreach ((json_t *)list, i, item)
+		if (strcmp(json_string_value(item), text) == 0)
+			return true;
+	return false;
+}
+
+/* A script may join one run at a time, over and over: then nothing is made of the list that is there. */
 void spec_list_join(json_t *list, const json_t *more)
 {
+	bool few = json_array_size(more) <= FEW;
 	json_t *seen = json_object(), *item;
 	size_t i;
 
-	json_array_foreach (list, i, item)
-		json_object_set_new(seen, json_string_value(item), json_true());
-	json_array_foreach ((json_t *)more, i, item)
-		if (!json_object_get(seen, json_string_value(item)))
-			json_array_append(list, item);
+	if (!few)
+		json_array_foreach (list, i, item)
+			json_object_set_new(seen, json_string_value(item), json_true());
+	json_array_foreach ((json_t *)more, i, item) {
+		const char *text = json_string_value(item);
+
+		if (few ? list_has(list, text) : json_object_get(seen, text) != NULL)
+			continue;
+		json_array_append(list, item);
+		if (!few)
+			json_object_set_new(seen, text, json_true());
+	}
 	json_decref(seen);
 }
 
@@ -459,11 +480,29 @@ static int dependency_clause(json_t *spec, char *clause, struct strbuf *errors)
 	rc = list_from_text(k->name, colon + 1, list, errors);
 	old = json_object_get(spec, k->name);
 	if (old)
-		spec_list_join(old, list);
+		json_array_extend(old, list);
 	else
 		json_object_set(spec, k->name, list);
 	json_decref(list);
 	return rc;
+}
+
+/* Each run once, in all lists. */
+static void unique_runs(json_t *spec)
+{
+	const char *key;
+	json_t *list;
+	void *tmp;
+
+	json_object_foreach_safe (spec, tmp, key, list) {
+		json_t *once = json_array();
+
+		if (json_is_array(list)) {
+			spec_list_join(once, list);
+			json_object_set(spec, key, once);
+		}
+		json_decref(once);
+	}
 }
 
 int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *errors)
@@ -483,6 +522,7 @@ int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *erro
 		if (dependency_clause(spec, p, errors) < 0)
 			rc = -EINVAL;
 	}
+	unique_runs(spec);
 	return rc;
 }
 

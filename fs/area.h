@@ -23,7 +23,6 @@ uint64_t area_ino(const struct spot *s, const struct pentry *e);
 void area_join(struct strbuf *out, const char *dir, const char *name);
 
 /* area_look.c */
-struct pentry *area_state(struct paths *p, char area, const char *dir); /* of the listing of a directory; NULL: no such path */
 void area_load_manifest(struct fsys *fs, struct spot *s);
 char *area_parent(const struct spot *s); /* the directory that it is in; the caller frees */
 /* Nothing can be said of a directory: it was never listed, and its cluster cannot be asked. */

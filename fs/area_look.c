@@ -30,11 +30,6 @@ struct listing {
 	char *dir;
 };
 
-struct pentry *area_state(struct paths *p, char area, const char *dir)
-{
-	return *dir ? paths_find(p, area, dir) : &p->root[area == 'r' ? 0 : 1];
-}
-
 static void listed(void *arg, int code, const char *text, const char *data, size_t len)
 {
 	struct listing *l = arg;
@@ -45,14 +40,15 @@ static void listed(void *arg, int code, const char *text, const char *data, size
 		struct paths *p = area_paths(l->fs, l->run);
 		bool gone = code == -ENOENT || code == -ENOTDIR;
 
-		/* What came with the end of the run is the truth: this was asked before. */
-		if ((code == 0 || gone) && !(l->area == 'r' && p->manifest))
+		state = paths_dir(p, l->area, l->dir);
+		/* What came with the end of the run is the truth, and what was asked for later is newer. */
+		if ((code == 0 || gone) && state && !(l->area == 'r' && p->manifest) && state->answered_at <= state->asked_at)
 			paths_take(p, l->area, l->dir, false, data, code == 0 ? len : 0);
-		state = area_state(p, l->area, l->dir);
 		if (state) {
 			state->listing = false;
 			state->listed = state->listed || code == 0 || gone;
-			state->answered_at = state->asked_at;
+			if (state->asked_at > state->answered_at)
+				state->answered_at = state->asked_at;
 			state->cost = clock_mono(l->fs->clock) - state->asked_at;
 		}
 	}
@@ -121,7 +117,7 @@ static bool link_up(const struct fsys *fs, const struct run *r)
 
 bool area_away(struct fsys *fs, struct spot *s, const char *dir)
 {
-	const struct pentry *state = area_state(s->p, s->area, dir);
+	const struct pentry *state = paths_dir(s->p, s->area, dir);
 
 	if (!is_remote(fs, s) || !state || state->listed || is_near(fs, s->r))
 		return false;
@@ -140,6 +136,17 @@ char *area_parent(const struct spot *s)
 	const char *slash = s->e ? strrchr(s->path, '/') : NULL;
 
 	return slash ? xstrndup(s->path, (size_t)(slash - s->path)) : xstrdup("");
+}
+
+void area_listed(struct fsys *fs, uint32_t run, int area, bool whole, int64_t began, const char *data, size_t len)
+{
+	struct paths *p = area_paths(fs, run);
+
+	if (data)
+		paths_merge(p, area == AREA_RESULTS ? 'r' : 'w', whole, began, data, len);
+	else if (whole)
+		paths_confirm(p, area == AREA_RESULTS ? 'r' : 'w', began);
+	park_retry(fs, run);
 }
 
 void area_news(struct fsys *fs, uint32_t run)
@@ -184,7 +191,7 @@ static bool new_enough(const struct spot *s, const struct pentry *state, const s
 static bool ready_near(struct fsys *fs, struct spot *s, const struct waiting *w)
 {
 	cleanup_free char *dir = asked_of(&w->a, s);
-	struct pentry *state = is_remote(fs, s) ? area_state(s->p, s->area, dir) : NULL;
+	struct pentry *state = is_remote(fs, s) ? paths_dir(s->p, s->area, dir) : NULL;
 
 	if (!state || new_enough(s, state, w))
 		return true;
@@ -195,7 +202,7 @@ static bool ready_near(struct fsys *fs, struct spot *s, const struct waiting *w)
 /* For what comes over a network only opening a directory of work/ waits: for the listing that is on its way. */
 static bool ready_far(struct fsys *fs, struct spot *s, const struct waiting *w)
 {
-	const struct pentry *state = is_remote(fs, s) ? area_state(s->p, s->area, s->path) : NULL;
+	const struct pentry *state = is_remote(fs, s) ? paths_dir(s->p, s->area, s->path) : NULL;
 
 	(void)w;
 	return !state || !state->listing || !link_up(fs, s->r);
@@ -268,7 +275,7 @@ static bool wait_near(struct fsys *fs, fuse_req_t req, struct spot *s, struct wa
 static bool wait_far(struct fsys *fs, fuse_req_t req, struct spot *s, struct waiting *w)
 {
 	cleanup_free char *dir = asked_of(&w->a, s);
-	struct pentry *state = area_state(s->p, s->area, dir);
+	struct pentry *state = paths_dir(s->p, s->area, dir);
 
 	if (!state || !link_up(fs, s->r))
 		return false;
@@ -287,6 +294,7 @@ bool area_wait(struct fsys *fs, fuse_req_t req, const struct area_request *a)
 
 	if (!area_at(fs, a->ino, &s) || !is_remote(fs, &s) || (a->what == AREA_GETATTR && !s.e))
 		return false;
+	engine_look(fs->en, s.r->num, s.area == 'r' ? CLUSTER_LOOK_RESULTS : CLUSTER_LOOK_WORK);
 	return (is_near(fs, s.r) ? wait_near : wait_far)(fs, req, &s, &w);
 }
 

@@ -106,6 +106,12 @@ static void stderr_tail(const struct view *v, struct strbuf *out)
 		    buf[n - 1] == '\n' ? "" : "\n");
 }
 
+static bool is_signal_verb(const char *verb)
+{
+	return verb && strncmp(verb, "signal ", 7) == 0;
+}
+
+/* What this mount did comes before what others guess. */
 static void render_why(const struct view *v, struct strbuf *out)
 {
 	const struct run *r = v->run;
@@ -116,6 +122,8 @@ static void render_why(const struct view *v, struct strbuf *out)
 	}
 	if (r->cancel_wanted && run_fact(r, "cancel_asked"))
 		strbuf_addf(out, "cancel was asked for through this mount at %s\n", run_fact(r, "cancel_asked"));
+	if (!r->cancel_wanted && r->signal && is_signal_verb(run_fact(r, "last_verb")))
+		strbuf_addf(out, "`%s` was sent to it through this mount\n", run_fact(r, "last_verb"));
 	if (r->why)
 		strbuf_addf(out, "%s\n", r->why);
 	if (r->status != RUN_SUCCEEDED && r->status != RUN_REJECTED && r->status != RUN_CANCELLED)

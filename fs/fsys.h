@@ -252,6 +252,8 @@ struct area_request {
 };
 /* Asks for news where there may be some. True: the request waits for them, for a second or so, and `go` answers it then. */
 bool area_wait(struct fsys *fs, fuse_req_t req, const struct area_request *a);
+/* A listing came unasked (struct engine_observer). */
+void area_listed(struct fsys *fs, uint32_t run, int area, bool whole, int64_t began, const char *data, size_t len);
 /* The run did something: listings that began before may be wrong now. */
 void area_news(struct fsys *fs, uint32_t run);
 

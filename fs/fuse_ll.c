@@ -9,6 +9,7 @@
 #include "fs/fuse_ll.h"
 
 #include "backend/base/mem.h"
+#include "backend/cluster.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -99,9 +100,13 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	const struct area_request a = { .what = AREA_LOOKUP, .ino = parent, .name = name, .go = go_lookup };
 	struct fsys *fs = fsys_of(req);
 
-	if (!fsys_allowed(fs, req))
+	if (!fsys_allowed(fs, req)) {
 		reply_rc(req, -EACCES);
-	else if (!area_is(parent) || !area_wait(fs, req, &a))
+		return;
+	}
+	if (ino_kind(parent) == INO_RUN)
+		engine_look(fs->en, ino_number(parent), CLUSTER_LOOK_RUN);
+	if (!area_is(parent) || !area_wait(fs, req, &a))
 		go_lookup(fs, req, &a);
 }
 
@@ -210,9 +215,13 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	struct fsys *fs = fsys_of(req);
 
 	fi->fh = session_unique(fs->session);
-	if (!fsys_allowed(fs, req))
+	if (!fsys_allowed(fs, req)) {
 		(void)fuse_reply_err(req, EACCES);
-	else if (area_is(ino))
+		return;
+	}
+	if (ino_kind(ino) == INO_RUN)
+		engine_look(fs->en, ino_number(ino), CLUSTER_LOOK_RUN);
+	if (area_is(ino))
 		area_opendir(fs, req, ino, fi);
 	else
 		(void)fuse_reply_open(req, fi);

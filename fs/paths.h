@@ -58,5 +58,14 @@ int paths_remove(struct paths *p, struct pentry *e);
 /* Takes a listing's records in (backend/cluster.h): `dir` is the directory that was listed ("" the area), or with `deep`
    PATH is relative to the area and everything of the area that is not in it is gone. */
 void paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);
+/*
+ * The same for a listing of a whole area that began at `began`: it says nothing of directories of which something newer is known.
+ * Not `whole`: it was cut off, and what is not in it may be there. Directories count as listed then.
+ */
+void paths_merge(struct paths *p, char area, bool whole, int64_t began, const char *data, size_t len);
+/* It was listed again, and is as it was. */
+void paths_confirm(struct paths *p, char area, int64_t began);
+/* What was asked of a directory's children; NULL when there is no such path. */
+struct pentry *paths_dir(struct paths *p, char area, const char *dir);
 
 #endif

@@ -72,6 +72,11 @@ static void log_grew(void *arg, const struct run *r)
 	wake_pollers(fs, r->num);
 }
 
+static void listed(void *arg, const struct run *r, int area, bool whole, int64_t began, const char *data, size_t len)
+{
+	area_listed(arg, r->num, area, whole, began, data, len);
+}
+
 struct poll_walk {
 	struct fsys *fs;
 	uint32_t run;	/* 0: all */
@@ -262,7 +267,7 @@ static int start(struct worker *w, const struct worker_conf *conf, struct err *e
 {
 	struct fsys *fs = &w->fs;
 	struct engine_conf ec = { .clock = &clock_system, .state_dir = conf->mount->state_dir, .mount_dir = conf->mount->dir };
-	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew };
+	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew, listed };
 	cleanup_free char *path = conf->mount->config_path ? xstrdup(conf->mount->config_path) : config_default_path();
 	int rc;
 

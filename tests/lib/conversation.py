@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -292,6 +293,54 @@ def no_shebang():
             os.close(fd)
             ok("#!/bin/bash" in why, why)
     is_("runs", since(before), [])
+
+
+@case
+def editors():
+    """what is made or replaced beside the files of the tree is EPERM, and a row says where it belongs; editors' helpers have none"""
+    before, draft = len(errors()), run("editors")
+    os.mkdir(draft)
+    with tempfile.NamedTemporaryFile("w") as f:
+        f.write("true\n")
+        f.flush()
+        for what, script, part in (
+                ("a file in runs/", 'echo true >"$MNT/runs/job"', "runs/job: there are no files in runs/ but those of the tree"),
+                ("mv over new", 'cp "$F" "$F.2"; mv -f "$F.2" "$MNT/runs/new"; rc=$?; rm "$F.2"; exit $rc', "cat FILE > runs/new"),
+                ("rm new", 'rm -f "$MNT/runs/new"', "runs/new cannot be removed or replaced"),
+                ("an input beside files/", 'cp "$F" "$MNT/runs/editors/data.csv"', "runs/editors/files/data.csv"),
+                ("a draft's spec replaced", 'cp "$F" "$F.2"; mv -f "$F.2" "$MNT/runs/editors/spec"; rc=$?; rm "$F.2"; exit $rc',
+                 "cat FILE > runs/editors/spec")):
+            rows = len(errors())
+            ok(sh(script, env={"F": f.name}).returncode != 0, what + ": it succeeded")
+            until(lambda: len(errors()) > rows, what + ": a row")
+            ok(part in errors()[-1]["why"], "%s: %r" % (what, errors()[-1]["why"]))
+    rows = len(errors())
+    for helper in (".new.swp", "new~", "4913", "#new#", "new.swp"):
+        fails(errno.EPERM, helper, open, path("runs", helper), "x")
+    fails(errno.EPERM, "rename", os.rename, path("runs/new"), path("runs/list"))
+    until(lambda: len(errors()) > rows, "a row")
+    is_("rows", len(errors()) - rows, 1)
+    ok(len(errors()) > before, "rows")
+    os.rmdir(draft)
+
+
+@case
+def vim():
+    """vim writes a line and a script with :w, and hears of a bad one"""
+    if not shutil.which("vim"):
+        return
+    before = idents()
+    with tempfile.TemporaryDirectory() as home:
+        for lines, good in ((["hold=true -- echo from vim"], True), (["#!/bin/sh", "#SBATCH -H", "echo from vim"], True),
+                            (["nodez=1 -- true"], False)):
+            rows = len(errors())
+            r = sh("vim -u NONE -es --not-a-term -c \"call setline(1, %s)\" -c 'w! runs/new' -c 'q!' </dev/null" % lines, env={"HOME": home},
+                   cwd=path(""))
+            is_("%r: %s" % (lines, r.stdout + r.stderr), r.returncode == 0, good)
+            is_("rows for %r" % lines, len(errors()) - rows, 0 if good else 1)
+    os.readlink(path("last"))
+    is_("runs", len(since(before)), 2)
+    cancel(since(before))
 
 
 @case

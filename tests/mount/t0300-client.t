@@ -213,6 +213,14 @@ wait "$follower"
 isnt "the end of a cancelled run is no success" "$?" 0
 like "and is named" "$(cat "$T/followed")" 'cancelled'
 
+id=$(slurmray submit hold=true -- echo started)
+in_background timeout -k 5 20 slurmray follow "$id" >"$T/followed" 2>"$T/follower.err"
+follower=$pid
+ok "a run that waits: follow says so" eventually 10 grep -q "^slurmray: run $id is pending: held" "$T/follower.err"
+echo release >"$MNT/runs/$id/ctl"
+wait "$follower"
+is "and then shows its output" "$? $(cat "$T/followed")" "0 started"
+
 # --- mounts that go away ---
 
 id=$(slurmray submit -- 'i=0; while [ ! -e '"$T"'/enough ]; do i=$((i + 1)); echo "line $i"; sleep 0.02; done; exit 6')

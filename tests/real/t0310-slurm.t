@@ -44,7 +44,7 @@ is "submissions to a frozen controller run" "$(ended "$stuck1") $(ended "$stuck2
 is "once" "$(ran stuck1) $(ran stuck2)" "1 1"
 is "and there is one job for each" "$(admin squeue -h -t all -o %k | grep -cE "/($stuck1|$stuck2)/a1\$")" 2
 
-long=$(submit "nodelist=n1 -- $(mark long); sleep 24; echo through; exit 5")
+long=$(submit "nodelist=n1 -- $(mark long); sleep 45; echo through; exit 5")
 before=$(submit "-- sleep 3; exit 6")
 running "$long" "$before"
 testbed ctld-stop
@@ -52,7 +52,7 @@ gone1=$(submit "-- $(mark gone1)")
 gone2=$(submit "-- $(mark gone2)")
 is "a job that ends without a controller" "$(ended "$before" 15)" "failed 6"
 ok "a run that waits says why" eventually 15 why_says "$gone1" 'nable to contact slurm controller'
-ok "the running one is unknown after a while" eventually 25 is_now "$long" unknown
+ok "the running one is unknown after a while" eventually 45 is_now "$long" unknown
 like "and says why" "$(why "$long")" 'nable to contact slurm controller'
 testbed ctld-start
 is "submissions without a controller run when it is back" "$(ended "$gone1") $(ended "$gone2")" "succeeded 0 succeeded 0"
@@ -149,6 +149,27 @@ front2=$(submit "nodelist=n4 ntasks=8 -- true")
 is "preempted, in a partition that requeues" "$(ended "$low" | cut -d' ' -f1) $(ran low)" "preempted 1"
 is "preempted, in a partition that cancels" "$(ended "$scav" | cut -d' ' -f1) $(ran scav)" "preempted 1"
 is "by jobs that ran" "$(ended "$front1") $(ended "$front2")" "succeeded 0 succeeded 0"
+
+# --- cancelled with a grace period (KillWait is 2 s here) ---
+
+graced=$(submit "grace=8 -- trap 'told=1' TERM; echo up; while [ -z \"\$told\" ]; do sleep 0.1; done; sleep 4; echo lived; while :; do sleep 0.1; done")
+hasty=$(submit "grace=1 nodes=2 -- trap '' TERM; echo up; srun -N2 sh -c \"trap '' TERM; echo step; while :; do sleep 0.1; done\"; while :; do sleep 0.1; done")
+saved=$(submit "grace=30 -- trap 'echo saved; exit 3' TERM; echo up; while :; do sleep 0.1; done")
+for id in "$graced" "$saved"; do
+	eventually 15 contains "$MNT/runs/$id/stdout" up
+done
+eventually 15 contains "$MNT/runs/$hasty/stdout" step
+like "the number of nodes and processors while it runs" "$(tr '\n' ' ' <"$MNT/runs/$hasty/metrics")" ' nodes 2 cpus 2 '
+is "cancel of three is answered at once" "$(order "$graced" cancel) $(order "$hasty" cancel) $(order "$saved" cancel)" "ok ok ok"
+kill -KILL "$(cat "$STATE/worker.pid")"
+is "one saves what it has" "$(ended "$saved") $(cat "$MNT/runs/$saved/stdout" | tr '\n' ' ')" "cancelled 3 up saved "
+is "one that does not listen is killed, its steps too" "$(ended "$hasty")" "cancelled 137"
+like "why: the cause before the means" "$(why "$hasty" | tr '\n' ' ')" '^cancel was asked for .* cancelled; it took SIGKILL'
+unlike "and no guess" "$(why "$hasty")" 'out-of-memory'
+is "one had all of its time, whatever became of the worker" "$(ended "$graced") $(cat "$MNT/runs/$graced/stdout" | tr '\n' ' ')" \
+	"cancelled 137 up lived "
+eventually 15 sh -c "[ -z \"\$(SLURM_CONF=$TESTBED_DIR/slurm.conf squeue -h -j $(job_of "$hasty"),$(job_of "$graced"))\" ]"
+like "node hours are of all nodes" "$(awk '/^elapsed/ { e = $2 } /^node_hours/ { print $2 * 3600 / e }' "$MNT/runs/$hasty/metrics")" '^(2|1\.9|2\.0)'
 
 # --- refused, and never possible ---
 

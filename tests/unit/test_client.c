@@ -128,6 +128,7 @@ static int client(int (*client_main)(int, char **), const char *input, char *con
 			(void)close(fifo);
 		if (!freopen(out, "w", stdout) || !freopen(err, "w", stderr) || !freopen(in, "r", stdin))
 			_exit(99);
+		(void)setvbuf(stderr, NULL, _IONBF, 0);
 		st = client_main(argc, (char **)argv);
 		(void)fflush(NULL);
 		_exit(st);
@@ -744,6 +745,69 @@ static void test_follow_live(void **state)
 	assert_file("out", want.buf);
 }
 
+/* Replaces a file as a whole. */
+static void swap(const char *path, const char *text)
+{
+	cleanup_free char *new = xasprintf("%s.new", path), *from = at(new), *to = at(path);
+
+	put(new, text);
+	assert_int_equal(rename(from, to), 0);
+}
+
+/* The client said this on standard error. */
+static bool was_said(const char *part)
+{
+	for (int i = 0; i < 3000; i++) {
+		cleanup_free char *is = get("err");
+
+		if (strstr(is, part))
+			return true;
+		(void)usleep(10000);
+	}
+	return false;
+}
+
+static void *be_pending(void *arg)
+{
+	bool *ok = arg;
+
+	ok[0] = was_said("slurmray: run 5 is pending: Priority\nslurmray: estimated start: 1\n");
+	swap("mnt/runs/5/why", "pending: Priority\nestimated start: 2\n"); /* that alone is no news */
+	(void)usleep(1500000);
+	swap("mnt/runs/5/why", "pending: Resources\nheld: by nobody\n");
+	ok[1] = was_said("slurmray: run 5 is pending: Resources\nslurmray: held: by nobody\n");
+	swap("mnt/runs/5/status", "running\n");
+	ok[2] = was_said("slurmray: run 5 is running\n");
+	(void)!write(fifo, "first\n", 6);
+	fifo_drained(fifo);
+	swap("mnt/runs/5/status", "completing\n");
+	(void)close(fifo);
+	return NULL;
+}
+
+/* Nothing comes: it is said why. */
+static void test_follow_pending(void **state)
+{
+	cleanup_free char *mount = at("mnt");
+	bool ok[3] = { false };
+	pthread_t thread;
+
+	(void)state;
+	make_run("5", "pending\n", "succeeded 0\n", "pending: Priority\nestimated start: 1\n");
+	put("mnt/runs/5/stderr.follow", "");
+	fifo_open("mnt/runs/5/stdout.follow");
+	put("err", "");
+	assert_int_equal(pthread_create(&thread, NULL, be_pending, ok), 0);
+	assert_int_equal(FOLLOW("--mount", mount, "5"), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	fifo = -1;
+	for (size_t i = 0; i < ARRAY_SIZE(ok); i++)
+		assert_true(ok[i]);
+	assert_file("out", "first\n");
+	assert_file("err", "slurmray: run 5 is pending: Priority\nslurmray: estimated start: 1\n"
+			   "slurmray: run 5 is pending: Resources\nslurmray: held: by nobody\nslurmray: run 5 is running\n");
+}
+
 /* The mount goes away at the end of the output and comes back when the run has ended. */
 static void *go_away(void *arg)
 {
@@ -969,6 +1033,7 @@ int main(void)
 		T(test_submit_wait),
 		T(test_follow),
 		T(test_follow_live),
+		T(test_follow_pending),
 		T(test_wait_outage),
 		T(test_purged),
 		T(test_recover),

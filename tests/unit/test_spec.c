@@ -640,6 +640,7 @@ static void test_args(void **state)
 	       "{\"payload\": \"/a\", \"args\": [\"x\", \"x\", \"\", \"a b\\n\", \"3\"]}");
 	expect("{\"script\": \"#!/bin/sh\\n\", \"args\": \"--lr 0.1 'a  b' c,d\"}",
 	       "{\"script\": \"#!/bin/sh\\n\", \"args\": [\"--lr\", \"0.1\", \"a  b\", \"c,d\"]}");
+	expect("{\"payload\": \"/a\", \"args\": \"a\\n b\"}", "{\"payload\": \"/a\", \"args\": [\"a\", \"b\"]}");
 	expect("payload=/a args='-x \"y z\"'\n", "{\"payload\": \"/a\", \"args\": [\"-x\", \"y z\"]}");
 	expect("{\"payload\": \"/a\", \"args\": []}", "{\"payload\": \"/a\", \"args\": []}");
 	expect("{\"command\": \"a\", \"args\": null}", "{\"command\": \"a\", \"args\": null}");
@@ -723,6 +724,41 @@ static void test_dependency(void **state)
 	       "'dependency': 'nodes' must be afterok, afterany, afternotok or singleton");
 	refuse("dependency=afterok:41+5 -- a\n", "'afterok' must be a list of run ids: numbers or names, not '41+5'");
 	refuse("dependency=afterok: -- a\n", "'afterok' must not have an empty element");
+}
+
+/* What grows with the square of a document's length stops the daemon: a mebibyte of each has to be quick. */
+static void test_large(void **state)
+{
+	struct strbuf many = STRBUF_INIT, lines = STRBUF_INIT, pairs = STRBUF_INIT, again = STRBUF_INIT;
+	json_t *spec;
+
+	(void)state;
+	strbuf_addstr(&many, "dependency=");
+	strbuf_addstr(&lines, "#!/bin/sh\n");
+	strbuf_addstr(&again, "#!/bin/sh\n");
+	for (int i = 1; many.len < 900000; i++)
+		strbuf_addf(&many, "%safterok:%d,afterany:%d", i > 1 ? "," : "", i, i / 2 + 1);
+	strbuf_addstr(&many, " -- x\n");
+	spec = parse_n(many.buf, many.len);
+	assert_true(json_array_size(json_object_get(spec, "afterok")) > 30000);
+	assert_true(json_array_size(json_object_get(spec, "afterany")) * 2 - json_array_size(json_object_get(spec, "afterok")) <= 2);
+	json_decref(spec);
+	for (int i = 1; lines.len < 900000; i++)
+		strbuf_addf(&lines, "#SBATCH -d afterok:%d\n", i);
+	refuse_with(lines.buf, "'afterok' has more than 1000 runs from several options");
+	for (int i = 1; again.len < 900000; i++)
+		strbuf_addf(&again, "#SBATCH -d afterok:%d\n", i % 999 + 1);
+	spec = parse_n(again.buf, again.len);
+	assert_int_equal(json_array_size(json_object_get(spec, "afterok")), 999);
+	json_decref(spec);
+	while (pairs.len < 900000)
+		strbuf_addstr(&pairs, "aaaaa=1 ");
+	strbuf_addstr(&pairs, "x\n");
+	json_decref(parse_n(pairs.buf, pairs.len));
+	strbuf_release(&many);
+	strbuf_release(&lines);
+	strbuf_release(&pairs);
+	strbuf_release(&again);
 }
 
 static void test_ours_and_later(void **state)
@@ -1278,6 +1314,7 @@ int main(void)
 		cmocka_unit_test(test_env_size),
 		cmocka_unit_test(test_nul_in_strings),
 		cmocka_unit_test(test_dependency),
+		cmocka_unit_test(test_large),
 		cmocka_unit_test(test_ours_and_later),
 		cmocka_unit_test(test_set_merges),
 		cmocka_unit_test(test_time),
