@@ -102,6 +102,7 @@ struct envs_place {
 	const char *uuid;      /* of the state directory: names the partial file and marks users */
 	const struct envs_archive *archive;
 	const char *name; /* of the archive, for people */
+	int64_t quota_kib; /* of all that are unpacked there together; 0: no limit */
 };
 
 /* DIRECTORY/envs/KEY[/NAME], unquoted. */

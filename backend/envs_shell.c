@@ -160,6 +160,45 @@ static const char try_text[] =
 	"conda-pack'\n"
 	"}\n";
 
+/*
+ * Removes what was not used for longest until the rest fits. In use: an attempt is marked whose directory is there, that was
+ * not called off, and whose exit record is neither in it nor in ends/. A run that is just being linked marks itself first and
+ * looks for `complete` then; here `complete` goes first and the marks are looked at again then; so one of the two sees
+ * the other.
+ */
+static const char evict_text[] =
+	"in_use() {\n"
+	"\tfor u in \"$1\"/users/*; do\n"
+	"\t\tt=$(readlink \"$u\") || continue\n"
+	"\t\tn=${t#*/runs/}\n"
+	"\t\t[ ! -d \"$t\" ] || [ -e \"$t/exit\" ] || [ \"$(readlink \"$t/started\")\" = void ] ||\n"
+	"\t\t\t[ -e \"${t%/runs/*}/ends/${n%/*}.${n##*/}\" ] || return 0\n"
+	"\tdone\n"
+	"\treturn 1\n"
+	"}\n"
+	"kib() { sed -n 's/^kib //p' \"$1/complete\" 2>/dev/null; }\n"
+	"evict() {\n"
+	"\ttotal=0\n"
+	"\tfor k in \"$all\"/*/; do\n"
+	"\t\ts=$(kib \"$k\")\n"
+	"\t\ttotal=$((total + ${s:-0}))\n"
+	"\tdone\n"
+	"\tcd \"$all\" || return\n"
+	"\tls -tr */last_used 2>/dev/null | while [ \"$total\" -gt \"$quota\" ] && read -r k; do\n"
+	"\t\tk=$all/${k%/last_used}\n"
+	"\t\ts=$(kib \"$k\")\n"
+	"\t\tif [ -z \"$s\" ] || [ \"$k\" = \"$e\" ] || in_use \"$k\"; then continue; fi\n"
+	"\t\tmv \"$k/complete\" \"$k/leaving\" 2>/dev/null || continue\n"
+	"\t\tif in_use \"$k\"; then\n"
+	"\t\t\tmv \"$k/leaving\" \"$k/complete\"\n"
+	"\t\t\tcontinue\n"
+	"\t\tfi\n"
+	"\t\tnote \"removed ${k##*/}: $total KiB of $quota are used\"\n"
+	"\t\trm -rf \"$k\"\n"
+	"\t\ttotal=$((total - s))\n"
+	"\tdone\n"
+	"}\n";
+
 static const char commit_text[] =
 	"ln -sn \"$root\" \"$e/root\" || exit 75\n"
 	"size=$(du -sk \"$e/env\" | cut -f 1)\n"
@@ -168,8 +207,7 @@ static const char commit_text[] =
 	"touch \"$e/last_used\"\n"
 	"mv -f \"$e/complete.tmp\" \"$e/complete\" || exit 75\n"
 	"note \"unpacked: $size KiB\"\n"
-	"rm -f \"$e/archive\" \"$e\"/part.* \"$e/unpack.log\"\n"
-	"exit 0\n";
+	"rm -f \"$e/archive\" \"$e\"/part.* \"$e/unpack.log\"\n";
 
 void envs_path(const struct envs_place *p, const char *name, struct strbuf *out)
 {
@@ -299,6 +337,12 @@ void envs_unpack_code(const struct envs_place *p, const char *local, bool check,
 	if (check)
 		strbuf_addstr(code, "try \"$e/$root\"\n");
 	strbuf_addstr(code, commit_text);
+	if (p->quota_kib > 0) {
+		strbuf_addf(code, "quota=%lld all=${e%%/*}\n", (long long)p->quota_kib);
+		strbuf_addstr(code, evict_text);
+		strbuf_addstr(code, "evict\n");
+	}
+	strbuf_addstr(code, "exit 0\n");
 }
 
 /* --- link --- */

@@ -35,7 +35,8 @@ static struct envs_place place(const struct cluster *c, const struct lenv *v)
 {
 	const char *slash = strrchr(v->path, '/');
 
-	return (struct envs_place){ v->directory, c->ctx.uuid, &v->archive, slash ? slash + 1 : v->path };
+	return (struct envs_place){ v->directory, c->ctx.uuid, &v->archive, slash ? slash + 1 : v->path,
+				    c->ctx.conf->env_quota_kib };
 }
 
 static void set_why(struct lenv *v, const char *why)

@@ -98,7 +98,8 @@ static struct envs_place place(const struct cluster *c, const struct renv *v)
 {
 	const char *slash = strrchr(v->path, '/');
 
-	return (struct envs_place){ c->ctx.conf->directory, c->uuid, &v->archive, slash ? slash + 1 : v->path };
+	return (struct envs_place){ c->ctx.conf->directory, c->uuid, &v->archive, slash ? slash + 1 : v->path,
+				    c->ctx.conf->env_quota_kib };
 }
 
 static void stop_sending(struct cluster *c, struct renv *v)

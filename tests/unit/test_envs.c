@@ -346,6 +346,7 @@ static void the_thread_works(void **state)
 
 /* ---- shell code ---- */
 
+static int64_t quota;
 static struct envs_archive packed; /* env.tar: what pixi-unpack leaves */
 
 /* A tree whose python is a script, so that it starts; `noise` makes another content. */
@@ -365,7 +366,7 @@ static struct envs_place place(const char *uuid)
 	static char directory[80];
 
 	(void)snprintf(directory, sizeof(directory), "%s/d", dir);
-	return (struct envs_place){ directory, uuid, &packed, "it's env.tar" };
+	return (struct envs_place){ directory, uuid, &packed, "it's env.tar", quota };
 }
 
 static void must_look(struct envs_look *look)
@@ -638,6 +639,58 @@ static void links(void **state)
 	assert_int_equal(sh(NULL, "%s", code.buf), 0); /* it was sent before: left as it is */
 }
 
+/* Packs and unpacks the archive `name`; its key. */
+static char *deploy(const char *name)
+{
+	cleanup_free char *file = xasprintf("%s.tar", name);
+
+	pack(file, name);
+	sent(file);
+	assert_int_equal(unpack(&(struct strbuf)STRBUF_INIT), 0);
+	return xstrdup(packed.key);
+}
+
+static bool there(const char *key)
+{
+	return sh(NULL, "test -e d/envs/%s/complete", key) == 0;
+}
+
+static void eviction(void **state)
+{
+	cleanup_free char *old = NULL, *used = NULL, *ended = NULL, *voided = NULL, *fresh = NULL, *last = NULL;
+
+	(void)state;
+	must("rm -rf d run U");
+	quota = 0;
+	old = deploy("q1");
+	used = deploy("q2");
+	ended = deploy("q3");
+	voided = deploy("q4");
+	fresh = deploy("q5");
+	assert_int_equal(sh(NULL,
+			    "mkdir -p U/runs/2/a1 U/runs/3/a1 U/runs/4/a1 U/ends && : >U/ends/3.a1 && ln -s void U/runs/4/a1/started\n"
+			    "for i in 2:%s 3:%s 4:%s; do\n"
+			    "mkdir d/envs/${i#*:}/users; ln -s \"$PWD/U/runs/${i%%:*}/a1\" d/envs/${i#*:}/users/u; done\n"
+			    "n=1; for i in %s %s %s %s %s; do touch -d \"2020-01-0$n\" d/envs/$i/last_used; n=$((n+1)); done",
+			    used, ended, voided, old, used, ended, voided, fresh),
+			 0);
+	quota = 1000000; /* all fit */
+	last = deploy("q6");
+	assert_true(there(old) && there(used) && there(ended) && there(voided) && there(fresh) && there(last));
+	quota = 50; /* of about 16 each */
+	free(last);
+	last = deploy("q7");
+	assert_false(there(old) || there(ended) || there(voided));
+	assert_true(there(used) && there(last));
+	assert_int_equal(sh(NULL, "test ! -e d/envs/%s && grep -q 'removed %s' d/envs/%s/log", old, old, last), 0);
+	quota = 1; /* its own and what is in use stay whatever the quota says */
+	free(last);
+	last = deploy("q8");
+	assert_true(there(used) && there(last));
+	assert_false(there(fresh));
+	quota = 0;
+}
+
 static void answers(void **state)
 {
 	static const char *const bad[] = { "", "machine", "machine x\n", "machine x86_64 glibc\n", "machine a b\npart\n",
@@ -675,6 +728,7 @@ int main(void)
 		cmocka_unit_test(dead_owners),
 		cmocka_unit_test(killed_in_the_middle),
 		cmocka_unit_test(links),
+		cmocka_unit_test(eviction),
 		cmocka_unit_test(answers),
 	};
 
