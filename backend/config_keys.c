@@ -299,6 +299,8 @@ static void spec_default(struct parser *p, const char *key, const char *value)
 
 	if (!spec_key_find(base))
 		unknown_key(p, key);
+	else if (strcmp(base, "args") == 0)
+		config_complain(p, "'args' belongs to the script of a spec, and is no default");
 	else if (strcmp(key, "cluster") == 0 || strcmp(key, "profile") == 0) {
 		if (names_section(p, key, value))
 			set_default(p, key, value);

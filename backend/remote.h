@@ -167,7 +167,7 @@ struct rrun {
 	unsigned tries;
 	int64_t retry_at;
 	enum cancel_state cancel;
-	int64_t cancel_at; /* CANCEL_GRACE: when it is told once more */
+	int64_t cancel_at; /* CANCEL_GRACE: when it is told once more, whoever waits for it; 0: it was not told yet */
 	struct upload *upload;
 	struct renv *env; /* of its archive, once that was looked for */
 	bool env_waits;   /* until that is ready or has failed */
@@ -235,6 +235,7 @@ struct cluster {
 	struct list usage; /* jobs that accounting is to be asked for */
 	bool usage_busy, usage_none; /* none: no accounting here */
 	uint64_t usage_serial;
+	int64_t usage_at, usage_asked_at;
 	struct list chores; /* struct chore: clean-up that waits for its turn */
 	bool chore_busy;
 	/* remote_watch.c */

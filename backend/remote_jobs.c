@@ -301,7 +301,7 @@ static bool same_text(const char *a, const char *b)
 static void say_state(struct cluster *c, struct rrun *r)
 {
 	const struct seen_row *s = &r->seen;
-	bool pending = strcmp(s->status, "pending") == 0;
+	bool pending = strcmp(s->status, "pending") == 0, running = strcmp(s->status, "running") == 0;
 	json_t *data;
 
 	if (!r->unknown_said && same_text(r->status, s->status) && same_text(r->reason, s->reason) &&
@@ -317,7 +317,7 @@ static void say_state(struct cluster *c, struct rrun *r)
 	r->cpus = s->cpus;
 	r->unknown_said = false;
 	data = json_pack("{s:s}", "status", s->status);
-	if (pending && s->reason)
+	if ((pending || running) && s->reason)
 		(void)json_object_set_new(data, "reason", json_string(s->reason));
 	if (s->nodes && *s->nodes)
 		(void)json_object_set_new(data, "nodes", json_string(s->nodes));
@@ -388,12 +388,20 @@ static void apply_row(struct cluster *c, struct rrun *r)
 		rlogs_start(c, r);
 }
 
+/* A signal has a sender: a user, a limit, a node that failed. Of a job that the controller has forgotten accounting may know. */
+static bool was_stopped(const struct exit_record *rec)
+{
+	return rec->sig[0] || rec->rc >= 128;
+}
+
 static void apply_missing(struct cluster *c, struct rrun *r)
 {
-	if (r->has_record)
-		end_by_record(c, r);
-	else
+	if (!r->has_record)
 		want_verify(c, r);
+	else if (was_stopped(&r->record))
+		verify_now(c, r);
+	else
+		end_by_record(c, r);
 }
 
 static void apply_poll(struct cluster *c)

@@ -341,13 +341,14 @@ static bool update_facts_of_state(struct run *r, const struct event *ev)
 	long long est = event_int(ev, "est_start", r->t_est_start);
 
 	changed |= update_str(&r->why, ev, "why");
+	if (r->status == RUN_PENDING || r->status == RUN_RUNNING)
+		changed |= update_str(&r->reason, ev, "reason");
 	if (r->status != RUN_PENDING) {
 		changed |= update_count(r, ev, "node_count");
 		changed |= update_count(r, ev, "cpus");
 	}
 	if (r->status != RUN_PENDING)
 		return changed;
-	changed |= update_str(&r->reason, ev, "reason");
 	changed |= est != r->t_est_start;
 	r->t_est_start = est;
 	return changed;

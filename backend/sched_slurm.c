@@ -230,6 +230,14 @@ static const char *said(const char *s)
 	return strcmp(s, "N/A") == 0 || strcmp(s, "(null)") == 0 || strcmp(s, "None") == 0 ? "" : s;
 }
 
+/* A running job that does nothing: for what reason squeue does not say. */
+static const char *stopped(const char *state)
+{
+	return strcmp(state, "SUSPENDED") == 0 || strcmp(state, "STOPPED") == 0 ?
+		       "suspended by an administrator or by the scheduler (Slurm: SUSPENDED); it goes on when they resume it" :
+		       "";
+}
+
 /* "START NODES CPUS". An element of an array counts for itself. */
 static void take_numbers(char *s, struct sched_row *row)
 {
@@ -257,10 +265,10 @@ static void take_row(char *line, sched_row_cb cb, void *arg)
 		return;
 	row.job_id = f[0];
 	row.state = f[1];
-	row.reason = said(f[2]);
+	row.run_status = slurm_status(f[1]);
+	row.reason = row.run_status && strcmp(row.run_status, "running") == 0 ? stopped(f[1]) : said(f[2]);
 	row.nodes = said(f[3]);
 	take_numbers(f[4], &row);
-	row.run_status = slurm_status(f[1]);
 	cb(arg, &row);
 }
 

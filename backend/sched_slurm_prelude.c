@@ -24,9 +24,13 @@ const char slurm_prelude[] =
 	"\tSL_T=$1 SL_D=$2 awk -F'|' 'NF > 6 && ($6 == ENVIRON[\"SL_T\"] || $NF == ENVIRON[\"SL_D\"])'\n"
 	"}\n"
 	"sl_find() { sl_rows \"$1\" \"$2\" | sed 's/[_+|].*//' | sort -nu; }\n"
-	/* Only while it waits: one that began refuses itself (the guard), and Slurm would write of its cancellation into the
-	   stderr that it shares with the job that runs. */
-	"sl_drop() { scancel --state=PENDING \"$1\" 2>/dev/null; }\n"
+	/* A surplus job is cancelled only while it waits, and held first so that it cannot start meanwhile: one that began
+	   refuses itself (the guard), and Slurm would write of its cancellation into the stderr that it shares with the job
+	   that runs. */
+	"sl_drop() {\n"
+	"\tscontrol hold \"$1\" >/dev/null 2>&1\n"
+	"\tscancel --state=PENDING \"$1\" 2>/dev/null || scontrol release \"$1\" >/dev/null 2>&1\n"
+	"}\n"
 	"sl_limit() {\n"
 	"\tif command -v timeout >/dev/null 2>&1; then timeout -k 2 20 \"$@\"; else \"$@\"; fi\n"
 	"}\n"
@@ -100,6 +104,8 @@ const char slurm_prelude[] =
 	"\t*timed\\ out*|*nable\\ to\\ contact*|*emporar*|*onnect*|*not\\ respond*|*standby*) ;;\n"
 	"\t*Zero\\ Bytes*|*Transport\\ endpoint*|*rotocol\\ auth*|*unge*|*nexpected\\ message*) ;;\n"
 	"\t*Insane\\ message*|*Header\\ lengths*|*I/O\\ error*|*ommunication*) ;;\n"
+	/* "Unexpected missing socket error" is what an sbatch says whose controller was killed (seen with 22.05). */
+	"\t*ocket\\ *|*essage\\ *ailure*|*roken\\ pipe*|*nreachable*|*o\\ route*|*nterrupted*|*open\\ files*) ;;\n"
 	"\t*o\\ space\\ left*|*uota\\ exceeded*|*annot\\ allocate\\ memory*) ;;\n"
 	"\t*) return 1 ;;\n"
 	"\tesac\n"
@@ -359,8 +365,12 @@ const char slurm_prelude[] =
 	"\t\tcase $(sl_state) in\n"
 	"\t\tCOMPLETED|CANCELLED|FAILED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY)\n"
 	"\t\t\tsl_say gone 'the job has ended already' ;;\n"
-	"\t\tRUNNING) if [ -n \"$1\" ]; then sl_grace \"$1\"; else sl_run scancel \"$sl_id\"; fi ;;\n"
-	"\t\t*) sl_run scancel \"$sl_id\" ;;\n"
+	"\t\t*)\n"
+	"\t\t\tif [ -n \"$1\" ] && [ \"$(sl_state):$sl_w\" = \"RUNNING:$sl_id\" ]; then\n"
+	"\t\t\t\tsl_grace \"$1\"\n"
+	"\t\t\telse # nothing of the user's runs\n"
+	"\t\t\t\tsl_run scancel \"$sl_id\"\n"
+	"\t\t\tfi ;;\n"
 	"\t\tesac ;;\n"
 	"\tunreachable:*) sl_say unreachable \"$sl_c\" ;;\n"
 	"\t*:void) sl_say ok 'cancelled before it started' ;;\n"

@@ -244,8 +244,10 @@ static int parse_json(const char *text, size_t len, json_t *spec, struct strbuf 
 /* What #SBATCH lines say counts where the spec itself says nothing, as on sbatch's command line. */
 static int add_script_keys(json_t *spec, const json_t *script, struct strbuf *errors)
 {
+	bool elsewhere = json_is_string(json_object_get(spec, "workdir"));
+	cleanup_free char *unused = NULL; /* a relative one, which means something to sbatch alone */
 	json_t *keys = json_object();
-	int rc = spec_script(json_string_value(script), json_string_length(script), keys, errors);
+	int rc = spec_script(json_string_value(script), json_string_length(script), keys, elsewhere ? &unused : NULL, errors);
 
 	if (rc == 0)
 		json_object_update_missing(spec, keys);

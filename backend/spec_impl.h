@@ -76,7 +76,10 @@ int spec_word(const char **p, const char *end, struct strbuf *out);
 
 /* The one-line form without its newline. */
 int spec_line(const char *text, size_t len, json_t *spec, struct strbuf *errors);
-/* The keys that the #SBATCH lines of a script set; `text` begins with "#!". */
-int spec_script(const char *text, size_t len, json_t *spec, struct strbuf *errors);
+/*
+ * The keys that the #SBATCH lines of a script set; `text` begins with "#!". With `workdir` the working directory goes there as it
+ * is written, and is none of the keys.
+ */
+int spec_script(const char *text, size_t len, json_t *spec, char **workdir, struct strbuf *errors);
 
 #endif

@@ -219,6 +219,7 @@ static int add_json(struct docs *d, const char *text, size_t len)
 static int add_script(struct docs *d, const char *text, size_t len)
 {
 	json_t *spec, *script = json_stringn(text, len);
+	cleanup_free char *dir = NULL;
 	char *dump;
 
 	if (!script)
@@ -228,6 +229,9 @@ static int add_script(struct docs *d, const char *text, size_t len)
 		return complain(d, "the script does not end in a newline: it may have been cut off, nothing was submitted");
 	}
 	spec = json_deep_copy(d->pairs);
+	dir = json_object_get(spec, "workdir") ? NULL : spec_script_workdir(text, len);
+	if (dir && client_workdir_relative("workdir", dir)) /* to sbatch it is relative to where it was called */
+		(void)json_object_set_new(spec, "workdir", json_string(dir));
 	(void)json_object_set_new(spec, "script", script);
 	dump = json_dumps(spec, CLIENT_DUMP_FLAGS);
 	json_decref(spec);

@@ -241,6 +241,7 @@ static void intake_done(struct intake *in, int code)
 	struct conv *c = in->c;
 	struct fsys *fs = c->fs;
 
+	journal_answered(fs);
 	taken(in, code);
 	c->busy = false;
 	if (in->p) {
@@ -283,6 +284,7 @@ static void submitted(void *arg, int code, const char *text)
 	const struct run *r;
 
 	in->answered = true;
+	journal_heard(c->fs);
 	if (code < 0) {
 		in->code = code;
 		in->why = xstrdup(text);
@@ -457,8 +459,7 @@ static bool intake_late(struct parked *p)
 {
 	const struct intake *in = (const struct intake *)(uintptr_t)p->user;
 
-	engine_note_rejected(p->fs->en, in->uid, in->text.buf, in->text.len,
-			     "the journal did not answer in 30 seconds (ETIMEDOUT): another row will say what became of it");
+	journal_note_late(p->fs, in->uid, in->text.buf, in->text.len);
 	return false;
 }
 
@@ -471,9 +472,9 @@ void intake_park(struct intake *in, fuse_req_t req, bool deadline)
 	in->p->uninterruptible = true;
 	in->p->user = (uintptr_t)in;
 	in->p->drop = drop_intake;
+	journal_asked(c->fs);
 	if (deadline) {
-		in->p->deadline = clock_mono(c->fs->clock) + JOURNAL_DEADLINE_US;
-		in->p->deadline_errno = ETIMEDOUT;
+		park_for_journal(in->p);
 		in->p->late = intake_late;
 	}
 }

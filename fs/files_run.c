@@ -74,6 +74,8 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "not submitted yet: %s\n", run_fact(r, "submit_trouble"));
 	if (r->status == RUN_PENDING && r->reason)
 		strbuf_addf(out, "pending: %s\n", r->reason);
+	if (r->status == RUN_RUNNING && r->reason && *r->reason)
+		strbuf_addf(out, "%s\n", r->reason);
 	if (r->status == RUN_PENDING && r->t_est_start)
 		strbuf_addf(out, "estimated start: %s\n", clock_text(r->t_est_start, when));
 	if (r->hold_wanted && (r->status == RUN_QUEUED || r->status == RUN_PENDING))
@@ -285,7 +287,8 @@ static void metrics_text(const struct view *v, struct strbuf *out, bool json)
 	const char *complete = run_is_live(r) ? "false" : "true";
 
 	metric(out, json, "elapsed", 3, elapsed);
-	metric(out, json, "nodes", 0, nodes > 0 ? nodes : 1);
+	if (nodes > 0)
+		metric(out, json, "nodes", 0, nodes);
 	if (cpus > 0)
 		metric(out, json, "cpus", 0, cpus);
 	if (cpu >= 0)

@@ -106,6 +106,10 @@ struct fsys {
 	struct hmap paths;	/* path tables, by run number */
 	struct hmap probes;	/* last answers of clusters */
 	size_t n_parked;
+	bool asleep;		/* the machine is about to sleep: nobody may wait */
+	int64_t journal_us;	/* for how long requests wait for the journal */
+	int64_t journal_since;	/* monotonic us: since when it owes an answer, if it does */
+	size_t journal_owes;
 	int retrying;		/* park_retry calls that are under way, and what went away meanwhile */
 	struct parked *graves;
 	long n_pollers;		/* handles whose kernel handle is kept */
@@ -175,6 +179,19 @@ void park_expire(struct fsys *fs);
 /* Are there requests whose effect is on its way to the journal? */
 bool park_committing(const struct fsys *fs);
 void park_drain(struct fsys *fs, int error);
+/* Answers EINTR to all who wait, but for those whose effect is on its way to the journal. */
+void park_interrupt(struct fsys *fs);
+
+/*
+ * Nobody waits for the journal longer than fs->journal_us (ETIMEDOUT then), and that counts from when it fell silent: who comes
+ * later, or was behind another in a queue of the kernel (a directory's lock), does not wait all of it again.
+ */
+void journal_asked(struct fsys *fs);	/* something is on its way to it */
+void journal_heard(struct fsys *fs);	/* it said something, and more is to come */
+void journal_answered(struct fsys *fs);	/* the end of what was asked */
+void park_for_journal(struct parked *p);
+/* Row in `errors` for a write that was answered so. */
+void journal_note_late(struct fsys *fs, uint32_t uid, const char *text, size_t len);
 
 /* --- rendering (files_*.c) --- */
 

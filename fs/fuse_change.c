@@ -19,6 +19,7 @@ struct change {
 
 static void change_free(struct change *c)
 {
+	journal_answered(c->fs);
 	free(c->name);
 	free(c);
 }
@@ -63,8 +64,8 @@ static struct change *change_new(struct fsys *fs, fuse_req_t req, const char *na
 	c->p->uninterruptible = true;
 	c->p->user = (uintptr_t)c;
 	c->p->drop = drop_change;
-	c->p->deadline = clock_mono(fs->clock) + JOURNAL_DEADLINE_US;
-	c->p->deadline_errno = ETIMEDOUT;
+	journal_asked(fs);
+	park_for_journal(c->p);
 	return c;
 }
 

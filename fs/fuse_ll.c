@@ -397,8 +397,7 @@ static void ask_doc(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t 
 	p->size = size;
 	p->user = (uintptr_t)w;
 	p->drop = drop_doc;
-	p->deadline = clock_mono(fs->clock) + JOURNAL_DEADLINE_US;
-	p->deadline_errno = ETIMEDOUT;
+	park_for_journal(p);
 	if (park_interruptible(p))
 		engine_doc(fs->en, h->run, h->nd->name, have_doc, w);
 	else

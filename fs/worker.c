@@ -8,6 +8,7 @@
 #include "fs/fsys.h"
 #include "fs/keeper.h"
 #include "fs/reactor.h"
+#include "fs/sleep.h"
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
@@ -24,12 +25,14 @@
 
 #define EXIT_AGAIN 75		/* EX_TEMPFAIL of sysexits.h */
 #define STOP_MS 3000		/* for clusters and the journal to finish */
+#define JOURNAL_US (30LL * USEC_PER_SEC) /* for how long requests wait for the journal */
 #define TICK_US (1 * USEC_PER_SEC)
 
 struct worker {
 	struct fsys fs;
 	struct reactor reactor;
 	struct config *config;
+	struct sleep_watch *sleep;
 	bool ready, ending;
 	int ready_fd;
 	int64_t next_tick;
@@ -122,6 +125,36 @@ static void settle(struct fsys *fs)
 			engine_step(fs->en);
 }
 
+/*
+ * A blocked reader cannot be frozen, and the machine would not sleep: all are let go, and nobody may wait until it woke up. Programs
+ * that go on after EINTR (cat, tail, Python) come again and again until they are frozen, and wait as before afterwards.
+ */
+static void on_sleep(void *arg, bool asleep)
+{
+	struct worker *w = arg;
+
+	log_info(asleep ? "the machine is about to sleep: blocked readers are let go (EINTR)" : "the machine is awake");
+	w->fs.asleep = asleep;
+	if (!asleep)
+		return;
+	settle(&w->fs);
+	park_interrupt(&w->fs);
+}
+
+static int bus_fd(void *arg)
+{
+	const struct worker *w = arg;
+
+	return sleep_fd(w->sleep);
+}
+
+static void on_bus(void *arg)
+{
+	struct worker *w = arg;
+
+	sleep_step(w->sleep);
+}
+
 static void end_loop(struct worker *w, int status, int error)
 {
 	if (!w->ending)
@@ -171,6 +204,8 @@ static int64_t on_timer(void *arg, int64_t now)
 
 	if (now >= w->next_tick) {
 		park_expire(&w->fs);
+		if (w->fs.n_parked)
+			sleep_try(w->sleep, now);
 		w->next_tick = now + TICK_US;
 	}
 	return w->fs.n_parked ? w->next_tick : REACTOR_NEVER;
@@ -234,6 +269,7 @@ static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err
 	if (rc < 0)
 		return rc;
 	fs->clock = &clock_system;
+	fs->journal_us = die_journal_us(JOURNAL_US);
 	fs->state_dir = conf->mount->state_dir;
 	fs->mount_dir = conf->mount->dir;
 	fs->handle_dir = xasprintf("%s/handles", fs->state_dir);
@@ -344,17 +380,21 @@ int worker_main(const struct worker_conf *conf)
 
 	memset(&w, 0, sizeof(w));
 	w.ready_fd = conf->ready_fd;
+	w.sleep = sleep_new(on_sleep, &w);
 	rc.signal_fd = open_signals(); /* before threads start: they inherit the mask */
 	if (die_setup(&e) < 0 || start(&w, conf, &e) < 0) {
 		log_error("%s", e.text);
 		worker_ready(w.ready_fd, &e);
 		engine_free(w.fs.en, STOP_MS);
+		sleep_free(w.sleep);
 		return 1;
 	}
 	rc.engine_fd = engine_fd(w.fs.en);
 	rc.fuse = on_fuse;
 	rc.engine = on_engine;
 	rc.signal = on_signal;
+	rc.other_fd = bus_fd;
+	rc.other = on_bus;
 	rc.timer = on_timer;
 	rc.arg = &w;
 	reactor_init(&w.reactor, &rc);
@@ -369,6 +409,7 @@ int worker_main(const struct worker_conf *conf)
 	}
 	engine_free(w.fs.en, STOP_MS);
 	session_free(w.fs.session);
+	sleep_free(w.sleep);
 	if (status != EXIT_AGAIN) {
 		shared_detach(w.fs.shared);
 		config_free(w.config);

@@ -120,7 +120,9 @@ static const char signals[] =
 static const char unready[] = "# Directories and environment.\n"
 			      "_fault=-\n"
 			      "unready() {\n"
-			      "\t_rc=$?\n"
+			      "\t_k=$?\n"
+			      "\t[ -z \"$_rc\" ] || return 0 # the first one counts\n"
+			      "\t_rc=$_k\n"
 			      "\t[ \"$_rc\" -gt 128 ] || _rc=73 _fault='write'\n"
 			      "}\n";
 
@@ -131,7 +133,7 @@ static const char given[] = "_nodes='' _cpus=''\n"
 			    "\t_cpus=$(echo \"${SLURM_JOB_CPUS_PER_NODE:-}\" | awk -F, '{\n"
 			    "\t\tfor (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]\n"
 			    "\t\tprint n\n"
-			    "\t}')\n"
+			    "\t}' 2>/dev/null)\n"
 			    "fi\n"
 			    "case $_nodes in *[!0-9]*) _nodes='' ;; esac\n"
 			    "case $_cpus in *[!0-9]*) _cpus='' ;; esac\n";
@@ -174,14 +176,36 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 		    ctx->run_id, ctx->attempt);
 }
 
-/* A word that is nowhere in the text ends the here-document. */
+/*
+ * The word that ends a here-document: END_OF_FILE where the text does not have it, else with the first number that does not follow
+ * it there. One look at the text, however often it holds the word; SPEC_MAX_BYTES of it cannot use up all numbers.
+ */
+#define DELIMITERS (1u << 17)
+
 static void pick_delimiter(struct strbuf *delim, const char *text, size_t len)
 {
-	strbuf_addstr(delim, "END_OF_FILE");
-	for (unsigned n = 1; memmem(text, len, delim->buf, delim->len); n++) {
-		strbuf_reset(delim);
-		strbuf_addf(delim, "END_OF_FILE_%u", n);
+	static const char word[] = "END_OF_FILE";
+	unsigned char used[DELIMITERS / 8] = { 1 };
+	const char *end = text + len, *p = text;
+	unsigned number = 0;
+
+	while ((p = memmem(p, (size_t)(end - p), word, sizeof(word) - 1))) {
+		unsigned n = 0;
+
+		p += sizeof(word) - 1;
+		number = 1;
+		if (p == end || *p != '_')
+			continue;
+		for (const char *d = p + 1; d < end && *d >= '0' && *d <= '9' && n < DELIMITERS; d++)
+			n = n * 10 + (unsigned)(*d - '0');
+		if (n < DELIMITERS)
+			used[n / 8] = (unsigned char)(used[n / 8] | 1u << n % 8);
 	}
+	strbuf_addstr(delim, word);
+	while (number && number < DELIMITERS - 1 && (used[number / 8] & 1u << number % 8))
+		number++;
+	if (number)
+		strbuf_addf(delim, "_%u", number);
 }
 
 void wrap_file(struct strbuf *out, const char *name, const char *text, size_t len)
@@ -318,6 +342,7 @@ static const char run_job[] =
 	"\tdone\n"
 	"\t[ ! -s rc ] || read -r _rc <rc\n"
 	"\t[ ! -s fault ] || read -r _fault <fault\n"
+	"\tcase $_fault in workdir | input) ;; *) _fault=- ;; esac\n"
 	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 	"\trm -f pid\n"
 	"fi\n"
@@ -362,7 +387,7 @@ static const char peak[] =
 	"done\n"
 	"case $_rss in *[!0-9]*) _rss='' ;; esac\n"
 	"case $_all in\n"
-	"'' | *[!0-9]*) ! grep -qs srun job payload || _cpu='' ;;\n"
+	"'' | *[!0-9]*) ! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu='' ;;\n"
 	"*) _cpu=$_all ;;\n"
 	"esac\n\n";
 

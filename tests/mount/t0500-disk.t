@@ -1,6 +1,7 @@
 #!/bin/sh
 # The disk of the state directory is full, read-only or broken: while it serves (the cases are in tests/lib/disk.py), when
 # it starts, and for good. As root on a small tmpfs that is really filled, else by tests/lib/disk_errors.c alone.
+# TEST_SECONDS=30
 . "$(dirname "$0")/../lib/tap.sh"
 
 command -v "${CC:-cc}" >/dev/null || skip_all "there is no C compiler for tests/lib/disk_errors.c"

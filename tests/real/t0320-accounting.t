@@ -1,75 +1,73 @@
 #!/bin/bash
-# With accounting: states, codes, signals and reasons are those of t0310, which has none; and what only accounts know is there:
-# memory and processor time of all nodes and steps, and ends that the controller has forgotten.
+# What slurmdbd knows: jobs that ended, were cancelled, lost their node or were preempted while the login node was away, and
+# that the controller has forgotten (MinJobAge) before anybody asked. Without accounting: t0310, t0315.
+# TEST_SECONDS=60
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
-for program in slurmdbd mariadbd mariadb-install-db; do
+for program in slurmdbd mariadbd; do
 	PATH=$PATH:/usr/sbin command -v $program >/dev/null || skip_all "$program is not installed (scripts/deps check)"
 done
-export ACCT=1 NODES=3 CPUS=8 MINJOBAGE=5
+export ACCT=1 MINJOBAGE=5 NODES=5 CPUS=4
 mount_demo
 
-good=$(submit "-- echo good")
-bad=$(submit "-- exit 7")
-# shellcheck disable=SC2016
-segv=$(submit '-- kill -SEGV $$')
-nowhere=$(submit "workdir=/no/such/directory -- true")
-# 60 MB in each of two tasks, long enough to be seen
-# shellcheck disable=SC2016
-wide=$(submit 'nodes=2 ntasks=2 cpus_per_task=2 -- srun sh -c '\''a=$(head -c 60000000 /dev/zero | tr "\\0" x); sleep 4; i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done; echo ${#a}'\')
+wait_for_go="until [ -e $DEMO_HOME/go ]; do sleep 0.2; done"
+good=$(submit "nodelist=n1 -- $(mark good); $wait_for_go; echo good")
+bad=$(submit "nodelist=n1 -- $(mark bad); $wait_for_go; exit 9")
+shot=$(submit "nodelist=n1 -- $(mark shot); $wait_for_go; kill -KILL \$(cut -d' ' -f4 /proc/\$PPID/stat)") # its wrapper
+node=$(submit "nodelist=n5 -- $(mark node); sleep 200")
 hand1=$(submit "hold=true -- $(mark hand1)")
-hand2=$(submit "nodelist=n1 -- $(mark hand2); sleep 60")
-own=$(submit "nodelist=n1 -- $(mark own); sleep 60")
-deaf=$(submit "nodelist=n1 grace=1 -- trap '' TERM; $(mark deaf); while :; do sleep 0.1; done")
-again=$(submit "nodelist=n1 -- $(mark again); sleep 60")
-node=$(submit "nodelist=n3 -- $(mark node); sleep 60")
-nope=$(submit "partition=nope -- true")
-running "$hand2" "$own" "$deaf" "$again" "$node"
-for name in hand2 own deaf again node; do
-	eventually 10 test -s "$DEMO_HOME/ran.$name"
+hand2=$(submit "nodelist=n2 -- $(mark hand2); sleep 200")
+rude=$(submit "nodelist=n2 -- $(mark rude); sleep 200")
+scav=$(submit "partition=scav nodelist=n4 ntasks=4 -- $(mark scav); sleep 200")
+again=$(submit "nodelist=n2 -- $(mark again); sleep 200")
+running "$good" "$bad" "$shot" "$node" "$hand2" "$rude" "$scav" "$again"
+ok "one is held" eventually 10 why_says "$hand1" JobHeldUser
+for id in $good $bad $shot $node $hand2 $rude $scav $again; do # the payload's first line may come after Slurm's word
+	ok "$id has begun" eventually 10 grep -qs . "$DEMO_HOME"/.slurmray/*/runs/"$id"/a1/pid
 done
-eventually 5 why_says "$hand1" JobHeldUser
 
-is "success" "$(ended "$good")" "succeeded 0"
-is "a code" "$(ended "$bad") $(why "$bad")" "failed 7 exited with code 7"
-is "a signal" "$(ended "$segv") $(why "$segv")" "failed 139 killed by SIGSEGV (139)"
-is "no working directory: no code of the job's" "$(ended "$nowhere")" "failed -"
-like "why" "$(why "$nowhere")" 'its working directory could not be entered'
-is "refused" "$(ended "$nope")" "rejected -"
-admin scancel "$(job_of "$hand1")" "$(job_of "$hand2")"
-is "scancel of a pending job by hand" "$(ended "$hand1") $(ran hand1)" "cancelled - 0"
-like "why" "$(why "$hand1")" 'cancelled outside slurmray .*before it started'
-is "scancel of a running job by hand" "$(ended "$hand2") $(ran hand2)" "cancelled 143 1"
-like "why" "$(why "$hand2")" 'cancelled outside slurmray'
-is "cancel" "$(order "$own" cancel) $(ended "$own")" "ok cancelled 143"
-unlike "why" "$(why "$own")" 'outside'
-is "cancel of one that does not listen" "$(order "$deaf" cancel) $(ended "$deaf")" "ok cancelled 137"
-unlike "why" "$(why "$deaf")" 'outside|out-of-memory'
-admin scontrol update nodename=n3 state=down reason=test
-is "a node that goes down" "$(ended "$node" | cut -d' ' -f1) $(ran node)" "node_failed 1"
-admin scontrol update "JobId=$(job_of "$again")" Requeue=1
-admin scontrol requeue "$(job_of "$again")"
-is "requeued by an administrator" "$(ended "$again" | cut -d' ' -f1) $(ran again)" "node_failed 1"
-
-# --- what only accounts know ---
-
-is "steps on two nodes" "$(ended "$wide")" "succeeded 0"
-shot=$(submit "nodelist=n1 -- sleep 3; echo shot; kill -KILL \$(cut -d' ' -f4 /proc/\$PPID/stat)") # its wrapper
-byhand=$(submit "hold=true -- $(mark byhand)")
-running "$shot"
-eventually 5 why_says "$byhand" JobHeldUser
-ok "memory of the largest task" eventually 20 grep -qE '^max_rss [0-9]{8,9}$' "$MNT/runs/$wide/metrics"
-like "nodes, processors, and the time of all tasks" "$(tr '\n' ' ' <"$MNT/runs/$wide/metrics")" \
-	' nodes 2 cpus 4 cpu_seconds [0-9.]+ cpu_efficiency '
-like "where it is from" "$(cat "$MNT/runs/$wide/info")" '^usage_source sacct$'
 testbed sshd-stop
-admin scancel "$(job_of "$byhand")"
-ok "Slurm forgets them" eventually 25 sh -c "! SLURM_CONF=$TESTBED_DIR/slurm.conf squeue -h -t all -o %A |
-	grep -qxE '$(job_of "$shot")|$(job_of "$byhand")'"
+ok "the login node is away" eventually 10 link_is down
+: >"$DEMO_HOME/go"
+admin scancel "$(job_of "$hand1")" "$(job_of "$hand2")"
+# KILL for all at once leaves no exit record.
+admin scancel --full -s KILL "$(job_of "$rude")"
+admin scontrol update nodename=n5 state=down reason=test
+admin scontrol update "JobId=$(job_of "$again")" Requeue=1
+admin scontrol requeuehold "$(job_of "$again")"
+front=$(admin sbatch --parsable -w n4 -n 4 -o /dev/null --wrap true)
+forgotten() {
+	admin squeue -h -t all -o %A >"$T/queue" && ! grep -vqx "$(job_of "$again")" "$T/queue"
+}
+ok "the controller has forgotten all that ended" eventually 60 forgotten
+is "but not slurmdbd" "$(admin sacct -n -X -P -j "$front" -o State)" COMPLETED
 testbed sshd-start
 reconnect
-is "an end without a record" "$(ended "$shot") $(timeout 10 cat "$MNT/runs/$shot/log")" "failed 137 shot"
-like "why" "$(why "$shot")" 'killed by signal 9; the scheduler says FAILED'
-is "cancelled by hand while nobody looked" "$(ended "$byhand") $(ran byhand)" "cancelled - 0"
-like "why" "$(why "$byhand")" 'cancelled outside slurmray'
+
+is "a good end" "$(ended "$good") $(ran good) $(timeout 10 cat "$MNT/runs/$good/log")" "succeeded 0 1 good"
+is "a bad end" "$(ended "$bad") $(ran bad)" "failed 9 1"
+is "an end without a record: the state is that of accounting" "$(ended "$shot" | cut -d' ' -f1) $(ran shot)" "failed 1"
+is "cancelled by hand while pending" "$(ended "$hand1") $(ran hand1)" "cancelled - 0"
+like "why" "$(why "$hand1")" 'cancelled outside slurmray'
+is "cancelled by hand while it ran" "$(ended "$hand2") $(ran hand2)" "cancelled 143 1"
+like "why" "$(why "$hand2")" 'cancelled outside slurmray'
+is "killed by hand" "$(ended "$rude" | cut -d' ' -f1) $(ran rude)" "$(word "$rude") 1"
+like "as what Slurm calls it" "$(word "$rude")" '^(cancelled|failed)$'
+is "its node went down" "$(ended "$node" | cut -d' ' -f1) $(ran node)" "node_failed 1"
+like "why" "$(why "$node")" 'a node that it ran on failed'
+is "preempted" "$(ended "$scav" | cut -d' ' -f1) $(ran scav)" "preempted 1"
+is "requeued and held: not to be started again" "$(ended "$again" | cut -d' ' -f1) $(ran again)" "node_failed 1"
+for id in $good $bad $shot $hand1 $hand2 $rude $node $scav; do
+	diag "$id: $(word "$id"): $(why "$id" | head -n 1) [$(sed -n '$s/.*"source": "\([^"]*\)".*/\1/p' "$MNT/runs/$id/history")]"
+done
+
+# --- slurmdbd is away ---
+
+mine=$(submit "nodelist=n1 -- $(mark mine); sleep 1; exit 4")
+kill -STOP "$(cat "$TESTBED_DIR/run/slurmdbd.pid")"
+theirs=$(submit "nodelist=n1 -- $(mark theirs); sleep 1; exit 5")
+is "without an answer of slurmdbd jobs end" "$(ended "$mine") $(ran mine)" "failed 4 1"
+is "and are submitted" "$(ended "$theirs") $(ran theirs)" "failed 5 1"
+kill -CONT "$(cat "$TESTBED_DIR/run/slurmdbd.pid")"
 done_testing

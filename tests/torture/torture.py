@@ -289,7 +289,7 @@ def table(world, ex, jd, actors):
         ("  while a log was read", ex.during["log"]),
         ("self-kills at a point", kinds["inside"]),
         ("  fewest at any point", min(of_cluster(world, deaths).values())),
-        ("readers blocked at each of these, fewest", "%d of %d" % (min(ex.blocked), BLOCKED)),
+        ("readers blocked at each, fewest", "%d of %d" % (min(ex.blocked), BLOCKED)),
         ("kills of keeper and worker", kinds["both"]),
         ("faults of the testbed", kinds["fault"]),
         ("submissions", n["submitted"]),

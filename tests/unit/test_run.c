@@ -253,6 +253,10 @@ static void states(void **state)
 	assert_int_equal(r->t_est_start, 0);
 	assert_string_equal(r->nodes, "n1");
 	assert_int_equal(r->t_started, 555);
+	ok(r, EV_STATE, "{'attempt': 1, 'status': 'running', 'reason': 'suspended'}");
+	assert_string_equal(r->reason, "suspended");
+	ok(r, EV_STATE, "{'attempt': 1, 'status': 'running', 'reason': ''}");
+	assert_string_equal(r->reason, "");
 	ok(r, EV_STATE, "{'status': 'pending'}"); /* an administrator's requeue */
 	assert_null(r->nodes);
 	ok(r, EV_STATE, "{'status': 'running', 'start': 999}");

@@ -157,6 +157,7 @@ static void test_cancel_with_grace(void **state)
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain 99999999999\n", "", NULL), INT_MAX);
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain x\n", "", NULL), 0);
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\n", "", NULL), 0);
+	assert_int_equal(OPS->verb_result("hold", 0, "ok\nagain 10\n", "", NULL), 0);
 }
 
 static void test_verb_before_submission(void **state)
@@ -346,6 +347,8 @@ static void test_poll_odd_rows(void **state)
 					  "", add_row, &rows, NULL),
 			 0);
 	assert_string_equal(rows.buf, "");
+	assert_int_equal(OPS->poll_result(0, "12|SUSPENDED|None|n1|1|slurmray:u/1/a1|/d\n", "", add_row, &rows, NULL), 0);
+	assert_non_null(strstr(rows.buf, "SUSPENDED running r=suspended by an administrator or by the scheduler"));
 }
 
 static void test_poll_failed(void **state)
@@ -711,9 +714,9 @@ static const char fakes[] =
 	"\"$BOX/sbatch.rc\")\nE\n"
 	"cat >squeue <<'E'\n#!/bin/sh\n[ ! -e \"$BOX/squeue.err\" ] || { cat \"$BOX/squeue.err\" >&2; exit 1; }\n"
 	"cat \"$BOX/queue\" 2>/dev/null\nexit 0\nE\n"
-	"cat >scancel <<'E'\n#!/bin/sh\necho \"$@\" >>\"$BOX/cancelled\"\nE\n"
-	"cat >scontrol <<'E'\n#!/bin/sh\n[ -e \"$BOX/job\" ] || { echo 'slurm_load_jobs error: Invalid job id "
-	"specified' >&2; exit 1; }\n"
+	"cat >scancel <<'E'\n#!/bin/sh\necho \"$@\" >>\"$BOX/cancelled\"\n[ ! -e \"$BOX/scancel.rc\" ]\nE\n"
+	"cat >scontrol <<'E'\n#!/bin/sh\ncase $1 in hold | release) echo \"$@\" >>\"$BOX/cancelled\"; exit ;; esac\n"
+	"[ -e \"$BOX/job\" ] || { echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; }\n"
 	"cat \"$BOX/job\"\nE\n"
 	"cat >sacct <<'E'\n#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\nE\n"
 	"chmod +x *\necho 77 >\"$0/sbatch.out\"; echo 0 >\"$0/sbatch.rc\"; printf '#!/bin/sh\\necho hi\\n' "
@@ -837,6 +840,10 @@ static void test_shell_verdicts(void **state)
 		{ "1", "sbatch: error: Batch job submission failed: Resource temporarily unavailable", "unsure" },
 		{ "1", "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received",
 		  "unsure" },
+		{ "1", "sbatch: error: Batch job submission failed: Unexpected missing socket error", "unsure" },
+		{ "1", "sbatch: error: Batch job submission failed: Broken pipe", "unsure" },
+		{ "1", "sbatch: error: Batch job submission failed: No route to host", "unsure" },
+		{ "1", "sbatch: error: Batch job submission failed: Message receive failure", "unsure" },
 		{ "1", "sbatch: error: Batch job submission failed: I/O error writing script/environment to file",
 		  "unsure" },
 		{ "1", "sbatch: error: something nobody has seen", "unsure" },
@@ -898,13 +905,20 @@ static void test_shell_races(void **state)
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "ok 78\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "--state=PENDING 77\n"); /* the surplus one, and its cancellation shows in no log */
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\n"); /* the surplus one, and its cancellation shows in no log */
 		box_close(&b);
 
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s void \"$HOME/d/u/runs/7/a1/started\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "void\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "--state=PENDING 77\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\n");
+		box_close(&b);
+
+		/* what cannot be cancelled must not wait for ever either */
+		box_open(&b, shells[i]);
+		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"; : >\"$BOX/scancel.rc\"", "");
+		submit(&b, "ok 78\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\nrelease 77\n");
 		box_close(&b);
 
 		/* refused, but an earlier try's job had started: it is that job */
@@ -966,7 +980,8 @@ static void test_shell_grace(void **state)
 		struct box b;
 
 		box_open(&b, shells[i]);
-		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
+		expect(&b, "mkdir \"$HOME/d\"; ln -s 5 \"$HOME/d/started\"; " QUEUED("RUNNING")
+			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
 		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "--full -s TERM 5\n");
 		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000 | sed 's/[0-9]*$//'",
 		       "ok\nagain \n");
@@ -982,6 +997,9 @@ static void test_shell_grace(void **state)
 		expect(&b, QUEUED("PENDING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
 		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "5\n");
 		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 ''", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "5\n");
+		/* one whose script did not get as far as the guard */
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/e\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
 		expect(&b, "cat \"$BOX/cancelled\"", "5\n");
 		box_close(&b);
 	}
