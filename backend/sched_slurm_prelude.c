@@ -104,6 +104,8 @@ const char slurm_prelude[] =
 	"\t*timed\\ out*|*nable\\ to\\ contact*|*emporar*|*onnect*|*not\\ respond*|*standby*) ;;\n"
 	"\t*Zero\\ Bytes*|*Transport\\ endpoint*|*rotocol\\ auth*|*unge*|*nexpected\\ message*) ;;\n"
 	"\t*Insane\\ message*|*Header\\ lengths*|*I/O\\ error*|*ommunication*) ;;\n"
+	/* "Unexpected missing socket error" is what an sbatch says whose controller was killed (seen with 22.05). */
+	"\t*ocket\\ *|*essage\\ *ailure*|*roken\\ pipe*|*nreachable*|*o\\ route*|*nterrupted*|*open\\ files*) ;;\n"
 	"\t*o\\ space\\ left*|*uota\\ exceeded*|*annot\\ allocate\\ memory*) ;;\n"
 	"\t*) return 1 ;;\n"
 	"\tesac\n"

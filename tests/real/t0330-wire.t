@@ -2,6 +2,7 @@
 # What goes over the wire, counted between the mount and sshd (tests/tools/proxy.c) and on the login node (programs in
 # front of Slurm's own that leave a line each time). The comments with numbers are for docs/benchmarks.md.
 # TEST_SECONDS=70
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 need_proxy
