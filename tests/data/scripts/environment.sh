@@ -146,7 +146,7 @@ eval 'export A=it\'\''s
 export B=2' || _fail "it ended with code $?"
 trap - EXIT
 exec >&3 2>&4 3>&- 4>&-
-cd "$_work" || exit 66
+cd "$_work" || _no_path workdir "$_work" 'Permission denied'
 exec "${BASH:-/bin/sh}" -c 'python train.py'
 END_OF_FILE
 
@@ -172,7 +172,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi

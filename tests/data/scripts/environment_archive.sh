@@ -151,7 +151,7 @@ _dir=$_key/root
 _found "$_dir"
 trap - EXIT
 exec >&3 2>&4 3>&- 4>&-
-cd "$_work" || exit 66
+cd "$_work" || _no_path workdir "$_work" 'Permission denied'
 exec "${0%/job}/payload"
 END_OF_FILE
 
@@ -184,7 +184,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
