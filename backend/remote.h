@@ -9,7 +9,7 @@
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
  *	remote_chores.c	moving exit records away, removing directories
- *	remote_logs.c	the followers of stdout and stderr
+ *	remote_logs.c	the followers of stdout, stderr and messages
  *	remote_files.c	list, read, manifest
  *
  * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
@@ -130,6 +130,8 @@ enum rrun_phase {
 
 enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_DONE };
 
+enum { RSTREAM_OUT, RSTREAM_ERR, RSTREAM_EVENTS, RSTREAMS };
+
 struct rstream {
 	struct rfile *f;
 	bool busy; /* an open or a read is on its way */
@@ -138,6 +140,8 @@ struct rstream {
 	int64_t next_at, interval;
 	size_t window;         /* bytes asked for in one look */
 	int64_t final;         /* promised length, -1: not known */
+	int64_t cut_to;        /* messages: the file is shorter than what is here, and what is in it is to be compared; 0: no */
+	bool cut_seen;         /* it was compared, and is the beginning of what is here */
 	int64_t waiting_since; /* ended and nothing came since; 0: not waiting */
 	unsigned empties;
 };
@@ -147,7 +151,7 @@ struct rrun {
 	struct list queue;     /* cluster.submit_queue while RR_QUEUED */
 	uint32_t num, attempt;
 	uint64_t serial; /* of this struct */
-	char *run_id, *job_id, *token, *script, *files_dir;
+	char *run_id, *job_id, *token, *script, *files_dir, *context;
 	size_t script_len;
 	struct job *job;
 	enum rrun_phase phase;
@@ -180,7 +184,8 @@ struct rrun {
 	} seen;
 	/* logs */
 	struct spool *spool;
-	struct rstream stream[2];
+	struct events *events;
+	struct rstream stream[RSTREAMS];
 	int64_t hot_until;
 	bool follow;
 };
@@ -298,7 +303,8 @@ void rverbs_cancel_run(struct cluster *c, struct rrun *r); /* sends a cancellati
 
 /* remote_logs.c */
 void rlogs_start(struct cluster *c, struct rrun *r);
-void rlogs_final(struct cluster *c, struct rrun *r, int64_t out_len, int64_t err_len);
+/* Lengths of the streams at the end, -1 where nobody knows. */
+void rlogs_final(struct cluster *c, struct rrun *r, const int64_t len[RSTREAMS]);
 void rlogs_hot(struct cluster *c, struct rrun *r);
 bool rlogs_done(const struct rrun *r);
 int64_t rlogs_run_step(struct cluster *c, struct rrun *r);

@@ -73,7 +73,7 @@ extern const struct sched_ops sched_slurm_ops;
  * The exit record that every job writes (one line of KEY=VALUE words, written by the script, see launchers/wrapper.c;
  * the local supervisor writes the same):
  *	v=1 run=NUM attempt=N job=JOBID rc=N sig=NAME|- start=EPOCH end=EPOCH out=BYTES|- err=BYTES|- restart=N
- *	manifest=0|1 maxrss=BYTES|- cpu=MICROSECONDS|- host=NAME limit=time|mem|-
+ *	manifest=0|1 [events=BYTES|-] maxrss=BYTES|- cpu=MICROSECONDS|- host=NAME limit=time|mem|-
  * Unknown words are ignored; every version is read for ever. rc is what the script's command returned (128+N for
  * signal N). limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
  */
@@ -84,6 +84,7 @@ struct exit_record {
 	int rc;			/* -1: not said */
 	char sig[16];		/* last signal that the script was sent, "" when none */
 	int64_t start, end;	/* epoch seconds; 0: not said */
+	int64_t events_len;	/* of the message file of Pipes; -1: not said */
 	int64_t out_len, err_len, maxrss, cpu_us; /* -1: not said */
 	int64_t restart;	/* how often the scheduler had started the job before this start */
 	bool manifest;
