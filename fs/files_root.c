@@ -31,7 +31,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		      "  cat errors                                 what was refused, and why\n"
 		      "\n"
 		      "Files that open by name but are not listed, so that cp -r, grep -r and rsync never block:\n"
-		      "  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  runs/ID/work/\n"
+		      "  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
 		      "  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
 		      "\n"
 		      "runs/template is a commented spec; man 5 slurmray says the rest.\n");

@@ -116,8 +116,13 @@ void change_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 void change_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct fsys *fs = fsys_of(req);
+	const struct run *r = NULL;
 
-	if (!fsys_allowed(fs, req) || !area_is(parent))
+	if (ino_kind(parent) == INO_RUN && ino_row(parent) == RUN_ROW_DIR)
+		r = engine_run(fs->en, ino_number(parent));
+	if (fsys_allowed(fs, req) && r)
+		reply_rc(req, pipes_unlink(fs, r, name));
+	else if (!fsys_allowed(fs, req) || !area_is(parent))
 		(void)fuse_reply_err(req, EPERM); /* files of a run go with its directory, as in cgroup */
 	else
 		reply_rc(req, area_unlink(fs, parent, name, false));

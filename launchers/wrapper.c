@@ -157,7 +157,7 @@ static const char pipes_encode[] =
 	"\t\t\t\tt = o[i] * 65536 + (i + 1 < m ? o[i + 1] * 256 : 0) + (i + 2 < m ? o[i + 2] : 0)\n"
 	"\t\t\t\tfor (k = 0; k < 4; k++) {\n"
 	"\t\t\t\t\tq = int(t / (64 ^ (3 - k))) % 64\n"
-	"\t\t\t\t\tprintf \"%s\", i + k > m ? \"=\" : substr(c, q + 1, 1)\n"
+	"\t\t\t\t\tprintf \"%s\", (i + k > m ? \"=\" : substr(c, q + 1, 1))\n"
 	"\t\t\t\t}\n"
 	"\t\t\t}\n"
 	"\t\t}'\n"
