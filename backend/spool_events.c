@@ -65,7 +65,7 @@ static int load_index(struct events *ev, int fd, uint64_t index_len)
 static int load(struct events *ev)
 {
 	cleanup_close int fd = -1;
-	uint64_t index_len;
+	uint64_t index_len = 0;
 	int rc = spool_file_len(ev->path, &ev->len);
 
 	if (!rc)
