@@ -120,6 +120,10 @@ check-real: $O/slurmray unit-tests tools
 torture: $O/slurmray
 	$(Q)BUILD=$O N=$(N) SEED=$(SEED) CLUSTER=$(CLUSTER) tests/torture/torture
 
+# Does the torture suite notice what is broken?
+torture-mutants: $O/slurmray
+	$(Q)tests/torture/mutants
+
 bench: $O/slurmray tools
 	$(Q)BUILD=$O scripts/bench
 
@@ -165,6 +169,7 @@ help:
 	@echo 'make demo          the same on a throw-away Slurm cluster behind a real sshd'
 	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real: some'
 	@echo 'make torture       N=$(N) kills of the daemon while it is used, and more at each point; SEED=$(SEED) CLUSTER=local|demo'
+	@echo 'make torture-mutants   whether that suite notices what is broken on purpose'
 	@echo 'make lint          clang-tidy, cppcheck, shellcheck, layers, headers'
 	@echo 'make fuzz          each fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench         stat, open and read against the fastest possible server; submission against ssh srun'
@@ -174,6 +179,6 @@ help:
 
 -include $(shell find $O/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit-tests tools check run-check check-unit check-mount check-real torture bench fuzz run-fuzz lint \
+.PHONY: all unit-tests tools check run-check check-unit check-mount check-real torture torture-mutants bench fuzz run-fuzz lint \
 	check-headers check-layers quickstart demo install clean help
 .SECONDARY:

@@ -45,6 +45,13 @@ enum creq_type {
 	CREQ_PROBE,	   /* ticket: what the cluster is: sinfo, squeue ... -> JSON text; `arg` names the document:
 			      "info" "partitions" "nodes" "queue" "shares" */
 	CREQ_RECONNECT,	   /* forget the back-off, try now */
+	CREQ_LOOK,	   /* run attempt look: somebody looks at the run: its directories may be told unasked for a while (CREP_LISTING) */
+};
+
+enum cluster_look { /* bits */
+	CLUSTER_LOOK_RUN = 1,	  /* its directory or its log */
+	CLUSTER_LOOK_RESULTS = 2, /* into results/ */
+	CLUSTER_LOOK_WORK = 4,	  /* into work/ */
 };
 
 enum cluster_area { AREA_RESULTS, AREA_WORK };
@@ -68,6 +75,7 @@ struct creq {
 	enum cluster_area area;
 	char *path;		/* relative, no "..", "" is the area itself */
 	uint64_t offset, length;
+	unsigned look;	/* LOOK */
 };
 
 struct creq *creq_new(enum creq_type type, uint32_t run, uint32_t attempt, uint64_t ticket);
@@ -77,6 +85,8 @@ enum crep_type {
 	CREP_LOG,	  /* run out_len err_len last: bytes in the spool now */
 	CREP_LINK,	  /* up, text: connected or not, and why; asking = false while a refusal waits for the user */
 	CREP_REPLY,	  /* ticket code text data len */
+	CREP_LISTING,	  /* run attempt area whole began data len: a live run's area and all below, as CREQ_MANIFEST has it; it comes
+			     before the CREP_LOG whose bytes may speak of it. data NULL: the same as the last one */
 };
 
 /*
@@ -91,7 +101,7 @@ enum crep_type {
 struct crep {
 	struct msg m; /* m.type: enum crep_type */
 	struct cluster *from;
-	uint32_t run;
+	uint32_t run, attempt;
 	uint64_t ticket;
 	struct event *ev;
 	int64_t out_len, err_len;
@@ -102,6 +112,9 @@ struct crep {
 	char *text;	/* a sentence (LINK, failed REPLY, verb's answer) */
 	char *data;
 	size_t len;
+	enum cluster_area area;
+	bool whole;	/* LISTING: what is not in it is not there */
+	int64_t began;	/* LISTING: monotonic us */
 };
 
 struct crep *crep_new(enum crep_type type, struct cluster *from);

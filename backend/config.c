@@ -10,6 +10,7 @@
 #include "backend/config.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/near.h"
 #include "backend/config_impl.h"
 #include "backend/spec.h"
 
@@ -224,6 +225,41 @@ static void finish_cluster(struct parser *p, struct cluster_conf *k)
 		k->scratch = xstrdup(k->directory);
 }
 
+/* The section that was most likely meant, or NULL. */
+static const char *nearest_section(const struct config *c, bool profile, const char *name)
+{
+	const char *found = NULL, *other;
+	int best = near_limit(name);
+	json_t *v;
+
+	if (profile)
+		json_object_foreach (c->profiles, other, v)
+			near_consider(name, other, &best, &found);
+	for (size_t i = 0; !profile && i < c->n_clusters; i++)
+		near_consider(name, c->clusters[i]->name, &best, &found);
+	return found;
+}
+
+static void check_named(struct parser *p)
+{
+	const struct config *c = p->config;
+	json_t *row;
+	size_t i;
+
+	json_array_foreach (p->named, i, row) {
+		const char *key = json_string_value(json_array_get(row, 1)), *name = json_string_value(json_array_get(row, 2));
+		bool profile = strcmp(key, "profile") == 0;
+		const char *near;
+
+		if (profile ? json_object_get(c->profiles, name) != NULL : config_cluster(c, name) != NULL)
+			continue;
+		near = nearest_section(c, profile, name);
+		p->line = (int)json_integer_value(json_array_get(row, 0));
+		config_complain(p, "%s = %s: there is no [%s %s]%s%s%s", key, name, key, name, near ? ": did you mean '" : "",
+				near ? near : "", near ? "'?" : "");
+	}
+}
+
 static void finish_default(struct parser *p)
 {
 	struct config *c = p->config;
@@ -231,9 +267,6 @@ static void finish_default(struct parser *p)
 	const struct cluster_conf *only = NULL;
 	size_t n = 0;
 
-	p->line = p->defaults_line;
-	if (name && !config_cluster(c, name))
-		config_complain(p, "cluster = %s: there is no [cluster %s]", name, name);
 	for (size_t i = 0; i < c->n_clusters; i++) {
 		if (strcmp(c->clusters[i]->name, "local") != 0) {
 			only = c->clusters[i];
@@ -266,7 +299,8 @@ static struct config *config_new(void)
 int config_parse(const char *text, const char *name, struct config **out, struct err *e)
 {
 	struct parser p = {
-		.name = name, .pos = text, .config = config_new(), .seen = json_object(), .errors = STRBUF_INIT
+		.name = name, .pos = text, .config = config_new(), .seen = json_object(), .named = json_array(),
+		.errors = STRBUF_INIT,
 	};
 	int rc;
 
@@ -276,6 +310,7 @@ int config_parse(const char *text, const char *name, struct config **out, struct
 	add_local(p.config);
 	for (size_t i = 0; i < p.config->n_clusters; i++)
 		finish_cluster(&p, p.config->clusters[i]);
+	check_named(&p);
 	finish_default(&p);
 	if (!rc && p.errors.len)
 		rc = err_set(e, -EINVAL, "%s", p.errors.buf);
@@ -284,6 +319,7 @@ int config_parse(const char *text, const char *name, struct config **out, struct
 	else
 		*out = p.config;
 	json_decref(p.seen);
+	json_decref(p.named);
 	strbuf_release(&p.errors);
 	return rc;
 }

@@ -17,6 +17,7 @@ struct parser {
 	struct cluster_conf *cluster; /* of the section, when it is one */
 	json_t *target;		/* where spec keys of the section go (borrowed); NULL: a section to be skipped */
 	json_t *seen;		/* keys of the section -> line */
+	json_t *named;		/* sections that a key names, [LINE, "profile" or "cluster", NAME] each: they may come later */
 	int defaults_line;	/* of [defaults], 0: not seen */
 	struct strbuf errors;	/* FILE:LINE: sentence, a line each */
 };

@@ -6,6 +6,7 @@
 #include "backend/config_impl.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/near.h"
 #include "backend/spec.h"
 
 #include <errno.h>
@@ -213,28 +214,12 @@ static const struct cluster_key *cluster_key_find(const char *name)
 	return NULL;
 }
 
-/* Is `b` what is left of `a` after one letter was added, dropped, replaced, or swapped with its neighbour? */
-static bool one_slip(const char *a, const char *b)
-{
-	size_t same = 0;
-
-	while (a[same] && a[same] == b[same])
-		same++;
-	a += same;
-	b += same;
-	if (!*a && !*b)
-		return true;
-	if (a[0] && b[0] && (strcmp(a + 1, b + 1) == 0 || (a[0] == b[1] && a[1] == b[0] && strcmp(a + 2, b + 2) == 0)))
-		return true;
-	return (*a && strcmp(a + 1, b) == 0) || (*b && strcmp(a, b + 1) == 0);
-}
-
 static void unknown_key(struct parser *p, const char *name)
 {
 	const char *near = NULL;
 
 	for (size_t i = 0; p->cluster && !near && i < ARRAY_SIZE(cluster_keys); i++)
-		if (cluster_keys[i].set && one_slip(name, cluster_keys[i].name))
+		if (cluster_keys[i].set && near_distance(name, cluster_keys[i].name) <= 1)
 			near = cluster_keys[i].name;
 	if (!near)
 		near = spec_key_nearest(name);
@@ -282,15 +267,31 @@ static void set_default(struct parser *p, const char *key, const char *value)
 	json_decref(v);
 }
 
+/* `cluster` and `profile`: where they mean something, and what has to be there in the end. True: the key is right here. */
+static bool names_section(struct parser *p, const char *key, const char *value)
+{
+	bool profile = strcmp(key, "profile") == 0;
+
+	if (p->target != p->config->defaults && (p->cluster || profile)) {
+		config_complain(p, "'%s' has no use in the section of a %s; it belongs into [defaults]", key,
+				p->cluster ? "cluster" : "profile");
+		return false;
+	}
+	if (*value && strcmp(value, "null") != 0)
+		(void)json_array_append_new(p->named, json_pack("[i, s, s]", p->line, key, value));
+	return true;
+}
+
 static void spec_default(struct parser *p, const char *key, const char *value)
 {
 	cleanup_free char *base = xstrndup(key, strcspn(key, "."));
 
 	if (!spec_key_find(base))
 		unknown_key(p, key);
-	else if (p->cluster && strcmp(base, "cluster") == 0)
-		config_complain(p, "'cluster' has no use in the section of a cluster; it belongs into [defaults]");
-	else if (strcmp(key, "setup") == 0) {
+	else if (strcmp(key, "cluster") == 0 || strcmp(key, "profile") == 0) {
+		if (names_section(p, key, value))
+			set_default(p, key, value);
+	} else if (strcmp(key, "setup") == 0) {
 		cleanup_free char *lines = join_lines(json_string_value(json_object_get(p->target, key)), value);
 
 		set_default(p, key, lines);

@@ -20,6 +20,12 @@ static const char *text(const json_t *values, const char *key)
 	return json_string_value(json_object_get(values, key));
 }
 
+/* Keys that belong to what runs: those of a layer below are another program's. */
+static bool is_program(const char *key)
+{
+	return strcmp(key, "command") == 0 || strcmp(key, "script") == 0 || strcmp(key, "payload") == 0;
+}
+
 /* The rows of which a spec has at most one key. */
 static const char *const rivals[][4] = {
 	{ "command", "script", "payload" },
@@ -35,6 +41,8 @@ static void unset(struct effective *eff, const char *key)
 
 static void unset_rivals(struct effective *eff, const char *key)
 {
+	if (is_program(key))
+		unset(eff, "args");
 	for (size_t r = 0; r < ARRAY_SIZE(rivals); r++) {
 		bool member = false;
 

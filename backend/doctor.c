@@ -131,7 +131,7 @@ static void check_space(struct doctor *d, const char *dir)
 	else if (avail < FREE_NOTE)
 		doctor_note(d, "%llu MiB are free in %s, where journal and logs are kept", avail >> 20, dir);
 	else
-		doctor_ok(d, "%llu GiB are free in %s", avail >> 30, dir);
+		doctor_ok(d, "%llu GiB are free in %s, for journal and logs", avail >> 30, dir);
 }
 
 static bool check_disk(struct doctor *d, const char *dir)

@@ -326,7 +326,8 @@ static void check_directory(struct doctor *d, const struct cluster_conf *conf, c
 	else if (mib >= 0 && mib < 100)
 		doctor_bad(d, "%s: only %lld MiB are free in %s: make room, or name another with `directory =`", host, mib, dir);
 	else
-		doctor_ok(d, "%s: %s can be written%s", host, dir, mib < 0 ? "" : ", with room");
+		doctor_ok(d, "%s: the directory %s can be written%s", host, dir,
+			  mib < 0 ? "" : mib < 1024 ? ", less than 1 GiB is free there" : "");
 }
 
 void doctor_remote_answers(struct doctor *d, const struct cluster_conf *conf, const char *host, const char *text)

@@ -415,6 +415,12 @@ static void on_log(struct engine *en, struct erun *er, const struct crep *rep)
 	engine_logs_done(en, er);
 }
 
+static void on_listing(struct engine *en, struct erun *er, const struct crep *rep)
+{
+	if (er->visible && en->ob.listed && run_is_live(er->r) && rep->attempt == er->r->attempt)
+		en->ob.listed(en->ob.arg, er->r, (int)rep->area, rep->whole, rep->began, rep->data, rep->len);
+}
+
 void engine_replied(struct engine *en, uint64_t ticket, int code, const char *text, const char *data, size_t len)
 {
 	struct pending *p = take_pending(en, ticket);
@@ -452,6 +458,10 @@ static void on_cluster(struct engine *en, struct crep *rep)
 			engine_report(en, er, rep->ev);
 			rep->ev = NULL;
 		}
+		break;
+	case CREP_LISTING:
+		if (er)
+			on_listing(en, er, rep);
 		break;
 	default:
 		break;

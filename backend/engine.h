@@ -24,6 +24,7 @@ struct engine_conf {
 	const struct config *config;
 	const struct clock *clock;
 	const char *state_dir;
+	const char *mount_dir;		/* of the tree that this engine serves, absolute; NULL: nobody says */
 	uint64_t mount_id;		/* of this FUSE connection; keys the `seen` rows */
 	const struct cluster_ops *(*find)(enum cluster_type type); /* kinds of clusters; NULL: the registry */
 };
@@ -66,6 +67,9 @@ struct engine_observer {
 	void (*run_changed)(void *arg, const struct run *r);	/* after a committed event; r may be new or purged (see gone) */
 	void (*run_gone)(void *arg, uint32_t num);
 	void (*log_grew)(void *arg, const struct run *r);
+	/* A live run's area (enum cluster_area) with all below, unasked, as it was at `began` (monotonic us) or later; what is not
+	   in it is not there if `whole`. data NULL: it is as it was told last. Comes before the log_grew of bytes that speak of it. */
+	void (*listed)(void *arg, const struct run *r, int area, bool whole, int64_t began, const char *data, size_t len);
 };
 void engine_observe(struct engine *en, const struct engine_observer *ob); /* one observer */
 
@@ -117,6 +121,9 @@ void engine_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb
 
 /* Somebody reads this run's logs now. */
 void engine_hot(struct engine *en, uint32_t num);
+
+/* Somebody looks at this run: bits of enum cluster_look. */
+void engine_look(struct engine *en, uint32_t num, unsigned look);
 
 /* Bytes and listings from the cluster; data is borrowed for the call; code -EHOSTUNREACH after the deadline. */
 typedef void (*engine_data_cb)(void *arg, int code, const char *text, const char *data, size_t len);

@@ -63,6 +63,23 @@ void engine_hot(struct engine *en, uint32_t num)
 	engine_send(en, er, engine_creq(en, er, CREQ_HOT, 0));
 }
 
+void engine_look(struct engine *en, uint32_t num, unsigned look)
+{
+	struct erun *er = engine_find(en, num);
+	int64_t now = clock_mono(en->clock);
+	struct creq *rq;
+
+	if (!er || !er->sent_attempt || !er->r->job_id || !run_is_live(er->r))
+		return;
+	if (er->look_at && now - er->look_at < HOT_EVERY_US && !(look & ~er->look))
+		return;
+	er->look = er->look_at && now - er->look_at < HOT_EVERY_US ? er->look | look : look;
+	er->look_at = now;
+	rq = engine_creq(en, er, CREQ_LOOK, 0);
+	rq->look = er->look;
+	engine_send(en, er, rq);
+}
+
 static struct creq *data_request(struct engine *en, struct erun *er, enum creq_type type, engine_data_cb cb,
 				 void (*drop)(void *arg), void *arg)
 {

@@ -120,22 +120,37 @@ static int dependency(struct engine *en, const char *dep, struct strbuf *why)
 	return 1;
 }
 
+static int load_after(struct engine *en, struct erun *er, struct strbuf *errors)
+{
+	struct job job;
+
+	if (er->after)
+		return 0;
+	if (engine_job(en, er, &job, errors) < 0)
+		return -EINVAL;
+	er->after = job.after;
+	job.after = NULL;
+	job_release(&job);
+	return 0;
+}
+
+char *const *engine_after(struct engine *en, struct erun *er)
+{
+	struct strbuf errors = STRBUF_INIT;
+
+	if (er->r->status == RUN_QUEUED)
+		(void)load_after(en, er, &errors);
+	strbuf_release(&errors);
+	return er->after;
+}
+
 int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors)
 {
 	struct strbuf why = STRBUF_INIT;
 	int rc = 1;
 
-	if (!er->after) {
-		struct job job;
-
-		rc = engine_job(en, er, &job, errors);
-		if (rc < 0)
-			return -EINVAL;
-		er->after = job.after;
-		job.after = NULL;
-		job_release(&job);
-		rc = 1;
-	}
+	if (load_after(en, er, errors) < 0)
+		return -EINVAL;
 	for (char **d = er->after; *d && rc == 1; d++)
 		rc = dependency(en, *d, &why);
 	str_set(&er->gate, rc == 1 ? NULL : why.buf);

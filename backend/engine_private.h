@@ -44,7 +44,10 @@ struct erun {
 	bool logs_last;		/* the attempt's logs are in the spool as far as they ever will be */
 	bool logs_posted;	/* the fact that says so is on its way */
 	char *directory, *scratch; /* where the current attempt lives on the cluster */
-	char **after;		/* dependencies of a queued run (struct job); NULL: not looked at yet */
+	char **after;		/* dependencies of a queued run (struct job), or of a draft that is on its way to be one; NULL: not
+				   looked at yet */
+	unsigned walked;	/* engine_circle.c */
+	struct erun *walked_from;
 	char *gate;		/* why a queued run is not submitted yet, or NULL */
 	struct list decided;	/* of struct waiter */
 	struct event *held_end;	/* an end that waits for its list of results, or for messages, or NULL */
@@ -57,6 +60,8 @@ struct erun {
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;
 	int64_t hot_at;		/* monotonic us: the cluster was last told that somebody reads */
+	int64_t look_at;	/* the same: that somebody looks, at what */
+	unsigned look;
 };
 
 /* One event on its way: posted when the run's earlier events are committed. */
@@ -79,6 +84,7 @@ struct pending {
 	struct event *ev;	/* EVENT, CREATE */
 	struct run *docs;	/* CREATE: holds the documents' texts, or NULL */
 	uint64_t request;	/* remembered with `result` when committed */
+	uint32_t uid;		/* CREATE: whose it is */
 	char *result;		/* VERB: the verb's name; REFUSAL: why */
 	int code;		/* REFUSAL */
 	engine_done done;
@@ -117,6 +123,7 @@ struct engine {
 	size_t n_order, cap_order;
 	uint32_t next_num;
 	uint32_t last;			/* newest submitted run */
+	unsigned walks;			/* engine_circle.c */
 	size_t n_creating;		/* creations that are on their way to the journal */
 	uint64_t next_ticket;		/* serials of waiters come from here, too */
 	struct hmap pending, seen, keys;
@@ -164,6 +171,8 @@ int engine_render(struct engine *en, const struct run *r, uint32_t attempt, cons
 		  struct err *e);
 /* 1: every dependency is satisfied, 0: not yet (er->gate says why), -1: never (likewise), -EINVAL: `errors` say why not. */
 int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors);
+/* What a queued run waits for, "TYPE:RUN" each, NULL-ended; NULL: nothing, or it cannot be said. Borrowed. */
+char *const *engine_after(struct engine *en, struct erun *er);
 struct creq *engine_creq(struct engine *en, struct erun *er, enum creq_type type, uint64_t ticket);
 /* With the little that finds an attempt which the cluster does not watch. */
 struct creq *engine_creq_placed(struct engine *en, struct erun *er, enum creq_type type, uint64_t ticket);
@@ -171,6 +180,10 @@ struct creq *engine_creq_placed(struct engine *en, struct erun *er, enum creq_ty
 struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type type, struct strbuf *why);
 /* Without its cluster a request is answered -EHOSTUNREACH at once. */
 void engine_send(struct engine *en, struct erun *er, struct creq *rq);
+
+/* engine_circle.c */
+/* Would the draft, with these dependencies, wait for itself by way of others? Then `out` has the circle in words. */
+bool engine_circle(struct engine *en, struct erun *draft, char *const *after, struct strbuf *out);
 
 /* engine_data.c */
 void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg), void *arg);

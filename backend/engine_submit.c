@@ -6,6 +6,7 @@
 
 #include "backend/base/mem.h"
 #include "backend/base/point.h"
+#include "backend/job_paths.h"
 #include "backend/spec.h"
 
 #include <errno.h>
@@ -98,6 +99,7 @@ static void prepared_release(struct prepared *p)
 
 static int check_dependencies(struct engine *en, const struct run *as, struct prepared *p)
 {
+	struct erun *draft = as->status == RUN_DRAFT ? engine_find(en, as->num) : NULL;
 	int rc = 0;
 
 	for (char **d = p->job.after; d && *d; d++) {
@@ -110,7 +112,16 @@ static int check_dependencies(struct engine *en, const struct run *as, struct pr
 			    p->errors.len ? "\n" : "", (int)(colon ? colon - *d : 0), *d, colon ? colon + 1 : *d);
 		rc = -EINVAL;
 	}
+	if (rc == 0 && draft && p->job.after && *p->job.after && engine_circle(en, draft, p->job.after, &p->errors))
+		rc = -EINVAL;
 	return rc;
+}
+
+static int check_paths(const struct engine *en, struct prepared *p)
+{
+	const struct job_paths_where where = { p->eff.cluster->type == CLUSTER_LOCAL, en->conf.mount_dir };
+
+	return job_paths_check(&p->job, &where, &p->errors);
 }
 
 /* The document alone: what it says and its fingerprint. A spec that is submitted again leaves its key to the first. */
@@ -143,6 +154,8 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, co
 		rc = job_from_effective(&p->eff, &p->job, &p->errors);
 	if (rc == 0)
 		rc = check_dependencies(en, as, p);
+	if (rc == 0)
+		rc = check_paths(en, p);
 	if (rc == 0)
 		rc = engine_context(en, as, from, &p->job, &p->context, &p->errors);
 	if (rc < 0)
@@ -194,6 +207,7 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	(void)json_object_set_new(d, "cluster", json_string(p->eff.cluster->name));
 	if (name)
 		(void)json_object_set_new(d, "name", json_string(name));
+	(void)json_object_set_new(d, "job_name", json_string(p->job.name)); /* what the scheduler shows */
 	if (key)
 		(void)json_object_set_new(d, "key", json_string(key));
 	if (tags)
@@ -276,6 +290,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	pend->drop = sub->drop;
 	pend->arg = sub->arg;
 	pend->request = s->request;
+	pend->uid = s->uid;
 	pend->result = xstrdup(r->id);
 	pend->docs = p ? hold_docs(s->text, s->len, p) : NULL;
 	t = store_txn_new(ticket, true);
@@ -301,13 +316,37 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	store_post(en->store, t);
 }
 
+static char **dup_after(char *const *after)
+{
+	size_t n = 0;
+	char **copy;
+
+	while (after && after[n])
+		n++;
+	copy = xcalloc(n + 1, sizeof(*copy));
+	for (size_t i = 0; i < n; i++)
+		copy[i] = xstrdup(after[i]);
+	return copy;
+}
+
+static void drop_after(struct erun *er)
+{
+	for (char **d = er->after; d && *d; d++)
+		free(*d);
+	free(er->after);
+	er->after = NULL;
+}
+
 static void not_created(struct engine *en, struct erun *er, struct pending *p, int code)
 {
 	const char *why = code == -ENOSPC ? "the journal's disk is full: nothing was submitted; free space and write it again"
 					  : "the journal could not be written: nothing was submitted";
 	struct strbuf files = STRBUF_INIT;
 
+	if (p->docs)
+		engine_note_rejected(en, p->uid, p->docs->spec, p->docs->spec_len, why);
 	key_drop(en, event_str(p->ev, "key"));
+	drop_after(er);
 	p->done(p->arg, code, why);
 	waiters_answer(en, &er->created, code, why);
 	if (er->visible)
@@ -429,6 +468,8 @@ static void create(struct engine *en, const struct submission *sub, struct erun 
 		en->next_num++;
 		engine_add(en, er);
 	}
+	drop_after(er);
+	er->after = dup_after(p->job.after); /* seen at once by a spec that would close a circle with it */
 	d = create_data(er->r, p, s->len, sub->retry_of ? sub->retry_of->id : NULL);
 	post_create(en, er, event_new(EV_CREATE, clock_real(en->clock), d), sub, p);
 }

@@ -175,6 +175,7 @@ struct verb {
 	const char *name;
 	void (*run)(struct verb_call *v, struct erun *er); /* takes v */
 	bool ended;		/* may be used on an ended run, and only there */
+	bool alone;		/* takes no more words */
 	const char *waiting;	/* the answer while there is no job that could be told */
 };
 
@@ -331,14 +332,14 @@ static void verb_retry(struct verb_call *v, struct erun *er)
 }
 
 static const struct verb verbs[] = {
-	{ "cancel", verb_cancel, false, "cancel wanted" },
-	{ "signal", verb_signal, false, "" },
-	{ "hold", verb_hold, false, "hold wanted" },
-	{ "release", verb_release, false, "release wanted" },
-	{ "requeue", verb_requeue, false, "" },
-	{ "update", verb_update, false, "" },
-	{ "refresh", verb_refresh, false, "" },
-	{ "retry", verb_retry, true, "" },
+	{ "cancel", verb_cancel, false, true, "cancel wanted" },
+	{ "signal", verb_signal, false, false, "" },
+	{ "hold", verb_hold, false, true, "hold wanted" },
+	{ "release", verb_release, false, true, "release wanted" },
+	{ "requeue", verb_requeue, false, true, "" },
+	{ "update", verb_update, false, false, "" },
+	{ "refresh", verb_refresh, false, true, "" },
+	{ "retry", verb_retry, true, false, "" },
 };
 
 static const char *const later_verbs[] = { "forward", "fetch", "keep", "clean" };
@@ -387,6 +388,7 @@ void engine_verb(struct engine *en, uint32_t num, const char *line, uint64_t req
 	size_t len = strcspn(line, " \t");
 	const struct verb *verb = verb_find(line, len);
 	const char *known = engine_recall(en, request);
+	const char *rest = line + len + strspn(line + len, " \t");
 	struct verb_call *v;
 
 	if (!er || !er->visible) {
@@ -395,6 +397,8 @@ void engine_verb(struct engine *en, uint32_t num, const char *line, uint64_t req
 		done_before(en, er, known, cb, arg);
 	} else if (!verb) {
 		unknown_verb(line, len, cb, arg);
+	} else if (verb->alone && *rest) {
+		cb(arg, -EINVAL, "this verb takes no more words: a run's ctl is about this run");
 	} else if (!verb->ended && !run_is_live(er->r)) {
 		cb(arg, -ESRCH, "the run has ended");
 	} else if (er->r->status == RUN_DRAFT) {
@@ -403,7 +407,7 @@ void engine_verb(struct engine *en, uint32_t num, const char *line, uint64_t req
 		cb(arg, -EBUSY, "the run has not ended yet");
 	} else {
 		v = xmalloc(sizeof(*v));
-		*v = (struct verb_call){ en, num, verb, xstrdup(line + len + strspn(line + len, " \t")), request, cb, arg };
+		*v = (struct verb_call){ en, num, verb, xstrdup(rest), request, cb, arg };
 		verb->run(v, er);
 	}
 }

@@ -11,11 +11,12 @@
  *  cancel_wanted                                                            the user asked; recorded before it is acted on
  *  submitting  attempt!                                                     written before the cluster is asked
  *  submitted   attempt! job_id! source
- *  state       attempt status!(pending|running|completing) reason nodes start est_start source
+ *  state       attempt status!(pending|running|completing) reason nodes node_count cpus start est_start source
  *  unknown     why                                                          the cluster cannot be asked
  *  known                                                                    it answers again; status as before
  *  lost        attempt! why                                                 voided before it started: back to queued
  *  end         attempt status! exit_code signal why source start end out_len err_len manifest(bool) max_rss cpu_us nodes
+ *              node_count cpus restarts
  *  rejected    why!                                                         refused by the scheduler: an end
  *  facts       any members                                                  merged into the run's facts; null deletes
  *  purge                                                                    the run is gone

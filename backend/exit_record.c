@@ -110,6 +110,8 @@ static bool take(struct exit_record *r, const char *key, const char *value, unsi
 		{ "maxrss", &r->maxrss, INT64_MAX },
 		{ "cpu", &r->cpu_us, INT64_MAX },
 		{ "restart", &r->restart, INT32_MAX },
+		{ "nodes", &r->nodes, INT32_MAX },
+		{ "cpus", &r->cpus, INT32_MAX },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(wide); i++)
@@ -121,6 +123,8 @@ static bool take(struct exit_record *r, const char *key, const char *value, unsi
 	}
 	if (strcmp(key, "sig") == 0)
 		return word(value, r->sig, sizeof(r->sig));
+	if (strcmp(key, "fault") == 0)
+		return word(value, r->fault, sizeof(r->fault));
 	if (strcmp(key, "host") == 0)
 		return word(value, r->host, sizeof(r->host));
 	if (strcmp(key, "limit") == 0) {
@@ -171,6 +175,10 @@ int exit_record_parse(const char *text, struct exit_record *out, struct err *e)
 		r.end = 0;
 	if (r.restart < 0)
 		r.restart = 0;
+	if (r.nodes < 0)
+		r.nodes = 0;
+	if (r.cpus < 0)
+		r.cpus = 0;
 	*out = r;
 	return 0;
 }
@@ -236,12 +244,35 @@ static void add_duration(struct strbuf *out, int64_t s)
 	strbuf_addf(out, "%02d:%02d:%02d", (int)(s % 86400 / 3600), (int)(s % 3600 / 60), (int)(s % 60));
 }
 
-static void add_code(struct strbuf *out, int rc)
+static const char *fault_text(const char *fault)
 {
-	int sig = signal_of(rc);
+	static const struct {
+		const char *fault, *text;
+	} texts[] = {
+		{ "write", "could not be started: its directories or files could not be written where it ran (no space or "
+			   "quota left, or read-only?)" },
+		{ "workdir", "could not be started: its working directory could not be entered" },
+		{ "input", "could not be started: its input file could not be read" },
+		{ "refused", "was not started: it had been started before, or taken back" },
+	};
 
-	if (rc < 0)
+	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
+		if (strcmp(texts[i].fault, fault) == 0)
+			return texts[i].text;
+	return "could not be started";
+}
+
+/* `sure`: why it was killed is known, and need not be guessed. */
+static void add_code(struct strbuf *out, const struct exit_record *r, bool sure)
+{
+	int rc = r->rc, sig = signal_of(rc);
+
+	if (r->fault[0])
+		strbuf_addstr(out, fault_text(r->fault));
+	else if (rc < 0)
 		strbuf_addstr(out, "ended without a code");
+	else if (sig == 9 && sure)
+		strbuf_addf(out, "it took SIGKILL (%d) to end it", rc);
 	else if (sig == 9)
 		strbuf_addf(out, "killed by SIGKILL (%d): the kernel's out-of-memory killer or a kill -9", rc);
 	else if (sig)
@@ -273,12 +304,12 @@ static void add_why(struct strbuf *out, const struct exit_record *r, const char 
 	} else if (strcmp(status, "cancelled") == 0) {
 		strbuf_addstr(out, cancel_wanted ? "cancelled" : EXIT_CANCELLED_OUTSIDE);
 	} else {
-		add_code(out, r->rc);
+		add_code(out, r, false);
 		return;
 	}
-	if (r->rc >= 0) {
+	if (r->rc >= 0 || r->fault[0]) {
 		strbuf_addstr(out, "; ");
-		add_code(out, r->rc);
+		add_code(out, r, strcmp(status, "out_of_memory") != 0);
 	}
 }
 
@@ -314,8 +345,13 @@ struct event *exit_record_event(const struct exit_record *r, const char *sched_s
 	put_int(o, "out_len", r->out_len, 0);
 	put_int(o, "err_len", r->err_len, 0);
 	put_int(o, "events_len", r->events_len, 0);
-	put_int(o, "max_rss", r->maxrss, 0);
-	put_int(o, "cpu_us", r->cpu_us, 0);
+	put_int(o, "restarts", r->restart, 1);
+	put_int(o, "node_count", r->nodes, 1);
+	put_int(o, "cpus", r->cpus, 1);
+	if (r->nodes < 2) { /* the wrapper looks at its own node only */
+		put_int(o, "max_rss", r->maxrss, 0);
+		put_int(o, "cpu_us", r->cpu_us, 0);
+	}
 	(void)json_object_set_new(o, "manifest", json_boolean(r->manifest));
 	/* json_string gives NULL for what is not UTF-8, and set_new then does nothing */
 	if (r->host[0])

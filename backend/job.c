@@ -152,6 +152,17 @@ static int fill_script(const struct effective *eff, struct job *job, struct strb
 	return 0;
 }
 
+static void fill_args(const struct effective *eff, struct job *job)
+{
+	const json_t *words = value(eff, "args"), *w;
+	size_t i;
+
+	job->args = xcalloc(1, sizeof(*job->args));
+	json_array_foreach ((json_t *)words, i, w)
+		if (json_is_string(w))
+			list_add(&job->args, xstrdup(json_string_value(w)));
+}
+
 static int fill_form(const struct effective *eff, struct job *job, struct strbuf *errors)
 {
 	const json_t *command = value(eff, "command");
@@ -432,6 +443,7 @@ static void fill_resources(const struct effective *eff, struct job *job)
 	job->ntasks = bounded(count(eff, "ntasks", count(eff, "ntasks_per_node", 1)));
 	job->cpus_per_task = bounded(count(eff, "cpus_per_task", 1));
 	job->grace_s = grace < 0 ? 0 : grace > INT_MAX ? INT_MAX : (int)grace;
+	job->grace_said = value(eff, "grace") != NULL;
 	job->hold = flag(eff, "hold");
 	job->requeue = flag(eff, "requeue") && !flag(eff, "no_requeue");
 	fill_memory(eff, job);
@@ -466,6 +478,8 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 		job_release(job);
 		return -EINVAL;
 	}
+	if (job->form == JOB_SCRIPT || job->form == JOB_PAYLOAD)
+		fill_args(eff, job);
 	fill_name(eff, job);
 	fill_setup(eff, job);
 	fill_sbatch(eff, job);
@@ -485,6 +499,7 @@ void job_release(struct job *job)
 	}
 	free(job->env);
 	list_free(job->argv);
+	list_free(job->args);
 	list_free(job->sbatch);
 	list_free(job->after);
 	list_free(job->files);

@@ -24,6 +24,7 @@ struct job {
 				   JOB_PAYLOAD: absolute local path of the file that is shipped and executed */
 	size_t command_len;	/* of JOB_SCRIPT */
 	char **argv;		/* JOB_EXEC, NULL-ended */
+	char **args;		/* JOB_SCRIPT, JOB_PAYLOAD: its arguments, NULL-ended; may be NULL */
 	char *name;		/* the job's name for the scheduler; never NULL */
 	char *launcher;		/* "bash" */
 	struct job_var *env;
@@ -41,6 +42,7 @@ struct job {
 	int ntasks, cpus_per_task;
 	int64_t mem_bytes;	/* for the whole job; 0: not limited */
 	int grace_s;		/* seconds between TERM and KILL */
+	bool grace_said;	/* else a scheduler keeps its own time between them */
 	bool hold;		/* submitted held */
 	int signal_num, signal_lead_s; /* `signal`: number and seconds before the limit; 0, 0: none */
 	bool requeue;		/* the spec asked for --requeue: restarts by the scheduler are allowed */

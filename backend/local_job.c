@@ -241,8 +241,10 @@ static int ship_payload(const struct local_job *j, struct err *e)
 
 	if (j->job->form != JOB_PAYLOAD)
 		return 0;
-	if (stat(j->job->command, &st) == 0 && !S_ISREG(st.st_mode))
-		return err_set(e, -EINVAL, "payload: %s is not a regular file", j->job->command);
+	if (stat(j->job->command, &st) < 0)
+		return err_sys(e, -errno, "payload: %s", j->job->command);
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EINVAL, "payload: %s: it is not a regular file", j->job->command);
 	rc = local_copy_tree(j->job->command, to, e);
 	if (rc == 0 && chmod(to, 0700) < 0)
 		rc = err_sys(e, -errno, "cannot make %s executable", to);
@@ -257,6 +259,8 @@ static int ship_file(const char *path, const char *work, struct err *e)
 
 	while (len > 1 && from[len - 1] == '/')
 		from[--len] = '\0';
+	if (access(from, R_OK) < 0)
+		return err_sys(e, -errno, "files: %s", from);
 	to = xasprintf("%s/%s", work, strrchr(from, '/') ? strrchr(from, '/') + 1 : from);
 	return local_copy_tree(from, to, e);
 }
@@ -428,12 +432,25 @@ static struct event *end_without_record(struct local_job *j)
 			 "the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");
 }
 
+/* What kept the script from being started, over what its code seems to say. */
+static void add_trouble(const struct local_job *j, struct event *ev)
+{
+	cleanup_free char *path = xasprintf("%s/trouble", j->dir);
+	cleanup_strbuf struct strbuf text = STRBUF_INIT;
+
+	if (strbuf_read_file(&text, path, 65536) <= 0)
+		return;
+	text.buf[strcspn(text.buf, "\n")] = '\0';
+	(void)json_object_set_new(ev->data, "why", json_string(text.buf));
+}
+
 struct event *local_job_end(struct cluster *c, struct local_job *j)
 {
 	cleanup_free char *own = xasprintf("%s/exit", j->dir);
 	cleanup_free char *script = xasprintf("%s/ends/%u.a%u", j->base, j->run, j->attempt);
 	const char *status = NULL;
 	struct exit_record rec;
+	struct event *ev;
 	pid_t pid;
 
 	if (!read_record(own, &rec)) {
@@ -446,5 +463,7 @@ struct event *local_job_end(struct cluster *c, struct local_job *j)
 		status = "timeout";
 	else if (strcmp(rec.limit, "mem") == 0)
 		status = "out_of_memory";
-	return exit_record_event(&rec, status, called_off(j), clock_real(c->ctx.clock));
+	ev = exit_record_event(&rec, status, called_off(j), clock_real(c->ctx.clock));
+	add_trouble(j, ev);
+	return ev;
 }

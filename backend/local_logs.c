@@ -33,7 +33,8 @@ static struct look copy_new(struct local_job *j, enum spool_stream st, const cha
 	struct look l = { 0, false };
 
 	if (fd < 0) {
-		l.end = errno == ENOENT || ++j->logs_tries > OPEN_TRIES;
+		l.end = errno == ENOENT || errno == ENOTDIR || (limit >= 0 && (uint64_t)limit <= spool_len(j->spool, st)) ||
+			++j->logs_tries > OPEN_TRIES;
 		return l;
 	}
 	buf = xmalloc(PIECE);

@@ -27,7 +27,7 @@ const struct remote_pace remote_pace_default = {
 	.backoff_max = 60 * SEC,
 	.connect_limit = 120 * SEC,
 	.hello_limit = 60 * SEC,
-	.unknown_after = 15 * SEC,
+	.unknown_after = 30 * SEC,
 	.record_wait = 2 * SEC,
 	.verdict_wait = 3 * SEC,
 	.doubt_limit = 60 * SEC,
@@ -39,7 +39,12 @@ const struct remote_pace remote_pace_default = {
 	.log_min = 1 * SEC,
 	.log_max = 5 * SEC,
 	.log_give_up = 10 * SEC,
+	.watch_for = 60 * SEC,
+	.watch_min = 1 * SEC,
+	.watch_max = 10 * SEC,
+	.watch_settle = 2500 * MSEC,
 	.retry = { 2 * SEC, 5 * SEC, 10 * SEC, 30 * SEC },
+	.usage = { 3 * SEC, 7 * SEC, 20 * SEC, 60 * SEC },
 	.answer_grace = 30 * SEC,
 };
 
@@ -117,6 +122,7 @@ void rrun_drop(struct cluster *c, struct rrun *r)
 	list_del(&r->queue);
 	hmap_remove(&c->runs, &r->node);
 	rlogs_release(r);
+	rwatch_release(c, r);
 	run_free_members(r);
 	free(r);
 }
@@ -292,6 +298,13 @@ static bool handle(struct cluster *c, struct creq *q)
 		r = rrun_find(c, q->run, 0);
 		if (r)
 			rlogs_hot(c, r);
+		if (r)
+			rwatch_look(c, r, CLUSTER_LOOK_RUN);
+		return false;
+	case CREQ_LOOK:
+		r = rrun_find(c, q->run, q->attempt);
+		if (r)
+			rwatch_look(c, r, q->look);
 		return false;
 	case CREQ_RECONNECT:
 		rlink_reconnect(c);
@@ -336,8 +349,9 @@ static void runs_step(struct cluster *c)
 
 		next = hmap_walk(&c->runs, n);
 		live += r->phase == RR_SUBMITTED || r->phase == RR_VOIDED;
-		rverbs_cancel_run(c, r);
+		at = earlier(at, rverbs_cancel_run(c, r));
 		at = earlier(at, rjobs_run_step(c, r));
+		at = earlier(at, rwatch_run_step(c, r));
 		at = earlier(at, rlogs_run_step(c, r));
 		rrun_maybe_drop(c, r);
 	}
@@ -353,6 +367,8 @@ static int poll_timeout(struct cluster *c)
 	at = earlier(at, rsubmit_deadline(c));
 	at = earlier(at, rjobs_deadline(c));
 	at = earlier(at, rreq_deadline(c));
+	at = earlier(at, rwatch_deadline(c));
+	at = earlier(at, rusage_deadline(c));
 	if (at <= now)
 		return 0;
 	if (at - now >= 3600 * SEC)
@@ -382,7 +398,9 @@ static void *run_loop(void *arg)
 		rjobs_step(c);
 		rreq_step(c);
 		runs_step(c);
+		rwatch_step(c);
 		rchores_step(c);
+		rusage_step(c);
 		more = rlink_flush(c);
 		if (c->submitting)
 			point(POINT_REMOTE_SENT);
@@ -419,6 +437,7 @@ int remote_start(const struct transport_ops *top, const struct sched_ops *sched,
 	list_init(&c->submit_queue);
 	list_init(&c->requests);
 	list_init(&c->chores);
+	list_init(&c->usage);
 	rlink_init(c);
 	rc = -pthread_create(&c->thread, NULL, run_loop, c);
 	if (rc < 0) {
@@ -476,6 +495,7 @@ void remote_stop(struct cluster *c, int deadline_ms)
 	while ((n = hmap_walk(&c->runs, NULL)))
 		rrun_drop(c, container_of(n, struct rrun, node));
 	rchores_release(c);
+	rusage_release(c);
 	hmap_release(&c->runs);
 	inbox_release(&c->inbox);
 	free(c->uuid);

@@ -8,9 +8,11 @@
  *	remote_submit.c	submissions: queue, upload of files, answers, taking back
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
+ *	remote_usage.c	what ended jobs used
  *	remote_chores.c	moving exit records away, removing directories
  *	remote_logs.c	the followers of stdout, stderr and messages
  *	remote_files.c	list, read, manifest
+ *	remote_watch.c	directories of runs that somebody looks at
  *
  * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
  *a run may go away at any time. A connection that is lost answers everything that was open on it with "lost"; whoever
@@ -43,7 +45,11 @@ struct remote_pace {
 	int64_t verify_again;
 	int64_t poll_soon, poll_min, poll_max;
 	int64_t log_hot, log_min, log_max, log_give_up;
+	int64_t watch_for;    /* a run is watched after a look at it; 0: never */
+	int64_t watch_min, watch_max; /* between two listings of a run's directories */
+	int64_t watch_settle; /* remote times that count seconds are sure after this */
 	int64_t retry[4];     /* of a submission whose fate is not known; the last one repeats */
+	int64_t usage[4];     /* after the end, and again: when accounting is asked what the job used */
 	int64_t answer_grace; /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
@@ -128,7 +134,7 @@ enum rrun_phase {
 	RR_GONE,      /* lost, rejected or called off: nothing is wanted any more */
 };
 
-enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_DONE };
+enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_GRACE, CANCEL_DONE };
 
 enum { RSTREAM_OUT, RSTREAM_ERR, RSTREAM_EVENTS, RSTREAMS };
 
@@ -144,6 +150,8 @@ struct rstream {
 	bool cut_seen;         /* it was compared, and is the beginning of what is here */
 	int64_t waiting_since; /* ended and nothing came since; 0: not waiting */
 	unsigned empties;
+	char *held; /* read, and not to be seen yet (remote_watch.c); `busy` meanwhile */
+	size_t held_len;
 };
 
 struct rrun {
@@ -161,10 +169,11 @@ struct rrun {
 	unsigned tries;
 	int64_t retry_at;
 	enum cancel_state cancel;
+	int64_t cancel_at; /* CANCEL_GRACE: when it is told once more */
 	struct upload *upload;
 	/* what was reported last */
 	char *status, *reason, *nodes;
-	int64_t start;
+	int64_t start, node_count, cpus;
 	bool unknown_said;
 	/* the end */
 	bool has_record, verifying, sweeping;
@@ -180,7 +189,7 @@ struct rrun {
 		uint64_t poll;
 		int rank;
 		char *status, *reason, *nodes;
-		int64_t start;
+		int64_t start, node_count, cpus;
 	} seen;
 	/* logs */
 	struct spool *spool;
@@ -188,6 +197,7 @@ struct rrun {
 	struct rstream stream[RSTREAMS];
 	int64_t hot_until;
 	bool follow;
+	struct rwatch *watch; /* NULL: nobody looks */
 };
 
 struct poll_state {
@@ -221,8 +231,16 @@ struct cluster {
 	struct poll_state poll;
 	struct list requests; /* struct rreq */
 	uint64_t next_serial;
+	struct list usage; /* jobs that accounting is to be asked for */
+	bool usage_busy, usage_none; /* none: no accounting here */
+	uint64_t usage_serial;
 	struct list chores; /* struct chore: clean-up that waits for its turn */
 	bool chore_busy;
+	/* remote_watch.c */
+	unsigned watching; /* runs */
+	bool watch_due;	   /* some want to be listed */
+	bool watch_busy;   /* a listing is on its way */
+	int64_t watch_next_at, watch_trouble_until;
 };
 
 int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched,
@@ -273,6 +291,13 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why);
 void rjobs_link_up(struct cluster *c);
 
+/* remote_usage.c */
+void rusage_want(struct cluster *c, const struct rrun *r); /* it has run, and ended */
+void rusage_step(struct cluster *c);
+int64_t rusage_deadline(const struct cluster *c);
+void rusage_link_up(struct cluster *c);
+void rusage_release(struct cluster *c);
+
 /* remote_chores.c: clean-up, many at a time */
 void rchores_step(struct cluster *c);
 void rchores_release(struct cluster *c);
@@ -299,7 +324,8 @@ void rreq_release(struct cluster *c); /* answers what is open with -ENODEV */
 /* Everybody who waits for this run's cancellation, or (run 0) for a fresh poll. */
 void rreq_done_cancel(struct cluster *c, uint32_t num, int code, const char *text);
 void rreq_done_refresh(struct cluster *c, int code, const char *text);
-void rverbs_cancel_run(struct cluster *c, struct rrun *r); /* sends a cancellation that is wanted, when it can */
+/* Sends a cancellation that is wanted, when it can; when it wants to be called again. */
+int64_t rverbs_cancel_run(struct cluster *c, struct rrun *r);
 
 /* remote_logs.c */
 void rlogs_start(struct cluster *c, struct rrun *r);
@@ -309,6 +335,16 @@ void rlogs_hot(struct cluster *c, struct rrun *r);
 bool rlogs_done(const struct rrun *r);
 int64_t rlogs_run_step(struct cluster *c, struct rrun *r);
 void rlogs_release(struct rrun *r);
+void rlogs_show(struct cluster *c, struct rrun *r); /* what was held back */
+
+/* remote_watch.c */
+void rwatch_look(struct cluster *c, struct rrun *r, unsigned look);
+/* Its log has new bytes. True: they are to be held back until rlogs_show. */
+bool rwatch_news(struct cluster *c, struct rrun *r);
+int64_t rwatch_run_step(struct cluster *c, struct rrun *r);
+void rwatch_step(struct cluster *c);
+int64_t rwatch_deadline(const struct cluster *c);
+void rwatch_release(struct cluster *c, struct rrun *r);
 
 /* remote_files.c */
 void rfiles_read(struct cluster *c, struct rreq *q);

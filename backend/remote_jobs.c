@@ -80,6 +80,7 @@ void rjobs_link_up(struct cluster *c)
 	c->poll.busy = false;
 	c->poll.due_at = c->now;
 	c->poll.failing_since = 0;
+	rusage_link_up(c);
 }
 
 /* --- ends --- */
@@ -94,6 +95,8 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 	}
 	if (r->merged)
 		len[RSTREAM_ERR] = 0;
+	if (r->has_record || event_int(ev, "start", 0) > 0)
+		rusage_want(c, r);
 	rrun_event_post(c, r, ev, source);
 	list_del(&r->queue);
 	rrun_phase(c, r, RR_ENDED);
@@ -259,6 +262,7 @@ static void sweep(struct cluster *c, struct rrun *r, const char *job_id)
 		return;
 	rrun_sched(c, r, &s);
 	s.job_id = job_id;
+	s.job = NULL; /* no grace: it never started */
 	if (c->sched->verb(&s, "cancel", NULL, &code, NULL) == 0) {
 		r->sweeping = true;
 		rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, VERB_LIMIT_S, on_swept, new_op(r));
@@ -285,6 +289,8 @@ static void on_row(void *arg, const struct sched_row *row)
 	r->seen.poll = c->poll.serial;
 	r->seen.rank = rank;
 	r->seen.start = row->start;
+	r->seen.node_count = row->node_count;
+	r->seen.cpus = row->cpus;
 	str_set(&r->seen.status, row->run_status);
 	str_set(&r->seen.reason, row->reason);
 	str_set(&r->seen.nodes, row->nodes);
@@ -298,11 +304,11 @@ static bool same_text(const char *a, const char *b)
 static void say_state(struct cluster *c, struct rrun *r)
 {
 	const struct seen_row *s = &r->seen;
-	bool pending = strcmp(s->status, "pending") == 0;
+	bool pending = strcmp(s->status, "pending") == 0, running = strcmp(s->status, "running") == 0;
 	json_t *data;
 
 	if (!r->unknown_said && same_text(r->status, s->status) && same_text(r->reason, s->reason) &&
-	    same_text(r->nodes, s->nodes) && r->start == s->start)
+	    same_text(r->nodes, s->nodes) && r->start == s->start && r->node_count == s->node_count && r->cpus == s->cpus)
 		return;
 	if (!same_text(r->status, s->status))
 		rjobs_poll_soon(c);
@@ -310,14 +316,20 @@ static void say_state(struct cluster *c, struct rrun *r)
 	str_set(&r->reason, s->reason);
 	str_set(&r->nodes, s->nodes);
 	r->start = s->start;
+	r->node_count = s->node_count;
+	r->cpus = s->cpus;
 	r->unknown_said = false;
 	data = json_pack("{s:s}", "status", s->status);
-	if (pending && s->reason)
+	if ((pending || running) && s->reason)
 		(void)json_object_set_new(data, "reason", json_string(s->reason));
 	if (s->nodes && *s->nodes)
 		(void)json_object_set_new(data, "nodes", json_string(s->nodes));
 	if (s->start > 0)
 		(void)json_object_set_new(data, pending ? "est_start" : "start", json_integer(s->start * USEC_PER_SEC));
+	if (!pending && s->node_count > 0)
+		(void)json_object_set_new(data, "node_count", json_integer(s->node_count));
+	if (!pending && s->cpus > 0)
+		(void)json_object_set_new(data, "cpus", json_integer(s->cpus));
 	rrun_event(c, r, EV_STATE, "squeue", data);
 }
 
@@ -379,12 +391,20 @@ static void apply_row(struct cluster *c, struct rrun *r)
 		rlogs_start(c, r);
 }
 
+/* A signal has a sender: a user, a limit, a node that failed. Of a job that the controller has forgotten accounting may know. */
+static bool was_stopped(const struct exit_record *rec)
+{
+	return rec->sig[0] || rec->rc >= 128;
+}
+
 static void apply_missing(struct cluster *c, struct rrun *r)
 {
-	if (r->has_record)
-		end_by_record(c, r);
-	else
+	if (!r->has_record)
 		want_verify(c, r);
+	else if (was_stopped(&r->record))
+		verify_now(c, r);
+	else
+		end_by_record(c, r);
 }
 
 static void apply_poll(struct cluster *c)

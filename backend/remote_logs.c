@@ -170,6 +170,32 @@ static void append(struct cluster *c, struct rrun *r, int st, const char *data, 
 	report(c, r);
 }
 
+static void hold(struct rrun *r, int st, const char *data, size_t len)
+{
+	struct rstream *s = &r->stream[st];
+
+	s->busy = true;
+	s->held = xmalloc(len);
+	s->held_len = len;
+	memcpy(s->held, data, len);
+}
+
+void rlogs_show(struct cluster *c, struct rrun *r)
+{
+	for (int st = 0; st < RSTREAMS; st++) {
+		struct rstream *s = &r->stream[st];
+		char *held = s->held;
+
+		if (!held)
+			continue;
+		s->held = NULL;
+		s->busy = false;
+		if (!s->done && r->spool && (st != RSTREAM_EVENTS || r->events))
+			append(c, r, st, held, s->held_len);
+		free(held);
+	}
+}
+
 static struct rrun *op_run(struct cluster *c, const struct log_op *op)
 {
 	struct rrun *r = rrun_find(c, op->num, 0);
@@ -246,7 +272,9 @@ static void on_read(struct cluster *c, void *arg, int code, const char *text, co
 		if (!len && r->stream[st].next_at == c->now)
 			return;
 	}
-	if (len) {
+	if (len && rwatch_news(c, r)) {
+		hold(r, st, data, len);
+	} else if (len) {
 		append(c, r, st, data, len);
 	} else if (code == -ECONNRESET) {
 		r->stream[st].next_at = c->now;
@@ -427,8 +455,10 @@ void rlogs_hot(struct cluster *c, struct rrun *r)
 
 void rlogs_release(struct rrun *r)
 {
-	for (int st = 0; st < RSTREAMS; st++)
+	for (int st = 0; st < RSTREAMS; st++) {
 		close_file(&r->stream[st]);
+		free(r->stream[st].held);
+	}
 	events_close(r->events);
 	r->events = NULL;
 	if (r->spool)

@@ -140,7 +140,7 @@ static void on_verb(struct cluster *c, void *arg, const struct agent_frame *f)
 		       0);
 	} else {
 		rc = c->sched->verb_result(q->q->verb, f->rc, f->out, f->err, &e);
-		finish(c, q, rc, rc < 0 ? e.text : "", NULL, 0);
+		finish(c, q, rc < 0 ? rc : 0, rc < 0 ? e.text : "", NULL, 0);
 		rjobs_poll_soon(c);
 	}
 }
@@ -219,8 +219,10 @@ static void on_cancelled(struct cluster *c, void *arg, const struct agent_frame 
 		return;
 	}
 	rc = c->sched->verb_result("cancel", f->rc, f->out, f->err, &e);
-	r->cancel = CANCEL_DONE; /* also when refused: the user asks again, and the end tells what it was */
-	rreq_done_cancel(c, r->num, rc, rc < 0 ? e.text : "");
+	r->cancel = rc > 0 ? CANCEL_GRACE : CANCEL_DONE; /* also when refused: the user asks again, and the end tells what it was */
+	r->cancel_at = c->now + rc * (int64_t)USEC_PER_SEC;
+	rruns_touch(c);
+	rreq_done_cancel(c, r->num, rc < 0 ? rc : 0, rc < 0 ? e.text : "");
 	rjobs_poll_soon(c);
 }
 
@@ -247,12 +249,19 @@ static void send_cancel(struct cluster *c, struct rrun *r)
 	strbuf_release(&code);
 }
 
-void rverbs_cancel_run(struct cluster *c, struct rrun *r)
+int64_t rverbs_cancel_run(struct cluster *c, struct rrun *r)
 {
-	if (r->cancel == CANCEL_WANTED && r->phase == RR_SUBMITTED && rlink_up(c)) {
+	if (r->phase != RR_SUBMITTED || !rlink_up(c))
+		return INT64_MAX;
+	if (r->cancel == CANCEL_GRACE && c->now < r->cancel_at)
+		return r->cancel_at;
+	if (r->cancel == CANCEL_GRACE)
+		r->cancel = CANCEL_WANTED;
+	if (r->cancel == CANCEL_WANTED) {
 		send_cancel(c, r);
 		point(POINT_REMOTE_CANCEL_SENT);
 	}
+	return INT64_MAX;
 }
 
 /* Remembered before the connection is asked for: a run that was never sent is called off without it. */

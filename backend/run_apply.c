@@ -7,6 +7,7 @@
  */
 #include "backend/run.h"
 
+#include "backend/base/clock.h"
 #include "backend/base/mem.h"
 
 #include <assert.h>
@@ -249,7 +250,10 @@ static int on_release_wanted(struct run *r, const struct event *ev)
 
 static int on_cancel_wanted(struct run *r, const struct event *ev)
 {
-	(void)ev;
+	char when[CLOCK_TEXT];
+
+	if (!r->cancel_wanted)
+		(void)json_object_set_new(r->facts, "cancel_asked", json_string(clock_text(ev->time, when)));
 	r->cancel_wanted = true;
 	return 0;
 }
@@ -320,15 +324,31 @@ static bool update_str(char **field, const struct event *ev, const char *key)
 	return true;
 }
 
+/* What the scheduler gave the job: a number that is there only while it is known. */
+static bool update_count(struct run *r, const struct event *ev, const char *key)
+{
+	long long n = event_int(ev, key, 0);
+
+	if (n < 1 || n == json_integer_value(json_object_get(r->facts, key)))
+		return false;
+	(void)json_object_set_new(r->facts, key, json_integer(n));
+	return true;
+}
+
 static bool update_facts_of_state(struct run *r, const struct event *ev)
 {
 	bool changed = update_str(&r->nodes, ev, "nodes");
 	long long est = event_int(ev, "est_start", r->t_est_start);
 
 	changed |= update_str(&r->why, ev, "why");
+	if (r->status == RUN_PENDING || r->status == RUN_RUNNING)
+		changed |= update_str(&r->reason, ev, "reason");
+	if (r->status != RUN_PENDING) {
+		changed |= update_count(r, ev, "node_count");
+		changed |= update_count(r, ev, "cpus");
+	}
 	if (r->status != RUN_PENDING)
 		return changed;
-	changed |= update_str(&r->reason, ev, "reason");
 	changed |= est != r->t_est_start;
 	r->t_est_start = est;
 	return changed;
@@ -337,6 +357,25 @@ static bool update_facts_of_state(struct run *r, const struct event *ev)
 static bool is_scheduled(enum run_status s)
 {
 	return s == RUN_PENDING || s == RUN_RUNNING || s == RUN_COMPLETING;
+}
+
+static long long restarts(const struct run *r)
+{
+	return json_integer_value(json_object_get(r->facts, "restarts"));
+}
+
+/* Times, nodes and elapsed are those of the last start, as Slurm has them. */
+static void forget_start(struct run *r)
+{
+	r->t_started = 0;
+	str_set(&r->nodes, NULL);
+	(void)json_object_set_new(r->facts, "restarts", json_integer(restarts(r) + 1));
+}
+
+/* It was requeued and started again before anybody looked. */
+static bool is_later_start(const struct run *r, const struct event *ev)
+{
+	return r->t_started && event_int(ev, "start", 0) > r->t_started + NEAR_US;
 }
 
 static int on_state(struct run *r, const struct event *ev)
@@ -353,8 +392,8 @@ static int on_state(struct run *r, const struct event *ev)
 	moved = (enum run_status)to != r->status;
 	if (moved)
 		move_to(r, ev, (enum run_status)to);
-	if (to == RUN_PENDING && now != RUN_PENDING)
-		str_set(&r->nodes, NULL); /* a requeued job gave its nodes back */
+	if (to == RUN_PENDING ? now != RUN_PENDING : is_later_start(r, ev))
+		forget_start(r);
 	if (!r->t_started && to != RUN_PENDING)
 		r->t_started = event_int(ev, "start", to == RUN_RUNNING ? ev->time : 0);
 	return update_facts_of_state(r, ev) || moved ? 0 : -EPROTO;
@@ -468,15 +507,28 @@ static void merge(struct run *r, const struct event *ev, const char *const *own)
 	}
 }
 
+/* The end of a later start than the last one that was seen. */
+static void take_restart(struct run *r, const struct event *ev, long long seen)
+{
+	long long start = event_int(ev, "start", 0);
+
+	if (restarts(r) <= seen || start <= r->t_started || start > r->t_ended)
+		return;
+	r->t_started = start;
+	(void)json_object_del(r->facts, "start");
+}
+
 static void finish(struct run *r, const struct event *ev, enum run_status to)
 {
 	static const char *const own[] = { "status", "attempt", "source", NULL };
+	long long seen = restarts(r);
 
 	move_to(r, ev, to);
 	set_str(&r->nodes, ev, "nodes");
 	merge(r, ev, own);
 	if (!r->t_ended)
 		r->t_ended = ev->time;
+	take_restart(r, ev, seen);
 	if (r->t_started > r->t_ended) { /* it was seen running late, when it had ended already */
 		int64_t said = event_int(ev, "start", 0);
 

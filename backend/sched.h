@@ -29,10 +29,19 @@ struct sched_row {
 	const char *job_id, *token, *state, *reason, *nodes;	/* job_id: as submit_result gave it, for every element
 							   of an array too; state: the scheduler's word */
 	int64_t start;		/* epoch seconds; 0: unknown (expected start while pending) */
+	int64_t node_count, cpus; /* given to the job, or wanted while it is pending; 0: not said */
 	int exit_code, exit_signal; /* -1: not said */
 	const char *run_status;	/* "pending", "running", "completing", or an end: "succeeded" "failed" ...; NULL: alive, unknown word */
 };
 typedef void (*sched_row_cb)(void *arg, const struct sched_row *row);
+
+/* What accounting knows of a job. */
+struct sched_usage {
+	const char *job_id, *token;
+	int64_t max_rss, cpu_us; /* -1: not measured */
+	bool ended;		 /* and so have all of its steps: the numbers are final */
+};
+typedef void (*sched_usage_cb)(void *arg, const struct sched_usage *u);
 
 enum sched_verdict {
 	SCHED_OK,	/* job_id is set */
@@ -60,8 +69,13 @@ struct sched_ops {
 	struct event *(*verify_result)(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now);
 	/* Code for a verb of ctl; checks id and token before it acts. -EINVAL for a verb it does not know. */
 	int (*verb)(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e);
-	/* 0 or the errno for the user, with the scheduler's words. */
+	/* 0 or the errno for the user, with the scheduler's words. Of "cancel" also N > 0: the job was told to end; give
+	   the verb again in N seconds, for it may not listen. */
 	int (*verb_result)(const char *verb, int rc, const char *out, const char *err, struct err *e);
+	/* Code that asks what these jobs used (job_id of each is set), and its reader: 0, -EAGAIN, or -ENOTSUP: nobody
+	   counts here. Both may be NULL. */
+	void (*usage)(const struct sched_run *runs, size_t n, struct strbuf *code);
+	int (*usage_result)(int rc, const char *out, const char *err, sched_usage_cb cb, void *arg, struct err *e);
 	/* Code and reader for the documents of clusters/NAME (see CREQ_PROBE); result is JSON text. */
 	int (*probe)(const char *what, struct strbuf *code, struct err *e);
 	int (*probe_result)(const char *what, int rc, const char *out, const char *err, struct strbuf *json, struct err *e);
@@ -73,9 +87,11 @@ extern const struct sched_ops sched_slurm_ops;
  * The exit record that every job writes (one line of KEY=VALUE words, written by the script, see launchers/wrapper.c;
  * the local supervisor writes the same):
  *	v=1 run=NUM attempt=N job=JOBID rc=N sig=NAME|- start=EPOCH end=EPOCH out=BYTES|- err=BYTES|- restart=N
- *	manifest=0|1 [events=BYTES|-] maxrss=BYTES|- cpu=MICROSECONDS|- host=NAME limit=time|mem|-
+ *	manifest=0|1 [events=BYTES|-] maxrss=BYTES|- cpu=MICROSECONDS|- nodes=N|- cpus=N|- fault=WORD|- host=NAME limit=time|mem|-
  * Unknown words are ignored; every version is read for ever. rc is what the script's command returned (128+N for
- * signal N). limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
+ * signal N). fault says why there was no command to return anything (then rc is -): `write` its directories or files could
+ * not be made, `workdir` or `input` could not be opened, `refused` the guard did not let it start. nodes and cpus are what
+ * the scheduler gave the job. limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
  */
 struct exit_record {
 	int version;
@@ -86,6 +102,8 @@ struct exit_record {
 	int64_t start, end;	/* epoch seconds; 0: not said */
 	int64_t events_len;	/* of the message file of Pipes; -1: not said */
 	int64_t out_len, err_len, maxrss, cpu_us; /* -1: not said */
+	int64_t nodes, cpus;	/* 0: not said */
+	char fault[16];		/* "" when the command was run */
 	int64_t restart;	/* how often the scheduler had started the job before this start */
 	bool manifest;
 	char limit[8];

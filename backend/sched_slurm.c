@@ -1,6 +1,6 @@
 /*
  * The Slurm driver: the table of its functions, the poll, and what its parts share. Text in, text out; nothing here
- * runs a command. The parts: _prelude (shell functions), _submit, _verify, _verb, _probe.
+ * runs a command. The parts: _prelude (shell functions), _submit, _verify, _verb, _usage, _probe.
  *
  * Invariants: every user string in the code goes through quote_sh; a word of Slurm that is not known means "alive",
  * never an end; a job is ours by its token, never by its number alone.
@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define TOKEN_PREFIX "slurmray:"
-#define POLL_FIELDS 6 /* id state reason nodes start, then comment and working directory */
+#define POLL_FIELDS 6 /* id state reason nodes numbers, then comment and working directory */
 
 void slurm_arg(struct strbuf *code, const char *s)
 {
@@ -230,6 +230,29 @@ static const char *said(const char *s)
 	return strcmp(s, "N/A") == 0 || strcmp(s, "(null)") == 0 || strcmp(s, "None") == 0 ? "" : s;
 }
 
+/* A running job that does nothing: for what reason squeue does not say. */
+static const char *stopped(const char *state)
+{
+	return strcmp(state, "SUSPENDED") == 0 || strcmp(state, "STOPPED") == 0 ?
+		       "suspended by an administrator or by the scheduler (Slurm: SUSPENDED); it goes on when they resume it" :
+		       "";
+}
+
+/* "START NODES CPUS". An element of an array counts for itself. */
+static void take_numbers(char *s, struct sched_row *row)
+{
+	int64_t *const to[] = { &row->start, &row->node_count, &row->cpus };
+
+	for (size_t i = 0; i < ARRAY_SIZE(to) && s; i++) {
+		char *blank = strchr(s, ' ');
+
+		if (blank)
+			*blank++ = '\0';
+		*to[i] = slurm_number(s, 0);
+		s = blank;
+	}
+}
+
 static void take_row(char *line, sched_row_cb cb, void *arg)
 {
 	char *f[POLL_FIELDS], buf[256];
@@ -242,10 +265,10 @@ static void take_row(char *line, sched_row_cb cb, void *arg)
 		return;
 	row.job_id = f[0];
 	row.state = f[1];
-	row.reason = said(f[2]);
-	row.nodes = said(f[3]);
-	row.start = slurm_number(f[4], 0);
 	row.run_status = slurm_status(f[1]);
+	row.reason = row.run_status && strcmp(row.run_status, "running") == 0 ? stopped(f[1]) : said(f[2]);
+	row.nodes = said(f[3]);
+	take_numbers(f[4], &row);
 	cb(arg, &row);
 }
 
@@ -276,6 +299,8 @@ const struct sched_ops sched_slurm_ops = {
 	.verify_result = slurm_verify_result,
 	.verb = slurm_verb,
 	.verb_result = slurm_verb_result,
+	.usage = slurm_usage,
+	.usage_result = slurm_usage_result,
 	.probe = slurm_probe,
 	.probe_result = slurm_probe_result,
 };

@@ -42,6 +42,11 @@ void slurm_verify(const struct sched_run *r, struct strbuf *code);
 struct event *slurm_verify_result(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now);
 int slurm_verb(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e);
 int slurm_verb_result(const char *verb, int rc, const char *out, const char *err, struct err *e);
+void slurm_usage(const struct sched_run *runs, size_t n, struct strbuf *code);
+int slurm_usage_result(int rc, const char *out, const char *err, sched_usage_cb cb, void *arg, struct err *e);
+/* "214380K", "1.50G", "512"; "[D-][HH:]MM:SS[.mmm]". -1: none of these. */
+int64_t slurm_bytes(const char *s);
+int64_t slurm_cpu_us(const char *s);
 int slurm_probe(const char *what, struct strbuf *code, struct err *e);
 int slurm_probe_result(const char *what, int rc, const char *out, const char *err, struct strbuf *json, struct err *e);
 

@@ -37,7 +37,7 @@ static const struct table tables[] = {
 	    { "cpus", COUNTS } } },
 	{ "nodes",
 	  { { "node", TEXT },
-	    { "partition", TEXT },
+	    { "partitions", TEXT },
 	    { "state", TEXT },
 	    { "cpus", NUMBER },
 	    { "cpu_states", COUNTS },
@@ -158,18 +158,17 @@ static json_t *row_of(const struct table *t, char *line)
 	return o;
 }
 
-/* A node is listed once per partition; `partition` becomes a list. */
+/* A node is listed once per partition: `partitions` becomes a list, in its place. */
 static bool merge_node(json_t *rows, json_t *row)
 {
 	json_t *last = json_array_get(rows, json_array_size(rows) ? json_array_size(rows) - 1 : 0);
-	json_t *part = json_object_get(row, "partition");
+	json_t *part = json_object_get(row, "partitions");
 
 	if (last && json_equal(json_object_get(last, "node"), json_object_get(row, "node"))) {
 		(void)json_array_append(json_object_get(last, "partitions"), part);
 		return true;
 	}
 	(void)json_object_set_new(row, "partitions", json_pack("[O]", part));
-	(void)json_object_del(row, "partition");
 	return false;
 }
 

@@ -11,6 +11,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <strings.h>
 
@@ -25,6 +26,7 @@ static const struct {
 	{ "mem_per_cpu", "MinMemoryCPU" }, { "reservation", "ReservationName" },
 };
 
+/* scontrol takes abbreviations: "com" is the comment. */
 static const char *const update_forbidden[] = { "JobId",  "JobID", "Comment", "WorkDir", "StdOut",
 						"StdErr", "StdIn", "Requeue", "UserId" };
 
@@ -47,7 +49,7 @@ static int update_word(const char *arg, struct strbuf *out, struct err *e)
 		if (strcasecmp(update_names[i].key, key) == 0)
 			name = update_names[i].name;
 	for (size_t i = 0; i < ARRAY_SIZE(update_forbidden); i++)
-		if (strcasecmp(update_forbidden[i], name) == 0)
+		if (strncasecmp(update_forbidden[i], name, strlen(name)) == 0)
 			return err_set(e, -EINVAL, "update: '%s' cannot be changed; slurmray needs it", key);
 	strbuf_addf(out, "%s=%s", name, eq + 1);
 	return 0;
@@ -99,6 +101,8 @@ int slurm_verb(const struct sched_run *r, const char *verb, const char *arg, str
 		return err;
 	if (!r->job_id && strcmp(verb, "cancel") != 0)
 		return err_set(e, -EBUSY, "%s: the job has not been submitted yet", verb);
+	if (strcmp(verb, "cancel") == 0 && r->job && r->job->grace_said)
+		strbuf_addf(&word, "%d", r->job->grace_s);
 	slurm_token(&token, r);
 	strbuf_addstr(code, "sl_verb ");
 	slurm_arg(code, verb);
@@ -131,6 +135,16 @@ static int errno_of(const char *verb, const char *text)
 	return strcmp(verb, "update") == 0 || strcmp(verb, "signal") == 0 ? -EINVAL : -EBUSY;
 }
 
+/* "again SECONDS": the end of a grace period is awaited. */
+static int again_in(const char *text)
+{
+	cleanup_free char *line = xstrndup(text, strcspn(text, "\n"));
+	char *n = slurm_value(line, "again");
+	int64_t s = n ? slurm_number(n, 0) : 0;
+
+	return s > INT_MAX ? INT_MAX : (int)s;
+}
+
 int slurm_verb_result(const char *verb, int rc, const char *out, const char *err, struct err *e)
 {
 	static const struct {
@@ -147,7 +161,7 @@ int slurm_verb_result(const char *verb, int rc, const char *out, const char *err
 	if (rc == 124)
 		return err_set(e, -EHOSTUNREACH, "%s: the scheduler did not answer in time", verb);
 	if (rc == 0 && len == 2 && memcmp(out, "ok", len) == 0)
-		return 0;
+		return again_in(text);
 	for (size_t i = 0; i < ARRAY_SIZE(answers); i++)
 		if (strlen(answers[i].word) == len && memcmp(out, answers[i].word, len) == 0)
 			return slurm_error(e, answers[i].code, verb, text);

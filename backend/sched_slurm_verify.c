@@ -13,11 +13,13 @@
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 /* Between the controller's clock and the file server's. */
 #define CLOCK_SLACK_S 300
+#define CODE_NO_DIRECTORY 66 /* launchers/wrapper.c */
 #define SACCT_FIELDS 9 /* id state code derived start end nodes maxrss, then comment and working directory */
 
 /* What the scheduler says about the job. Strings are borrowed from the witness' text. */
@@ -25,7 +27,7 @@ struct verdict {
 	bool known;
 	const char *state, *reason, *nodes;
 	int code, sig; /* of ExitCode=CODE:SIGNAL */
-	int64_t restarts, start, end;
+	int64_t restarts, start, end, node_count, cpus;
 	const char *source;
 };
 
@@ -118,28 +120,10 @@ static void take_job(struct verdict *v, char *line)
 		v->end = pick_number(line, "EndTime", 0);
 	} else if (strncmp(line, "NodeList=", 9) == 0) {
 		v->nodes = cut(pick(line, "NodeList"));
+	} else if (strncmp(line, "NumNodes=", 9) == 0) {
+		v->node_count = pick_number(line, "NumNodes", 0);
+		v->cpus = pick_number(line, "NumCPUs", 0);
 	}
-}
-
-/* "214380K" and the like; kibibytes where no unit is said (sacct(1)). */
-static int64_t bytes_of(const char *s)
-{
-	size_t len = strspn(s, "0123456789");
-	cleanup_free char *digits = xstrndup(s, len);
-	int64_t n = slurm_number(digits, 0);
-	int shift = 10;
-
-	switch (s[len]) {
-	case 'M':
-		shift = 20;
-		break;
-	case 'G':
-		shift = 30;
-		break;
-	default:
-		break;
-	}
-	return n < INT64_MAX >> shift ? n << shift : 0;
 }
 
 /* The job's own line is the first; MaxRSS is on its steps' lines (ID.batch, ID.0), whose maximum counts. */
@@ -153,7 +137,7 @@ static void take_sacct(struct witness *w, const struct sched_run *r, const char 
 	if (slurm_fields(line, f, SACCT_FIELDS) != SACCT_FIELDS || strncmp(f[0], id, len) != 0)
 		return;
 	if (f[0][len] == '.' && w->acct.known) {
-		rss = bytes_of(f[7]);
+		rss = slurm_bytes(f[7]);
 		if (rss > w->maxrss)
 			w->maxrss = rss;
 		return;
@@ -254,6 +238,19 @@ static void put_time(json_t *o, const char *key, int64_t s)
 		(void)json_object_set_new(o, key, json_integer(s * USEC_PER_SEC));
 }
 
+static void put_count(json_t *o, const char *key, int64_t n)
+{
+	if (n > 0 && !json_object_get(o, key))
+		(void)json_object_set_new(o, key, json_integer(n));
+}
+
+static void put_given(json_t *o, const struct verdict *v)
+{
+	slurm_put(o, "nodes", v->nodes);
+	put_count(o, "node_count", v->node_count);
+	put_count(o, "cpus", v->cpus);
+}
+
 static bool ran(const struct witness *w)
 {
 	return w->started && strcmp(w->started, "void") != 0;
@@ -278,8 +275,11 @@ static struct event *end(const struct sched_run *r, const struct witness *w, con
 	int64_t out_len = ran(w) ? w->out_len : 0, err_len = ran(w) ? w->err_len : 0;
 
 	slurm_put(o, "status", status);
-	slurm_put(o, "nodes", v->nodes);
-	if (v->code >= 0 && v->code <= 255 && (v->code > 0 || v->sig == 0) &&
+	if (ran(w)) {
+		put_given(o, v);
+		put_count(o, "restarts", v->restarts);
+	}
+	if (ran(w) && v->code >= 0 && v->code <= 255 && (v->code > 0 || v->sig == 0) &&
 	    (v->code > 0 || strcmp(status, "succeeded") == 0))
 		(void)json_object_set_new(o, "exit_code", json_integer(v->code));
 	if (v->sig > 0 && v->sig < 128 && v->sig != 53) /* 53 is no signal: the launch failed */
@@ -302,7 +302,7 @@ static struct event *end_by_record(const struct witness *w, const struct verdict
 {
 	struct event *ev = exit_record_event(&w->record, status, w->cancelled, now);
 
-	slurm_put(ev->data, "nodes", v->nodes);
+	put_given(ev->data, v);
 	if (w->maxrss > 0 && !json_object_get(ev->data, "max_rss"))
 		(void)json_object_set_new(ev->data, "max_rss", json_integer(w->maxrss));
 	return ev;
@@ -327,14 +327,21 @@ static void add_why(struct strbuf *why, const struct witness *w, const struct ve
 			strbuf_addstr(why, texts[i].text);
 	if (strcmp(status, "cancelled") == 0 && !ran(w))
 		strbuf_addstr(why, " before it started");
+	if (strcmp(status, "cancelled") == 0 && (v->sig == SIGKILL || v->code == 128 + SIGKILL))
+		strbuf_addstr(why, "; it took SIGKILL to end it");
 	if (why->len)
 		;
 	else if (v->sig == 53)
 		strbuf_addstr(
 			why,
 			"could not be started: its output file or working directory is missing or cannot be written");
+	else if (!ran(w) && v->code == CODE_NO_DIRECTORY)
+		strbuf_addstr(why, "could not be started: the node cannot enter the run's control directory (is the cluster's "
+				   "`directory` on a file system that login and compute nodes share?)");
 	else if (v->sig > 0)
 		strbuf_addf(why, "killed by signal %d", v->sig);
+	else if (!ran(w))
+		strbuf_addf(why, "ended with code %d before the job's command could begin", v->code);
 	else
 		strbuf_addf(why, "exited with code %d", v->code);
 	strbuf_addf(why, "; the scheduler says %s", v->state);
@@ -364,6 +371,12 @@ static struct event *completed_without_record(const struct sched_run *r, const s
 		   "the scheduler says COMPLETED; the job left no exit record", now);
 }
 
+/* By what cancel sends: a job that was only signalled is FAILED for Slurm. */
+static bool was_stopped(const struct verdict *v)
+{
+	return v->sig == SIGTERM || v->sig == SIGKILL || v->code == 128 + SIGTERM || v->code == 128 + SIGKILL;
+}
+
 static struct event *ended(const struct sched_run *r, const struct witness *w, const struct verdict *v,
 			   const char *status, int64_t now)
 {
@@ -373,7 +386,7 @@ static struct event *ended(const struct sched_run *r, const struct witness *w, c
 		return end_by_record(w, v, status, now);
 	if (strcmp(status, "succeeded") == 0)
 		return completed_without_record(r, w, v, now);
-	if (w->cancelled && !ran(w))
+	if (w->cancelled && (!ran(w) || (strcmp(status, "failed") == 0 && was_stopped(v))))
 		status = "cancelled";
 	add_why(&why, w, v, status);
 	return end(r, w, v, status, why.buf, now);
@@ -401,7 +414,8 @@ static struct event *alive(const struct sched_run *r, const struct verdict *v, c
 	slurm_put(o, "status", status);
 	if (pending && v->reason && strcmp(v->reason, "None") != 0)
 		slurm_put(o, "reason", v->reason);
-	slurm_put(o, "nodes", v->nodes);
+	if (!pending)
+		put_given(o, v);
 	put_time(o, pending ? "est_start" : "start", v->start);
 	return event_new(EV_STATE, now, o);
 }

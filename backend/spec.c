@@ -115,6 +115,8 @@ int spec_set(json_t *spec, const char *name, json_t *value, struct strbuf *error
 
 /* ---- building a spec key by key ---- */
 
+#define JOINED_MAX 1000 /* runs, by which a script's #SBATCH lines may lengthen a list one by one */
+
 static int join(json_t *into, const char *prefix, const char *name, json_t *value, bool same_ok, struct strbuf *errors)
 {
 	json_t *old = json_object_get(into, name);
@@ -142,6 +144,9 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 		return rc;
 	}
 	if (k && (k->flags & SPEC_RUN_IDS) && json_is_array(old) && json_is_array(value)) {
+		if (same_ok && json_array_size(old) >= JOINED_MAX)
+			return spec_complain(errors, "'%s' has more than %d runs from several options; give them in one", name,
+					     JOINED_MAX);
 		spec_list_join(old, value);
 		return 0;
 	}
@@ -247,14 +252,25 @@ static int add_script_keys(json_t *spec, const json_t *script, struct strbuf *er
 
 static int finish(json_t *spec, struct strbuf *errors)
 {
-	const json_t *script = json_object_get(spec, "script");
+	const json_t *script = json_object_get(spec, "script"), *command = json_object_get(spec, "command");
+	const json_t *args = json_object_get(spec, "args");
 	int rc = 0;
 
 	if (count_programs(spec) > 1)
 		rc = spec_complain(errors, "'command', 'script' and 'payload': only one of them can be what runs");
+	if (args && !json_is_null(args) && command && !json_is_null(command))
+		rc = spec_complain(errors, "'args': only a script or a payload takes arguments; write those of a command into "
+					   "the command");
 	if (json_is_string(script) && add_script_keys(spec, script, errors) < 0)
 		rc = -EINVAL;
 	return rc;
+}
+
+const char *spec_more_lines(const char *text)
+{
+	return *text == '#' ? SPEC_NO_SCRIPT
+			    : "there is more behind the line: a batch script begins with #! and the path of an interpreter, such as "
+			      "#!/bin/bash; else write one spec at a time";
 }
 
 static int parse_line(const char *text, size_t len, json_t *spec, struct strbuf *errors)
@@ -262,7 +278,7 @@ static int parse_line(const char *text, size_t len, json_t *spec, struct strbuf 
 	const char *nl = memchr(text, '\n', len);
 
 	if (nl && nl + 1 != text + len)
-		return spec_complain(errors, "there is something behind the line; write one spec at a time");
+		return spec_complain(errors, "%s", spec_more_lines(text));
 	return spec_line(text, nl ? (size_t)(nl - text) : len, spec, errors);
 }
 

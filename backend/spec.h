@@ -72,6 +72,9 @@ int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *error
  */
 int spec_set(json_t *spec, const char *name, json_t *value, struct strbuf *errors);
 
+/* What is wrong with a line that more lines follow: most likely it is the first of a script that has no #!. */
+const char *spec_more_lines(const char *text);
+
 /* Equal but for DAGSTER_PIPES_* in env: what a second write of `spec` is compared with. */
 bool spec_equal(const json_t *a, const json_t *b);
 

@@ -310,7 +310,7 @@ static bool idempotency_key_ok(const char *s)
 
 static bool script_ok(const char *s)
 {
-	return strncmp(s, "#!", 2) == 0;
+	return strncmp(s, "#!", 2) == 0 && (unsigned char)s[2 + strspn(s + 2, " \t")] > ' ';
 }
 
 static bool yes_no_ok(const char *s)
@@ -400,13 +400,16 @@ static const struct rule {
 	bool (*ok)(const char *text);
 	const char *want;
 } rules[] = {
-	{ "script", script_ok, "the text of a script that begins with #! (a file is shipped with `payload`)" },
+	{ "script", script_ok, "the text of a script that begins with #! and the path of an interpreter, such as #!/bin/bash (a file is shipped with "
+	  "`payload`)" },
 	{ "payload", local_path_ok, "the absolute path of a local file" },
 	{ "cluster", plain_name_ok, WANT_NAME },
 	{ "profile", plain_name_ok, WANT_NAME },
 	{ "name", job_name_ok, "at most 128 bytes" },
 	{ "key", idempotency_key_ok, "at most 128 printable ASCII characters" },
-	{ "workdir", workdir_ok, "a remote directory that begins with / or ~/" },
+	{ "workdir", workdir_ok,
+	  "a directory of the cluster as an absolute path, /... or ~/... (only `slurmray submit` knows where you are: it makes a "
+	  "relative one absolute for jobs of this machine)" },
 	{ "streams", streams_ok, "split or merged" },
 	{ "signal", signal_ok, "SIGNAL or SIGNAL@SECONDS, like USR1@120 or B:TERM@60" },
 	{ "gpus", gpus_ok, WANT_GPUS },

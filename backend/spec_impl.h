@@ -6,6 +6,10 @@
 
 #include "backend/spec.h"
 
+#define SPEC_NO_SCRIPT \
+	"this does not look like a batch script: the first line of one begins with #! and the path of an interpreter, such as " \
+	"#!/bin/bash"
+
 /* Room for a value in a message. */
 #define SPEC_SHOWN 72
 
@@ -27,6 +31,8 @@ bool spec_key_same(const char *a, const char *b);
 /* The row of the sbatch option `name` (dashes; any prefix that only one option has, as getopt_long(3)), or NULL. */
 const struct spec_key *spec_key_option(const char *name);
 const struct spec_key *spec_key_letter(char letter);
+/* The key that `name` is one slip away from, or NULL; names of less than 5 letters are not looked at. */
+const char *spec_key_slip(const char *name);
 /* Says what is wrong with a key that nobody knows. */
 int spec_key_unknown(const char *name, struct strbuf *errors);
 

@@ -10,18 +10,21 @@
 #include "backend/spec_impl.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/near.h"
 
 #include <errno.h>
 #include <string.h>
 
 #define PLACE (SPEC_SBATCH | SPEC_PLACEMENT)
 #define NOT_YET "is not possible yet"
+#define SLIP_MIN_LEN 5 /* shorter names are one slip from too many others */
 
 const struct spec_key spec_keys[] = {
 	/* what runs */
 	{ "command", SPEC_ANY, 0, 0, "what runs: text for a shell, or a list of words that are executed as they are" },
 	{ "script", SPEC_STRING, 0, 0, "the text of a batch script, from #! to its last line" },
 	{ "payload", SPEC_STRING, 0, 0, "absolute path of a local file that is shipped and executed" },
+	{ "args", SPEC_ANY, 0, 0, "arguments of the script or payload: a list of words; text is split as a shell does" },
 	{ "launcher", SPEC_STRING, 0, 0, "how it is started: bash" },
 	{ "mode", SPEC_STRING, 0, 0, "slurm or local" },
 	{ "cluster", SPEC_STRING, 0, 0, "name of a cluster in the configuration, or local" },
@@ -30,11 +33,11 @@ const struct spec_key spec_keys[] = {
 	{ "tags", SPEC_LIST, 0, 0, "names to find the run by, under by/tag" },
 	{ "key", SPEC_STRING, 0, 0, "idempotency: the same key never starts a second run" },
 	{ "env", SPEC_MAP, 0, 0, "variables of the job: env.NAME=VALUE" },
-	{ "workdir", SPEC_STRING, 0, 'D', "remote directory to start in (sbatch's chdir), absolute or ~/..." },
+	{ "workdir", SPEC_STRING, 0, 'D', "directory of the cluster to start in (sbatch's chdir), /... or ~/...; without it, the run's own `work/`" },
 	{ "files", SPEC_LIST, 0, 0, "absolute paths of local files that are shipped into the working directory" },
 	{ "setup", SPEC_STRING, 0, 0, "shell lines before the command" },
 	{ "streams", SPEC_STRING, 0, 0, "split (stdout and stderr apart) or merged" },
-	{ "grace", SPEC_COUNT, 0, 0, "seconds between TERM and KILL when the run is cancelled" },
+	{ "grace", SPEC_COUNT, 0, 0, "seconds between TERM and KILL when the run is cancelled (Slurm without it: KillWait)" },
 	{ "pipes", SPEC_ANY, 0, 0, "true: the job finds a Dagster Pipes session; false: its variables are left alone" },
 	{ "extras", SPEC_ANY, 0, 0, "JSON object that is added to the extras of the Pipes context" },
 	{ "pipes_exception", SPEC_STRING, 0, 0, "fail (the run fails when its Pipes session ends with an exception) or ignore" },
@@ -295,81 +298,39 @@ const struct spec_key *spec_key_letter(char letter)
 	return NULL;
 }
 
-#define NAME_MAX_COMPARED 32
-
-static int min3(int a, int b, int c)
-{
-	int m = a < b ? a : b;
-
-	return m < c ? m : c;
-}
-
-/* Edit distance with insertions, deletions, replacements and swaps of neighbours, each costing one. */
-static int distance(const char *a, const char *b)
-{
-	int d[NAME_MAX_COMPARED + 1][NAME_MAX_COMPARED + 1];
-	size_t la = strlen(a), lb = strlen(b);
-
-	if (la > NAME_MAX_COMPARED || lb > NAME_MAX_COMPARED)
-		return NAME_MAX_COMPARED;
-	for (size_t i = 0; i <= la; i++)
-		d[i][0] = (int)i;
-	for (size_t j = 0; j <= lb; j++)
-		d[0][j] = (int)j;
-	for (size_t i = 1; i <= la; i++) {
-		for (size_t j = 1; j <= lb; j++) {
-			int swap = NAME_MAX_COMPARED;
-
-			d[i][j] = min3(d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1]));
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-				swap = d[i - 2][j - 2] + 1;
-			if (swap < d[i][j])
-				d[i][j] = swap;
-		}
-	}
-	return d[la][lb];
-}
-
-static int common_prefix(const char *a, const char *b)
-{
-	int n = 0;
-
-	while (a[n] && a[n] == b[n])
-		n++;
-	return n;
-}
-
-/* Of two that are as near, the one that begins alike for longer. */
-static void consider(const char *name, const char *candidate, int *best, const char **found)
-{
-	int d = distance(name, candidate);
-
-	if (d < *best || (d == *best && *found && common_prefix(name, candidate) > common_prefix(name, *found))) {
-		*best = d;
-		*found = candidate;
-	}
-}
-
 const char *spec_key_nearest(const char *name)
 {
-	char plain[NAME_MAX_COMPARED + 1];
+	char plain[NEAR_MAX_LEN + 1];
 	const char *found = NULL;
 	size_t len = strlen(name);
 	int best;
 
-	if (len == 0 || len > NAME_MAX_COMPARED)
+	if (len == 0 || len > NEAR_MAX_LEN)
 		return NULL;
 	for (size_t i = 0; i <= len; i++)
 		plain[i] = name[i] >= 'A' && name[i] <= 'Z' ? (char)(name[i] + ('a' - 'A')) : key_char(name[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(habits); i++)
 		if (strcmp(habits[i].word, plain) == 0)
 			return habits[i].name;
-	best = len < 4 ? 2 : len < 9 ? 3 : 4;
+	best = near_limit(plain);
 	for (const struct spec_key *k = spec_keys; k->name; k++)
-		consider(plain, k->name, &best, &found);
+		near_consider(plain, k->name, &best, &found);
 	for (size_t i = 0; i < ARRAY_SIZE(aliases); i++)
-		consider(plain, aliases[i].alias, &best, &found);
+		near_consider(plain, aliases[i].alias, &best, &found);
 	return found;
+}
+
+const char *spec_key_slip(const char *name)
+{
+	if (strlen(name) < SLIP_MIN_LEN)
+		return NULL;
+	for (const struct spec_key *k = spec_keys; k->name; k++)
+		if (!(k->flags & SPEC_OURS) && near_distance(name, k->name) == 1)
+			return k->name;
+	for (size_t i = 0; i < ARRAY_SIZE(aliases); i++)
+		if (near_distance(name, aliases[i].alias) == 1)
+			return aliases[i].alias;
+	return NULL;
 }
 
 int spec_key_unknown(const char *name, struct strbuf *errors)

@@ -4,7 +4,11 @@
  * The line is taken apart at its first ` -- ` only when every word before it is key=value; otherwise all of it is
  * the command, so that `srun -n4 -- ./a.out` means what it says. A ` -- ` inside quotes is part of a value. What
  * follows the split is the command, byte for byte; it is the job's shell that reads its quotes.
- * A line of key=value words alone is a spec when all keys are known and one of them says what to run.
+ * A line of key=value words alone is a spec when one of them says what to run.
+ *
+ * A line that begins with known keys and has no separator is refused: taken as a command it would run with none of what
+ * was asked for. Real variables in front of a command are rarely called like a key, and `-- name=x cmd` says that they
+ * are.
  */
 #include "backend/spec_impl.h"
 
@@ -14,9 +18,12 @@
 #include <errno.h>
 #include <string.h>
 
+#define SLIPS_MAX 16 /* unknown keys that are compared with all that are known */
+
+/* A newline is never in a line, but in text that is split into words. */
 static bool is_blank(char c)
 {
-	return c == ' ' || c == '\t';
+	return c == ' ' || c == '\t' || c == '\n';
 }
 
 /* The part of a word in quotes, from its opening quote on. 0, or -1 when it is not closed. */
@@ -81,27 +88,38 @@ enum line_kind { LINE_COMMAND, LINE_SPLIT, LINE_PAIRS, LINE_UNCLOSED };
 struct line_shape {
 	enum line_kind kind;
 	const char *keys_end; /* the key=value words are before it */
-	const char *command;  /* LINE_SPLIT: what follows */
-	bool known;           /* all keys are */
+	const char *command;  /* LINE_SPLIT, LINE_COMMAND: what follows them */
 	bool runnable;        /* one of the keys says what to run */
+	const char *suspect;  /* the first pair whose key is known, or nearly; NULL: none */
+	unsigned n_pairs;
+	size_t suspect_len;   /* of its key */
+	const char *meant;    /* the key that it is, or that it looks like */
+	bool slip;            /* it only looks like it */
 };
 
 static void note_key(struct line_shape *shape, const char *p, size_t len)
 {
 	cleanup_free char *name = xstrndup(p, len);
 	const struct spec_key *k;
+	const char *meant;
 
 	name[strcspn(name, ".")] = '\0';
 	k = spec_key_find(name);
-	if (!k)
-		shape->known = false;
-	else if (strcmp(k->name, "command") == 0 || strcmp(k->name, "script") == 0 || strcmp(k->name, "payload") == 0)
+	if (k && (strcmp(k->name, "command") == 0 || strcmp(k->name, "script") == 0 || strcmp(k->name, "payload") == 0))
 		shape->runnable = true;
+	/* What sbatch alone has, as `verbose`, is never right as a key: it is a variable. */
+	meant = !k ? (shape->n_pairs++ < SLIPS_MAX ? spec_key_slip(name) : NULL) : k->flags & SPEC_OURS ? NULL : k->name;
+	if (!meant || shape->suspect)
+		return;
+	shape->suspect = p;
+	shape->suspect_len = strlen(name);
+	shape->meant = meant;
+	shape->slip = !k;
 }
 
 static struct line_shape line_shape(const char *text, const char *end)
 {
-	struct line_shape shape = { LINE_COMMAND, end, NULL, true, false };
+	struct line_shape shape = { .kind = LINE_COMMAND, .keys_end = end };
 	cleanup_strbuf struct strbuf word = STRBUF_INIT;
 	const char *p = text;
 	size_t len;
@@ -120,8 +138,10 @@ static struct line_shape line_shape(const char *text, const char *end)
 			return shape;
 		}
 		len = key_length(p, end);
-		if (len == 0)
+		if (len == 0) {
+			shape.command = p;
 			return shape;
+		}
 		note_key(&shape, p, len);
 		if (spec_word(&p, end, &word) < 0) {
 			shape.kind = LINE_UNCLOSED;
@@ -156,6 +176,51 @@ static int add_command(const char *text, const char *end, json_t *spec, struct s
 	return rc;
 }
 
+/* `len` bytes without blanks around them, shortened for a message. */
+static const char *show_part(const char *text, size_t len, char shown[SPEC_SHOWN])
+{
+	cleanup_free char *copy = NULL;
+
+	while (len && is_blank(*text)) {
+		text++;
+		len--;
+	}
+	while (len && is_blank(text[len - 1]))
+		len--;
+	copy = xstrndup(text, len);
+	return spec_show(copy, shown);
+}
+
+/* Keys, and no ` -- ` behind them. */
+static int no_separator(const struct line_shape *shape, const char *text, const char *end, struct strbuf *errors)
+{
+	cleanup_strbuf struct strbuf keys = STRBUF_INIT, said = STRBUF_INIT;
+	char left[SPEC_SHOWN], right[SPEC_SHOWN], line[SPEC_SHOWN], key[SPEC_SHOWN];
+	const char *keys_end = shape->kind == LINE_COMMAND ? shape->command : end,
+		   *rest = shape->suspect + shape->suspect_len;
+
+	strbuf_add(&keys, text, (size_t)(shape->suspect - text));
+	if (shape->slip)
+		strbuf_addstr(&keys, shape->meant);
+	strbuf_add(&keys, shape->slip ? rest : shape->suspect,
+		   (size_t)(keys_end - (shape->slip ? rest : shape->suspect)));
+	show_part(keys.buf, keys.len, left);
+	if (shape->kind != LINE_COMMAND)
+		return spec_complain(errors, "there is nothing to run: write `%s -- COMMAND`", left);
+	show_part(shape->command, (size_t)(end - shape->command), right);
+	show_part(text, (size_t)(end - text), line);
+	show_part(shape->suspect, shape->suspect_len, key);
+	if (shape->slip)
+		strbuf_addf(&said, "'%s' looks like the key '%s'", key, shape->meant);
+	else
+		strbuf_addf(&said, "'%s' is a key of the spec", shape->meant);
+	return spec_complain(
+		errors,
+		"%s, and a command comes behind ` -- `: write `%s -- %s`, or `-- %s` to give the command a "
+		"variable of that name",
+		said.buf, left, right, line);
+}
+
 int spec_line(const char *text, size_t len, json_t *spec, struct strbuf *errors)
 {
 	const char *end = text + len;
@@ -167,11 +232,15 @@ int spec_line(const char *text, size_t len, json_t *spec, struct strbuf *errors)
 	shape = line_shape(text, end);
 	if (shape.kind == LINE_UNCLOSED && memmem(text, len, " -- ", 4))
 		return spec_complain(errors, "a quote before ` -- ` is not closed");
+	if (shape.kind == LINE_UNCLOSED && shape.suspect)
+		return spec_complain(errors, "a quote is not closed");
 	if (shape.kind == LINE_SPLIT) {
 		rc = add_pairs(text, shape.keys_end, spec, errors);
 		return add_command(shape.command, end, spec, errors) < 0 ? -EINVAL : rc;
 	}
-	if (shape.kind == LINE_PAIRS && shape.known && shape.runnable)
+	if (shape.kind == LINE_PAIRS && shape.runnable)
 		return add_pairs(text, end, spec, errors);
+	if (shape.suspect)
+		return no_separator(&shape, text, end, errors);
 	return add_command(text, end, spec, errors);
 }

@@ -18,6 +18,7 @@
 
 /* The kernel's limit for one argument or variable, NUL included (execve(2), MAX_ARG_STRLEN). */
 #define ENV_MAX (128 * 1024)
+#define FEW 4 /* elements for which looking through a list is less than making a set of it */
 
 /* ---- types ---- */
 
@@ -232,16 +233,36 @@ static int value_list(const struct spec_key *k, const json_t *value, json_t **ou
 	return rc;
 }
 
+static bool list_has(const json_t *list, const char *text)
+{
+	size_t i;
+	json_t *item;
+
+	json_array_foreach ((json_t *)list, i, item)
+		if (strcmp(json_string_value(item), text) == 0)
+			return true;
+	return false;
+}
+
+/* A script may join one run at a time, over and over: then nothing is made of the list that is there. */
 void spec_list_join(json_t *list, const json_t *more)
 {
+	bool few = json_array_size(more) <= FEW;
 	json_t *seen = json_object(), *item;
 	size_t i;
 
-	json_array_foreach (list, i, item)
-		json_object_set_new(seen, json_string_value(item), json_true());
-	json_array_foreach ((json_t *)more, i, item)
-		if (!json_object_get(seen, json_string_value(item)))
-			json_array_append(list, item);
+	if (!few)
+		json_array_foreach (list, i, item)
+			json_object_set_new(seen, json_string_value(item), json_true());
+	json_array_foreach ((json_t *)more, i, item) {
+		const char *text = json_string_value(item);
+
+		if (few ? list_has(list, text) : json_object_get(seen, text) != NULL)
+			continue;
+		json_array_append(list, item);
+		if (!few)
+			json_object_set_new(seen, text, json_true());
+	}
 	json_decref(seen);
 }
 
@@ -305,7 +326,8 @@ static int value_map(const struct spec_key *k, const json_t *value, json_t **out
 
 /* ---- keys with a form of their own ---- */
 
-static int command_list(const json_t *value, json_t **out, struct strbuf *errors)
+/* Words as execve(2) takes them. */
+static int word_list(const char *key, const json_t *value, json_t **out, struct strbuf *errors)
 {
 	json_t *list = json_array(), *item;
 	size_t i;
@@ -314,23 +336,31 @@ static int command_list(const json_t *value, json_t **out, struct strbuf *errors
 	json_array_foreach ((json_t *)value, i, item) {
 		cleanup_strbuf struct strbuf text = STRBUF_INIT;
 
+		if (spec_errors_full(errors))
+			break;
 		if (spec_text(item, false, &text) < 0 || strlen(text.buf) != text.len)
-			rc = spec_complain(errors, "'command': word %zu of the list must be text without NUL", i + 1);
-		else if (i == 0 && text.len == 0)
-			rc = spec_complain(
-				errors, "'command': the first word of the list is the program; it must not be empty");
+			rc = spec_complain(errors, "'%s': word %zu must be text without NUL", key, i + 1);
 		else if (text.len + 1 > ENV_MAX)
-			rc = spec_complain(errors, "'command': word %zu of the list is longer than 128 KiB", i + 1);
+			rc = spec_complain(errors, "'%s': word %zu is longer than 128 KiB", key, i + 1);
 		else if (json_array_append_new(list, json_stringn(text.buf, text.len)) < 0)
-			rc = spec_complain(errors, "'command' must be UTF-8");
+			rc = spec_complain(errors, "'%s' must be UTF-8", key);
 	}
-	if (i == 0)
-		rc = spec_complain(errors, "'command' must not be an empty list");
 	if (rc < 0)
 		json_decref(list);
 	else
 		*out = list;
 	return rc;
+}
+
+static int command_list(const json_t *value, json_t **out, struct strbuf *errors)
+{
+	const json_t *program = json_array_get(value, 0);
+
+	if (!program)
+		return spec_complain(errors, "'command' must not be an empty list");
+	if (json_is_string(program) && json_string_length(program) == 0)
+		return spec_complain(errors, "'command': the first word of the list is the program; it must not be empty");
+	return word_list("command", value, out, errors);
 }
 
 static int value_command(const json_t *value, json_t **out, struct strbuf *errors)
@@ -345,6 +375,8 @@ static int value_command(const json_t *value, json_t **out, struct strbuf *error
 		return spec_complain(errors, "'command' must not contain a NUL character");
 	if (!text[strspn(text, " \t\r\n")])
 		return spec_complain(errors, "'command' must not be empty");
+	if (strncmp(text, "#SBATCH", strlen("#SBATCH")) == 0)
+		return spec_complain(errors, "%s", SPEC_NO_SCRIPT);
 	if (text[strspn(text, " \t")] == '#' && !strchr(text, '\n'))
 		return spec_complain(errors, "'command' must not be a comment alone");
 	*out = json_string(text);
@@ -380,6 +412,23 @@ static int split_words(const char *key, const json_t *text, json_t *list, struct
 	while ((r = spec_word(&p, end, &word)) > 0)
 		json_array_append_new(list, json_stringn(word.buf, word.len));
 	return r < 0 ? spec_complain(errors, "'%s': a quote is not closed", key) : 0;
+}
+
+static int value_args(const json_t *value, json_t **out, struct strbuf *errors)
+{
+	json_t *list;
+	int rc;
+
+	if (json_is_array(value))
+		return word_list("args", value, out, errors);
+	if (!json_is_string(value))
+		return spec_complain(errors, "'args' must be a list of words");
+	list = json_array();
+	rc = split_words("args", value, list, errors);
+	if (rc == 0)
+		rc = word_list("args", list, out, errors);
+	json_decref(list);
+	return rc;
 }
 
 static int value_sbatch_args(const json_t *value, json_t **out, struct strbuf *errors)
@@ -431,11 +480,29 @@ static int dependency_clause(json_t *spec, char *clause, struct strbuf *errors)
 	rc = list_from_text(k->name, colon + 1, list, errors);
 	old = json_object_get(spec, k->name);
 	if (old)
-		spec_list_join(old, list);
+		json_array_extend(old, list);
 	else
 		json_object_set(spec, k->name, list);
 	json_decref(list);
 	return rc;
+}
+
+/* Each run once, in all lists. */
+static void unique_runs(json_t *spec)
+{
+	const char *key;
+	json_t *list;
+	void *tmp;
+
+	json_object_foreach_safe (spec, tmp, key, list) {
+		json_t *once = json_array();
+
+		if (json_is_array(list)) {
+			spec_list_join(once, list);
+			json_object_set(spec, key, once);
+		}
+		json_decref(once);
+	}
 }
 
 int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *errors)
@@ -455,6 +522,7 @@ int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *erro
 		if (dependency_clause(spec, p, errors) < 0)
 			rc = -EINVAL;
 	}
+	unique_runs(spec);
 	return rc;
 }
 
@@ -508,6 +576,8 @@ int spec_value(const struct spec_key *k, const json_t *value, json_t **out, stru
 		return value_pipes(value, out, errors);
 	if (strcmp(k->name, "extras") == 0)
 		return value_extras(value, out, errors);
+	if (strcmp(k->name, "args") == 0)
+		return value_args(value, out, errors);
 	assert(strcmp(k->name, "sbatch_args") == 0);
 	return value_sbatch_args(value, out, errors);
 }

@@ -43,17 +43,33 @@ static const char schema_sql[] =
 	"PRAGMA application_id = " TEXT(APPLICATION_ID) ";"
 	"PRAGMA user_version = " TEXT(STORE_SCHEMA) ";";
 
+/* sqlite3_system_errno() is not set when a COMMIT fails; the files know (sqlite.org/c3ref/c_fcntl_begin_atomic_write.html). */
+static int last_errno(sqlite3 *db)
+{
+	sqlite3_file *wal = NULL;
+	int code = sqlite3_system_errno(db);
+
+	(void)sqlite3_file_control(db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal);
+	if (!code && wal && wal->pMethods)
+		(void)wal->pMethods->xFileControl(wal, SQLITE_FCNTL_LAST_ERRNO, &code);
+	if (!code)
+		(void)sqlite3_file_control(db, "main", SQLITE_FCNTL_LAST_ERRNO, &code);
+	return code;
+}
+
 int store_db_code(sqlite3 *db)
 {
 	switch (sqlite3_errcode(db) & 0xff) {
 	case SQLITE_FULL:
 		return -ENOSPC;
 	case SQLITE_IOERR:
-		switch (sqlite3_system_errno(db)) {
+		switch (last_errno(db)) {
 		case ENOSPC:
 		case EDQUOT:
 		case EFBIG:
 			return -ENOSPC;
+		case EROFS: /* mounted so after an error, while we had it open */
+			return -EROFS;
 		default:
 			return -EIO;
 		}

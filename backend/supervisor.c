@@ -27,7 +27,6 @@
 #define DRAIN_GRACE_US (2 * USEC_PER_SEC)	/* for what a script leaves behind, as Slurm's KillWait */
 #define SIGNALS_WAIT_US (5 * USEC_PER_SEC) /* for the script to come so far that it can be signalled */
 #define MIN_WAIT_MS 5
-#define RC_REFUSED 125			/* the script's guard did not let it run */
 #define RECORD_TRIES 600		/* of writing the exit record, a tenth of a second apart: a full disk may be mended */
 
 struct supervisor {
@@ -88,13 +87,29 @@ static void job_environment(const struct supervisor_params *p, const char *dir)
 	(void)setenv("SLURM_CPUS_ON_NODE", text, 1);
 }
 
+/* Leaves the sentence for whoever judges the end: there is no stream yet that could take it. */
+static void leave_trouble(const char *what, const char *path, int code)
+{
+	bool missing = code == ENOENT || code == ENOTDIR;
+	cleanup_free char *text = xasprintf("%s%s%s: %s: the job was not started%s\n", what, *path ? ": " : "", path, strerror(code),
+					    missing ? " (the directory has to be there before; sbatch makes none either)" : "");
+	int fd = open("trouble", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	if (fd >= 0) {
+		(void)!write(fd, text, strlen(text));
+		(void)close(fd);
+	}
+}
+
 /* Always written at the end, so that two writers do not overwrite each other. */
-static void redirect(const char *path, int to)
+static void redirect(const char *key, const char *path, int to)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
 
-	if (fd < 0)
+	if (fd < 0) {
+		leave_trouble(key, path, errno);
 		_exit(126);
+	}
 	(void)dup2(fd, to);
 	if (fd != to)
 		(void)close(fd);
@@ -115,11 +130,11 @@ static void exec_script(const struct supervisor *s, pid_t parent)
 	if (getppid() != parent)
 		_exit(126);
 	(void)dup2(null, STDIN_FILENO);
-	redirect(s->p.out, STDOUT_FILENO);
+	redirect("output", s->p.out, STDOUT_FILENO);
 	if (strcmp(s->p.out, s->p.err) == 0)
 		(void)dup2(STDOUT_FILENO, STDERR_FILENO);
 	else
-		redirect(s->p.err, STDERR_FILENO);
+		redirect("error", s->p.err, STDERR_FILENO);
 	for (int fd = 3; fd < 256; fd++)
 		(void)close(fd);
 	job_environment(&s->p, s->dir);
@@ -300,7 +315,7 @@ static long long file_size(const char *path)
 {
 	struct stat st;
 
-	return stat(path, &st) == 0 ? (long long)st.st_size : 0;
+	return stat(path, &st) == 0 && S_ISREG(st.st_mode) ? (long long)st.st_size : 0;
 }
 
 static const char *signal_word(int sig)
@@ -308,42 +323,49 @@ static const char *signal_word(int sig)
 	return sig > 0 && sigabbrev_np(sig) ? sigabbrev_np(sig) : "-";
 }
 
-/* What the script said of itself, when it came to its end; else what waitpid said. */
-static int script_code(const struct supervisor *s)
+/* What the script said of itself, when it came to its end; else what waitpid said. `code` and `fault` as in the record. */
+static void script_code(const struct supervisor *s, char *code, size_t size, char *fault, size_t fault_size)
 {
 	struct exit_record r;
 	struct strbuf sb = STRBUF_INIT;
-	int rc = -1;
+	int rc = WIFSIGNALED(s->status) ? 128 + WTERMSIG(s->status) : WEXITSTATUS(s->status);
 
-	if (strbuf_read_file(&sb, s->p.ends, 65536) > 0 && exit_record_parse(sb.buf, &r, NULL) == 0)
+	(void)snprintf(fault, fault_size, "-");
+	if (strbuf_read_file(&sb, s->p.ends, 65536) > 0 && exit_record_parse(sb.buf, &r, NULL) == 0) {
 		rc = r.rc;
+		if (r.fault[0])
+			(void)snprintf(fault, fault_size, "%s", r.fault);
+	} else if (access("refused", F_OK) == 0) { /* then it ends with 0, to be quiet towards schedulers */
+		rc = -1;
+		(void)snprintf(fault, fault_size, "refused");
+	}
 	strbuf_release(&sb);
-	if (rc >= 0)
-		return rc;
-	if (access("refused", F_OK) == 0) /* then it ends with 0, to be quiet towards schedulers */
-		return RC_REFUSED;
-	return WIFSIGNALED(s->status) ? 128 + WTERMSIG(s->status) : WEXITSTATUS(s->status);
+	if (rc < 0)
+		(void)snprintf(code, size, "-");
+	else
+		(void)snprintf(code, size, "%d", rc);
 }
 
 static void build_record(const struct supervisor *s, struct strbuf *out)
 {
 	struct rusage ru;
-	char host[64] = "-";
+	char host[64] = "-", code[16], fault[sizeof(((struct exit_record *)0)->fault)];
 	bool merged = strcmp(s->p.out, s->p.err) == 0;
 
 	(void)getrusage(RUSAGE_CHILDREN, &ru);
 	(void)gethostname(host, sizeof(host) - 1);
-	strbuf_addf(out, "v=1 run=%u attempt=%u job=%s rc=%d sig=%s start=%lld end=%lld out=%lld err=%lld restart=0 manifest=1",
-		    s->p.run, s->p.attempt, s->p.job_id, script_code(s), signal_word(s->last_signal), (long long)s->start,
+	script_code(s, code, sizeof(code), fault, sizeof(fault));
+	strbuf_addf(out, "v=1 run=%u attempt=%u job=%s rc=%s sig=%s start=%lld end=%lld out=%lld err=%lld restart=0 manifest=1",
+		    s->p.run, s->p.attempt, s->p.job_id, code, signal_word(s->last_signal), (long long)s->start,
 		    (long long)(clock_real(&clock_system) / USEC_PER_SEC), file_size(s->p.out),
 		    merged ? 0 : file_size(s->p.err));
 	if (access("events", F_OK) == 0)
 		strbuf_addf(out, " events=%lld", file_size("events"));
-	strbuf_addf(out, " maxrss=%lld cpu=%lld host=%s limit=%s\n",
+	strbuf_addf(out, " maxrss=%lld cpu=%lld fault=%s host=%s limit=%s\n",
 		    (long long)(s->max_rss > ru.ru_maxrss * 1024 ? s->max_rss : ru.ru_maxrss * 1024),
 		    ((long long)ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) * USEC_PER_SEC + ru.ru_utime.tv_usec +
 			    ru.ru_stime.tv_usec,
-		    host, s->limit ? s->limit : "-");
+		    fault, host, s->limit ? s->limit : "-");
 }
 
 static int write_record(const struct supervisor *s)
@@ -420,6 +442,7 @@ static int run_script(struct supervisor *s, pid_t self)
 	if (s->child == 0)
 		exec_script(s, self);
 	if (s->child < 0) {
+		leave_trouble("a process cannot be made", "", errno);
 		s->child_gone = true;
 		s->status = 126 << 8;
 	}

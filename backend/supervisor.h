@@ -7,6 +7,7 @@
  *	supervisor  link "BOOTID:PID:STARTTIME" (first one wins: a second supervisor leaves at once), or "void": may never start
  *	control     FIFO; lines "cancel", "signal N"
  *	begun       the files of the streams are the job's now: what was in them before is gone
+ *	trouble     why the script was never started, in a sentence
  *	cancelled   the user asked for it, made by the cluster
  *	exit        the exit record (backend/sched.h), by rename; only then the supervisor ends
  */

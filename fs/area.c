@@ -1,7 +1,7 @@
 /*
  * results/, work/ and files/: directories of paths. results/ of an ended run is its list of results; of a live one, and work/,
- * the last listing. A directory operation never waits for a network: it answers from what is known and asks for news, which the
- * next look shows. files/ is a local directory (area_files.c).
+ * the last listing (area_look.c says when it is asked for anew). Everything here answers at once from what is known; files/ is a
+ * local directory (area_files.c).
  */
 #include "fs/area.h"
 
@@ -11,8 +11,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-
-#define LISTING_AGE_US (1 * USEC_PER_SEC)	/* older ones are asked for again */
 
 struct paths *area_paths(struct fsys *fs, uint32_t run)
 {
@@ -76,83 +74,6 @@ void area_join(struct strbuf *out, const char *dir, const char *name)
 	strbuf_addstr(out, name);
 }
 
-/* --- news --- */
-
-struct listing {
-	struct fsys *fs;
-	uint32_t run;
-	char area;
-	char *dir;
-};
-
-static struct pentry *listing_state(struct paths *p, char area, const char *dir)
-{
-	return *dir ? paths_find(p, area, dir) : &p->root[area == 'r' ? 0 : 1];
-}
-
-static void listed(void *arg, int code, const char *text, const char *data, size_t len)
-{
-	struct listing *l = arg;
-	struct pentry *state;
-
-	(void)text;
-	if (engine_run(l->fs->en, l->run)) {
-		struct paths *p = area_paths(l->fs, l->run);
-
-		if (code == 0)
-			paths_take(p, l->area, l->dir, false, data, len);
-		state = listing_state(p, l->area, l->dir);
-		if (state) {
-			state->listing = false;
-			state->listed = state->listed || code == 0;
-			state->listed_at = clock_mono(l->fs->clock);
-		}
-	}
-	park_retry(l->fs, l->run);
-	free(l->dir);
-	free(l);
-}
-
-static void load_manifest(struct fsys *fs, struct spot *s)
-{
-	cleanup_free char *path = NULL;
-	struct strbuf sb = STRBUF_INIT;
-
-	if (s->p->manifest || run_is_live(s->r))
-		return;
-	path = xasprintf("%s/spool/%u/manifest", fs->state_dir, s->r->num);
-	if (strbuf_read_file(&sb, path, 1u << 30) >= 0) {
-		paths_take(s->p, 'r', "", true, sb.buf, sb.len);
-		s->p->manifest = true;
-	}
-	strbuf_release(&sb);
-}
-
-/* Asks for a listing of a directory unless a fresh one is there or on its way. True: one is on its way. */
-static bool refresh(struct fsys *fs, struct spot *s, const char *dir)
-{
-	struct pentry *state;
-	struct listing *l;
-
-	if (s->area == 'f' || !s->r->attempt)
-		return false;
-	if (s->area == 'r') {
-		load_manifest(fs, s);
-		if (s->p->manifest)
-			return false;
-	}
-	state = listing_state(s->p, s->area, dir);
-	if (!state || state->listing)
-		return state != NULL;
-	if (state->listed_at && clock_mono(fs->clock) - state->listed_at < LISTING_AGE_US)
-		return false;
-	state->listing = true;
-	l = xmalloc(sizeof(*l));
-	*l = (struct listing){ fs, s->r->num, s->area, xstrdup(dir) };
-	engine_list(fs->en, s->r->num, s->area == 'r' ? AREA_RESULTS : AREA_WORK, dir, listed, l);
-	return true;
-}
-
 /* --- directory operations --- */
 
 int area_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino)
@@ -168,25 +89,16 @@ int area_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 	if (s.area == 'f') {
 		rc = files_lookup(fs, &s, full.buf, ino);
 	} else {
-		(void)refresh(fs, &s, s.path);
 		e = paths_find(s.p, s.area, full.buf);
 		if (e && e->known) {
 			*ino = area_ino(&s, e);
 			rc = 0;
+		} else {
+			rc = area_missing(fs, &s, s.path);
 		}
 	}
 	strbuf_release(&full);
 	return rc;
-}
-
-/* Looks for news of a path's own directory; they are shown next time. */
-static void refresh_parent(struct fsys *fs, struct spot *s)
-{
-	const char *slash = s->e ? strrchr(s->path, '/') : NULL;
-	cleanup_free char *dir = slash ? xstrndup(s->path, (size_t)(slash - s->path)) : xstrdup("");
-
-	if (s->area == 'w' || run_is_live(s->r))
-		(void)refresh(fs, s, dir);
 }
 
 static void set_times(struct stat *st, int64_t us)
@@ -205,16 +117,18 @@ int area_stat(struct fsys *fs, uint64_t ino, struct stat *st)
 	if (s.area == 'f')
 		return files_stat(fs, &s, st);
 	if (s.area == 'r')
-		load_manifest(fs, &s);
+		area_load_manifest(fs, &s);
 	if (!s.e) {
 		st->st_mode = S_IFDIR | 0555;
 		st->st_nlink = 2;
 		set_times(st, s.r->t_changed);
 		return 0;
 	}
-	refresh_parent(fs, &s);
-	if (!s.e->known)
-		return -ENOENT;
+	if (!s.e->known) {
+		cleanup_free char *dir = area_parent(&s);
+
+		return area_missing(fs, &s, dir);
+	}
 	st->st_mode = (s.e->type == 'd' ? S_IFDIR | 0555 : s.e->type == 'l' ? S_IFLNK | 0777 : S_IFREG) |
 		      (s.e->type == 'f' ? (s.e->mode & 0555) | 0400 : 0);
 	st->st_nlink = s.e->type == 'd' ? 2 : 1;
@@ -243,8 +157,8 @@ int area_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, vo
 		return -ENOENT;
 	if (s.area == 'f')
 		files_scan(fs, &s);
-	else
-		(void)refresh(fs, &s, s.path);
+	else if (area_away(fs, &s, s.path))
+		return -EHOSTUNREACH;
 	for (size_t i = (size_t)off; i < s.p->n; i++) {
 		struct pentry *e = s.p->entries[i];
 
@@ -268,55 +182,13 @@ int area_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out)
 	return 0;
 }
 
-/* --- opening work/: the one directory that waits, because nobody walks into it by accident --- */
-
-static bool retry_opendir(struct parked *p)
-{
-	struct fuse_file_info fi = { .fh = p->user };
-	struct pentry *state;
-	struct spot s;
-
-	if (!area_at(p->fs, p->off, &s)) {
-		(void)fuse_reply_err(unpark(p), ENOENT);
-		return true;
-	}
-	state = listing_state(s.p, s.area, s.path);
-	if (state && state->listing)
-		return false;
-	(void)fuse_reply_open(unpark(p), &fi);
-	return true;
-}
-
-void area_opendir(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi)
-{
-	const struct engine_link *link;
-	struct parked *p;
-	struct spot s;
-
-	if (!area_at(fs, ino, &s)) {
-		(void)fuse_reply_err(req, ENOENT);
-		return;
-	}
-	link = s.r->cluster ? engine_cluster_link(fs->en, s.r->cluster) : NULL;
-	if (s.area != 'w' || !link || !link->up || !refresh(fs, &s, s.path)) {
-		(void)fuse_reply_open(req, fi);
-		return;
-	}
-	p = park(fs, req, NULL, s.r->num, retry_opendir);
-	p->off = ino;
-	p->user = fi->fh;
-	p->deadline = clock_mono(fs->clock) + 5 * USEC_PER_SEC;
-	if (!retry_opendir(p))
-		(void)park_interruptible(p);
-}
-
 /* --- files --- */
 
 /* Is this run's list of results final? */
 static bool is_final(struct fsys *fs, struct spot *s)
 {
 	if (s->area == 'r')
-		load_manifest(fs, s);
+		area_load_manifest(fs, s);
 	return s->area == 'r' && !run_is_live(s->r) && s->p->manifest;
 }
 

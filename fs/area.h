@@ -1,5 +1,5 @@
 /*
- * Private to area.c and area_files.c.
+ * Private to area.c, area_look.c and area_files.c.
  */
 #ifndef FS_AREA_H
 #define FS_AREA_H
@@ -21,6 +21,14 @@ struct paths *area_paths(struct fsys *fs, uint32_t run);
 bool area_at(struct fsys *fs, uint64_t ino, struct spot *s);
 uint64_t area_ino(const struct spot *s, const struct pentry *e);
 void area_join(struct strbuf *out, const char *dir, const char *name);
+
+/* area_look.c */
+void area_load_manifest(struct fsys *fs, struct spot *s);
+char *area_parent(const struct spot *s); /* the directory that it is in; the caller frees */
+/* Nothing can be said of a directory: it was never listed, and its cluster cannot be asked. */
+bool area_away(struct fsys *fs, struct spot *s, const char *dir);
+/* What to say of a name that is not known in a directory: -ENOENT, or -EHOSTUNREACH where nothing can be said. */
+int area_missing(struct fsys *fs, struct spot *s, const char *dir);
 
 /* files/: a directory of this machine. `path` is relative to it. */
 int files_lookup(struct fsys *fs, struct spot *s, const char *path, uint64_t *ino);

@@ -77,7 +77,7 @@ int client_status(const char *text);
 
 /* --- documents for runs/new (client_spec.c) --- */
 
-/* Adds KEY=VALUE to a spec; relative local paths become absolute. 0, or -EINVAL and a sentence a line in `errors`. */
+/* Adds KEY=VALUE to a spec; relative local paths become absolute, a relative workdir stays (client_workdir). 0, or -EINVAL and a sentence a line in `errors`. */
 int client_pair(json_t *spec, const char *word, struct strbuf *errors);
 /* Is it KEY=VALUE? */
 bool client_is_pair(const char *word);
@@ -93,5 +93,18 @@ struct client_doc {
  */
 int client_documents(const char *name, const char *text, size_t len, json_t *pairs, struct client_doc **out,
 		     struct strbuf *errors);
+
+/* How documents are written: reals with as many digits as people write. */
+#define CLIENT_DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15))
+
+/* --- `workdir` (client_workdir.c) --- */
+
+/* Is it the key of the working directory, with a path that depends on where one stands? */
+bool client_workdir_relative(const char *key, const char *path);
+/*
+ * Makes a relative workdir of a document absolute when it goes to a cluster that is this machine; -EINVAL and a sentence in
+ * `errors` when it goes elsewhere.
+ */
+int client_workdir(const char *mount, struct client_doc *doc, struct strbuf *errors);
 
 #endif

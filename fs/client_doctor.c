@@ -23,6 +23,7 @@ static struct config *check_config(struct doctor *d, const char *path)
 	cleanup_free char *standard = config_default_path();
 	struct config *c = NULL;
 	struct err e = ERR_INIT;
+	cleanup_strbuf struct strbuf names = STRBUF_INIT;
 	char *line, *next;
 
 	if (config_load(path ? path : standard, path != NULL, &c, &e) < 0) {
@@ -34,14 +35,17 @@ static struct config *check_config(struct doctor *d, const char *path)
 		}
 		return NULL;
 	}
+	for (size_t i = 0; i < c->n_clusters; i++)
+		strbuf_addf(&names, " %s", c->clusters[i]->name);
 	if (!c->path)
-		doctor_note(d, "there is no configuration %s; jobs run on this machine (cluster local)", standard);
+		doctor_note(d, "there is no configuration %s, so jobs run on this machine (cluster local); a section [cluster NAME] with "
+			       "a line `host = ...` in it makes a Slurm cluster known", standard);
 	else if (!c->default_cluster)
 		doctor_note(d, "configuration %s: no default cluster; every spec has to say cluster=NAME, or write `cluster = NAME` "
 			       "into [defaults]", c->path);
 	else
-		doctor_ok(d, "configuration %s: %zu clusters, jobs go to %s unless they say cluster=NAME", c->path, c->n_clusters,
-			  c->default_cluster);
+		doctor_ok(d, "configuration %s: jobs go to %s unless they say cluster=NAME; clusters:%s", c->path, c->default_cluster,
+			  names.buf);
 	return c;
 }
 

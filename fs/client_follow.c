@@ -3,6 +3,9 @@
  *
  * Invariant: `pos` bytes of a stream were written out, and no byte is written twice or left out. After the mount went away
  * and came back the files are opened again; they cannot seek, so what was written already is read and thrown away.
+ *
+ * While nothing has come, and the run has not started, its status and the reason are said on standard error, once and whenever they
+ * change: output that does not come is what makes people ask.
  */
 #include "fs/client.h"
 
@@ -16,6 +19,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#define PENDING_MS 1000	    /* between looks at a run that has not started */
+#define WHY_MAX 65536
 #define POLL_MS 30000	    /* then look again: a lost notification must not hang */
 #define READY_PAUSE_MS 100  /* said to be ready, and was not: bytes are on their way from the cluster */
 #define READY_SAY 300	    /* so many such looks (30 s), then say so */
@@ -36,6 +41,8 @@ struct follow {
 	const char *dir;
 	struct stream s[N_STREAMS];
 	struct client_outage outage;
+	bool started;  /* or at least something came, or it ended: nobody asks why nothing comes */
+	char *said;    /* the status and reason that were said last; NULL: none */
 	unsigned idle; /* looks in a row that were said to be worth it and gave nothing */
 	char *buf;
 };
@@ -127,19 +134,86 @@ static bool all_ended(const struct follow *f)
 	return f->s[0].ended && f->s[1].ended;
 }
 
+/* --- a run that has not started --- */
+
+static bool is_word(const char *status, const char *const *words, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(status, words[i]) == 0)
+			return true;
+	return false;
+}
+
+/* The text without what changes all the time. */
+static char *without_estimate(const char *text)
+{
+	struct strbuf sb = STRBUF_INIT;
+
+	for (const char *p = text, *end; *p; p = end) {
+		end = strchrnul(p, '\n');
+		end += *end == '\n';
+		if (strncmp(p, "estimated start: ", 17) != 0)
+			strbuf_add(&sb, p, (size_t)(end - p));
+	}
+	return strbuf_detach(&sb, NULL);
+}
+
+/* The status and why, as they are to be said: "run 5 is pending: Resources". False: they cannot be read, or say nothing. */
+static bool read_state(const struct follow *f, char *status, size_t size, struct strbuf *text)
+{
+	cleanup_free char *status_path = xasprintf("%s/status", f->dir), *why_path = xasprintf("%s/why", f->dir);
+	cleanup_strbuf struct strbuf word = STRBUF_INIT, why = STRBUF_INIT;
+	const char *id = strrchr(f->dir, '/'), *reason;
+	size_t len;
+
+	if (strbuf_read_file(&word, status_path, 4096) <= 0)
+		return false;
+	len = strcspn(word.buf, "\n");
+	if (!len || len >= size)
+		return false;
+	memcpy(status, word.buf, len);
+	status[len] = '\0';
+	if (strcmp(status, "running") != 0) /* else it is the reason of before */
+		(void)strbuf_read_file(&why, why_path, WHY_MAX);
+	reason = why.buf;
+	if (strncmp(reason, status, len) == 0 && strncmp(reason + len, ": ", 2) == 0)
+		reason += len + 2;
+	strbuf_addf(text, "run %s is %s%s%s", id ? id + 1 : f->dir, status, *reason ? ": " : "", reason);
+	return true;
+}
+
+static void say_state(struct follow *f)
+{
+	static const char *const waiting[] = { "queued", "submitting", "pending", "unknown" };
+	cleanup_strbuf struct strbuf text = STRBUF_INIT;
+	char status[32], *lasting;
+
+	if (f->started || !read_state(f, status, sizeof(status), &text))
+		return;
+	f->started = !is_word(status, waiting, ARRAY_SIZE(waiting));
+	if (f->started && (!f->said || strcmp(status, "running") != 0))
+		return; /* what became of it is said in the end */
+	lasting = without_estimate(text.buf);
+	if (!f->said || strcmp(f->said, lasting) != 0)
+		client_say("%s", text.buf);
+	free(f->said);
+	f->said = lasting;
+}
+
 /* Sleeps until a stream has something. */
 static void rest(struct follow *f)
 {
 	struct pollfd p[N_STREAMS];
+	int ready;
 
 	for (int i = 0; i < N_STREAMS; i++)
 		p[i] = (struct pollfd){ .fd = f->s[i].ended ? -1 : f->s[i].fd, .events = POLLIN };
 	if (f->idle)
 		(void)poll(NULL, 0, READY_PAUSE_MS);
-	if (poll(p, N_STREAMS, POLL_MS) > 0)
-		f->idle++;
-	else
-		f->idle = 0;
+	ready = poll(p, N_STREAMS, f->started ? POLL_MS : PENDING_MS);
+	f->idle = ready > 0 ? f->idle + 1 : 0;
+	if (ready == 0)
+		say_state(f);
 	if (f->idle == READY_SAY)
 		client_say("the run has ended, but the rest of its output is not here yet; still waiting for the cluster");
 }
@@ -164,6 +238,7 @@ static int copy(struct follow *f, struct err *e)
 				return code;
 		} else if (more) {
 			f->idle = 0;
+			f->started = f->started || f->s[0].pos || f->s[1].pos;
 		} else if (!all_ended(f)) {
 			rest(f);
 		}
@@ -184,6 +259,7 @@ static int follow_dir(const char *dir)
 
 	close_all(&f);
 	free(f.buf);
+	free(f.said);
 	if (rc == -EPIPE)
 		return 128 + SIGPIPE; /* nobody reads any more; the parent had SIGPIPE ignored */
 	if (rc < 0) {

@@ -15,9 +15,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* Reals are written with as many digits as people write. */
-#define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(15))
-
 /* Keys whose values are paths of this machine. */
 static bool is_local(const char *key)
 {
@@ -121,6 +118,8 @@ int client_pair(json_t *spec, const char *word, struct strbuf *errors)
 		strbuf_addf(errors, "%s%s: the value is not UTF-8", errors->len ? "\n" : "", key);
 		return -EINVAL;
 	}
+	if (client_workdir_relative(key, json_string_value(value)))
+		return json_object_set_new(spec, "workdir", value) < 0 ? -EINVAL : 0;
 	local = is_local(key) && json_string_length(value) ? localise(key, value) : NULL;
 	rc = spec_set(spec, key, local ? local : value, errors);
 	json_decref(local);
@@ -184,7 +183,7 @@ static int add_json(struct docs *d, const char *text, size_t len)
 	changed = localise_all(spec) || json_object_size(d->pairs);
 	lay_over(spec, d->pairs);
 	if (changed) {
-		char *dump = json_dumps(spec, DUMP_FLAGS);
+		char *dump = json_dumps(spec, CLIENT_DUMP_FLAGS);
 
 		add(d, dump, strlen(dump));
 	} else {
@@ -207,7 +206,7 @@ static int add_script(struct docs *d, const char *text, size_t len)
 	}
 	spec = json_deep_copy(d->pairs);
 	(void)json_object_set_new(spec, "script", script);
-	dump = json_dumps(spec, DUMP_FLAGS);
+	dump = json_dumps(spec, CLIENT_DUMP_FLAGS);
 	json_decref(spec);
 	add(d, dump, strlen(dump));
 	return 0;
@@ -215,8 +214,18 @@ static int add_script(struct docs *d, const char *text, size_t len)
 
 static int add_line(struct docs *d, const char *text, size_t len)
 {
+	const char *nl = memchr(text, '\n', len);
+	size_t first = nl ? (size_t)(nl - text) : len;
+
+	if (len >= 4 && memcmp(text, "\177ELF", 4) == 0)
+		return complain(d, "this is a program and no spec: write -- %s, or payload=%s to ship it to the cluster", d->name, d->name);
+	if (memchr(text, '\0', len))
+		return complain(d, "this is no text and so no spec; payload=%s ships a file and executes it", d->name);
+	for (size_t i = first; i < len; i++) /* blank lines may follow */
+		if (!isspace((unsigned char)text[i]))
+			return complain(d, "%s", spec_more_lines(text));
 	if (json_object_size(d->pairs))
-		return complain(d, "KEY=VALUE words cannot be laid over a spec of one line; write them into the line");
+		return complain(d, "KEY=VALUE words and arguments cannot be added to a spec of one line; write them into the line");
 	if (text[len - 1] != '\n')
 		return complain(d, "the line does not end in a newline: it may have been cut off, nothing was submitted");
 	add(d, xstrndup(text, len), len);

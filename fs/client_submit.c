@@ -8,6 +8,7 @@
 #include "fs/client.h"
 
 #include "backend/base/mem.h"
+#include "backend/base/quote.h"
 #include "backend/scan.h"
 
 #include <errno.h>
@@ -24,6 +25,7 @@ struct request {
 	bool wait, follow;
 	json_t *pairs;
 	const char *file; /* or "-" */
+	struct strbuf hint; /* how to write it if the file is a command */
 	char **command;	  /* NULL: a file */
 	int n_command;
 };
@@ -196,7 +198,7 @@ static int file_documents(const struct request *r, struct client_doc **out, stru
 	if (n == -EFBIG)
 		strbuf_addf(errors, "%s is larger than 1 MiB, which is all that a spec may be; payload=FILE ships a file", name);
 	else if (n < 0)
-		strbuf_addf(errors, "%s: %s", name, strerror((int)-n));
+		strbuf_addf(errors, "%s: %s%s%s", name, strerror((int)-n), n == -ENOENT ? "\n" : "", n == -ENOENT ? r->hint.buf : "");
 	return n < 0 ? (int)n : client_documents(name, text.buf, text.len, r->pairs, out, errors);
 }
 
@@ -232,6 +234,36 @@ static int take_option(struct request *r, int argc, char **argv, int *i)
 	return 1;
 }
 
+/* Words behind a file are for the script, whatever they look like, as with sbatch. */
+static int script_arguments(struct request *r, char **words, struct strbuf *errors)
+{
+	json_t *list;
+
+	if (!*words)
+		return 0;
+	if (strcmp(*words, "--") == 0)
+		return client_usage("'%s' is no KEY=VALUE", r->file);
+	if (strcmp(r->file, "-") != 0 && access(r->file, F_OK) < 0 && errno == ENOENT)
+		return client_usage("there is no file '%s'; %s", r->file, r->hint.buf);
+	list = json_array();
+	for (size_t i = 0; words[i]; i++)
+		if (json_array_append_new(list, json_string(words[i])) < 0)
+			strbuf_addf(errors, "%sargument %zu of %s is not UTF-8", errors->len ? "\n" : "", i + 1, r->file);
+	(void)json_object_set_new(r->pairs, "args", list);
+	return 0;
+}
+
+/* The command line as it has to be when what looked like a file is a command. */
+static void make_hint(struct request *r, int argc, char **argv, int file)
+{
+	strbuf_addstr(&r->hint, "a command is written behind --: slurmray submit ");
+	for (int i = 1; i < argc; i++) {
+		strbuf_addstr(&r->hint, i == file ? "-- " : "");
+		quote_sh(&r->hint, argv[i]);
+		strbuf_addstr(&r->hint, i + 1 < argc ? " " : "");
+	}
+}
+
 /* 0, or the exit status. */
 static int arguments(struct request *r, int argc, char **argv, struct strbuf *errors)
 {
@@ -248,15 +280,17 @@ static int arguments(struct request *r, int argc, char **argv, struct strbuf *er
 			return -rc;
 		if (rc > 0)
 			continue;
-		if (r->file)
-			return client_usage("'%s' is one word too many: a command is written behind --", argv[i]);
-		if (client_is_pair(argv[i]))
+		if (client_is_pair(argv[i])) {
 			(void)client_pair(r->pairs, argv[i], errors);
-		else
-			r->file = argv[i];
+			continue;
+		}
+		r->file = argv[i];
+		make_hint(r, argc, argv, i);
+		rc = script_arguments(r, argv + i + 1, errors);
+		if (rc > 0)
+			return rc;
+		break;
 	}
-	if (r->command && r->file)
-		return client_usage("'%s' is no KEY=VALUE", r->file);
 	if (r->command ? r->n_command == 0 : !r->file && !json_object_size(r->pairs) && !errors->len)
 		return client_usage("there is nothing to submit: write -- and a command, or the name of a file");
 	if (r->wait && r->follow)
@@ -274,6 +308,18 @@ static int after(const struct request *r, const char *mount, const char *ids)
 	if (r->follow)
 		return client_follow(mount, id);
 	return r->wait ? client_wait(dir, true) : 0;
+}
+
+/* 0, or the exit status. */
+static int settle_workdirs(const char *mount, struct client_doc *docs, int n, struct strbuf *errors)
+{
+	for (int i = 0; i < n; i++) {
+		if (client_workdir(mount, &docs[i], errors) == 0)
+			continue;
+		client_say("%s", errors->buf);
+		return 1;
+	}
+	return 0;
 }
 
 static int submit(const struct request *r, struct strbuf *errors)
@@ -295,7 +341,9 @@ static int submit(const struct request *r, struct strbuf *errors)
 	} else if (n > 1 && (r->wait || r->follow)) {
 		rc = client_usage("%s holds %d specs; --wait and --follow are for one", r->file, n);
 	} else {
-		rc = send_all(r, mount, docs, (size_t)n, &ids);
+		rc = settle_workdirs(mount, docs, n, errors);
+		if (rc == 0)
+			rc = send_all(r, mount, docs, (size_t)n, &ids);
 		if (rc == 0)
 			rc = after(r, mount, ids.buf);
 	}
@@ -308,11 +356,12 @@ static int submit(const struct request *r, struct strbuf *errors)
 int client_submit_main(int argc, char **argv)
 {
 	cleanup_strbuf struct strbuf errors = STRBUF_INIT;
-	struct request r = { .pairs = json_object() };
+	struct request r = { .pairs = json_object(), .hint = STRBUF_INIT };
 	int rc = arguments(&r, argc, argv, &errors);
 
 	if (rc == 0)
 		rc = submit(&r, &errors);
 	json_decref(r.pairs);
+	strbuf_release(&r.hint);
 	return rc;
 }

@@ -241,6 +241,7 @@ static void intake_done(struct intake *in, int code)
 	struct conv *c = in->c;
 	struct fsys *fs = c->fs;
 
+	journal_answered(fs);
 	taken(in, code);
 	c->busy = false;
 	if (in->p) {
@@ -283,6 +284,7 @@ static void submitted(void *arg, int code, const char *text)
 	const struct run *r;
 
 	in->answered = true;
+	journal_heard(c->fs);
 	if (code < 0) {
 		in->code = code;
 		in->why = xstrdup(text);
@@ -386,6 +388,7 @@ static void run_intake(struct intake *in)
 }
 
 #define MORE_AFTER_JSON "there is more after the JSON document: only other JSON documents may follow it"
+#define NOTHING_THERE "the spec is empty: there are only blank lines"
 
 static bool only_blanks(const char *s, size_t len)
 {
@@ -427,7 +430,7 @@ static const char *split(struct intake *in)
 		if (s.form != SCAN_JSON && in->n_docs > 1)
 			return MORE_AFTER_JSON;
 		if (s.form == SCAN_LINE && !only_blanks(in->text.buf + at, len - at))
-			return "there is more after the line: one write is one line (several JSON documents may follow each other)";
+			return spec_more_lines(in->text.buf + in->docs[0].start);
 	}
 	return NULL;
 }
@@ -456,8 +459,7 @@ static bool intake_late(struct parked *p)
 {
 	const struct intake *in = (const struct intake *)(uintptr_t)p->user;
 
-	engine_note_rejected(p->fs->en, in->uid, in->text.buf, in->text.len,
-			     "the journal did not answer in 30 seconds (ETIMEDOUT): another row will say what became of it");
+	journal_note_late(p->fs, in->uid, in->text.buf, in->text.len);
 	return false;
 }
 
@@ -470,9 +472,9 @@ void intake_park(struct intake *in, fuse_req_t req, bool deadline)
 	in->p->uninterruptible = true;
 	in->p->user = (uintptr_t)in;
 	in->p->drop = drop_intake;
+	journal_asked(c->fs);
 	if (deadline) {
-		in->p->deadline = clock_mono(c->fs->clock) + JOURNAL_DEADLINE_US;
-		in->p->deadline_errno = ETIMEDOUT;
+		park_for_journal(in->p);
 		in->p->late = intake_late;
 	}
 }
@@ -487,12 +489,31 @@ static void write_done(struct intake *in, int code)
 		(void)fuse_reply_write(req, in->written);
 }
 
+/* What was taken in before stays, and can be gone on with. */
+static void not_kept(struct conv *c, uint64_t request, const char *data, size_t len, int code)
+{
+	struct strbuf why = STRBUF_INIT;
+
+	if (code == -ENOSPC || code == -EDQUOT)
+		strbuf_addstr(&why, "the disk of the state directory is full: nothing was submitted; free space and write it again");
+	else
+		strbuf_addf(&why, "the state directory cannot be written (%s): nothing was submitted", strerror(-code));
+	engine_note_rejected(c->fs->en, c->uid, data, len, why.buf);
+	drop_out(c);
+	strbuf_addf(&c->out, "%s\n", why.buf);
+	c->request = request;
+	c->code = code;
+	conv_save_out(c);
+	strbuf_release(&why);
+}
+
 static void keep_rest(struct conv *c, uint64_t request, const char *data, size_t len, const struct scan *scan, fuse_req_t req)
 {
 	struct shared_handle *sh = record(c);
 	int rc = keep(c, c->in.len, data, len);
 
 	if (rc < 0) {
+		not_kept(c, request, data, len, rc);
 		(void)fuse_reply_err(req, -rc);
 		return;
 	}
@@ -551,6 +572,9 @@ void conv_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *d
 	strbuf_addbuf(&in->text, &c->in);
 	strbuf_add(&in->text, data, len);
 	why = in->text.len > SPEC_MAX_BYTES ? "the spec is larger than 1 MiB" : split(in);
+	/* Behind a document blank lines are nothing; alone they are what `echo "$spec"` writes when the variable is empty. */
+	if (!why && in->n_docs == 0 && in->rest == in->text.len && !c->request && memchr(data, '\n', len))
+		why = NOTHING_THERE;
 	if (!why && in->n_docs == 0 && in->rest < in->text.len) {
 		keep_rest(c, request, data, len, &in->scan, req);
 		intake_free(in);

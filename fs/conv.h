@@ -28,7 +28,7 @@ struct conv {
 
 /*
  * One write (or read, fsync, release of a script) whose documents are being submitted. Its request is answered when their fate
- * is known, or with ETIMEDOUT after JOURNAL_DEADLINE_US; then the intake goes on without it, and `errors` says how it ended.
+ * is known, or with ETIMEDOUT after fs->journal_us; then the intake goes on without it, and `errors` says how it ended.
  */
 struct intake {
 	struct conv *c;

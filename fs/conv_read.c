@@ -143,8 +143,8 @@ static void answer_read(struct conv *c, fuse_req_t req, uint64_t request, size_t
 			(void)fuse_reply_err(req, EAGAIN);
 		else
 			await_decisions(c, req, request, size, false);
-	} else if (c->out.len == 0) {
-		(void)fuse_reply_err(req, EAGAIN); /* nothing was written yet */
+	} else if (c->out.len == 0 && (c->h->flags & O_ACCMODE) != O_RDONLY) {
+		(void)fuse_reply_err(req, EAGAIN); /* nothing was written yet; who cannot write never will, and reads an empty file */
 	} else {
 		(void)fuse_reply_buf(req, NULL, 0);
 	}

@@ -48,6 +48,7 @@ static void finish(struct ctl_call *c, int code)
 	size_t len = c->len;
 	fuse_req_t req;
 
+	journal_answered(c->fs);
 	if (c->p) {
 		req = unpark(c->p);
 		if (code < 0)
@@ -77,6 +78,7 @@ static void line_done(void *arg, int code, const char *text)
 	struct ctl_call *c = arg;
 	struct handle *h = ctl_handle(c);
 
+	journal_heard(c->fs);
 	if (h) {
 		h->failed = code;
 		h->verb_seen = code == 0 && ino_kind(c->ino) == INO_RUN;
@@ -159,8 +161,9 @@ static void drop_call(struct parked *p)
 
 static bool call_late(struct parked *p)
 {
-	note((const struct ctl_call *)(uintptr_t)p->user,
-	     "the journal did not answer in 30 seconds (ETIMEDOUT): another row will say what became of it");
+	const struct ctl_call *c = (const struct ctl_call *)(uintptr_t)p->user;
+
+	journal_note_late(c->fs, c->uid, c->line, strlen(c->line));
 	return false;
 }
 
@@ -186,8 +189,8 @@ void ctl_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *da
 	c->p->user = (uintptr_t)c;
 	c->p->drop = drop_call;
 	c->p->late = call_late;
-	c->p->deadline = clock_mono(fs->clock) + JOURNAL_DEADLINE_US;
-	c->p->deadline_errno = ETIMEDOUT;
+	journal_asked(fs);
+	park_for_journal(c->p);
 	next_line(c);
 }
 

@@ -7,6 +7,7 @@
  */
 #include "fs/die.h"
 
+#include "backend/base/clock.h"
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
 #include "backend/base/point.h"
@@ -130,6 +131,19 @@ int die_setup(struct err *e)
 	if (rc == 0)
 		point_hook = page ? page_hook : chance_hook;
 	return rc;
+}
+
+int64_t die_journal_us(int64_t normal)
+{
+	const char *text = getenv(DIE_JOURNAL_VARIABLE);
+	char *end;
+	long ms;
+
+	if (!text || !*text)
+		return normal;
+	errno = 0;
+	ms = strtol(text, &end, 10);
+	return errno || *end || ms <= 0 || ms > 3600 * 1000L ? normal : ms * (int64_t)USEC_PER_MSEC;
 }
 
 static void session_hook(enum session_point p)

@@ -108,7 +108,7 @@ void doctor_fuse_limits(struct doctor *d, const char *sysctl_dir)
 	check_limit(d, sysctl_dir, "default_request_timeout", &found);
 	check_limit(d, sysctl_dir, "max_request_timeout", &found);
 	if (!found)
-		doctor_ok(d, "the kernel sets no time limit on blocked reads");
+		doctor_ok(d, "the kernel lets a read wait as long as it takes (of a run's `wait`, for days)");
 }
 
 void doctor_fuse(struct doctor *d, const char *sysctl_dir)

@@ -30,7 +30,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		      "  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		      "  cat errors                                 what was refused, and why\n"
 		      "\n"
-		      "Files that open by name but are not listed, so that cp -r, grep -r and rsync never block:\n"
+		      "Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
 		      "  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
 		      "  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
 		      "\n"
@@ -118,7 +118,7 @@ static void render_list(const struct view *v, struct strbuf *out)
 		(void)clock_text(r->t_created, when);
 		strbuf_addf(out, "%-12s %-13s %-10s %-10s %.19sZ %9s %4s %s\n", r->id, run_status_name(r->status),
 			    r->cluster ? r->cluster : "-", r->job_id && *r->job_id ? r->job_id : "-", when, elapsed, code,
-			    r->name ? r->name : "-");
+			    r->name ? r->name : run_fact(r, "job_name") ? run_fact(r, "job_name") : "-");
 	}
 }
 

@@ -74,6 +74,8 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "not submitted yet: %s\n", run_fact(r, "submit_trouble"));
 	if (r->status == RUN_PENDING && r->reason)
 		strbuf_addf(out, "pending: %s\n", r->reason);
+	if (r->status == RUN_RUNNING && r->reason && *r->reason)
+		strbuf_addf(out, "%s\n", r->reason);
 	if (r->status == RUN_PENDING && r->t_est_start)
 		strbuf_addf(out, "estimated start: %s\n", clock_text(r->t_est_start, when));
 	if (r->hold_wanted && (r->status == RUN_QUEUED || r->status == RUN_PENDING))
@@ -125,6 +127,12 @@ static void render_rejected(const struct view *v, struct strbuf *out)
 		spool_reader_rejects(sp, out);
 }
 
+static bool is_signal_verb(const char *verb)
+{
+	return verb && strncmp(verb, "signal ", 7) == 0;
+}
+
+/* What this mount did comes before what others guess. */
 static void render_why(const struct view *v, struct strbuf *out)
 {
 	const struct run *r = v->run;
@@ -134,6 +142,10 @@ static void render_why(const struct view *v, struct strbuf *out)
 		why_rejected(v, out);
 		return;
 	}
+	if (r->cancel_wanted && run_fact(r, "cancel_asked"))
+		strbuf_addf(out, "cancel was asked for through this mount at %s\n", run_fact(r, "cancel_asked"));
+	if (!r->cancel_wanted && r->signal && is_signal_verb(run_fact(r, "last_verb")))
+		strbuf_addf(out, "`%s` was sent to it through this mount\n", run_fact(r, "last_verb"));
 	if (r->why)
 		strbuf_addf(out, "%s\n", r->why);
 	why_rejected(v, out);
@@ -337,6 +349,7 @@ static void metrics_text(const struct view *v, struct strbuf *out, bool json)
 	const char *complete = run_is_live(r) ? "false" : "true";
 
 	metric(out, json, "elapsed", 3, elapsed);
+	metric(out, json, "nodes", 0, nodes > 0 ? nodes : 1);
 	if (cpus > 0)
 		metric(out, json, "cpus", 0, cpus);
 	if (cpu >= 0)

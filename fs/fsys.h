@@ -100,6 +100,7 @@ struct fsys {
 	bool others;		/* the kernel lets other users in: nothing is cached that only some may see */
 	int64_t started;	/* real us */
 	int64_t mounted;	/* real us; the same for each worker of a mount */
+	int64_t built;		/* real us; of the program, whose constant texts change with it */
 	int64_t runs_changed;	/* real us: the newest creation, or the last purge that this worker saw */
 	uint32_t instance;	/* last one given out */
 	struct hmap handles;	/* by fh */
@@ -110,6 +111,10 @@ struct fsys {
 	struct hmap paths;	/* path tables, by run number */
 	struct hmap probes;	/* last answers of clusters */
 	size_t n_parked;
+	bool asleep;		/* the machine is about to sleep: nobody may wait */
+	int64_t journal_us;	/* for how long requests wait for the journal */
+	int64_t journal_since;	/* monotonic us: since when it owes an answer, if it does */
+	size_t journal_owes;
 	int retrying;		/* park_retry calls that are under way, and what went away meanwhile */
 	struct parked *graves;
 	long n_pollers;		/* handles whose kernel handle is kept */
@@ -179,6 +184,19 @@ void park_expire(struct fsys *fs);
 /* Are there requests whose effect is on its way to the journal? */
 bool park_committing(const struct fsys *fs);
 void park_drain(struct fsys *fs, int error);
+/* Answers EINTR to all who wait, but for those whose effect is on its way to the journal. */
+void park_interrupt(struct fsys *fs);
+
+/*
+ * Nobody waits for the journal longer than fs->journal_us (ETIMEDOUT then), and that counts from when it fell silent: who comes
+ * later, or was behind another in a queue of the kernel (a directory's lock), does not wait all of it again.
+ */
+void journal_asked(struct fsys *fs);	/* something is on its way to it */
+void journal_heard(struct fsys *fs);	/* it said something, and more is to come */
+void journal_answered(struct fsys *fs);	/* the end of what was asked */
+void park_for_journal(struct parked *p);
+/* Row in `errors` for a write that was answered so. */
+void journal_note_late(struct fsys *fs, uint32_t uid, const char *text, size_t len);
 
 /* --- rendering (files_*.c) --- */
 
@@ -255,7 +273,26 @@ int pipes_unlink(struct fsys *fs, const struct run *r, const char *name);
 json_t *run_numbers(struct fsys *fs, const struct run *r);
 void run_numbers_forget(struct fsys *fs, uint32_t num);
 
-/* --- results, work and files (area.c, content.c) --- */
+
+/* --- results, work and files (area.c, area_look.c, content.c) --- */
+
+/* A request about an area. */
+enum area_question { AREA_LOOKUP, AREA_GETATTR, AREA_OPENDIR, AREA_READDIR };
+struct area_request {
+	enum area_question what;
+	uint64_t ino;		/* LOOKUP: of the parent */
+	const char *name;	/* LOOKUP */
+	uint64_t fh;
+	size_t size;		/* READDIR from the beginning */
+	bool plus;
+	void (*go)(struct fsys *fs, fuse_req_t req, const struct area_request *a); /* answers from what is known */
+};
+/* Asks for news where there may be some. True: the request waits for them, for a second or so, and `go` answers it then. */
+bool area_wait(struct fsys *fs, fuse_req_t req, const struct area_request *a);
+/* A listing came unasked (struct engine_observer). */
+void area_listed(struct fsys *fs, uint32_t run, int area, bool whole, int64_t began, const char *data, size_t len);
+/* The run did something: listings that began before may be wrong now. */
+void area_news(struct fsys *fs, uint32_t run);
 
 int area_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino);
 int area_stat(struct fsys *fs, uint64_t ino, struct stat *st);

@@ -19,6 +19,7 @@ struct change {
 
 static void change_free(struct change *c)
 {
+	journal_answered(c->fs);
 	free(c->name);
 	free(c);
 }
@@ -63,8 +64,8 @@ static struct change *change_new(struct fsys *fs, fuse_req_t req, const char *na
 	c->p->uninterruptible = true;
 	c->p->user = (uintptr_t)c;
 	c->p->drop = drop_change;
-	c->p->deadline = clock_mono(fs->clock) + JOURNAL_DEADLINE_US;
-	c->p->deadline_errno = ETIMEDOUT;
+	journal_asked(fs);
+	park_for_journal(c->p);
 	return c;
 }
 
@@ -72,6 +73,56 @@ static bool is_runs(uint64_t ino)
 {
 	return ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS;
 }
+
+/* --- what is refused, in words --- */
+
+/* Files that editors make beside the one that they edit, and do without. */
+static bool is_helper(const char *name)
+{
+	size_t len = strlen(name);
+	bool swap = len > 4 && strcmp(name + len - 4, ".swp") == 0;
+
+	return *name == '.' || *name == '#' || name[len - 1] == '~' || swap || !name[strspn(name, "0123456789")];
+}
+
+/* The names that are written to in `parent`, the only ones that somebody may want to replace. */
+static bool is_written(uint64_t parent, const char *name)
+{
+	return is_runs(parent) ? strcmp(name, "new") == 0 || strcmp(name, "check") == 0 : strcmp(name, "spec") == 0;
+}
+
+static bool is_run(uint64_t ino)
+{
+	return ino_kind(ino) == INO_RUN && ino_row(ino) == RUN_ROW_DIR;
+}
+
+/*
+ * EPERM tells nobody what would have been right: a row in `errors` does, for runs/ and for drafts, where people expect that files
+ * can be made. Removing a run's files has none: `rm -r` of a run tries them all.
+ */
+static int refused(fuse_req_t req, fuse_ino_t parent, const char *name, bool making)
+{
+	struct fsys *fs = fsys_of(req);
+	const struct run *r = is_run(parent) ? engine_run(fs->en, ino_number(parent)) : NULL;
+	bool draft = r && r->status == RUN_DRAFT;
+	cleanup_free char *dir = r ? xasprintf("runs/%s", r->id) : xstrdup("runs");
+	cleanup_free char *what = xasprintf("%s/%s", dir, name), *why = NULL;
+
+	if (is_helper(name) || (!is_runs(parent) && !draft))
+		return -EPERM;
+	if (is_written(parent, name))
+		why = xasprintf("%s cannot be removed or replaced: write into it, as `cat FILE > %s` does", what, what);
+	else if (making && draft)
+		why = xasprintf("%s: inputs of a draft go into its directory files/, as %s/files/%s", what, dir, name);
+	else if (making)
+		why = xasprintf("%s: there are no files in runs/ but those of the tree: write a spec to runs/new, as `cat FILE > "
+				"runs/new` does, or make a draft with mkdir", what);
+	if (why)
+		engine_note_rejected(fs->en, fuse_req_ctx(req)->uid, what, strlen(what), why);
+	return -EPERM;
+}
+
+/* --- requests --- */
 
 void change_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
@@ -120,10 +171,12 @@ void change_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 	if (ino_kind(parent) == INO_RUN && ino_row(parent) == RUN_ROW_DIR)
 		r = engine_run(fs->en, ino_number(parent));
-	if (fsys_allowed(fs, req) && r)
+	if (!fsys_allowed(fs, req))
+		(void)fuse_reply_err(req, EPERM);
+	else if (r && pipes_unlink(fs, r, name) != -EPERM)
 		reply_rc(req, pipes_unlink(fs, r, name));
-	else if (!fsys_allowed(fs, req) || !area_is(parent))
-		(void)fuse_reply_err(req, EPERM); /* files of a run go with its directory, as in cgroup */
+	else if (!area_is(parent))
+		reply_rc(req, refused(req, parent, name, false)); /* files of a run go with its directory, as in cgroup */
 	else
 		reply_rc(req, area_unlink(fs, parent, name, false));
 }
@@ -133,8 +186,10 @@ void change_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino
 {
 	struct fsys *fs = fsys_of(req);
 
-	if (!fsys_allowed(fs, req) || !area_is(parent) || !area_is(to))
+	if (!fsys_allowed(fs, req))
 		(void)fuse_reply_err(req, EPERM);
+	else if (!area_is(parent) || !area_is(to))
+		reply_rc(req, area_is(to) ? refused(req, parent, name, false) : refused(req, to, new_name, true));
 	else
 		reply_rc(req, area_rename(fs, parent, name, to, new_name, flags));
 }
@@ -143,27 +198,31 @@ void change_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *
 {
 	struct fsys *fs = fsys_of(req);
 	uint64_t out = 0;
-	int rc = fsys_allowed(fs, req) && area_is(ino) && area_is(parent) ? area_link(fs, ino, parent, name, &out) : -EPERM;
+	int rc = -EPERM;
 
+	if (fsys_allowed(fs, req) && !area_is(parent))
+		rc = refused(req, parent, name, true);
+	else if (fsys_allowed(fs, req) && area_is(ino))
+		rc = area_link(fs, ino, parent, name, &out);
 	reply_entry(fs, req, rc, out);
 }
 
 /* Devices, sockets and pipes have no place here. */
 void change_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t dev)
 {
-	(void)parent;
-	(void)name;
 	(void)mode;
 	(void)dev;
-	(void)fuse_reply_err(req, EPERM);
+	reply_rc(req, fsys_allowed(fsys_of(req), req) && !area_is(parent) ? refused(req, parent, name, true) : -EPERM);
 }
 
 void change_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
 	struct fsys *fs = fsys_of(req);
 	uint64_t ino = 0;
-	int rc = fsys_allowed(fs, req) && area_is(parent) ? area_symlink(fs, parent, name, target, &ino) : -EPERM;
+	int rc = -EPERM;
 
+	if (fsys_allowed(fs, req))
+		rc = area_is(parent) ? area_symlink(fs, parent, name, target, &ino) : refused(req, parent, name, true);
 	reply_entry(fs, req, rc, ino);
 }
 
@@ -176,7 +235,9 @@ void change_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t m
 
 	memset(&ep, 0, sizeof(ep));
 	fi->fh = session_unique(fs->session);
-	if (fsys_allowed(fs, req) && area_is(parent))
+	if (fsys_allowed(fs, req) && !area_is(parent))
+		rc = refused(req, parent, name, true);
+	else if (fsys_allowed(fs, req))
 		rc = area_create(fs, parent, name, mode, fi->flags, fi->fh, &ino);
 	if (rc == 0)
 		rc = fill_entry(fs, ino, &ep);

@@ -9,6 +9,7 @@
 #include "fs/fuse_ll.h"
 
 #include "backend/base/mem.h"
+#include "backend/cluster.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -86,26 +87,50 @@ void reply_entry(struct fsys *fs, fuse_req_t req, int rc, uint64_t ino)
 		(void)fuse_reply_entry(req, &ep);
 }
 
-static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+static void go_lookup(struct fsys *fs, fuse_req_t req, const struct area_request *a)
 {
-	struct fsys *fs = fsys_of(req);
 	uint64_t ino = 0;
-	int rc = fsys_allowed(fs, req) ? tree_lookup(fs, parent, name, &ino) : -EACCES;
+	int rc = tree_lookup(fs, a->ino, a->name, &ino);
 
 	reply_entry(fs, req, rc, ino);
 }
 
-static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+	const struct area_request a = { .what = AREA_LOOKUP, .ino = parent, .name = name, .go = go_lookup };
 	struct fsys *fs = fsys_of(req);
-	struct stat st;
-	int rc = fsys_allowed(fs, req) || ino == FUSE_ROOT_ID ? tree_stat(fs, ino, &st) : -EACCES;
 
-	(void)fi;
+	if (!fsys_allowed(fs, req)) {
+		reply_rc(req, -EACCES);
+		return;
+	}
+	if (ino_kind(parent) == INO_RUN)
+		engine_look(fs->en, ino_number(parent), CLUSTER_LOOK_RUN);
+	if (!area_is(parent) || !area_wait(fs, req, &a))
+		go_lookup(fs, req, &a);
+}
+
+static void go_getattr(struct fsys *fs, fuse_req_t req, const struct area_request *a)
+{
+	struct stat st;
+	int rc = tree_stat(fs, a->ino, &st);
+
 	if (rc < 0)
 		reply_rc(req, rc);
 	else
-		(void)fuse_reply_attr(req, &st, tree_attr_timeout(fs, ino));
+		(void)fuse_reply_attr(req, &st, tree_attr_timeout(fs, a->ino));
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	const struct area_request a = { .what = AREA_GETATTR, .ino = ino, .go = go_getattr };
+	struct fsys *fs = fsys_of(req);
+
+	(void)fi;
+	if (!fsys_allowed(fs, req) && ino != FUSE_ROOT_ID)
+		reply_rc(req, -EACCES);
+	else if (!area_is(ino) || !area_wait(fs, req, &a))
+		go_getattr(fs, req, &a);
 }
 
 /* Is this a file of ours that nobody may write? */
@@ -195,9 +220,13 @@ static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	struct fsys *fs = fsys_of(req);
 
 	fi->fh = session_unique(fs->session);
-	if (!fsys_allowed(fs, req))
+	if (!fsys_allowed(fs, req)) {
 		(void)fuse_reply_err(req, EACCES);
-	else if (area_is(ino))
+		return;
+	}
+	if (ino_kind(ino) == INO_RUN)
+		engine_look(fs->en, ino_number(ino), CLUSTER_LOOK_RUN);
+	if (area_is(ino))
 		area_opendir(fs, req, ino, fi);
 	else
 		(void)fuse_reply_open(req, fi);
@@ -252,9 +281,9 @@ static void fill_dots(struct dir_fill *d, uint64_t ino, off_t *off)
 	}
 }
 
-static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
+static void read_directory(struct fsys *fs, fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
-	struct dir_fill d = { .fs = fsys_of(req), .req = req, .size = size, .plus = plus };
+	struct dir_fill d = { .fs = fs, .req = req, .size = size, .plus = plus };
 	int rc;
 
 	d.buf = xmalloc(size);
@@ -268,16 +297,31 @@ static void read_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 	free(d.buf);
 }
 
+static void go_readdir(struct fsys *fs, fuse_req_t req, const struct area_request *a)
+{
+	read_directory(fs, req, a->ino, a->size, 0, a->plus);
+}
+
+/* From the beginning a directory is read anew (rewinddir); what follows goes on in what was read then. */
+static void list_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
+{
+	const struct area_request a = { .what = AREA_READDIR, .ino = ino, .size = size, .plus = plus, .go = go_readdir };
+	struct fsys *fs = fsys_of(req);
+
+	if (off || !area_is(ino) || !area_wait(fs, req, &a))
+		read_directory(fs, req, ino, size, off, plus);
+}
+
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	(void)fi;
-	read_directory(req, ino, size, off, false);
+	list_directory(req, ino, size, off, false);
 }
 
 static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	(void)fi;
-	read_directory(req, ino, size, off, true);
+	list_directory(req, ino, size, off, true);
 }
 
 static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -358,8 +402,7 @@ static void ask_doc(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t 
 	p->size = size;
 	p->user = (uintptr_t)w;
 	p->drop = drop_doc;
-	p->deadline = clock_mono(fs->clock) + JOURNAL_DEADLINE_US;
-	p->deadline_errno = ETIMEDOUT;
+	park_for_journal(p);
 	if (park_interruptible(p))
 		engine_doc(fs->en, h->run, h->nd->name, have_doc, w);
 	else

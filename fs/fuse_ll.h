@@ -6,7 +6,6 @@
 
 #include "fs/fsys.h"
 
-#define JOURNAL_DEADLINE_US (30LL * USEC_PER_SEC) /* for the commit or document that a request waits for */
 
 struct fsys *fsys_of(fuse_req_t req);
 void reply_rc(fuse_req_t req, int rc);

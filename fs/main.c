@@ -6,6 +6,7 @@
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/near.h"
 #include "backend/supervisor.h"
 
 #include <errno.h>
@@ -21,15 +22,17 @@ static const char help_text[] =
 	"                          [--allow-other --allow-uid UID,...]\n"
 	"       slurmray umount DIR\n"
 	"       slurmray submit [--mount DIR] [--wait | --follow] [KEY=VALUE ...] -- COMMAND [ARG ...]\n"
-	"       slurmray submit [--mount DIR] [--wait | --follow] [KEY=VALUE ...] FILE | -\n"
+	"       slurmray submit [--mount DIR] [--wait | --follow] [KEY=VALUE ...] FILE | - [ARG ...]\n"
 	"       slurmray follow [--mount DIR] RUN\n"
 	"       slurmray doctor [--config FILE] [--state DIR] [CLUSTER]\n"
 	"       slurmray --version | --help\n"
 	"\n"
 	"  mount    serves the tree at DIR; jobs are files there (cat DIR/README)\n"
 	"  umount   answers parked readers, then unmounts\n"
-	"  submit   submits a job and prints its run id; FILE is a spec (JSON, a line, or a batch script)\n"
+	"  submit   submits a job and prints its run id; FILE is a spec (JSON, a line, or a batch script, which gets the ARGs)\n"
 	"           --wait exits with the job's code, --follow also shows its output; KEY: man 5 slurmray, runs/template\n"
+	"           A job starts in a directory of its own (runs/ID/work), where files=PATH,... are copied to, and not in the\n"
+	"           directory that you are in: for that write workdir=. (or any directory of the cluster, as an absolute path)\n"
 	"  follow   copies a run's output to its own and exits with the job's code; RUN: its id, name, directory, or `last`\n"
 	"  doctor   checks this machine, the configuration and the clusters; each finding says what to do\n"
 	"\n"
@@ -41,6 +44,22 @@ static const char help_text[] =
 static int usage(const char *problem)
 {
 	(void)fprintf(stderr, "slurmray: %s\nslurmray: `slurmray --help` shows how it is used\n", problem);
+	return 2;
+}
+
+static int unknown(const char *name)
+{
+	static const char *const names[] = { "mount", "umount", "submit", "follow", "doctor", "help" };
+	const char *found = NULL;
+	int best = near_limit(name);
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		near_consider(name, names[i], &best, &found);
+	if (found)
+		(void)fprintf(stderr, "slurmray: unknown sub-command '%s': did you mean '%s'?\n", name, found);
+	else
+		(void)fprintf(stderr, "slurmray: unknown sub-command '%s'\n", name);
+	(void)fprintf(stderr, "slurmray: `slurmray --help` shows how it is used\n");
 	return 2;
 }
 
@@ -157,8 +176,10 @@ int main(int argc, char **argv)
 		return printf("slurmray %s\n", SLURMRAY_VERSION) < 0;
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
 		return fputs(help_text, stdout) < 0;
+	if (argc > 2 && argv[1][0] != '_' && strcmp(argv[2], "--help") == 0)
+		return fputs(help_text, stdout) < 0;
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		if (strcmp(argv[1], commands[i].name) == 0)
 			return commands[i].run(argc - 1, argv + 1);
-	return usage("unknown sub-command");
+	return unknown(argv[1]);
 }

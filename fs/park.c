@@ -7,8 +7,11 @@
 
 #include "backend/base/mem.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+
+#define JOURNAL_LEAST 30 /* this part of the deadline everybody waits at least */
 
 static void let_go(struct parked *p)
 {
@@ -54,7 +57,7 @@ bool park_interruptible(struct parked *p)
 	p->registering = true;
 	fuse_req_interrupt_func(p->req, on_interrupt, p);
 	p->registering = false;
-	if (p->interrupted)
+	if (p->interrupted || p->fs->asleep)
 		let_go(p);
 	else
 		return true;
@@ -155,6 +158,54 @@ void park_expire(struct fsys *fs)
 void park_drain(struct fsys *fs, int error)
 {
 	walk(fs, is_any, 0, error);
+}
+
+static bool is_idle(const struct parked *p, int64_t now)
+{
+	(void)now;
+	return !p->uninterruptible;
+}
+
+void park_interrupt(struct fsys *fs)
+{
+	walk(fs, is_idle, 0, EINTR);
+}
+
+void journal_asked(struct fsys *fs)
+{
+	if (fs->journal_owes++ == 0)
+		fs->journal_since = clock_mono(fs->clock);
+}
+
+void journal_heard(struct fsys *fs)
+{
+	fs->journal_since = clock_mono(fs->clock);
+}
+
+void journal_answered(struct fsys *fs)
+{
+	assert(fs->journal_owes);
+	fs->journal_owes--;
+	journal_heard(fs);
+}
+
+void park_for_journal(struct parked *p)
+{
+	const struct fsys *fs = p->fs;
+	int64_t now = clock_mono(fs->clock), least = now + fs->journal_us / JOURNAL_LEAST;
+
+	p->deadline = (fs->journal_owes ? fs->journal_since : now) + fs->journal_us;
+	if (p->deadline < least)
+		p->deadline = least;
+	p->deadline_errno = ETIMEDOUT;
+}
+
+void journal_note_late(struct fsys *fs, uint32_t uid, const char *text, size_t len)
+{
+	cleanup_free char *why = xasprintf("the journal has not answered for %lld seconds (ETIMEDOUT): another row will say what "
+					   "became of it", (long long)(fs->journal_us / USEC_PER_SEC));
+
+	engine_note_rejected(fs->en, uid, text, len, why);
 }
 
 bool park_committing(const struct fsys *fs)

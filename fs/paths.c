@@ -250,43 +250,100 @@ static bool under(const char *dir, const char *path)
 	return !strchr(rest, '/');
 }
 
+/* The next record's six fields; NULL at the end, or where it is cut off: what came whole is shown. */
+static const char *next_record(const char *p, const char *end, const char *field[6])
+{
+	for (int i = 0; i < 6; i++) {
+		const char *nul = p < end ? memchr(p, '\0', (size_t)(end - p)) : NULL;
+
+		if (!nul)
+			return NULL;
+		field[i] = p;
+		p = nul + 1;
+	}
+	return p;
+}
+
+/* False when the table is full. */
+static bool take_record(struct paths *p, char area, const char *path, const char *const field[6])
+{
+	struct pentry *e;
+
+	if (!name_ok(path) || !field[0][0] || !strchr("fdl", field[0][0]) || (field[0][0] == 'l' && !link_inside(path, field[5])))
+		return true;
+	e = paths_add(p, area, path);
+	if (!e)
+		return false;
+	e->known = true;
+	e->type = field[0][0];
+	e->size = strtoull(field[1], NULL, 10);
+	e->mtime = parse_time(field[2]);
+	e->mode = (mode_t)strtoul(field[3], NULL, 8) & 0777;
+	str_set(&e->target, e->type == 'l' ? field[5] : NULL);
+	return true;
+}
+
 void paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len)
 {
+	const char *field[6], *end = data + len;
 	struct strbuf full = STRBUF_INIT;
-	const char *field[6];
-	size_t at = 0;
 
 	for (size_t i = 0; i < p->n; i++)
 		if (p->entries[i]->area == area && (deep || under(dir, p->entries[i]->path)))
 			p->entries[i]->known = false;
-	while (at < len) {
-		struct pentry *e;
-		int i;
-
-		for (i = 0; i < 6 && at < len; i++) {
-			size_t n = strnlen(data + at, len - at);
-
-			field[i] = data + at;
-			at += n + 1;
-		}
-		if (i < 6 || at > len)
-			break; /* cut off: what came whole is shown */
+	while ((data = next_record(data, end, field))) {
 		strbuf_reset(&full);
 		if (!deep && *dir)
 			strbuf_addf(&full, "%s/", dir);
 		strbuf_addstr(&full, field[4]);
-		if (!name_ok(full.buf) || !field[0][0] || !strchr("fdl", field[0][0]) ||
-		    (field[0][0] == 'l' && !link_inside(full.buf, field[5])))
-			continue;
-		e = paths_add(p, area, full.buf);
-		if (!e)
+		if (!take_record(p, area, full.buf, field))
 			break;
-		e->known = true;
-		e->type = field[0][0];
-		e->size = strtoull(field[1], NULL, 10);
-		e->mtime = parse_time(field[2]);
-		e->mode = (mode_t)strtoul(field[3], NULL, 8) & 0777;
-		str_set(&e->target, e->type == 'l' ? field[5] : NULL);
 	}
 	strbuf_release(&full);
+}
+
+/* --- listings of a whole area --- */
+
+struct pentry *paths_dir(struct paths *p, char area, const char *dir)
+{
+	return *dir ? paths_find(p, area, dir) : &p->root[area == 'r' ? 0 : 1];
+}
+
+/* Was the directory that a path is in listed later than that? */
+static bool known_later(struct paths *p, char area, const char *path, int64_t began)
+{
+	const char *slash = strrchr(path, '/');
+	cleanup_free char *dir = slash ? xstrndup(path, (size_t)(slash - path)) : xstrdup("");
+	const struct pentry *state = paths_dir(p, area, dir);
+
+	return state && state->answered_at > began;
+}
+
+static void confirm(struct pentry *dir, int64_t began)
+{
+	dir->listed = true;
+	if (dir->answered_at < began)
+		dir->answered_at = began;
+}
+
+void paths_confirm(struct paths *p, char area, int64_t began)
+{
+	confirm(paths_dir(p, area, ""), began);
+	for (size_t i = 0; i < p->n; i++)
+		if (p->entries[i]->area == area && p->entries[i]->known && p->entries[i]->type == 'd')
+			confirm(p->entries[i], began);
+}
+
+void paths_merge(struct paths *p, char area, bool whole, int64_t began, const char *data, size_t len)
+{
+	const char *field[6], *end = data + len;
+
+	for (size_t i = 0; whole && i < p->n; i++)
+		if (p->entries[i]->area == area && p->entries[i]->known && !known_later(p, area, p->entries[i]->path, began))
+			p->entries[i]->known = false;
+	while ((data = next_record(data, end, field)))
+		if (!known_later(p, area, field[4], began) && !take_record(p, area, field[4], field))
+			break;
+	if (whole)
+		paths_confirm(p, area, began);
 }

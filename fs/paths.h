@@ -19,9 +19,12 @@ struct pentry {
 	char area;		/* 'r', 'w', 'f' */
 	char *path;		/* relative to the area, never "" */
 	bool known;		/* the members below are set, the path was there when last looked */
-	bool listed;		/* directories: their children were listed at least once */
+	/* directories: what was asked of their children; all times are monotonic us */
+	bool listed;		/* they were listed at least once */
 	bool listing;		/* a listing is under way */
-	int64_t listed_at;	/* monotonic us */
+	int64_t asked_at;	/* when it began, or the last one did */
+	int64_t answered_at;	/* when the last one began that was answered, even with an error */
+	int64_t cost;		/* how long that took */
 	char type;		/* 'f', 'd', 'l' */
 	uint64_t size;
 	int64_t mtime;		/* real us */
@@ -38,6 +41,7 @@ struct paths {
 	struct hmap by_name;
 	struct pentry root[2];	/* listing state of results/ and work/ themselves */
 	bool manifest;		/* results are known from the manifest */
+	int64_t news_at;	/* monotonic us: the run did something, so that older listings may be wrong */
 	char *file;
 };
 
@@ -54,5 +58,14 @@ int paths_remove(struct paths *p, struct pentry *e);
 /* Takes a listing's records in (backend/cluster.h): `dir` is the directory that was listed ("" the area), or with `deep`
    PATH is relative to the area and everything of the area that is not in it is gone. */
 void paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);
+/*
+ * The same for a listing of a whole area that began at `began`: it says nothing of directories of which something newer is known.
+ * Not `whole`: it was cut off, and what is not in it may be there. Directories count as listed then.
+ */
+void paths_merge(struct paths *p, char area, bool whole, int64_t began, const char *data, size_t len);
+/* It was listed again, and is as it was. */
+void paths_confirm(struct paths *p, char area, int64_t began);
+/* What was asked of a directory's children; NULL when there is no such path. */
+struct pentry *paths_dir(struct paths *p, char area, const char *dir);
 
 #endif

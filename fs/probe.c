@@ -4,6 +4,7 @@
  * last answer serves.
  */
 #include "fs/fsys.h"
+#include "fs/table.h"
 
 #include "backend/base/mem.h"
 
@@ -44,51 +45,6 @@ static struct probe *probe_get(struct fsys *fs, const char *cluster, const char 
 	return p;
 }
 
-static void cell(const json_t *v, struct strbuf *out)
-{
-	if (json_is_string(v)) {
-		strbuf_addstr(out, *json_string_value(v) ? json_string_value(v) : "-");
-	} else {
-		char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
-
-		strbuf_addstr(out, text ? text : "-");
-		free(text);
-	}
-}
-
-/* An object as `key value` lines, an array of objects as a table with a heading. */
-static void as_text(const char *json, struct strbuf *out)
-{
-	json_t *doc = json_loads(json, JSON_DECODE_ANY, NULL), *row, *value;
-	const char *key;
-	size_t i;
-
-	json_object_foreach(doc, key, value) {
-		strbuf_addf(out, "%s ", key);
-		cell(value, out);
-		strbuf_addch(out, '\n');
-	}
-	json_array_foreach(doc, i, row) {
-		const char *sep = "";
-
-		if (i == 0) {
-			json_object_foreach(row, key, value) {
-				strbuf_addf(out, "%s%s", sep, key);
-				sep = "\t";
-			}
-			strbuf_addch(out, '\n');
-			sep = "";
-		}
-		json_object_foreach(row, key, value) {
-			strbuf_addstr(out, sep);
-			cell(value, out);
-			sep = "\t";
-		}
-		strbuf_addch(out, '\n');
-	}
-	json_decref(doc);
-}
-
 static void render(const struct probe *p, const char *file, struct strbuf *out)
 {
 	if (!p->json)
@@ -96,7 +52,7 @@ static void render(const struct probe *p, const char *file, struct strbuf *out)
 	if (strchr(file, '.'))
 		strbuf_addf(out, "%s\n", p->json);
 	else
-		as_text(p->json, out);
+		table_text(p->json, out);
 }
 
 size_t probe_size(struct fsys *fs, const struct view *v, const char *name)

@@ -71,17 +71,20 @@ static int wait_all(struct reactor *r, bool busy, int64_t due)
 		{ .fd = r->conf.fuse_fd, .events = POLLIN },
 		{ .fd = r->conf.engine_fd, .events = POLLIN },
 		{ .fd = r->conf.signal_fd, .events = POLLIN },
+		{ .fd = r->conf.other_fd ? r->conf.other_fd(r->conf.arg) : -1, .events = POLLIN },
 	};
 	struct timespec ts = { 0, 0 };
 
 	if (!busy && due != REACTOR_NEVER)
 		ts = until(r, due);
-	if (ppoll(p, 3, busy || due != REACTOR_NEVER ? &ts : NULL, NULL) < 0)
+	if (ppoll(p, 4, busy || due != REACTOR_NEVER ? &ts : NULL, NULL) < 0)
 		return errno == EINTR ? 0 : -errno;
 	if (p[2].revents)
 		take_signals(r);
 	if (p[1].revents)
 		r->conf.engine(r->conf.arg);
+	if (p[3].revents)
+		r->conf.other(r->conf.arg);
 	return 0;
 }
 

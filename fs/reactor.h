@@ -20,6 +20,9 @@ struct reactor_conf {
 	int fuse_fd;               /* non-blocking */
 	int engine_fd;             /* readable while there is something to take; -1: none */
 	int signal_fd;             /* a signalfd, non-blocking; -1: none */
+	/* A descriptor that may come and go: -1 while there is none. NULL: there is never one. */
+	int (*other_fd)(void *arg);
+	void (*other)(void *arg);
 	int retries;               /* of the FUSE descriptor before sleeping; negative: 100 */
 	const struct clock *clock; /* NULL: the system's */
 

@@ -54,8 +54,8 @@ static int check_owner(const char *path, struct err *e)
 			       path, st.st_uid, geteuid());
 	if (st.st_mode & 077)
 		return err_set(e, -EPERM,
-			       "the state directory %s is open to others (mode %04o); if it is meant for slurmray "
-			       "alone: chmod 700 %s",
+			       "the state directory %s is open to others (mode %04o), and has to be yours alone: run `chmod 700 "
+			       "%s`, then mount again",
 			       path, st.st_mode & 07777, path);
 	return 0;
 }

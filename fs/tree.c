@@ -203,16 +203,50 @@ static int64_t log_mtime(struct fsys *fs, const struct node *nd, const struct ru
 	return t > r->t_created ? t : r->t_created;
 }
 
+static int64_t later(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+static int64_t link_mtime(const struct fsys *fs, const char *cluster)
+{
+	const struct engine_link *l = engine_cluster_link(fs->en, cluster);
+
+	return l ? later(l->since, fs->started) : fs->started;
+}
+
+/* Of documents that tell of all runs: the last change of any, not the time of the look, or tar and make see a change in each. */
+static int64_t runs_mtime(const struct fsys *fs, bool health)
+{
+	const struct config *cf = engine_config(fs->en);
+	int64_t t = fs->runs_changed;
+
+	for (const struct run *r = engine_next(fs->en, 0); r; r = engine_next(fs->en, r->num))
+		t = later(t, r->t_changed);
+	for (size_t i = 0; health && i < cf->n_clusters; i++)
+		t = later(t, link_mtime(fs, cf->clusters[i]->name));
+	return health ? later(t, fs->started) : t;
+}
+
+static int64_t shared_mtime(const struct fsys *fs, const struct node *nd, const struct view *v)
+{
+	if (nd == &fixed_nodes[FIXED_ERRORS])
+		return errors_mtime(fs);
+	if (nd->class != NODE_DOC)
+		return fs->mounted;
+	return v->cluster ? link_mtime(fs, v->cluster->name) : runs_mtime(fs, nd == &fixed_nodes[FIXED_STATUS]);
+}
+
 int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v)
 {
 	const struct run *r = v->run;
 
 	if (nd->flags & NODE_CONSTANT)
-		return fs->mounted;
+		return fs->built;
 	if (nd->class == NODE_PROBE)
 		return probe_mtime(fs, v, nd->name);
 	if (!r)
-		return nd == &fixed_nodes[FIXED_ERRORS] ? errors_mtime(fs) : nd->class == NODE_DOC ? clock_real(fs->clock) : fs->mounted;
+		return shared_mtime(fs, nd, v);
 	switch (nd->class) {
 	case NODE_GROW:
 	case NODE_FOLLOW:

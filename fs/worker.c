@@ -8,6 +8,7 @@
 #include "fs/fsys.h"
 #include "fs/keeper.h"
 #include "fs/reactor.h"
+#include "fs/sleep.h"
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
@@ -24,12 +25,14 @@
 
 #define EXIT_AGAIN 75		/* EX_TEMPFAIL of sysexits.h */
 #define STOP_MS 3000		/* for clusters and the journal to finish */
+#define JOURNAL_US (30LL * USEC_PER_SEC) /* for how long requests wait for the journal */
 #define TICK_US (1 * USEC_PER_SEC)
 
 struct worker {
 	struct fsys fs;
 	struct reactor reactor;
 	struct config *config;
+	struct sleep_watch *sleep;
 	bool ready, ending;
 	int ready_fd;
 	int64_t next_tick;
@@ -45,6 +48,7 @@ static void run_changed(void *arg, const struct run *r)
 
 	if (r->t_created > fs->runs_changed)
 		fs->runs_changed = r->t_created;
+	area_news(fs, r->num);
 	park_retry(fs, r->num);
 	if (!run_is_live(r) || r->status == RUN_QUEUED)
 		park_retry(fs, 0); /* sets; readers of `last` */
@@ -66,8 +70,14 @@ static void log_grew(void *arg, const struct run *r)
 {
 	struct fsys *fs = arg;
 
+	area_news(fs, r->num);
 	park_retry(fs, r->num);
 	wake_pollers(fs, r->num);
+}
+
+static void listed(void *arg, const struct run *r, int area, bool whole, int64_t began, const char *data, size_t len)
+{
+	area_listed(arg, r->num, area, whole, began, data, len);
 }
 
 struct poll_walk {
@@ -113,6 +123,36 @@ static void settle(struct fsys *fs)
 	while (park_committing(fs) && (left = end - clock_mono(fs->clock)) > 0)
 		if (poll(&p, 1, (int)(left / USEC_PER_MSEC) + 1) > 0)
 			engine_step(fs->en);
+}
+
+/*
+ * A blocked reader cannot be frozen, and the machine would not sleep: all are let go, and nobody may wait until it woke up. Programs
+ * that go on after EINTR (cat, tail, Python) come again and again until they are frozen, and wait as before afterwards.
+ */
+static void on_sleep(void *arg, bool asleep)
+{
+	struct worker *w = arg;
+
+	log_info(asleep ? "the machine is about to sleep: blocked readers are let go (EINTR)" : "the machine is awake");
+	w->fs.asleep = asleep;
+	if (!asleep)
+		return;
+	settle(&w->fs);
+	park_interrupt(&w->fs);
+}
+
+static int bus_fd(void *arg)
+{
+	const struct worker *w = arg;
+
+	return sleep_fd(w->sleep);
+}
+
+static void on_bus(void *arg)
+{
+	struct worker *w = arg;
+
+	sleep_step(w->sleep);
 }
 
 static void end_loop(struct worker *w, int status, int error)
@@ -164,6 +204,8 @@ static int64_t on_timer(void *arg, int64_t now)
 
 	if (now >= w->next_tick) {
 		park_expire(&w->fs);
+		if (w->fs.n_parked)
+			sleep_try(w->sleep, now);
 		w->next_tick = now + TICK_US;
 	}
 	return w->fs.n_parked ? w->next_tick : REACTOR_NEVER;
@@ -203,15 +245,21 @@ static int parse_uids(struct fsys *fs, const char *list, struct err *e)
 	return 0;
 }
 
+static int64_t mtime_of(const char *path, int64_t otherwise)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return otherwise;
+	return (int64_t)st.st_mtim.tv_sec * USEC_PER_SEC + st.st_mtim.tv_nsec / 1000;
+}
+
 /* The keeper writes its lock when it mounts. */
 static int64_t mounted_at(const struct fsys *fs)
 {
 	cleanup_free char *lock = xasprintf("%s/lock", fs->state_dir);
-	struct stat st;
 
-	if (stat(lock, &st) < 0)
-		return fs->started;
-	return (int64_t)st.st_mtim.tv_sec * USEC_PER_SEC + st.st_mtim.tv_nsec / 1000;
+	return mtime_of(lock, fs->started);
 }
 
 static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err *e)
@@ -221,6 +269,7 @@ static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err
 	if (rc < 0)
 		return rc;
 	fs->clock = &clock_system;
+	fs->journal_us = die_journal_us(JOURNAL_US);
 	fs->state_dir = conf->mount->state_dir;
 	fs->mount_dir = conf->mount->dir;
 	fs->handle_dir = xasprintf("%s/handles", fs->state_dir);
@@ -229,6 +278,7 @@ static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err
 	fs->gid = getgid();
 	fs->started = clock_real(fs->clock);
 	fs->mounted = mounted_at(fs);
+	fs->built = mtime_of("/proc/self/exe", fs->mounted);
 	/* Instances of node ids go on where no earlier worker can still be: the clock moves faster than look-ups. */
 	fs->instance = (uint32_t)(fs->started / USEC_PER_MSEC);
 	hmap_init(&fs->handles);
@@ -253,8 +303,8 @@ static void count_poller(void *arg, struct shared_handle *sh)
 static int start(struct worker *w, const struct worker_conf *conf, struct err *e)
 {
 	struct fsys *fs = &w->fs;
-	struct engine_conf ec = { .clock = &clock_system, .state_dir = conf->mount->state_dir };
-	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew };
+	struct engine_conf ec = { .clock = &clock_system, .state_dir = conf->mount->state_dir, .mount_dir = conf->mount->dir };
+	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew, listed };
 	cleanup_free char *path = conf->mount->config_path ? xstrdup(conf->mount->config_path) : config_default_path();
 	int rc;
 
@@ -332,17 +382,21 @@ int worker_main(const struct worker_conf *conf)
 
 	memset(&w, 0, sizeof(w));
 	w.ready_fd = conf->ready_fd;
+	w.sleep = sleep_new(on_sleep, &w);
 	rc.signal_fd = open_signals(); /* before threads start: they inherit the mask */
 	if (die_setup(&e) < 0 || start(&w, conf, &e) < 0) {
 		log_error("%s", e.text);
 		worker_ready(w.ready_fd, &e);
 		engine_free(w.fs.en, STOP_MS);
+		sleep_free(w.sleep);
 		return 1;
 	}
 	rc.engine_fd = engine_fd(w.fs.en);
 	rc.fuse = on_fuse;
 	rc.engine = on_engine;
 	rc.signal = on_signal;
+	rc.other_fd = bus_fd;
+	rc.other = on_bus;
 	rc.timer = on_timer;
 	rc.arg = &w;
 	reactor_init(&w.reactor, &rc);
@@ -357,6 +411,7 @@ int worker_main(const struct worker_conf *conf)
 	}
 	engine_free(w.fs.en, STOP_MS);
 	session_free(w.fs.session);
+	sleep_free(w.sleep);
 	if (status != EXIT_AGAIN) {
 		shared_detach(w.fs.shared);
 		config_free(w.config);

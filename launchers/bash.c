@@ -20,7 +20,7 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	if (job->form == JOB_PAYLOAD)
 		strbuf_addstr(out, "[ -e payload ] || mv work/" LAUNCH_PAYLOAD " payload\n");
 	if (job->form == JOB_SCRIPT || job->form == JOB_PAYLOAD)
-		strbuf_addstr(out, "chmod 700 payload || _rc=73\n\n");
+		strbuf_addstr(out, "chmod 700 payload || unready\n\n");
 	wrap_epilogue(job, ctx, out);
 	return 0;
 }

@@ -103,7 +103,7 @@ static const char guard_begun[] =
 static const char signals[] =
 	"# Signals go to the job's process.\n"
 	"_rc='' _sig=-\n"
-	"rm -f pid signal rc\n"
+	"rm -f pid signal rc fault\n"
 	"# shellcheck disable=SC2317 # called by the traps\n"
 	"pass() {\n"
 	"\t_sig=$1\n"
@@ -113,17 +113,40 @@ static const char signals[] =
 	"trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP\n"
 	"trap 'pass USR1' USR1; trap 'pass USR2' USR2\n\n";
 
+/*
+ * What fails before the job's own command is not the command's code. But a program that a signal ended was ended for the
+ * job's sake: that is the job's end.
+ */
+static const char unready[] = "# Directories and environment.\n"
+			      "_fault=-\n"
+			      "unready() {\n"
+			      "\t_rc=$?\n"
+			      "\t[ \"$_rc\" -gt 128 ] || _rc=73 _fault='write'\n"
+			      "}\n";
+
+/* What Slurm gave the job; "4(x2),1" are three nodes. */
+static const char given[] = "_nodes='' _cpus=''\n"
+			    "if [ -z \"${SLURMRAY_JOB_ID:-}\" ]; then\n"
+			    "\t_nodes=${SLURM_JOB_NUM_NODES:-}\n"
+			    "\t_cpus=$(echo \"${SLURM_JOB_CPUS_PER_NODE:-}\" | awk -F, '{\n"
+			    "\t\tfor (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]\n"
+			    "\t\tprint n\n"
+			    "\t}')\n"
+			    "fi\n"
+			    "case $_nodes in *[!0-9]*) _nodes='' ;; esac\n"
+			    "case $_cpus in *[!0-9]*) _cpus='' ;; esac\n";
+
 static void add_directories(struct strbuf *out, const struct job *job, const struct launch_ctx *ctx)
 {
-	strbuf_addstr(out, "# Directories and environment.\n");
+	strbuf_addstr(out, unready);
 	if (strcmp(job->scratch, job->directory) == 0) {
-		strbuf_addstr(out, "mkdir -p \"$_ends\" work results || _rc=73\n");
+		strbuf_addstr(out, "mkdir -p \"$_ends\" work results || unready\n");
 	} else {
 		strbuf_addstr(out, "_scratch=");
 		launch_attempt_dir(out, job->scratch, ctx);
-		strbuf_addstr(out, "\nmkdir -p \"$_ends\" \"$_scratch/work\" \"$_scratch/results\" || _rc=73\n"
+		strbuf_addstr(out, "\nmkdir -p \"$_ends\" \"$_scratch/work\" \"$_scratch/results\" || unready\n"
 				   "for _f in work results; do\n"
-				   "\t[ -d \"$_f\" ] || ln -s \"$_scratch/$_f\" \"$_f\" || _rc=73\n"
+				   "\t[ -d \"$_f\" ] || ln -s \"$_scratch/$_f\" \"$_f\" || unready\n"
 				   "done\n");
 	}
 	/* Readers look for the streams here, wherever the user's --output and --error put them. */
@@ -197,6 +220,7 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 	strbuf_addstr(out, guard_begun);
 	strbuf_addstr(out, signals);
 	add_directories(out, job, ctx);
+	strbuf_addstr(out, given);
 	strbuf_addf(out,
 		    "export SLURMRAY_RUN=%s SLURMRAY_ATTEMPT=%u\n"
 		    "export SLURMRAY_RESULTS=\"$_dir/results\" SLURMRAY_INPUTS=\"$_dir/work\"\n"
@@ -223,29 +247,56 @@ void wrap_file(struct strbuf *out, const char *name, const char *text, size_t le
 	if (!len || text[len - 1] != '\n') { /* a here-document always ends in a newline */
 		strbuf_addstr(out, "printf %s ");
 		quote_sh(out, text);
-		strbuf_addf(out, " >%s || _rc=73\n\n", name);
+		strbuf_addf(out, " >%s || unready\n\n", name);
 		return;
 	}
 	pick_delimiter(&delim, text, len);
-	strbuf_addf(out, "cat >%s <<'%s' || _rc=73\n", name, delim.buf);
+	strbuf_addf(out, "cat >%s <<'%s' || unready\n", name, delim.buf);
 	strbuf_add(out, text, len);
 	strbuf_addf(out, "%s\n\n", delim.buf);
 }
 
+/*
+ * What stands between the job and a path of the spec, as ls has it, in words that end in the run's `why`; the key itself goes
+ * into the exit record. `exec` is no test: where its redirection fails, dash ends at once (POSIX XCU 2.8.1).
+ */
+static const char no_path[] = "_no_path() {\n"
+			      "\t_why=$(LC_ALL=C ls -ld -- \"$2\" 2>&1 >/dev/null)\n"
+			      "\t_why=${_why##*: }\n"
+			      "\techo \"slurmray: $1: $2: ${_why:-$3}\" >&2\n"
+			      "\techo \"$1\" >\"${0%/job}/fault\"\n"
+			      "\texit 66\n"
+			      "}\n";
+
 /* $0 of `job` is its absolute path, so that nothing here depends on variables that a user may set. */
 static void add_cd(const struct job *job, struct strbuf *body)
 {
-	strbuf_addstr(body, "cd ");
+	cleanup_strbuf struct strbuf dir = STRBUF_INIT;
+
 	if (job->workdir)
-		quote_sh_path(body, job->workdir);
+		quote_sh_path(&dir, job->workdir);
 	else
-		strbuf_addstr(body, "\"${0%/job}/work\"");
-	strbuf_addstr(body, " || exit 66\n");
+		strbuf_addstr(&dir, "\"${0%/job}/work\"");
+	if (job->workdir)
+		strbuf_addf(body, "[ ! -e %s ] || [ -d %s ] || _no_path workdir %s 'Not a directory'\n", dir.buf, dir.buf,
+			    dir.buf);
+	strbuf_addf(body, "cd %s 2>/dev/null || _no_path workdir %s 'Permission denied'\n", dir.buf, dir.buf);
+}
+
+static void add_input(const struct job *job, struct strbuf *body)
+{
+	cleanup_strbuf struct strbuf file = STRBUF_INIT;
+
+	quote_sh_path(&file, job->input);
+	strbuf_addf(body, "[ ! -d %s ] || _no_path input %s 'Is a directory'\n", file.buf, file.buf);
+	strbuf_addf(body, "[ -r %s ] || _no_path input %s 'Permission denied'\n", file.buf, file.buf);
+	strbuf_addf(body, "exec <%s || exit 66\n", file.buf);
 }
 
 void wrap_environment(const struct job *job, struct strbuf *body)
 {
 	strbuf_addstr(body, "echo $$ >pid || exit 73\n[ ! -s signal ] || kill -s \"$(cat signal)\" $$\n");
+	strbuf_addstr(body, no_path);
 	add_cd(job, body); /* first: the environment may hold another HOME */
 	for (size_t i = 0; i < job->n_env; i++) {
 		strbuf_addf(body, "export %s=", job->env[i].name);
@@ -255,33 +306,35 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 	if (job->setup) {
 		strbuf_addstr(body, "_work=$PWD\n");
 		strbuf_addstr(body, job->setup);
-		strbuf_addstr(body, "\ncd \"$_work\" || exit 66\n");
+		strbuf_addstr(body, "\ncd \"$_work\" 2>/dev/null || _no_path workdir \"$_work\" 'Permission denied'\n");
 	}
-	if (job->input) {
-		strbuf_addstr(body, "exec <");
-		quote_sh_path(body, job->input);
-		strbuf_addstr(body, " || exit 66\n");
+	if (job->input)
+		add_input(job, body);
+}
+
+static void add_words(char *const *words, struct strbuf *body)
+{
+	for (size_t i = 0; words && words[i]; i++) {
+		strbuf_addch(body, ' ');
+		quote_sh(body, words[i]);
 	}
 }
 
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
-	strbuf_addstr(body, "exec ");
+	strbuf_addstr(body, "exec");
 	switch (job->form) {
 	case JOB_COMMAND:
-		strbuf_addstr(body, "\"${BASH:-/bin/sh}\" -c ");
+		strbuf_addstr(body, " \"${BASH:-/bin/sh}\" -c ");
 		quote_sh(body, job->command);
 		break;
 	case JOB_EXEC:
-		for (size_t i = 0; job->argv[i]; i++) {
-			if (i)
-				strbuf_addch(body, ' ');
-			quote_sh(body, job->argv[i]);
-		}
+		add_words(job->argv, body);
 		break;
 	case JOB_SCRIPT:
 	case JOB_PAYLOAD:
-		strbuf_addstr(body, "\"${0%/job}/payload\"");
+		strbuf_addstr(body, " \"${0%/job}/payload\"");
+		add_words(job->args, body);
 		break;
 	}
 	strbuf_addch(body, '\n');
@@ -315,6 +368,8 @@ static const char run_job[] =
 	"\t\t_rc=$?\n"
 	"\tdone\n"
 	"\t[ ! -s rc ] || read -r _rc <rc\n"
+	"\t[ ! -s fault ] || read -r _fault <fault\n"
+	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 	"\trm -f pid\n"
 	"fi\n"
 	"exec 2>/dev/null\n"
@@ -343,15 +398,24 @@ static const char manifest[] =
 	"find results/ -mindepth 1 \\( -type f -o -type d -o -type l \\) \\\n"
 	"\t-printf '%y\\0%s\\0%T@\\0%m\\0%P\\0%l\\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1\n\n";
 
-/* Only a cgroup of the job's own says anything about the job: Slurm's job_N/step_X, version 1 or 2. */
+/*
+ * A cgroup of the job's own (Slurm's job_N, version 1 or 2) knows all of the job's steps on this node. `times` is right only
+ * as long as all of the job are children of this shell, and those of srun are not.
+ */
 static const char peak[] =
-	"# Peak memory, where the job has a memory cgroup.\n"
-	"_rss=''\n"
-	"_cg=$(sed -n 's|^[0-9]*:\\(memory\\)*:\\(/.*/job_[0-9]*/step_[^/]*\\).*|/sys/fs/cgroup/\\1\\2|p' "
-	"/proc/self/cgroup)\n"
-	"[ -z \"$_cg\" ] || for _f in $_cg; do\n"
-	"\t_rss=$(cat \"$_f/memory.peak\" || cat \"$_f/memory.max_usage_in_bytes\") && break\n"
-	"done\n\n";
+	"# Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.\n"
+	"_rss='' _all=''\n"
+	"_cg=$(sed -n 's|^[0-9]*:\\([a-z,]*\\):\\(/.*/job_[0-9]*\\)/step_.*|/sys/fs/cgroup/\\1\\2|p' /proc/self/cgroup)\n"
+	"for _f in $_cg; do\n"
+	"\t[ -n \"$_rss\" ] || _rss=$(cat \"$_f/memory.peak\" || cat \"$_f/memory.max_usage_in_bytes\")\n"
+	"\t[ -n \"$_all\" ] || _all=$(sed -n 's/^usage_usec //p' \"$_f/cpu.stat\")\n"
+	"\t[ -n \"$_all\" ] || _all=$(sed -n 's/...$//p' \"$_f/cpuacct.usage\") # nanoseconds\n"
+	"done\n"
+	"case $_rss in *[!0-9]*) _rss='' ;; esac\n"
+	"case $_all in\n"
+	"'' | *[!0-9]*) ! grep -qs srun job payload || _cpu='' ;;\n"
+	"*) _cpu=$_all ;;\n"
+	"esac\n\n";
 
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
@@ -363,10 +427,12 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	if (job->pipes_messages)
 		strbuf_addstr(out, "_events=$(wc -c <events)\n");
 	strbuf_addf(out,
+		    "_code=$_rc\n"
+		    "[ \"$_fault\" = - ] || _code=-\n"
 		    "record() {\n"
-		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \\\n"
+		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
 		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		    "%shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		    "nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		    "}\n",
 		    ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "", ctx->run_num, ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"

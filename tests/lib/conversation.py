@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -251,12 +252,94 @@ def leading_blanks():
     before = idents()
     for spec in ("\n \n{\"command\": \"true\", \"hold\": true}\n\n", "\n\nhold=true -- true\n", "\n#!/bin/sh\n#SBATCH -H\ntrue\n",
                  "\r\n\t{\"command\": \"true\", \"hold\": true}"):
-        for step in (1, 1000):
+        for step in (5, 1000):
             fd = in_pieces(spec.encode(), [step])
             got = os.read(fd, 100)
             os.close(fd)
             ok(got.strip().isdigit(), "%r in steps of %d: %r" % (spec, step, got))
     is_("runs", len(since(before)), 8)
+    cancel(since(before))
+
+
+@case
+def nothing():
+    """blank lines alone, as of an empty variable, are refused by the write, and have a row; behind a document they are nothing"""
+    before, rows = idents(), len(errors())
+    for file in ("runs/new", "runs/check"):
+        for blank in (b"\n", b" \t\n", b"\n\n"):
+            fd = os.open(path(file), os.O_RDWR)
+            fails(errno.EINVAL, "%r to %s" % (blank, file), os.write, fd, blank)
+            ok(b"empty" in os.read(fd, 1000), "a reason")
+            os.close(fd)
+    ok(sh("echo '' >\"$MNT/runs/new\"").returncode != 0, "the shell says so")
+    is_("rows", len(errors()) - rows, 7)
+    ok("empty" in errors()[-1]["why"], errors()[-1]["why"])
+    fd = in_pieces(b'{"command": "true", "hold": true}\n\n', [33, 1])
+    os.close(fd)
+    is_("rows", len(errors()) - rows, 7)
+    is_("runs", len(since(before)), 1)
+    cancel(since(before))
+
+
+@case
+def no_shebang():
+    """a batch script without its first line is refused with the line that is missing"""
+    before = idents()
+    for bad in (b"#SBATCH -N 1\nsrun x\n", b"# a comment\nhostname\n", b"cd /tmp\nhostname\n", b"#SBATCH -N 1\n"):
+        for file in ("runs/new", "runs/check"):
+            fd = os.open(path(file), os.O_RDWR)
+            fails(errno.EINVAL, repr(bad), os.write, fd, bad)
+            why = os.read(fd, 1000).decode()
+            os.close(fd)
+            ok("#!/bin/bash" in why, why)
+    is_("runs", since(before), [])
+
+
+@case
+def editors():
+    """what is made or replaced beside the files of the tree is EPERM, and a row says where it belongs; editors' helpers have none"""
+    before, draft = len(errors()), run("editors")
+    os.mkdir(draft)
+    with tempfile.NamedTemporaryFile("w") as f:
+        f.write("true\n")
+        f.flush()
+        for what, script, part in (
+                ("a file in runs/", 'echo true >"$MNT/runs/job"', "runs/job: there are no files in runs/ but those of the tree"),
+                ("mv over new", 'cp "$F" "$F.2"; mv -f "$F.2" "$MNT/runs/new"; rc=$?; rm "$F.2"; exit $rc', "cat FILE > runs/new"),
+                ("rm new", 'rm -f "$MNT/runs/new"', "runs/new cannot be removed or replaced"),
+                ("an input beside files/", 'cp "$F" "$MNT/runs/editors/data.csv"', "runs/editors/files/data.csv"),
+                ("a draft's spec replaced", 'cp "$F" "$F.2"; mv -f "$F.2" "$MNT/runs/editors/spec"; rc=$?; rm "$F.2"; exit $rc',
+                 "cat FILE > runs/editors/spec")):
+            rows = len(errors())
+            ok(sh(script, env={"F": f.name}).returncode != 0, what + ": it succeeded")
+            until(lambda: len(errors()) > rows, what + ": a row")
+            ok(part in errors()[-1]["why"], "%s: %r" % (what, errors()[-1]["why"]))
+    rows = len(errors())
+    for helper in (".new.swp", "new~", "4913", "#new#", "new.swp"):
+        fails(errno.EPERM, helper, open, path("runs", helper), "x")
+    fails(errno.EPERM, "rename", os.rename, path("runs/new"), path("runs/list"))
+    until(lambda: len(errors()) > rows, "a row")
+    is_("rows", len(errors()) - rows, 1)
+    ok(len(errors()) > before, "rows")
+    os.rmdir(draft)
+
+
+@case
+def vim():
+    """vim writes a line and a script with :w, and hears of a bad one"""
+    if not shutil.which("vim"):
+        return
+    before = idents()
+    with tempfile.TemporaryDirectory() as home:
+        for lines, good in ((["hold=true -- echo from vim"], True), (["#!/bin/sh", "#SBATCH -H", "echo from vim"], True),
+                            (["nodez=1 -- true"], False)):
+            rows = len(errors())
+            r = sh("vim -u NONE -es --not-a-term -c \"call setline(1, %s)\" -c 'w! runs/new' -c 'q!' </dev/null" % lines, env={"HOME": home},
+                   cwd=path(""))
+            is_("%r: %s" % (lines, r.stdout + r.stderr), r.returncode == 0, good)
+            is_("rows for %r" % lines, len(errors()) - rows, 0 if good else 1)
+    os.readlink(path("last"))
+    is_("runs", len(since(before)), 2)
     cancel(since(before))
 
 
@@ -424,8 +507,8 @@ def every_byte():
                     pass
     os.readlink(path("last"))
     ids = since(before)
-    # a blank alone is nothing at all
-    blanks = 2 * len(b" \t\r\n")
+    # blanks without a newline are nothing at all
+    blanks = len(b" \t\r")
     until(lambda: len(errors()) - rows + len(ids) + blanks >= 5 * 256 or len(since(before)) > len(ids), "all are accounted for")
     ok(len(errors()) - rows >= refused, "a row for each error")
     is_("all are accounted for", len(errors()) - rows + len(since(before)), 5 * 256 - blanks)
@@ -467,8 +550,7 @@ def read_first():
         os.write(fd, b"hold=true")
         fails(errno.EAGAIN, file, os.read, fd, 100)
         fails(errno.EINVAL, "close", os.close, fd)
-    r = sh('cat "$MNT/runs/new"')
-    ok(r.returncode != 0 and "temporarily" in r.stderr, r.stderr)
+    is_("who only reads has no conversation", sh_ok('cat "$MNT/runs/new"'), "")
 
 
 @case

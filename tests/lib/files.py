@@ -147,6 +147,66 @@ def make():
         is_("up to date", r.returncode, 0)
 
 
+@case
+def whole_mount():
+    """cp -a, cp -r, tar, rsync, grep -r and find -L over the whole mount, with live runs: status 0, nothing blocks"""
+    over('echo wholly; echo r >$SLURMRAY_RESULTS/r; ln -s r $SLURMRAY_RESULTS/link; mkdir $SLURMRAY_RESULTS/d')
+    quiet = submit('echo wholly; echo r >$SLURMRAY_RESULTS/r; sleep 600')
+    held = submit(HELD + "true")
+    os.mkdir(run("whole-draft"))
+    until(lambda: slurp(run(quiet, "log")) == b"wholly\n", "its log")
+    with Scratch() as d:
+        for what in ("cp -a . %s/a", "cp -r . %s/r", "tar cf %s/t.tar .", "rsync -a . %s/s", "grep -r wholly . >%s/g",
+                     "find -L . >%s/f", "tar cf - . | tar tf - >%s/l", "ls -lR . >%s/ls", "find . -type f -exec cat {} + >%s/cat",
+                     "wc -c $(find . -type f) >%s/wc"):
+            r = sh("set -o pipefail; " + what % d, cwd=mnt.MNT)
+            is_(what, (r.returncode, r.stderr), (0, ""))
+        is_("what was copied", slurp("%s/a/runs/%s/log" % (d, quiet)), b"wholly\n")
+        is_("a conversation is an empty file", os.path.getsize(d + "/a/runs/new"), 0)
+        is_("results of a live run", slurp("%s/r/runs/%s/results/r" % (d, quiet)), b"r\n")
+    for ident in (quiet, held):
+        ctl(ident, "cancel")
+        ended(ident)
+    os.rmdir(run("whole-draft"))
+
+
+@kills
+@case
+def read_only_conversations():
+    """a descriptor that is only for reading has no conversation: end of file, also after kill -9 of the worker"""
+    fds = {f: os.open(path(f), os.O_RDONLY) for f in ("runs/new", "runs/check", "clusters/local/runs/new")}
+    for _ in range(2):
+        for name, fd in fds.items():
+            is_(name, os.read(fd, 100), b"")
+            is_(name, select.select([fd], [], [], 0)[0], [fd])
+            os.fsync(fd)
+        is_("cat", sh_ok('cat "$MNT"/runs/new "$MNT"/runs/check "$MNT"/clusters/local/runs/new'), "")
+        kill_worker()
+    for fd in fds.values():
+        os.close(fd)
+    fd = os.open(path("runs/new"), os.O_RDWR)
+    fails(errno.EAGAIN, "before the first write", os.read, fd, 100)
+    os.close(fd)
+
+
+@case
+def steady_times():
+    """what nobody changed keeps its mtime: README, template, status, list"""
+    ident = over("true")
+    names = ("README", "runs/template", "status", "runs/list", "clusters/local/status", "errors", "ctl", "runs", "by", "")
+
+    def look():
+        return {n: (os.stat(path(n)).st_mtime_ns, os.stat(path(n)).st_ctime_ns) for n in names}
+    before = look()
+    time.sleep(0.05)
+    is_("a moment later", look(), before)
+    purge(ident)
+    after = look()
+    for n in ("status", "runs/list"):
+        ok(after[n] > before[n], "%s changed by a purge" % n)
+    is_("README", after["README"], before["README"])
+
+
 @kills
 @case
 def stable():
@@ -859,11 +919,13 @@ def live_areas():
         ident = submit("cd $SLURMRAY_RESULTS; echo one >grows; echo w >$OLDPWD/in-work; mkdir $OLDPWD/wd; echo y >$OLDPWD/wd/z; " +
                        go % 1 + "echo two >>grows; echo new >added; " + go % 2 + "rm added")
         until(lambda: status(ident) == "running", "running")
-        until(lambda: os.listdir(run(ident, "results")) == ["grows"], "results")
-        is_("content", until(lambda: slurp(run(ident, "results/grows")), "bytes"), b"one\n")
-        ok("in-work" in os.listdir(run(ident, "work")), "work/ waits for its listing")
-        is_("work", slurp(run(ident, "work/in-work")), b"w\n")
-        is_("deeper", until(lambda: os.listdir(run(ident, "work/wd")), "a listing"), ["z"])
+        until(lambda: os.path.exists(run(ident, "work/wd/z")), "the last of what it makes")
+        is_("results", os.listdir(run(ident, "results")), ["grows"])
+        is_("content", slurp(run(ident, "results/grows")), b"one\n")
+        ok("in-work" in os.listdir(run(ident, "work")), "work/")
+        is_("work", until(lambda: slurp(run(ident, "work/in-work")), "bytes"), b"w\n")
+        is_("deeper", os.listdir(run(ident, "work/wd")), ["z"])
+        until(lambda: os.stat(run(ident, "work/wd/z")).st_size == 2, "its bytes")
         is_("deeper still", slurp(run(ident, "work/wd/z")), b"y\n")
         fails(errno.EPERM, "writing", os.open, run(ident, "work/in-work"), os.O_WRONLY)
         fd = os.open(run(ident, "results/grows"), os.O_RDONLY)
@@ -878,6 +940,46 @@ def live_areas():
         is_("open since it was live", os.pread(fd, 100, 0), b"one\ntwo\n")
         os.close(fd)
         is_("work/ of an ended run", slurp(run(ident, "work/in-work")), b"w\n")
+
+
+@case
+def announced():
+    """what a line of the log says is so: names, sizes, listings and absence in results/ and work/ at the first look"""
+    with Scratch() as d:
+        ident = submit("cd $SLURMRAY_RESULTS; mkdir -p sub; n=0; while [ $n -lt 60 ]; do n=$((n+1)); echo $n >f$n; echo $n >>all; "
+                       "mkdir -p sub/d$n; echo x >sub/d$n/x; echo w >$OLDPWD/w$n; rm -f f$((n-1)); echo $n; "
+                       "until [ -e %s/$n ]; do sleep 0.01; done; done" % d)
+        size = 0
+        with open(run(ident, "log.follow"), "rb", buffering=0) as log:
+            for n in range(1, 61):
+                is_("the line", log.read(100), b"%d\n" % n)
+                size += len(str(n)) + 1
+                if n % 3 == 0:
+                    is_("read", slurp(run(ident, "results/f%d" % n)), b"%d\n" % n)
+                    is_("size", os.stat(run(ident, "results/all")).st_size, size)
+                elif n % 3 == 1:
+                    is_("listed", sorted(os.listdir(run(ident, "results"))), sorted(["sub", "all", "f%d" % n]))
+                    ok("w%d" % n in os.listdir(run(ident, "work")), "in work/")
+                is_("deep", os.stat(run(ident, "results/sub/d%d/x" % n)).st_size, 2)
+                fails(errno.ENOENT, "what was removed", os.stat, run(ident, "results/f%d" % (n - 1)))
+                put("%s/%d" % (d, n), "", os.O_CREAT | os.O_WRONLY)
+        is_("ends", ended(ident), "succeeded 0")
+
+
+@case
+def wide_results():
+    """ls -l of 3,000 results of a live run, and a look at each: no listing for each name"""
+    ident = submit("cd $SLURMRAY_RESULTS; for i in $(seq 3000); do echo $i >f$i; done; echo all; sleep 600")
+    until(lambda: slurp(run(ident, "log")) == b"all\n", "all files")
+    is_("listed", len(os.listdir(run(ident, "results"))), 3000)
+    is_("ls -l", len(sh_ok('ls -l "$MNT/runs/%s/results"' % ident).splitlines()), 3001)
+    is_("bytes", sum(os.stat(run(ident, "results/f%d" % i)).st_size for i in range(1, 3001)), sum(len(str(i)) + 1 for i in range(1, 3001)))
+    names = streams(run(ident, "results"))
+    is_("readdir, rewinddir and seekdir", len(names), 3002)
+    for i in range(100):
+        fails(errno.ENOENT, "what is not there", os.stat, run(ident, "results/none%d" % i))
+    ctl(ident, "cancel")
+    ended(ident)
 
 
 # --- the page cache ---

@@ -279,11 +279,11 @@ def others_unmount():
                 os.kill(keeper, signal.SIGSTOP)
                 os.kill(t.worker(), signal.SIGKILL)
                 check(ctypes.CDLL(None).umount2(t.dir.encode(), 0) == 0, "umount2")
+                os.kill(keeper, signal.SIGCONT)
             else:
                 more = [] if mode == "plain" else ["-l"] if os.geteuid() == 0 else ["-z"]
                 r = plain_umount(*more, t.dir)
                 check(r.returncode == 0, f"{mode}: {r.stderr}")
-            os.kill(keeper, signal.SIGCONT)
             until(lambda: not alive(keeper) and not alive(t.worker()), mode + ": keeper and worker leave")
             if p:
                 p.communicate(timeout=PATIENCE)

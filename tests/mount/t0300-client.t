@@ -4,6 +4,15 @@
 # shellcheck disable=SC2016,SC2119
 . "$(dirname "$0")/../lib/tap.sh"
 
+run slurmray sumbit -- true
+is "a sub-command that is not there" "$status" 2
+like "gets the one that was meant" "$err" "unknown sub-command 'sumbit': did you mean 'submit'"
+run slurmray frobnicate
+like "or none" "$err" "unknown sub-command 'frobnicate'\$"
+run slurmray submit --help
+is "--help behind a sub-command" "$status" 0
+like "says where a job starts" "$out" 'workdir=\.'
+
 mount_local
 SLURMRAY_MOUNT=$MNT
 export SLURMRAY_MOUNT
@@ -43,7 +52,15 @@ run slurmray submit true
 is "a file that is not there" "$status" 1
 run slurmray submit echo hello
 is "a command without -- is wrong usage" "$status" 2
-like "that says so" "$err" 'behind --'
+like "that says so" "$err" 'behind --: slurmray submit -- echo hello'
+run slurmray submit nodes=1 true
+like "also with one word" "$err" 'slurmray submit nodes=1 -- true'
+run slurmray submit /bin/true
+is "a program is no spec" "$status" 1
+like "and how to run it" "$err" 'write -- /bin/true'
+run sh -c 'echo "nodes=1 true" >"$SLURMRAY_MOUNT/runs/new"'
+isnt "keys in front of a command without -- are refused" "$status" 0
+like "get the line as it has to be" "$(tail -n 1 "$MNT/errors")" 'nodes=1 -- true'
 run slurmray submit --nodes=2 -- true
 is "options of sbatch are KEY=VALUE" "$status" 2
 run slurmray submit
@@ -87,6 +104,63 @@ is "a local path is relative to where one stands" "$(cat "$MNT/runs/$(cat "$T/ou
 } >long.sh
 run slurmray submit --wait long.sh
 is "a spec that is larger than one write" "$status $(cat "$MNT/runs/$out/stdout")" "0 long"
+
+printf '#!/bin/sh\nprintf "%%s|" "$@"\n' >args.sh
+run slurmray submit --wait args.sh --lr 0.1 'a  b' "it's" name=x '' --wait
+is "words behind a script are its arguments" "$(cat "$MNT/runs/$out/stdout")" "--lr|0.1|a  b|it's|name=x||--wait|"
+run sh -c "cat args.sh | slurmray submit --wait - one two"
+is "of one on standard input, too" "$(cat "$MNT/runs/$out/stdout")" "one|two|"
+echo 'echo line' >line
+run slurmray submit line one two
+is "a line takes none" "$status" 1
+run slurmray submit --wait payload=args.sh args='a "b c"'
+is "nor are they lost for a payload" "$(cat "$MNT/runs/$out/stdout")" "a|b c|"
+printf '#SBATCH -N 1\nhostname\n' >none.sh
+run slurmray submit none.sh
+like "a script needs its first line" "$err" 'does not look like a batch script.*#!/bin/bash'
+
+# --- where a job starts ---
+
+run slurmray submit --wait -- pwd
+is "in its own directory" "$(cat "$MNT/runs/$out/stdout")" "$(readlink -f "$STATE"/local/*/runs/"$out"/a1/work)"
+run slurmray submit --wait workdir=. -- pwd
+is "workdir=. is the caller's directory" "$(cat "$MNT/runs/$out/stdout")" "$(pwd -P)"
+(cd sub && slurmray submit --wait chdir=.. ../args.sh) >"$T/out" 2>"$T/err"
+like "and any other is relative to it" "$(cat "$MNT/runs/$(cat "$T/out")/spec")" "\"workdir\":\"$(pwd -P)\""
+run sh -c 'echo "workdir=. -- pwd" >"$SLURMRAY_MOUNT/runs/new"'
+isnt "a document cannot know it" "$status" 0
+like "and is told so" "$(tail -n 1 "$MNT/errors")" "workdir' must be a directory of the cluster as an absolute path.*slurmray submit"
+
+# --- paths that are not there ---
+
+refused() { # NAME SPEC PATTERN: by the write, with a row
+	rows=$(wc -l <"$MNT/errors")
+	if sh -c 'echo "$1" >"$SLURMRAY_MOUNT/runs/new"' sh "$2" 2>/dev/null; then
+		fail "$1" "it was accepted: $2"
+	else
+		like "$1" "$(tail -n +$((rows + 1)) "$MNT/errors")" "$3"
+	fi
+}
+refused "files that are not there" 'files=/nofile,/etc/passwd -- true' '"why":"files: /nofile: No such file or directory"'
+refused "a payload" 'payload=/nofile' '"why":"payload: /nofile: No such file or directory"'
+refused "a workdir of this machine" 'workdir=/nodir -- true' '"why":"workdir: /nodir: No such file or directory"'
+refused "an input of this machine" 'input=/nofile workdir=/etc/passwd -- true' \
+	'workdir: /etc/passwd: Not a directory\\ninput: /nofile: No such'
+refused "files of the mount itself" "files=$MNT/runs/1/results/x -- true" 'in the mount that is to ship it'
+ln -sf "$MNT/runs/1/spec" link
+run slurmray submit --wait files=link -- cat link
+is "a file that takes its time is left to the start" "$status $(cat "$MNT/runs/$out/stdout")" "0 $(cat "$MNT/runs/1/spec")"
+mkdir gone
+first=$(slurmray submit -- sleep 60)
+id=$(slurmray submit workdir=gone afterany="$first" -- true)
+rmdir gone
+echo cancel >"$MNT/runs/$first/ctl"
+is "one that goes away meanwhile ends the job" "$(cat "$MNT/runs/$id/wait")" "failed 66"
+like "which says what was not there" "$(cat "$MNT/runs/$id/why")" "^slurmray: workdir: $(pwd -P)/gone: No such file or directory\$"
+printf '#!/bin/sh\n#SBATCH --output=logs/%%j.out\ntrue\n' >logs.sh
+run slurmray submit --wait logs.sh
+is "an output in a directory that is not there" "$status" 126
+like "says so" "$(cat "$MNT/runs/$out/why")" '^output: .*/a1/logs/.*\.out: No such file or directory: the job was not started'
 
 # --- follow ---
 
@@ -138,6 +212,14 @@ echo cancel >"$MNT/runs/$id/ctl"
 wait "$follower"
 isnt "the end of a cancelled run is no success" "$?" 0
 like "and is named" "$(cat "$T/followed")" 'cancelled'
+
+id=$(slurmray submit hold=true -- echo started)
+in_background timeout -k 5 20 slurmray follow "$id" >"$T/followed" 2>"$T/follower.err"
+follower=$pid
+ok "a run that waits: follow says so" eventually 10 grep -q "^slurmray: run $id is pending: held" "$T/follower.err"
+echo release >"$MNT/runs/$id/ctl"
+wait "$follower"
+is "and then shows its output" "$? $(cat "$T/followed")" "0 started"
 
 # --- mounts that go away ---
 

@@ -12,8 +12,8 @@ tap_from 250 python3 "$ROOT/tests/lib/files.py" "$MNT" "$STATE"
 # shellcheck disable=SC2016,SC2013
 # What has ended is the same for the next mount: numbers, times, sizes, modes.
 look() {
-	(cd "$MNT" && find runs by/cluster clusters/local/runs \( -name files -o -name results \) -prune -o -printf '%i %T@ %s %m %y %p\n') |
-		grep -v -e ' runs/list$' -e ' runs/new$' -e ' runs/check$' -e ' runs/[^ ]*/metrics' -e ' runs/template$' -e ' [a-z]*$' -e ' by/cluster' -e 'local/runs' |
+	(cd "$MNT" && find README runs by/cluster clusters/local/runs \( -name files -o -name results \) -prune -o -printf '%i %T@ %s %m %y %p\n') |
+		grep -v -e ' runs/list$' -e ' runs/new$' -e ' runs/check$' -e ' runs/[^ ]*/metrics' -e ' [a-z]*$' -e ' by/cluster' -e 'local/runs' |
 		sort
 }
 echo 'echo result >$SLURMRAY_RESULTS/r; echo log' >"$MNT/runs/new"

@@ -7,7 +7,8 @@ command -v "${CC:-cc}" >/dev/null || skip_all "there is no C compiler for tests/
 : >"$T/die"
 SLURMRAY_TEST_DIE=$T/die
 SLOW_FSYNC=$T/hang
-export SLURMRAY_TEST_DIE SLOW_FSYNC T
+SLURMRAY_TEST_JOURNAL_MS=3000
+export SLURMRAY_TEST_DIE SLURMRAY_TEST_JOURNAL_MS SLOW_FSYNC T
 mkdir "$T/bin"
 cat >"$T/bin/slurmray" <<X
 #!/bin/sh

@@ -1,5 +1,6 @@
 #!/bin/sh
 # slurmray doctor against a cluster behind a real sshd: what it finds when all is well, and what it says when not.
+# TEST_SECONDS=22
 # shellcheck disable=SC2016
 . "$(dirname "$0")/../lib/tap.sh"
 

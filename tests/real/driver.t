@@ -1,8 +1,10 @@
 #!/bin/bash
 # The Slurm driver against a Slurm of its own: four nodes, private ports, private munge, everything under one temporary
-# directory. TAP; exit 77 when Slurm's programs are missing. The remote shells are dash and bash in turn.
+# directory. TAP; exit 77 when Slurm's programs are missing. The remote shell is bash; driver-dash.t is the same with dash.
+# TEST_SECONDS=130
 #
-#	SCHEDTOOL=PATH  PORT=N  KEEP=1 (leave the directory)  PARTS="basic race ..." (also: limit, which takes a minute)
+#	SCHEDTOOL=PATH  PORT=N  SHELLS="dash bash"  KEEP=1 (leave the directory)
+#	PARTS="basic race ..." (also: limit, which takes a minute)
 #	RECORD=DIR: every answer of the remote side is kept there, for tests/data/slurm
 
 cd "$(dirname "$0")/../.." || exit 1
@@ -18,7 +20,7 @@ free_ports() {
 		if (: <>"/dev/tcp/127.0.0.1/$(($1 + p))") 2>/dev/null; then return 1; fi
 	done
 }
-for p in ${PORT:-29300 29310 29320 29330 29340}; do
+for p in ${PORT:-$(seq "${PORTS_FROM:-29300}" 10 $((${PORTS_FROM:-29300} + 40)))}; do
 	if free_ports "$p"; then
 		PORT=$p
 		break
@@ -30,8 +32,7 @@ T=$(mktemp -d /tmp/slurmray-driver.XXXXXX)
 D=$T/cluster
 H=$(hostname -s)
 UUID=0123abcd
-N=0 FAILED=0 NUM=0 SHELLS='dash bash'
-command -v dash >/dev/null || SHELLS='sh bash'
+N=0 FAILED=0 NUM=0 SHELLS=${SHELLS:-bash}
 
 ok() { # CONDITION-RC NAME [DIAGNOSIS]
 	N=$((N + 1))

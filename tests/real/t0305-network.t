@@ -1,5 +1,6 @@
 #!/bin/bash
 # A bad network and a login node that says no: delay, stall, refusal; a wrong host key, a key that was taken away.
+# TEST_SECONDS=80
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 need_proxy

@@ -1,9 +1,10 @@
 #!/bin/bash
 # What Slurm and its administrators do to jobs, and what becomes of the runs: each payload runs once, and the status and
-# `why` are right. Without accounting; t0320 is the same with it.
+# `why` are right. Without accounting; t0320 is what accounting knows.
+# TEST_SECONDS=90
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
-export NODES=5 CPUS=8
+export NODES=7 CPUS=8
 need_testbed
 export SLURMRAY_MOUNT="$MNT"
 mount_demo <<END_OF_CONFIG
@@ -24,6 +25,9 @@ submit_script() { # submit_script FILE: as sbatch does; prints the id
 # The limit of a minute is checked now and then: these two are looked at last.
 limit=$(submit "partition=short nodelist=n1 -- $(mark limit); sleep 300")
 polite=$(submit "partition=short nodelist=n1 -- trap 'exit 0' TERM; sleep 300 & wait")
+cutoff=$(submit "nodelist=n1 -- $(mark cutoff); sleep 300")
+eventually 10 is_now "$cutoff" running
+admin scontrol update "JobId=$(job_of "$cutoff")" TimeLimit=1
 
 # --- a controller that is stuck, then gone ---
 
@@ -41,7 +45,7 @@ is "submissions to a frozen controller run" "$(ended "$stuck1") $(ended "$stuck2
 is "once" "$(ran stuck1) $(ran stuck2)" "1 1"
 is "and there is one job for each" "$(admin squeue -h -t all -o %k | grep -cE "/($stuck1|$stuck2)/a1\$")" 2
 
-long=$(submit "nodelist=n1 -- $(mark long); sleep 24; echo through; exit 5")
+long=$(submit "nodelist=n1 -- $(mark long); sleep 45; echo through; exit 5")
 before=$(submit "-- sleep 3; exit 6")
 running "$long" "$before"
 testbed ctld-stop
@@ -49,7 +53,7 @@ gone1=$(submit "-- $(mark gone1)")
 gone2=$(submit "-- $(mark gone2)")
 is "a job that ends without a controller" "$(ended "$before" 15)" "failed 6"
 ok "a run that waits says why" eventually 15 why_says "$gone1" 'nable to contact slurm controller'
-ok "the running one is unknown after a while" eventually 25 is_now "$long" unknown
+ok "the running one is unknown after a while" eventually 45 is_now "$long" unknown
 like "and says why" "$(why "$long")" 'nable to contact slurm controller'
 testbed ctld-start
 is "submissions without a controller run when it is back" "$(ended "$gone1") $(ended "$gone2")" "succeeded 0 succeeded 0"
@@ -59,16 +63,26 @@ is "the running job ended with its code" "$(ended "$long") $(ran long)" "failed 
 # --- by hand ---
 
 hand1=$(submit "hold=true -- $(mark hand1)")
-hand2=$(submit "nodelist=n1 -- $(mark hand2); sleep 60")
-node=$(submit "nodelist=n5 -- $(mark node); sleep 60")
-again1=$(submit "nodelist=n1 -- $(mark again1); sleep 60")
-again2=$(submit "nodelist=n1 requeue=true -- $(mark again2); [ \$(wc -l <$DEMO_HOME/ran.again2) = 2 ] || sleep 60; echo second")
+hand2=$(submit "nodelist=n1 -- $(mark hand2); sleep 200")
+node=$(submit "nodelist=n5 -- $(mark node); sleep 200")
+again1=$(submit "nodelist=n1 -- $(mark again1); sleep 200")
+again2=$(submit "nodelist=n1 requeue=true -- $(mark again2); [ \$(wc -l <$DEMO_HOME/ran.again2) = 2 ] || sleep 200; echo second")
 later=$(submit "begin=now+3600 -- $(mark later)")
 signalled=$(submit "nodelist=n1 -- trap 'echo got it; exit 7' USR1; while :; do sleep 0.1; done")
 held=$(submit "hold=true -- $(mark held)")
-low=$(submit "partition=low nodelist=n3 ntasks=8 -- $(mark low); sleep 60")
-scav=$(submit "partition=scav nodelist=n4 ntasks=8 -- $(mark scav); sleep 60")
-running "$hand2" "$node" "$again1" "$again2" "$signalled" "$low" "$scav"
+low=$(submit "partition=low nodelist=n3 ntasks=8 -- $(mark low); sleep 200")
+scav=$(submit "partition=scav nodelist=n4 ntasks=8 -- $(mark scav); sleep 200")
+two=$(submit "nodes=2 nodelist=n6,n7 no_kill=true -- $(mark two); sleep 8; exit 2")
+power=$(submit "nodelist=n6 -- $(mark power); sleep 200")
+back=$(submit "nodelist=n7 requeue=true -- $(mark back); [ \$(wc -l <$DEMO_HOME/ran.back) = 2 ] || sleep 200; exit 8")
+freeze=$(submit "nodelist=n1 -- $(mark freeze); until [ -e $DEMO_HOME/go ]; do sleep 0.2; done; exit 3")
+special1=$(submit "nodelist=n1 -- $(mark special1); sleep 200")
+special2=$(submit "nodelist=n1 requeue=true -- $(mark special2); [ \$(wc -l <$DEMO_HOME/ran.special2) = 2 ] || sleep 200")
+running "$hand2" "$node" "$again1" "$again2" "$signalled" "$low" "$scav" "$two" "$power" "$back" "$freeze" "$special1" \
+	"$special2"
+admin scontrol suspend "$(job_of "$freeze")"
+ok "a suspended job runs, and why says what it does" eventually 10 why_says "$freeze" '[Ss]uspended'
+is "its status" "$(word "$freeze")" running
 ok "a job that was submitted held is held" eventually 5 why_says "$hand1" JobHeldUser
 
 admin scancel "$(job_of "$hand1")" "$(job_of "$hand2")"
@@ -93,6 +107,32 @@ admin scontrol update "JobId=$(job_of "$again2")" StartTime=now
 is "and starts again" "$(ended "$again2") $(ran again2)" "succeeded 0 2"
 is "its log is that of both starts" "$(grep -c second "$MNT/runs/$again2/log")" 1
 
+admin scontrol update "JobId=$(job_of "$special1")" Requeue=1
+admin scontrol requeuehold "$(job_of "$special1")"
+admin scontrol requeuehold State=SpecialExit "$(job_of "$special2")"
+is "requeued and held: not to be started again" "$(ended "$special1" | cut -d' ' -f1) $(ran special1)" "node_failed 1"
+ok "where the spec says requeue it waits, and why says for what" eventually 10 why_says "$special2" \
+	'(SPECIAL|special|held|Held)'
+is "its status" "$(word "$special2")" pending
+admin scontrol release "$(job_of "$special2")"
+admin scontrol update "JobId=$(job_of "$special2")" StartTime=now
+is "until it is released" "$(ended "$special2") $(ran special2)" "succeeded 0 2"
+
+# Nodes lose power. They are down at once; that Slurm takes 30 s to see it by itself is its own affair.
+testbed node-down n7
+is "a node without power where the job may go on without it" "$(ended "$two") $(ran two)" "failed 2 1"
+testbed node-down n6
+is "and where not" "$(ended "$power" | cut -d' ' -f1) $(ran power)" "node_failed 1"
+like "why" "$(why "$power")" 'a node that it ran on failed'
+ok "where the spec says requeue it waits" eventually 20 is_now "$back" pending
+testbed node-up n7
+admin scontrol update "JobId=$(job_of "$back")" StartTime=now
+is "and starts again" "$(ended "$back") $(ran back)" "failed 8 2"
+
+admin scontrol resume "$(job_of "$freeze")"
+: >"$DEMO_HOME/go"
+is "resumed, it comes to its end" "$(ended "$freeze") $(ran freeze)" "failed 3 1"
+
 admin scontrol hold "$(job_of "$later")"
 ok "held by an administrator" eventually 10 why_says "$later" 'JobHeld(Admin|User)'
 admin scontrol release "$(job_of "$later")"
@@ -111,6 +151,27 @@ front2=$(submit "nodelist=n4 ntasks=8 -- true")
 is "preempted, in a partition that requeues" "$(ended "$low" | cut -d' ' -f1) $(ran low)" "preempted 1"
 is "preempted, in a partition that cancels" "$(ended "$scav" | cut -d' ' -f1) $(ran scav)" "preempted 1"
 is "by jobs that ran" "$(ended "$front1") $(ended "$front2")" "succeeded 0 succeeded 0"
+
+# --- cancelled with a grace period (KillWait is 2 s here) ---
+
+graced=$(submit "grace=8 -- trap 'told=1' TERM; echo up; while [ -z \"\$told\" ]; do sleep 0.1; done; sleep 4; echo lived; while :; do sleep 0.1; done")
+hasty=$(submit "grace=1 nodes=2 -- trap '' TERM; echo up; srun -N2 sh -c \"trap '' TERM; echo step; while :; do sleep 0.1; done\"; while :; do sleep 0.1; done")
+saved=$(submit "grace=30 -- trap 'echo saved; exit 3' TERM; echo up; while :; do sleep 0.1; done")
+for id in "$graced" "$saved"; do
+	eventually 15 contains "$MNT/runs/$id/stdout" up
+done
+eventually 15 contains "$MNT/runs/$hasty/stdout" step
+like "the number of nodes and processors while it runs" "$(tr '\n' ' ' <"$MNT/runs/$hasty/metrics")" ' nodes 2 cpus 2 '
+is "cancel of three is answered at once" "$(order "$graced" cancel) $(order "$hasty" cancel) $(order "$saved" cancel)" "ok ok ok"
+kill -KILL "$(cat "$STATE/worker.pid")"
+is "one saves what it has" "$(ended "$saved") $(cat "$MNT/runs/$saved/stdout" | tr '\n' ' ')" "cancelled 3 up saved "
+is "one that does not listen is killed, its steps too" "$(ended "$hasty")" "cancelled 137"
+like "why: the cause before the means" "$(why "$hasty" | tr '\n' ' ')" '^cancel was asked for .* cancelled; it took SIGKILL'
+unlike "and no guess" "$(why "$hasty")" 'out-of-memory'
+is "one had all of its time, whatever became of the worker" "$(ended "$graced") $(cat "$MNT/runs/$graced/stdout" | tr '\n' ' ')" \
+	"cancelled 137 up lived "
+eventually 15 sh -c "[ -z \"\$(SLURM_CONF=$TESTBED_DIR/slurm.conf squeue -h -j $(job_of "$hasty"),$(job_of "$graced"))\" ]"
+like "node hours are of all nodes" "$(awk '/^elapsed/ { e = $2 } /^node_hours/ { print $2 * 3600 / e }' "$MNT/runs/$hasty/metrics")" '^(2|1\.9|2\.0)'
 
 # --- refused, and never possible ---
 
@@ -182,5 +243,6 @@ is "lets it run" "$(ended "$early1") $(ran early1)" "succeeded 0 1"
 is "the time limit ends a job" "$(ended "$limit" 110) $(ran limit)" "timeout 143 1"
 like "why" "$(why "$limit")" 'reached its time limit'
 is "also one that ends with 0 then" "$(ended "$polite" 20)" "timeout 0"
+is "and one whose limit an administrator cut" "$(ended "$cutoff" 60) $(ran cutoff)" "timeout 143 1"
 
 done_testing

@@ -1,5 +1,6 @@
 #!/bin/sh
 # The testbed itself: a real Slurm behind a real sshd, its faults, and that it leaves nothing behind.
+# TEST_SECONDS=40
 . "$(dirname "$0")/../lib/tap.sh"
 need_testbed
 

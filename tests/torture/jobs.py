@@ -8,7 +8,7 @@ import os
 import shlex
 import threading
 
-OUT_BYTES = bytes([0, 0xFF, 10, 32]) + bytes(range(0x61, 0x7B)) + bytes(range(0x80, 0x90))
+OUT_BYTES = bytes([0, 0xFF, 10, 32]) + bytes(range(0x30, 0x3A)) + bytes(range(0x61, 0x7B)) + bytes(range(0x80, 0x90))
 ERR_BYTES = bytes([1, 13, 0xFE]) + bytes(range(0x41, 0x5B))
 PATTERNS = 12
 
@@ -25,6 +25,21 @@ while [ -e "$here/$2.$i.out" ]; do
 done
 echo "end $1" >>%(ledger)s
 exit "$4"
+"""
+
+STEADY = r"""#!/bin/sh
+# steadyjob.sh TOKEN: writes until the file `stop` is there, and a copy of all of it for the judge.
+here=%(jobs)s
+echo "start $1 ${SLURMRAY_RUN:--} ${SLURMRAY_ATTEMPT:--}" >>%(ledger)s
+i=0
+while [ ! -e "$here/stop" ]; do
+	line="tick $i %(filler)s"
+	echo "$line"
+	echo "$line" >>"$here/steady.copy"
+	sleep 0.1
+	i=$((i + 1))
+done
+echo "end $1" >>%(ledger)s
 """
 
 
@@ -47,6 +62,25 @@ class Pattern:
             f.write(data)
 
 
+class SteadyPattern:
+    """What the steady run wrote, known when it has ended."""
+
+    name = "steady"
+    err = b""
+
+    def __init__(self, world):
+        self.script = os.path.join(world.jobs, "steadyjob.sh")
+        self.copy = os.path.join(world.jobs, "steady.copy")
+        self.stop = os.path.join(world.jobs, "stop")
+        with open(self.script, "w") as f:
+            f.write(STEADY % {"jobs": shlex.quote(world.jobs), "ledger": shlex.quote(world.ledger), "filler": "x" * 200})
+
+    @property
+    def out(self):
+        with open(self.copy, "rb") as f:
+            return f.read()
+
+
 class Payloads:
     """The patterns: p0.. ordinary ones, `tail` for half a minute, `victim` for longer than anybody waits."""
 
@@ -60,8 +94,9 @@ class Payloads:
         for i in range(PATTERNS):
             pieces = rng.randint(1, 5)
             self.add(Pattern(world, "p%d" % i, rng, pieces, rng.choice([3, 300, 9000, 60000]), i % 3 == 0))
-        self.add(Pattern(world, "tail", rng, 100, 400, True))
+        self.add(Pattern(world, "tail", rng, 15 if world.short else 100, 400, True))
         self.add(Pattern(world, "victim", rng, 400, 50, False))
+        self.steady = SteadyPattern(world)
 
     def add(self, pattern):
         self.patterns[pattern.name] = pattern
@@ -79,6 +114,7 @@ class Job:
         self.key = None
         self.form = "line"
         self.victim = False
+        self.steady = False  # for all of the worker's deaths; nobody cancels it, and its readers are counted apart
         self.fate = None
         self.ids = set()  # as they were read back
         self.name = None  # of a draft
@@ -101,7 +137,6 @@ class Book:
         self.ended = set()  # ids that a reader saw ended
         self.lock = threading.Lock()
         self.drafts = {}  # names that mkdir has acknowledged -> job or None
-        self.in_flight = 0  # writes that have no answer yet
 
     def new_job(self, rng, pattern=None):
         with self.lock:
@@ -115,6 +150,15 @@ class Book:
             self.jobs.append(job)
         return job
 
+    def new_steady(self):
+        with self.lock:
+            number = len(self.jobs)
+            job = Job(number, "t%05d" % number, self.payloads.steady, 0, 0)
+            job.steady = True
+            job.form = "steady"
+            self.jobs.append(job)
+        return job
+
     def acked(self, job, run_id=None):
         with self.lock:
             if job.fate == "refused":
@@ -122,7 +166,8 @@ class Book:
             job.fate = "acked"
             if run_id is not None:
                 job.ids.add(run_id)
-                self.by_id[run_id] = job
+                if not job.steady:
+                    self.by_id[run_id] = job
 
     def live_ids(self):
         with self.lock:

@@ -8,7 +8,7 @@ import re
 from jobs import ERR_BYTES, OUT_BYTES
 from load import ENDED
 
-TOKEN = re.compile(rb"job\.sh['\", ]+(t\d{5})\b")
+TOKEN = re.compile(rb"(?:steady)?job\.sh['\", ]+(t\d{5})\b")
 
 
 class Run:
@@ -46,7 +46,7 @@ class Judge:
         self.by_token = {}
         self.starts = {}
         self.numbers = dict(submitted=0, acked=0, refused=0, unknown=0, executed=0, cancelled=0, lost=0, doubled=0,
-                            lost_bytes=0, repeated_bytes=0, wrong_logs=0, later_attempts=0)
+                            bytes=0, lost_bytes=0, repeated_bytes=0, wrong_logs=0, later_attempts=0)
 
     def bad(self, text):
         self.world.violation(text)
@@ -172,6 +172,7 @@ class Judge:
                         self.stream(run, stream + " (against the job's file)", getattr(run, stream), f.read(), True)
 
     def stream(self, run, name, got, wanted, whole):
+        self.numbers["bytes"] += len(got)
         if got == wanted or (not whole and wanted.startswith(got)):
             return
         same = len(os.path.commonprefix([got, wanted]))
@@ -204,7 +205,7 @@ class Judge:
     # --- each reader
 
     def readers(self):
-        for name in ("blocked", "poller"):
+        for name in ("blocked", "poller", "steady"):
             for run_id, text in self.actors[name].answers:
                 if run_id in self.runs and text.strip() != self.runs[run_id].wait:
                     self.bad("%s: wait of run %s said %r, now it says %r" % (name, run_id, text, self.runs[run_id].wait))

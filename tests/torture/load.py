@@ -47,14 +47,13 @@ class Refused(Exception):
 
 
 class Submitter(Actor):
-    BACKLOG = 36
-
     def act(self):
+        backlog = 12 if self.world.short else 36
         forms = [(self.read_back, 4), (self.echo, 2), (self.one_json, 2), (self.several_json, 1), (self.in_pieces, 2),
                  (self.script, 3), (self.draft, 2), (self.refused, 1), (self.twice, 1), (self.talk, 2), (self.client, 2)]
         names, weights = zip(*forms)
         while not self.world.stopping:
-            if len(self.book.live_ids()) >= self.BACKLOG:
+            if len(self.book.live_ids()) >= backlog:
                 self.nap(0.02, 0.1)
                 continue
             if self.world.wait_up() is None:
@@ -69,10 +68,9 @@ class Submitter(Actor):
             since = self.world.wait_up()
             if since is None:
                 return
-            with self.book.lock:
-                self.book.in_flight += 1
             try:
-                how()
+                with self.world.doing("submission"):
+                    how()
                 self.world.note("acked %s %s ids %s" % (job.token, job.form, sorted(job.ids)))
                 if job.expect_refused:
                     self.world.violation("%s was accepted, though its spec is wrong" % job.token)
@@ -93,9 +91,6 @@ class Submitter(Actor):
                 job.fate = job.fate or "unknown"
                 if not job.key:
                     return
-            finally:
-                with self.book.lock:
-                    self.book.in_flight -= 1
 
     def write(self, fd, data):
         """The write that completes a document: it alone may be refused."""
@@ -143,7 +138,7 @@ class Submitter(Actor):
             job.key = "key-%s-%s" % (self.world.seed, job.token)
 
     def new_job(self):
-        pattern = "victim" if self.rng.random() < 0.12 else None
+        pattern = "victim" if self.rng.random() < 0.15 else None
         job = self.book.new_job(self.rng, pattern)
         self.maybe_key(job)
         return job
@@ -417,10 +412,12 @@ class Submitter(Actor):
 
 
 class Tailed(Actor):
-    """Submits the long runs that `tail -f` follows, one after the other."""
+    """Submits the long runs that a `tail -f` follows while mounts die, one after the other."""
 
     def act(self):
         self.current = None
+        while not self.world.mounts_die and not self.world.stopping:
+            time.sleep(0.05)
         submit = Submitter(self.world, self.book, "tailed-submit")
         while not self.world.stopping:
             job = self.book.new_job(self.rng, "tail")
@@ -454,7 +451,7 @@ class Canceller(Actor):
                 fresh = self.book.jobs[seen:]
                 seen = len(self.book.jobs)
             for job in fresh:
-                if job.victim or self.rng.random() < 0.05:
+                if job.victim or (self.rng.random() < 0.1 and not job.steady):
                     threading.Thread(target=self.later, args=(job, self.rng.uniform(0, 4)), daemon=True).start()
             time.sleep(0.05)
 
@@ -491,13 +488,8 @@ class Canceller(Actor):
             if since is None:
                 return
             try:
-                fd = os.open(self.world.path("runs", run_id, "ctl"), os.O_RDWR)
-                try:
-                    os.write(fd, b"cancel\n")
-                    job.cancel = "acked"
-                    self.world.note("cancelled %s run %s" % (job.token, run_id))
-                finally:
-                    os.close(fd)
+                with self.world.doing("cancel"):
+                    self.cancel_once(job, run_id)
                 return
             except OSError as e:
                 if e.errno == errno.ESRCH:
@@ -506,14 +498,27 @@ class Canceller(Actor):
                     self.world.violation("cancelling run %s: %s" % (run_id, e))
                     return
 
+    def cancel_once(self, job, run_id):
+        fd = os.open(self.world.path("runs", run_id, "ctl"), os.O_RDWR)
+        try:
+            os.write(fd, b"cancel\n")
+            job.cancel = "acked"
+            self.world.note("cancelled %s run %s" % (job.token, run_id))
+            if job.number % 2:
+                answer = os.read(fd, 4096).decode()
+                if not answer.startswith(("ok", "error")):
+                    self.world.violation("cancelling run %s: the answer is %r" % (run_id, answer))
+        finally:
+            os.close(fd)
+
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
 class Blocked(Actor):
-    """Many `cat wait` at once. What they printed is compared with the end in the final judgement."""
+    """`cat wait` of runs that come and go. What they printed is compared with the end in the final judgement."""
 
-    COUNT = 50
+    COUNT = 25
 
     def act(self):
         self.answers = []  # (id, text)
@@ -562,6 +567,18 @@ class Blocked(Actor):
             self.world.violation("cat runs/%s/wait ended with %d: %s" % (run_id, proc.returncode, err.decode().strip()))
 
 
+def stuck_at(pid):
+    """What the kernel says of a process that does not go."""
+    said = []
+    for name in ("wchan", "syscall", "stack"):
+        try:
+            with open("/proc/%d/%s" % (pid, name)) as f:
+                said.append(" ".join(f.read().split()))
+        except OSError:
+            pass
+    return "; ".join(said)
+
+
 class Interrupted(Actor):
     """Ctrl-C on blocked readers: they must go at once, worker or no worker."""
 
@@ -572,15 +589,15 @@ class Interrupted(Actor):
             if not live or self.world.wait_up() is None:
                 time.sleep(0.05)
                 continue
-            proc = subprocess.Popen(["cat", self.world.path("runs", self.rng.choice(live), "wait")],
+            run_id = self.rng.choice(live)
+            proc = subprocess.Popen(["cat", self.world.path("runs", run_id, "wait")],
                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self.world.env)
             self.nap(0.05, 0.4)
             proc.send_signal(signal.SIGINT)
             try:
-                proc.wait(20)
-                self.count += 1
+                self.count += proc.wait(20) == -signal.SIGINT
             except subprocess.TimeoutExpired:
-                self.world.violation("a reader does not go at Ctrl-C")
+                self.world.violation("a reader of run %s does not go at Ctrl-C: %s" % (run_id, stuck_at(proc.pid)))
                 proc.kill()
             self.nap(0.2, 1)
 
@@ -701,13 +718,17 @@ class Tail(Actor):
 class Pulse(Actor):
     """Opens and reads a status and a log every 10 ms; knows how long anybody had to wait."""
 
+    def __init__(self, world, book, steady):
+        super().__init__(world, book, "pulse")
+        self.steady = steady
+
     def act(self):
         self.cycles = []  # (begin, end)
         self.errors = 0
         run_id, status, log = None, None, b""
         while not self.world.over:
             since = self.world.epoch
-            live = self.book.live_ids()
+            live = self.book.live_ids() or self.steady.live_ids()
             if since % 2 or (run_id is None and not live):
                 time.sleep(0.01)
                 continue
@@ -716,7 +737,8 @@ class Pulse(Actor):
             begin = time.monotonic()
             try:
                 word = self.slurp(run_id, "status").decode().strip()
-                text = self.slurp(run_id, "log")
+                with self.world.doing("log"):
+                    text = self.slurp(run_id, "log")
                 self.cycles.append((begin, time.monotonic(), since))
                 if not text.startswith(log):
                     self.world.violation("runs/%s/log changed: %d bytes, then %d other ones" % (run_id, len(log), len(text)))
@@ -797,11 +819,11 @@ class Poller(Actor):
             os.close(fd)
 
 
-def all_actors(world, book):
+def all_actors(world, book, steady):
     tailed = Tailed(world, book, "tailed")
     actors = {"tailed": tailed, "canceller": Canceller(world, book, "canceller"), "blocked": Blocked(world, book, "blocked"),
               "interrupted": Interrupted(world, book, "interrupted"), "tail": Tail(world, book, tailed),
-              "pulse": Pulse(world, book, "pulse"), "poller": Poller(world, book, "poller")}
+              "pulse": Pulse(world, book, steady), "poller": Poller(world, book, "poller")}
     for i in range(4):
         actors["submitter-%d" % i] = Submitter(world, book, "submitter-%d" % i)
     actors["follower-client"] = ClientFollower(world, book, "follower-client")

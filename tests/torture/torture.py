@@ -4,14 +4,15 @@
 usage: torture.py      Environment: N=100 kills from outside, SEED=1, CLUSTER=local|demo, BUILD=build, KEEP=1 (keep the
 directory), POINTS=conv.saved,... (N self-kills at each of these and nothing else)
 
-Three kinds of death:
-  outside   kill -9 of the worker at a random moment, readers blocked and writes under way; three quarters of N
+Three kinds of death, the first two in turns and then the third:
+  outside   kill -9 of the worker while a submission, a cancel or the read of a log has no answer, or at a random moment: N
   inside    the worker kills itself at a numbered point (backend/base/point.h); N/20 times at each, at one point in
             N/2 with a small N
   both      keeper and worker at once, then a mount with the same state; a quarter of N
 On a testbed also the login node, the remote shells and the controller go away now and then.
 
-No reader or writer may notice a death of the first two kinds. At the end each submission that was acknowledged has run
+Fifty readers, followers and a `tail -f` are blocked from before the first death of a worker until after the last one
+(steady.py), and another reader comes every 10 ms. No reader or writer may notice a death of the first two kinds. At the end each submission that was acknowledged has run
 once, every log is exact, every wait was answered rightly. Exit status 1 when anything was wrong; then the directory is
 kept: `trace` says what was done when, `mount.log` what the daemon said.
 """
@@ -25,43 +26,61 @@ import time
 import judge
 import load
 from jobs import Book, Payloads
+from steady import BLOCKED, Steady
 from world import PATIENCE, TOP, World
 
 REACH = 8  # seconds in which an armed point should be passed
+DURING = ("submission", "cancel", "log", "run")  # what a kill from outside waits for; runs there are always
 SKIPPED = {"local": ("remote.", "events."), "demo": ("local.", "events.")}
 
 
 class Executioner:
-    def __init__(self, world, book, pulse, n):
+    def __init__(self, world, book, pulse, steady, n):
         self.world = world
         self.book = book
         self.pulse = pulse
+        self.steady = steady
         self.rng = world.rng("kills")
         self.n = n
         self.done = []  # (time, kind)
         self.remounts = []  # seconds
         self.unreached = []
+        self.blocked = []  # readers that were blocked, for each death of a worker
+        self.during = {"submission": 0, "cancel": 0, "log": 0}  # kills from outside while such a call had no answer
 
     def plan(self):
         points = [p for p in self.world.page.names() if not p.startswith(SKIPPED[self.world.cluster])]
         only = [p for p in os.environ.get("POINTS", "").split(",") if p]
         if only:
-            return [("inside", p) for p in only * self.n]
-        both = self.n // 4 if self.n >= 20 else self.n // 5
+            return [("inside", p) for p in only * self.n], []
         if self.n >= 20:
             inside = points * (self.n // 20)
-            outside = self.n - both
+            outside = self.n
         else:
             inside = self.rng.sample(points, self.n // 2)
-            outside = self.n - both - len(inside)
-        acts = [("outside", None)] * outside + [("both", None)] * both + [("inside", p) for p in inside]
+            outside = self.n - len(inside)
+        acts = [("outside", DURING[i % len(DURING)]) for i in range(outside)] + [("inside", p) for p in inside]
+        both = [("both", None)] * max(1, self.n // 4)
         if self.world.cluster == "demo":
-            acts += [("fault", f) for f in (self.rng.choice(FAULTS) for _ in range(max(1, self.n // 10)))]
+            faults = [("fault", self.rng.choice(FAULTS)) for _ in range(max(2, self.n // 10))]
+            acts += faults[len(faults) // 4:]
+            both += faults[:len(faults) // 4]
         self.rng.shuffle(acts)
-        return acts
+        self.rng.shuffle(both)
+        return acts, both
 
     def run(self):
-        acts = self.plan()
+        workers, both = self.plan()
+        self.steady.begin()
+        self.do(workers)
+        self.steady.end()
+        self.world.say("the workers' deaths are over")
+        self.world.mounts_die = True
+        if both:
+            time.sleep(1)  # the next `tail -f` begins
+            self.do(both)
+
+    def do(self, acts):
         self.world.say("%d acts: %s" % (len(acts), {k: sum(a[0] == k for a in acts) for k in ("outside", "inside", "both", "fault")}))
         tries = {}
         last = time.monotonic()
@@ -103,13 +122,15 @@ class Executioner:
             time.sleep(0.005)
         raise RuntimeError("the mount does not answer any more")
 
-    def outside(self, _):
-        if self.rng.random() < 0.5:  # while a write has no answer
-            end = time.monotonic() + 0.5
-            while not self.book.in_flight and time.monotonic() < end:
-                time.sleep(0.0005)
-            time.sleep(self.rng.uniform(0, 0.004))
+    def outside(self, what):
+        if what in self.during:
+            self.world.await_begin(what, REACH)
+            time.sleep(self.rng.choice([0, 0, 0.0005, 0.002]))
+        self.blocked.append(self.steady.check())
+        busy = dict(self.world.busy)
         self.world.kill_worker()
+        for kind in self.during:
+            self.during[kind] += busy[kind] > 0
 
     def inside(self, name):
         """When it died, or None."""
@@ -127,6 +148,7 @@ class Executioner:
         page.disarm()
         if page.total() == before:
             return None
+        self.blocked.append(self.steady.check())
         return time.monotonic()
 
     def both(self, _):
@@ -229,6 +251,7 @@ def finish_readers(world, actors):
         actors[name].join(max(0, end - time.monotonic()))
         if actors[name].is_alive() and name != "tail":
             world.violation("%s has not finished" % name)
+    actors = {name: a for name, a in actors.items() if name != "steady"}
     for name, a in actors.items():
         if name.startswith("follower"):
             a.join(max(0, end - time.monotonic()))
@@ -245,19 +268,28 @@ def seconds(values):
     return "median %.1f ms, max %.1f ms (%d)" % (1000 * statistics.median(values), 1000 * max(values), len(values))
 
 
+def of_cluster(world, by_point):
+    return {name: n for name, n in by_point.items() if not name.startswith(SKIPPED[world.cluster])}
+
+
 def table(world, ex, jd, actors):
     n = jd.numbers
     deaths = world.page.deaths()
     passes = world.page.passes()
     print("\nkills per point (and how often each was passed):")
-    for name in deaths:
-        if not name.startswith(SKIPPED[world.cluster]):
-            print("  %-24s %4d %9d" % (name, deaths[name], passes[name]))
+    for name in of_cluster(world, deaths):
+        print("  %-24s %4d %9d" % (name, deaths[name], passes[name]))
     kinds = {k: sum(d[1] == k for d in ex.done) for k in ("outside", "inside", "both", "fault")}
     followed = sum(len(getattr(a, "results", [])) for a in actors.values())
+    tails = sum(r[1] == "log" for r in actors["tail"].results) + 1
     rows = [
         ("kills of the worker from outside", kinds["outside"]),
+        ("  while a submission had no answer", ex.during["submission"]),
+        ("  while a cancel had none", ex.during["cancel"]),
+        ("  while a log was read", ex.during["log"]),
         ("self-kills at a point", kinds["inside"]),
+        ("  fewest at any point", min(of_cluster(world, deaths).values())),
+        ("readers blocked at each of these, fewest", "%d of %d" % (min(ex.blocked), BLOCKED)),
         ("kills of keeper and worker", kinds["both"]),
         ("faults of the testbed", kinds["fault"]),
         ("submissions", n["submitted"]),
@@ -272,9 +304,11 @@ def table(world, ex, jd, actors):
         ("doubled", n["doubled"]),
         ("log bytes lost / repeated", "%d / %d" % (n["lost_bytes"], n["repeated_bytes"])),
         ("logs that are wrong", n["wrong_logs"]),
-        ("blocked readers that were answered", len(actors["blocked"].answers)),
+        ("bytes of logs compared", n["bytes"]),
+        ("blocked readers that were answered", len(actors["blocked"].answers) + len(actors["steady"].answers)),
         ("pollers that were woken", len(actors["poller"].answers)),
         ("logs followed to their end", followed),
+        ("  of which by tail -f", tails),
         ("Ctrl-C on a blocked reader", actors["interrupted"].count),
         ("reads of the 10 ms reader", len(actors["pulse"].cycles)),
         ("  its errors", actors["pulse"].errors),
@@ -320,14 +354,16 @@ def torture(world, n):
     book = Book(world, Payloads(world))
     world.write_config()
     world.mount()
-    actors = load.all_actors(world, book)
+    steady = Steady(world, book)
+    actors = load.all_actors(world, book, steady)
     for a in actors.values():
         a.start()
     end = time.monotonic() + PATIENCE
     while not actors["pulse"].cycles and time.monotonic() < end:
         time.sleep(0.05)
-    ex = Executioner(world, book, actors["pulse"], n)
+    ex = Executioner(world, book, actors["pulse"], steady, n)
     ex.run()
+    actors["steady"] = steady
     world.say("the killing is over; waiting for the ends")
     world.stopping = True
     drain(world, book)
@@ -337,6 +373,10 @@ def torture(world, n):
     after_the_end(world, jd)
     for name in ex.unreached:
         world.violation("nothing passed the point %s" % name)
+    if not os.environ.get("POINTS"):
+        for name, deaths in of_cluster(world, world.page.deaths()).items():
+            if deaths < n // 20:
+                world.violation("only %d deaths at %s" % (deaths, name))
     table(world, ex, jd, actors)
 
 
@@ -347,8 +387,9 @@ def main():
         print("CLUSTER is local or demo, not %s" % cluster)
         return 2
     binary = os.path.join(os.path.join(TOP, os.environ.get("BUILD", "build")), "slurmray")
-    world = World(cluster, seed, binary)
+    world = World(cluster, seed, binary, n < 20)
     print("torture: N=%d SEED=%s CLUSTER=%s in %s" % (n, seed, cluster, world.dir), flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what is in the background with SIGINT ignored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         torture(world, n)

@@ -3,6 +3,7 @@
 An epoch is even while a mount serves and odd while keeper and worker are both dead; only what overlaps an odd one may
 fail (`disturbed`). Violations are collected here, from all threads.
 """
+import contextlib
 import mmap
 import os
 import random
@@ -85,8 +86,9 @@ def parent_of(pid):
 
 
 class World:
-    def __init__(self, cluster, seed, binary):
+    def __init__(self, cluster, seed, binary, short):
         self.cluster = cluster
+        self.short = short  # fewer runs at once, and none that lasts
         self.seed = seed
         self.binary = binary
         self.dir = tempfile.mkdtemp(prefix="slurmray-torture.")
@@ -109,7 +111,11 @@ class World:
         self.epoch = 1
         self.stopping = False  # no more submissions
         self.over = False  # readers go as well
+        self.mounts_die = False  # the second part: keeper and worker
         self.lock = threading.Lock()
+        self.busy = {"submission": 0, "cancel": 0, "log": 0}  # how many calls have no answer yet
+        self.calls = dict(self.busy)  # how many there were
+        self.begun = threading.Condition()
         self.violations = []
         self.started_at = time.monotonic()
         self.trace = open(os.path.join(self.dir, "trace"), "w", buffering=1)
@@ -134,6 +140,28 @@ class World:
         self.note("VIOLATION " + text)
         if first:
             print("%6.1f s  VIOLATION: %s" % (time.monotonic() - self.started_at, text), flush=True)
+
+    # --- what is under way
+
+    @contextlib.contextmanager
+    def doing(self, what):
+        with self.begun:
+            self.busy[what] += 1
+            self.calls[what] += 1
+            self.begun.notify_all()
+        try:
+            yield
+        finally:
+            with self.begun:
+                self.busy[what] -= 1
+
+    def await_begin(self, what, seconds):
+        """Until the next call of this kind begins."""
+        end = time.monotonic() + seconds
+        with self.begun:
+            before = self.calls[what]
+            while time.monotonic() < end and self.calls[what] == before:
+                self.begun.wait(0.1)
 
     # --- epochs
 

@@ -29,7 +29,12 @@ static const struct remote_pace fx_pace = {
 	.log_min = 40 * MS,
 	.log_max = 80 * MS,
 	.log_give_up = 1500 * MS,
+	.watch_for = 60000 * MS,
+	.watch_min = 100 * MS,
+	.watch_max = 1000 * MS,
+	.watch_settle = 2100 * MS, /* of real files, whose times sftp tells in seconds */
 	.retry = { 30 * MS, 50 * MS, 100 * MS, 100 * MS },
+	.usage = { 10 * MS, 300 * MS, 300 * MS, 300 * MS },
 	.answer_grace = 1000 * MS,
 };
 
@@ -139,6 +144,18 @@ static void note(struct fx *f, struct crep *p)
 	case CREP_LOG:
 		f->out_len = p->out_len;
 		f->err_len = p->err_len;
+		if (f->on_log)
+			f->on_log(f, p->run);
+		break;
+	case CREP_LISTING:
+		f->listings++;
+		f->listing_whole = p->whole;
+		if (p->data) {
+			free(f->listing[p->area]);
+			f->listing[p->area] = p->data;
+			f->listing_len[p->area] = p->len;
+			p->data = NULL;
+		}
 		break;
 	case CREP_LINK:
 		f->up = p->up;
@@ -192,6 +209,8 @@ void fx_free(struct fx *f)
 	if (f->c)
 		fx_stop(f);
 	fx_forget_events(f);
+	free(f->listing[0]);
+	free(f->listing[1]);
 	inbox_release(&f->replies);
 	(void)snprintf(code, sizeof(code),
 		       "touch fake/[0-9]*/cancel 2>/dev/null; rm -f fake/hold; n=0; until rm -rf %s 2>/dev/null || [ "

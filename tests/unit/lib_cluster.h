@@ -44,6 +44,11 @@ struct fx {
 	char link_text[512];
 	int64_t out_len, err_len;
 	uint64_t ticket;
+	char *listing[2]; /* by enum cluster_area: the last one that came unasked */
+	size_t listing_len[2];
+	int listings;
+	bool listing_whole;
+	void (*on_log)(struct fx *f, uint32_t run);
 };
 
 /* Waits until `cond` holds; cmocka fails the test when it does not come. */

@@ -419,7 +419,10 @@ static struct event *fake_verify_result(const struct sched_run *r, int rc, const
 static int fake_verb(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e)
 {
 	if (strcmp(verb, "cancel") == 0)
-		strbuf_addf(code, "fk_cancel %s %s", r->job_id, r->token);
+		strbuf_addf(code,
+			    "if [ -e \"$fk/grace\" ]; then mv \"$fk/grace\" \"$fk/told\"; echo again; "
+			    "else fk_cancel %s %s; fi",
+			    r->job_id, r->token);
 	else if (strcmp(verb, "hold") == 0)
 		strbuf_addf(code, "echo \"held %s\" >>\"$fk/verbs\"", r->job_id);
 	else if (strcmp(verb, "signal") == 0)
@@ -431,8 +434,33 @@ static int fake_verb(const struct sched_run *r, const char *verb, const char *ar
 
 static int fake_verb_result(const char *verb, int rc, const char *out, const char *err, struct err *e)
 {
-	(void)out;
+	if (strncmp(out, "again", 5) == 0)
+		return 1;
 	return rc == 0 ? 0 : err_set(e, -ESRCH, "%s: %s", verb, err);
+}
+
+static void fake_usage(const struct sched_run *runs, size_t n, struct strbuf *code)
+{
+	strbuf_addstr(code, "echo asked >>\"$fk/asked\"; cat \"$fk/usage\"; : ");
+	for (size_t i = 0; i < n; i++)
+		strbuf_addf(code, " %s", runs[i].job_id);
+}
+
+/* The file `usage`: "none", or lines JOB TOKEN RSS CPU. */
+static int fake_usage_result(int rc, const char *out, const char *err, sched_usage_cb cb, void *arg, struct err *e)
+{
+	char job[32], token[200];
+	long long rss, cpu;
+
+	(void)err;
+	if (rc != 0)
+		return err_set(e, -EAGAIN, "not now");
+	if (strncmp(out, "none", 4) == 0)
+		return err_set(e, -ENOTSUP, "nobody counts");
+	for (; *out; out += strcspn(out, "\n") + 1)
+		if (sscanf(out, "%31s %199s %lld %lld", job, token, &rss, &cpu) == 4)
+			cb(arg, &(struct sched_usage){ job, token, rss, cpu, true });
+	return 0;
 }
 
 static int fake_probe(const char *what, struct strbuf *code, struct err *e)
@@ -464,6 +492,8 @@ const struct sched_ops sched_fake_ops = {
 	.verify_result = fake_verify_result,
 	.verb = fake_verb,
 	.verb_result = fake_verb_result,
+	.usage = fake_usage,
+	.usage_result = fake_usage_result,
 	.probe = fake_probe,
 	.probe_result = fake_probe_result,
 };

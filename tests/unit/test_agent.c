@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SENTINEL "\nslurmray-shell-ready\n"
@@ -328,6 +329,32 @@ static void a_thousand_requests_in_order(void **state)
 		assert_int_equal(s.answers[i - 1].rc, i % 200);
 		assert_string_equal(s.answers[i - 1].out.buf, code);
 	}
+	assert_int_equal(shell_stop(&s), 0);
+}
+
+/*
+ * bash's read may report a timeout although it has read the newline, when its timer ends just then; the clock is quick while
+ * something runs beside the loop.
+ */
+static void requests_come_at_every_moment(void **state)
+{
+	struct shell s;
+	char code[400];
+	uint64_t slow;
+	int i;
+
+	shell_start(&s, *state, "", ends_dir(), 1000);
+	shell_hello(&s);
+	slow = agent_request(s.agent, AGENT_BESIDE, "sleep 2.5; echo slow", NULL, 0, 60);
+	for (i = 0; i < 700; i++) {
+		const struct timespec pause = { 0, (i * 7919 % 6000) * 1000 };
+		int n = snprintf(code, sizeof(code), "echo %d; : %0*d", i, 1 + i * 31 % 350, 0);
+
+		assert_in_range(n, 1, sizeof(code) - 1);
+		(void)nanosleep(&pause, NULL);
+		assert_int_equal(strtol(ask(&s, i % 10 ? AGENT_QUICK : AGENT_BESIDE, code)->out.buf, NULL, 10), i);
+	}
+	assert_string_equal(shell_answer(&s, slow)->out.buf, "slow\n");
 	assert_int_equal(shell_stop(&s), 0);
 }
 
@@ -752,6 +779,7 @@ int main(void)
 		BOTH(hello_names_the_shell),
 		BOTH(latency_is_printed),
 		BOTH(a_thousand_requests_in_order),
+		BOTH(requests_come_at_every_moment),
 		BOTH(payloads_arrive_whole),
 		BOTH(code_may_hold_every_byte),
 		BOTH(broken_code_harms_nobody),

@@ -8,6 +8,7 @@
 #include "backend/base/list.h"
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
+#include "backend/base/near.h"
 #include "backend/base/quote.h"
 #include "backend/base/strbuf.h"
 
@@ -537,6 +538,37 @@ static void the_log_is_lines(void **state)
 	(void)close(fds[1]);
 }
 
+static void names_are_near(void **state)
+{
+	static const struct {
+		const char *a, *b;
+		int distance;
+	} cases[] = {
+		{ "", "", 0 },		 { "", "ab", 2 },	   { "nodes", "nodes", 0 },  { "nodez", "nodes", 1 },
+		{ "ndoes", "nodes", 1 }, { "node", "nodes", 1 },   { "nodees", "nodes", 1 }, { "submit", "sumbit", 1 },
+		{ "ca", "abc", 3 },	 { "kitten", "sitting", 3 },
+		{ "0123456789012345678901234567890123", "0123456789012345678901234567890123", NEAR_MAX_LEN },
+	};
+	const char *found = NULL;
+	int best = near_limit("mont");
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		assert_int_equal(near_distance(cases[i].a, cases[i].b), cases[i].distance);
+		assert_int_equal(near_distance(cases[i].b, cases[i].a), cases[i].distance);
+	}
+	assert_int_equal(near_prefix("submit", "sumbit"), 2);
+	near_consider("mont", "follow", &best, &found);
+	assert_null(found);
+	near_consider("mont", "amounts", &best, &found);
+	assert_null(found);
+	near_consider("mont", "font", &best, &found);
+	assert_string_equal(found, "font");
+	near_consider("mont", "mount", &best, &found); /* as near, and it begins alike */
+	assert_string_equal(found, "mount");
+	assert_true(near_limit("xy") < near_limit("longer") && near_limit("longer") < near_limit("much_longer"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -557,6 +589,7 @@ int main(void)
 		cmocka_unit_test(a_shell_reads_it_back),
 		cmocka_unit_test(strings_are_replaced),
 		cmocka_unit_test(the_log_is_lines),
+		cmocka_unit_test(names_are_near),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);

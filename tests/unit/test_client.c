@@ -128,6 +128,7 @@ static int client(int (*client_main)(int, char **), const char *input, char *con
 			(void)close(fifo);
 		if (!freopen(out, "w", stdout) || !freopen(err, "w", stderr) || !freopen(in, "r", stdin))
 			_exit(99);
+		(void)setvbuf(stderr, NULL, _IONBF, 0);
 		st = client_main(argc, (char **)argv);
 		(void)fflush(NULL);
 		_exit(st);
@@ -458,9 +459,16 @@ static void test_other_documents(void **state)
 
 	(void)state;
 	assert_docs("nodes=2 -- echo\n", NULL, "nodes=2 -- echo\n|");
-	assert_docs("a\nb\n", NULL, "a\nb\n|"); /* refused where it arrives */
+	assert_docs("a\n \n", NULL, "a\n \n|");
+	assert_no_docs("a\nb\n", NULL, "such as #!/bin/bash");
+	assert_no_docs("#SBATCH -N 2\nsrun x\n", NULL, "does not look like a batch script");
+	assert_no_docs("\177ELF\2\1\1\n", NULL, "write -- FILE, or payload=FILE");
+	latin = docs_of("a\0b\n", 4, NULL);
+	assert_non_null(strstr(latin, "payload=FILE"));
+	free(latin);
 	assert_no_docs("nodes=2 -- echo", NULL, "newline");
 	assert_no_docs("echo\n", "nodes=2", "into the line");
+	assert_no_docs("echo\n", "args=x", "arguments");
 	assert_docs("#!/bin/sh\necho \"a\"\n", NULL, "{\"script\":\"#!/bin/sh\\necho \\\"a\\\"\\n\"}|");
 	assert_docs("#!/bin/sh\n", "nodes=2", "{\"nodes\":\"2\",\"script\":\"#!/bin/sh\\n\"}|");
 	assert_no_docs("#!/bin/sh\nrm -rf /tmp/x", NULL, "cut off");
@@ -522,7 +530,10 @@ static void test_submit_usage(void **state)
 	assert_int_equal(SUBMIT("--frobnicate", "--", "x"), 2);
 	assert_int_equal(SUBMIT("--mount"), 2);
 	assert_int_equal(SUBMIT("word", "--", "x"), 2);
-	assert_int_equal(SUBMIT("a", "b"), 2);
+	assert_int_equal(SUBMIT("nodes=1", "true", "a b"), 2);
+	assert_has("err", "there is no file 'true'; a command is written behind --: slurmray submit nodes=1 -- true 'a b'\n");
+	assert_int_equal(SUBMIT("nodes=1", "/bin/true-not-there"), 1);
+	assert_has("err", "slurmray: a command is written behind --: slurmray submit nodes=1 -- /bin/true-not-there\n");
 	assert_int_equal(SUBMIT("--wait", "--follow", "--", "x"), 2);
 	assert_int_equal(SUBMIT("--wait", file), 2);
 	assert_int_equal(SUBMIT("nodes=x", "--", "x"), 1);
@@ -539,6 +550,8 @@ static void test_submit_usage(void **state)
 static void test_submit_file(void **state)
 {
 	static const char want[] = "{\"script\":\"#!/bin/sh\\nhostname\\n\"}";
+	static const char args[] = "{\"nodes\":\"2\",\"args\":[\"--lr\",\"0.1\",\"a b\",\"--wait\",\"x=y\",\"\"],"
+				   "\"script\":\"#!/bin/sh\\nhostname\\n\"}";
 	cleanup_free char *mount = at("mnt"), *file = at("job.sh"), *none = at("none");
 
 	(void)state;
@@ -546,6 +559,11 @@ static void test_submit_file(void **state)
 	answer_with(strlen(want), "7\n");
 	assert_int_equal(SUBMIT("--mount", mount, file), 0);
 	assert_file("out", "7\n");
+	answer_with(strlen(args), "9\n");
+	assert_int_equal(SUBMIT("--mount", mount, "nodes=2", file, "--lr", "0.1", "a b", "--wait", "x=y", ""), 0);
+	assert_file("out", "9\n");
+	assert_int_equal(SUBMIT("--mount", mount, file, "\xff"), 1);
+	assert_has("err", "argument 1 of");
 	answer_with(strlen(want), "8\n");
 	assert_int_equal(CLIENT(client_submit_main, "#!/bin/sh\nhostname\n", "submit", "--mount", mount, "-"), 0);
 	assert_file("out", "8\n");
@@ -553,6 +571,65 @@ static void test_submit_file(void **state)
 	assert_has("err", "No such file");
 	assert_int_equal(CLIENT(client_submit_main, "", "submit", "--mount", mount, "-"), 1);
 	assert_has("err", "standard input: there is no spec");
+}
+
+/* What runs/check says when it is asked this. */
+static void checked_with(const char *question, const char *cluster)
+{
+	cleanup_free char *path = at("mnt/runs/check"), *text = NULL;
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	text = xasprintf("{\n\"cluster\": {\"value\": \"%s\", \"source\": \"spec\"}\n}\n\n#!/bin/sh\n", cluster);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, text, strlen(text), (off_t)strlen(question)), strlen(text));
+	(void)close(fd);
+}
+
+static void test_submit_workdir(void **state)
+{
+	static const char any[] = "{\"command\":\"true\"}", far[] = "{\"command\":\"true\",\"cluster\":\"far\"}";
+	cleanup_free char *mount = at("mnt"), *sub = at("sub"), *here = NULL, *below = NULL, *file = at("job.json");
+
+	(void)state;
+	make_dir("sub");
+	make_dir("mnt/clusters");
+	make_dir("mnt/clusters/local");
+	make_dir("mnt/clusters/far");
+	put("mnt/clusters/local/status", "type local\nlink up\n");
+	put("mnt/clusters/far/status", "type slurm\nhost localhost\n");
+	assert_int_equal(chdir(sub), 0);
+	(void)setenv("SLURMRAY_MOUNT", mount, 1);
+	here = xasprintf("{\"workdir\":\"%s\",\"command\":\"x\"}", sub);
+	below = xasprintf("{\"command\":\"x\",\"chdir\":\"%s/not/there\"}", sub);
+
+	checked_with(any, "local");
+	answer_with(strlen(here), "1\n");
+	assert_int_equal(SUBMIT("workdir=.", "--", "x"), 0);
+	assert_file("err", "");
+	checked_with(any, "local");
+	answer_with(strlen(here), "1\n");
+	assert_int_equal(SUBMIT("chdir=../sub", "--", "x"), 0);
+	put("job.json", "{\"command\":\"x\",\"chdir\":\"not/there\"}");
+	checked_with(any, "local");
+	answer_with(strlen(below), "2\n");
+	assert_int_equal(SUBMIT(file), 0);
+
+	checked_with(far, "far");
+	put("mnt/runs/new", "");
+	assert_int_equal(SUBMIT("cluster=far", "workdir=.", "--", "x"), 1);
+	assert_has("err", "slurmray: workdir=.: cluster far is another machine");
+	assert_file("mnt/runs/new", "");
+	/* one that is absolute asks nobody */
+	put("mnt/runs/check", "");
+	answer_with(strlen("{\"cluster\":\"far\",\"workdir\":\"~/x\",\"command\":\"x\"}"), "3\n");
+	assert_int_equal(SUBMIT("cluster=far", "workdir=~/x", "--", "x"), 0);
+	assert_file("mnt/runs/check", "");
+	/* nobody can say */
+	put("mnt/runs/check", "");
+	put("mnt/runs/new", "");
+	assert_int_equal(SUBMIT("workdir=.", "--", "x"), 1);
+	assert_has("err", "mnt/runs/check: it does not say");
+	assert_file("mnt/runs/new", "");
 }
 
 static void test_submit_wait(void **state)
@@ -666,6 +743,69 @@ static void test_follow_live(void **state)
 	for (int i = 0; i < LINES; i++)
 		strbuf_addf(&want, "line %d\n", i);
 	assert_file("out", want.buf);
+}
+
+/* Replaces a file as a whole. */
+static void swap(const char *path, const char *text)
+{
+	cleanup_free char *new = xasprintf("%s.new", path), *from = at(new), *to = at(path);
+
+	put(new, text);
+	assert_int_equal(rename(from, to), 0);
+}
+
+/* The client said this on standard error. */
+static bool was_said(const char *part)
+{
+	for (int i = 0; i < 3000; i++) {
+		cleanup_free char *is = get("err");
+
+		if (strstr(is, part))
+			return true;
+		(void)usleep(10000);
+	}
+	return false;
+}
+
+static void *be_pending(void *arg)
+{
+	bool *ok = arg;
+
+	ok[0] = was_said("slurmray: run 5 is pending: Priority\nslurmray: estimated start: 1\n");
+	swap("mnt/runs/5/why", "pending: Priority\nestimated start: 2\n"); /* that alone is no news */
+	(void)usleep(1500000);
+	swap("mnt/runs/5/why", "pending: Resources\nheld: by nobody\n");
+	ok[1] = was_said("slurmray: run 5 is pending: Resources\nslurmray: held: by nobody\n");
+	swap("mnt/runs/5/status", "running\n");
+	ok[2] = was_said("slurmray: run 5 is running\n");
+	(void)!write(fifo, "first\n", 6);
+	fifo_drained(fifo);
+	swap("mnt/runs/5/status", "completing\n");
+	(void)close(fifo);
+	return NULL;
+}
+
+/* Nothing comes: it is said why. */
+static void test_follow_pending(void **state)
+{
+	cleanup_free char *mount = at("mnt");
+	bool ok[3] = { false };
+	pthread_t thread;
+
+	(void)state;
+	make_run("5", "pending\n", "succeeded 0\n", "pending: Priority\nestimated start: 1\n");
+	put("mnt/runs/5/stderr.follow", "");
+	fifo_open("mnt/runs/5/stdout.follow");
+	put("err", "");
+	assert_int_equal(pthread_create(&thread, NULL, be_pending, ok), 0);
+	assert_int_equal(FOLLOW("--mount", mount, "5"), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	fifo = -1;
+	for (size_t i = 0; i < ARRAY_SIZE(ok); i++)
+		assert_true(ok[i]);
+	assert_file("out", "first\n");
+	assert_file("err", "slurmray: run 5 is pending: Priority\nslurmray: estimated start: 1\n"
+			   "slurmray: run 5 is pending: Resources\nslurmray: held: by nobody\nslurmray: run 5 is running\n");
 }
 
 /* The mount goes away at the end of the output and comes back when the run has ended. */
@@ -889,9 +1029,11 @@ int main(void)
 		T(test_submit),
 		T(test_submit_usage),
 		T(test_submit_file),
+		T(test_submit_workdir),
 		T(test_submit_wait),
 		T(test_follow),
 		T(test_follow_live),
+		T(test_follow_pending),
 		T(test_wait_outage),
 		T(test_purged),
 		T(test_recover),

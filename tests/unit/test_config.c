@@ -33,9 +33,23 @@ static void expect_mistake(const char *text, const char *want)
 
 	if (config_parse(text, "conf", &c, &e) != -EINVAL)
 		fail_msg("accepted: %s", text);
+	if (want[strlen(want) - 1] == '?' && strchr(e.text, '\n'))
+		fail_msg("more than that: %s", e.text);
 	if (!strstr(e.text, want))
 		fail_msg("'%s' does not say '%s'", e.text, want);
 	assert_null(c);
+}
+
+/* Sections may come in any order, and what names them too. */
+static void names_of_sections(void **state)
+{
+	struct config *c = parse("[defaults]\nprofile = p\ncluster = a\n[profile p]\ncluster = local\n[profile q]\ncluster = null\n"
+				 "[cluster a]\nhost = a\n");
+
+	(void)state;
+	assert_string_equal(c->default_cluster, "a");
+	config_free(c);
+	config_free(parse("[defaults]\nprofile = null\ncluster = null\n"));
 }
 
 static void an_empty_file_gives_local(void **state)
@@ -151,7 +165,17 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 		{ "[defaults]\nnodes = many\n", "conf:2: " },
 		{ "[defaults]\nhost = a\n", "conf:2: 'host' belongs into a section [cluster NAME]" },
 		{ "[defaults]\narray = 1-3\n", "conf:2: " },
-		{ "[defaults]\ncluster = x\n", "cluster = x: there is no [cluster x]" },
+		{ "[defaults]\n\ncluster = x\n[cluster y]\nhost = h\n", "conf:3: cluster = x: there is no [cluster x]" },
+		{ "[defaults]\ncluster = hcp\n[cluster hpc]\nhost = h\n",
+		  "conf:2: cluster = hcp: there is no [cluster hcp]: did you mean 'hpc'?" },
+		{ "[defaults]\ntime = 1\nprofile = gpus\n[profile big]\ntime = 2\n[profile gpu]\ntime = 3\n",
+		  "conf:3: profile = gpus: there is no [profile gpus]: did you mean 'gpu'?" },
+		{ "[defaults]\nprofile = x\n", "conf:2: profile = x: there is no [profile x]" },
+		{ "[profile p]\ntime = 1\ncluster = lokal\n", "conf:3: cluster = lokal: there is no [cluster lokal]: did you mean 'local'?" },
+		{ "[cluster a]\nhost = a\nprofile = p\n[profile p]\n",
+		  "conf:3: 'profile' has no use in the section of a cluster; it belongs into [defaults]" },
+		{ "[profile p]\nprofile = q\n[profile q]\n",
+		  "conf:2: 'profile' has no use in the section of a profile; it belongs into [defaults]" },
 		{ "[cluster a]\nhost=a\ncluster=b\n", "conf:3: 'cluster' has no use" },
 		{ "[cluster a]\nhost=a\ntype=ray\n", "conf:3: type = ray: this version has slurm and local only" },
 		{ "[cluster a]\nhost=a\ntype=kuberay\n", "this version" },
@@ -545,6 +569,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_empty_file_gives_local),
+		cmocka_unit_test(names_of_sections),
 		cmocka_unit_test(a_cluster_has_its_keys),
 		cmocka_unit_test(what_is_not_said_has_a_default),
 		cmocka_unit_test(the_default_cluster),

@@ -246,6 +246,10 @@ static void the_same_request_is_done_once(void **state)
 	ef_reopen(f);
 	engine_purge(f->en, run, 44, said, &s);
 	SAID(&s, 0, "");
+	/* a word too many is no verb */
+	engine_verb(f->en, 1, "cancel 7", 46, said, &s);
+	SAID(&s, -EINVAL, "this verb takes no more words: a run's ctl is about this run");
+	assert_false(engine_run(f->en, 1)->cancel_wanted);
 	/* verbs: passed on once */
 	ef_event(f, 1, EV_SUBMITTED, "{'attempt': 1, 'job_id': '4711'}");
 	ef_event(f, 1, EV_STATE, "{'attempt': 1, 'status': 'running'}");
@@ -631,6 +635,70 @@ static void retry(void **state)
 
 /* --- what becomes of runs --- */
 
+static void submit_only(struct ef *f, const char *text, uint32_t draft, struct said *s)
+{
+	const struct engine_submit sub = { .text = text, .len = strlen(text), .draft = draft, .uid = 5 };
+
+	memset(s, 0, sizeof(*s));
+	engine_submit(f->en, &sub, said, s);
+}
+
+/* Drafts can be waited for before they have a spec, so they can be made to wait for each other. */
+static void circles(void **state)
+{
+	struct ef *f = ef_new(NULL);
+	uint32_t a = ef_draft(f, "a"), b = ef_draft(f, "b"), c = ef_draft(f, "c"), other;
+	char name[8], spec[64];
+	struct said s, t;
+
+	(void)state;
+	ef_submit(f, "{'command': 'ls', 'afterok': ['b']}", a, &s);
+	SAID(&s, 0, "a");
+	ef_submit(f, "{'command': 'ls', 'afterok': ['a']}", b, &s);
+	FAILED(&s, -EINVAL, "b waits for a, a waits for b: none of them would ever start");
+	STATUS(f, b, "draft");
+	other = ef_run(f, "{'command': 'ls', 'afterany': ['a', 'c']}");
+	ef_reopen(f); /* what they wait for is in the journal */
+	ef_submit(f, "{'command': 'ls', 'afterany': ['a'], 'afternotok': ['c']}", b, &s);
+	FAILED(&s, -EINVAL, "b waits for a, a waits for b");
+	ef_submit(f, "{'command': 'ls', 'afterok': ['c']}", b, &s);
+	SAID(&s, 0, "b");
+	ef_submit(f, "{'command': 'ls', 'afternotok': ['4']}", c, &s);
+	FAILED(&s, -EINVAL, "c waits for 4, 4 waits for c:");
+	ef_submit(f, "{'command': 'ls', 'afternotok': ['a']}", c, &s);
+	FAILED(&s, -EINVAL, "c waits for a, a waits for b, b waits for c:");
+	ef_submit(f, "{'command': 'ls', 'dependency': 'afterany:b,afterok:4'}", c, &s);
+	FAILED(&s, -EINVAL, "c waits for 4, 4 waits for c:");
+	ef_submit(f, "{'command': 'ls'}", c, &s); /* without any it may run */
+	SAID(&s, 0, "c");
+	STATUS(f, c, "submitting");
+	STATUS(f, other, "queued");
+
+	/* two at the same time */
+	a = ef_draft(f, "x");
+	b = ef_draft(f, "y");
+	submit_only(f, "{\"command\": \"ls\", \"afterok\": [\"y\"]}", a, &s);
+	submit_only(f, "{\"command\": \"ls\", \"afterok\": [\"x\"]}", b, &t);
+	ef_quiet(f);
+	SAID(&s, 0, "x");
+	FAILED(&t, -EINVAL, "y waits for x, x waits for y");
+
+	/* a long one is cut short */
+	for (int i = 0; i < 20; i++) {
+		(void)snprintf(name, sizeof(name), "l%d", i);
+		(void)ef_draft(f, name);
+	}
+	for (int i = 0; i < 19; i++) {
+		(void)snprintf(name, sizeof(name), "l%d", i);
+		(void)snprintf(spec, sizeof(spec), "{'command': 'ls', 'afterok': ['l%d']}", i + 1);
+		ef_submit(f, spec, engine_run_by_id(f->en, name)->num, &s);
+		SAID(&s, 0, name);
+	}
+	ef_submit(f, "{'command': 'ls', 'afterok': ['l0']}", engine_run_by_id(f->en, "l19")->num, &s);
+	FAILED(&s, -EINVAL, "l6 waits for l7, and so on over 11 more until one waits for l19");
+	ef_free(f);
+}
+
 static void dependencies(void **state)
 {
 	struct ef *f = ef_new(NULL);
@@ -959,6 +1027,7 @@ int main(void)
 		cmocka_unit_test(cancel_waits_for_the_link),
 		cmocka_unit_test(hold_and_release),
 		cmocka_unit_test(retry),
+		cmocka_unit_test(circles),
 		cmocka_unit_test(dependencies),
 		cmocka_unit_test(lost_attempts),
 		cmocka_unit_test(late_crossing_and_repeated),

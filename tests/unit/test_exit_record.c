@@ -169,6 +169,8 @@ static void test_ends(void **state)
 		{ 7, "", "", NULL, true, "failed", "exited with code 7", 7, 0 },
 		{ 0, "", "", NULL, true, "succeeded", "exited with code 0", 0, 0 },
 		{ 143, "TERM", "", NULL, false, "failed", "killed by SIGTERM (143)", 143, 15 },
+		{ 137, "TERM", "", NULL, true, "cancelled", "cancelled; it took SIGKILL (137) to end it", 137, 9 },
+		{ 137, "", "", "cancelled", true, "cancelled", "cancelled; it took SIGKILL (137) to end it", 137, 9 },
 		/* the scheduler decides the class */
 		{ 143, "TERM", "", "timeout", true, "timeout",
 		  "reached its time limit after 01:01:01; killed by SIGTERM (143)", 143, 15 },
@@ -189,9 +191,7 @@ static void test_ends(void **state)
 		{ 3, "", "", "succeeded", false, "failed", "exited with code 3", 3, 0 },
 		/* the supervisor did it */
 		{ 137, "KILL", "time", NULL, false, "timeout",
-		  "reached its time limit after 01:01:01; killed by SIGKILL (137): the kernel's out-of-memory killer "
-		  "or a "
-		  "kill -9",
+		  "reached its time limit after 01:01:01; it took SIGKILL (137) to end it",
 		  137, 9 },
 		{ 137, "", "mem", NULL, true, "out_of_memory",
 		  "used more memory than it was given (its peak was 1 MiB); killed by SIGKILL (137): the kernel's "
@@ -203,6 +203,58 @@ static void test_ends(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(wants); i++)
 		check(&wants[i]);
+}
+
+/* What the wrapper could not prepare has no code, and says what it was. */
+static void test_faults(void **state)
+{
+	static const struct {
+		const char *fault, *sig, *status, *why;
+	} rows[] = {
+		{ "write", "-", "failed", "could not be started: its directories or files could not be written" },
+		{ "workdir", "-", "failed", "could not be started: its working directory could not be entered" },
+		{ "input", "-", "failed", "could not be started: its input file could not be read" },
+		{ "refused", "-", "failed", "was not started" },
+		{ "newer", "-", "failed", "could not be started" },
+		{ "workdir", "TERM", "cancelled", "cancelled; could not be started: its working directory" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		cleanup_free char *text = xasprintf("v=1 run=1 attempt=1 job=5 rc=- sig=%s fault=%s limit=-", rows[i].sig,
+						    rows[i].fault);
+		struct exit_record r = parse(text);
+		struct event *ev = exit_record_event(&r, NULL, true, 1);
+
+		assert_string_equal(event_str(ev, "status"), rows[i].status);
+		assert_int_equal(event_int(ev, "exit_code", -1), -1);
+		if (strncmp(event_str(ev, "why"), rows[i].why, strlen(rows[i].why)) != 0)
+			fail_msg("%s", event_str(ev, "why"));
+		event_free(ev);
+	}
+}
+
+/* Nodes, processors and earlier starts; what one node measured is not the measure of many. */
+static void test_what_was_given(void **state)
+{
+	struct exit_record r = parse("v=1 run=1 attempt=1 job=5 rc=0 restart=2 maxrss=7 cpu=8 nodes=3 cpus=12 limit=-");
+	struct event *ev = exit_record_event(&r, NULL, false, 1);
+
+	(void)state;
+	assert_int_equal(event_int(ev, "node_count", 0), 3);
+	assert_int_equal(event_int(ev, "cpus", 0), 12);
+	assert_int_equal(event_int(ev, "restarts", 0), 2);
+	assert_null(json_object_get(ev->data, "max_rss"));
+	assert_null(json_object_get(ev->data, "cpu_us"));
+	event_free(ev);
+	r = parse("v=1 run=1 attempt=1 job=5 rc=0 restart=0 maxrss=7 cpu=8 nodes=1 cpus=- limit=-");
+	ev = exit_record_event(&r, NULL, false, 1);
+	assert_int_equal(event_int(ev, "node_count", 0), 1);
+	assert_null(json_object_get(ev->data, "cpus"));
+	assert_null(json_object_get(ev->data, "restarts"));
+	assert_int_equal(event_int(ev, "max_rss", 0), 7);
+	assert_int_equal(event_int(ev, "cpu_us", 0), 8);
+	event_free(ev);
 }
 
 static void test_members(void **state)
@@ -236,7 +288,8 @@ int main(void)
 		cmocka_unit_test(test_whole),         cmocka_unit_test(test_dashes_are_not_said),
 		cmocka_unit_test(test_unknown_words), cmocka_unit_test(test_every_cut_is_refused),
 		cmocka_unit_test(test_nonsense),      cmocka_unit_test(test_ends),
-		cmocka_unit_test(test_members),
+		cmocka_unit_test(test_members),       cmocka_unit_test(test_faults),
+		cmocka_unit_test(test_what_was_given),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -110,6 +110,13 @@ static void the_four_forms(void **state)
 	job = must(slurm, "{\"payload\": \"/home/me/tool\"}");
 	assert_int_equal(job.form, JOB_PAYLOAD);
 	assert_string_equal(job.command, "/home/me/tool");
+	assert_null(job.args[0]);
+	job_release(&job);
+	job = must(slurm, "{\"payload\": \"/home/me/tool\", \"args\": [\"-n\", \"a b\", \"\"]}");
+	assert_string_equal(job.args[0], "-n");
+	assert_string_equal(job.args[1], "a b");
+	assert_string_equal(job.args[2], "");
+	assert_null(job.args[3]);
 	job_release(&job);
 }
 

@@ -80,6 +80,14 @@ static void expect_run(struct box *b, const struct job *job, int rc)
 	expect_word(b, "rc", want);
 }
 
+/* The script ends with `rc`, for the scheduler; the record has no code, and the reason. */
+static void expect_fault(struct box *b, const struct job *job, int rc, const char *fault)
+{
+	assert_int_equal(box_run(b, job), rc);
+	expect_word(b, "rc", "-");
+	expect_word(b, "fault", fault);
+}
+
 static void quoted_words_survive_a_shell(void **state)
 {
 	unsigned seed = 1;
@@ -366,6 +374,7 @@ static void scripts_run_by_their_first_line(void **state)
 static void a_shipped_payload_is_executed(void **state)
 {
 	struct job job = command("/home/me/tool");
+	char *args[] = { "a  b", "", "it's $HOME *", NULL };
 	struct box b;
 	char path[256];
 
@@ -379,6 +388,29 @@ static void a_shipped_payload_is_executed(void **state)
 		assert_int_equal(chmod(path, 0600), 0);
 		expect_run(&b, &job, 0);
 		expect_text(&b, "stdout", "\n");
+	}
+	job.args = args;
+	EACH_SHELL (b) {
+		box_path(&b, "payload", path, sizeof(path));
+		char *copy[] = { "cp", "/bin/echo", path, NULL };
+
+		assert_int_equal(box_exec(copy, NULL), 0);
+		expect_run(&b, &job, 0);
+		expect_text(&b, "stdout", "a  b  it's $HOME *\n");
+	}
+}
+
+static void scripts_have_arguments(void **state)
+{
+	char *args[] = { "-x", "a  b", "", "it's $HOME", "two\nlines", NULL };
+	struct job job = script("#!/bin/sh\nprintf '%s|' $# \"$@\"\n");
+	struct box b;
+
+	(void)state;
+	job.args = args;
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 0);
+		expect_text(&b, "stdout", "5|-x|a  b||it's $HOME|two\nlines|");
 	}
 }
 
@@ -471,12 +503,123 @@ static void workdir_setup_and_input(void **state)
 		expect_text(&b, "stdout", "/usr/bin\n2\ncat\n");
 	}
 	job.workdir = "/no/such/dir";
-	EACH_SHELL (b)
-		expect_run(&b, &job, 66);
+	job.setup = NULL;
+	EACH_SHELL (b) {
+		expect_fault(&b, &job, 66, "workdir");
+		expect_text(&b, "stderr", "slurmray: workdir: /no/such/dir: No such file or directory\n");
+	}
+	job.workdir = "/etc/passwd";
+	EACH_SHELL (b) {
+		expect_fault(&b, &job, 66, "workdir");
+		expect_text(&b, "stderr", "slurmray: workdir: /etc/passwd: Not a directory\n");
+	}
 	job.workdir = NULL;
-	job.input = "/no/such/file";
+	job.input = "no such 'file";
+	EACH_SHELL (b) {
+		expect_fault(&b, &job, 66, "input");
+		expect_text(&b, "stderr", "slurmray: input: no such 'file: No such file or directory\n");
+	}
+	job.input = "/proc";
+	EACH_SHELL (b) {
+		expect_fault(&b, &job, 66, "input");
+		expect_text(&b, "stderr", "slurmray: input: /proc: Is a directory\n");
+	}
+	job.input = "/proc/self/comm/x";
+	EACH_SHELL (b) {
+		expect_fault(&b, &job, 66, "input");
+		expect_text(&b, "stderr", "slurmray: input: /proc/self/comm/x: Not a directory\n");
+	}
+	job.input = "~/no";
+	EACH_SHELL (b) {
+		char want[300];
+
+		expect_fault(&b, &job, 66, "input");
+		(void)snprintf(want, sizeof(want), "slurmray: input: %s/no: No such file or directory\n", b.home);
+		expect_text(&b, "stderr", want);
+	}
+	job.input = NULL;
+	job.setup = "mkdir -p ../gone; cd ../gone; rmdir ../work";
 	EACH_SHELL (b)
-		assert_in_range(box_run(&b, &job), 2, 66); /* dash ends by itself */
+		expect_fault(&b, &job, 66, "workdir");
+	job = command("exit 66"); /* that is the user's */
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 66);
+		expect_word(&b, "fault", "-");
+	}
+	job = command("exit 73");
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 73);
+		expect_word(&b, "fault", "-");
+	}
+}
+
+/* Programs of the preparation that a signal ends: the job's end is that signal, not an inability to write. */
+static void signalled_preparation(void **state)
+{
+	struct job job = command("echo ran");
+	struct box b;
+
+	(void)state;
+	EACH_SHELL (b) {
+		cleanup_free char *old = xstrdup(getenv("PATH"));
+		cleanup_free char *bin = xasprintf("%s/bin", b.home), *path = xasprintf("%s:%s", bin, old);
+		char *const argv[] = { "sh", "-c",
+				       "mkdir -p \"$0\" \"$0/../.slurmray/" BOX_UUID "/ends\" && cd \"$0\" && "
+				       "printf '#!/bin/sh\\nkill -TERM $$\\n' >mkdir && chmod 700 mkdir",
+				       bin, NULL };
+
+		assert_int_equal(box_exec(argv, NULL), 0);
+		(void)setenv("PATH", path, 1);
+		expect_run(&b, &job, 143);
+		(void)setenv("PATH", old, 1);
+		expect_word(&b, "fault", "-");
+		expect_text(&b, "stdout", "");
+	}
+}
+
+/* Of Slurm's words, and never of those of a job that slurmray itself runs in. */
+static void nodes_and_cpus(void **state)
+{
+	static const struct {
+		const char *nodes, *cpus, *want_nodes, *want_cpus;
+	} rows[] = {
+		{ "1", "4", "1", "4" },     { "3", "4(x2),1", "3", "9" }, { "5", "2(x3),16(x2)", "5", "38" },
+		{ "x", "many", "-", "0" },  { "2 3", "", "-", "-" },
+	};
+	struct job job = command("true");
+	struct box b;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		(void)setenv("SLURM_JOB_NUM_NODES", rows[i].nodes, 1);
+		(void)setenv("SLURM_JOB_CPUS_PER_NODE", rows[i].cpus, 1);
+		box_init(&b, "sh");
+		b.restart = "0";
+		expect_run(&b, &job, 0);
+		expect_word(&b, "nodes", rows[i].want_nodes);
+		expect_word(&b, "cpus", rows[i].want_cpus);
+		box_release(&b);
+	}
+	box_init(&b, "sh");
+	expect_run(&b, &job, 0);
+	expect_word(&b, "nodes", "-");
+	expect_word(&b, "cpus", "-");
+	box_release(&b);
+	(void)unsetenv("SLURM_JOB_NUM_NODES");
+	(void)unsetenv("SLURM_JOB_CPUS_PER_NODE");
+}
+
+/* What srun starts is no child of the job's shell. */
+static void srun_has_no_cpu_time(void **state)
+{
+	struct job job = command("true # srun true");
+	struct box b;
+
+	(void)state;
+	EACH_SHELL (b) {
+		expect_run(&b, &job, 0);
+		expect_word(&b, "cpu", "-");
+	}
 }
 
 /* What a user wrote ends the job, never the wrapper. */
@@ -703,7 +846,7 @@ static void unpreparable_runs_say_so(void **state)
 	EACH_SHELL (b) {
 		box_path(&b, "job", path, sizeof(path));
 		assert_int_equal(mkdir(path, 0700), 0); /* the file cannot be written */
-		expect_run(&b, &job, 73);
+		expect_fault(&b, &job, 73, "write");
 		expect_text(&b, "stdout", "");
 		assert_true(box_word(&b, "err")[0] != '0');
 	}
@@ -763,10 +906,14 @@ int main(void)
 		cmocka_unit_test(scripts_are_byte_exact),
 		cmocka_unit_test(scripts_run_by_their_first_line),
 		cmocka_unit_test(a_shipped_payload_is_executed),
+		cmocka_unit_test(scripts_have_arguments),
 		cmocka_unit_test(words_reach_a_program_as_they_are),
 		cmocka_unit_test(the_environment_arrives),
 		cmocka_unit_test(directories_are_there),
 		cmocka_unit_test(workdir_setup_and_input),
+		cmocka_unit_test(signalled_preparation),
+		cmocka_unit_test(nodes_and_cpus),
+		cmocka_unit_test(srun_has_no_cpu_time),
 		cmocka_unit_test(broken_setup_leaves_a_record),
 		cmocka_unit_test(an_attempt_starts_once),
 		cmocka_unit_test(restarts_need_a_grant),

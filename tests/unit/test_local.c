@@ -53,6 +53,70 @@ static void exit_codes(void **state)
 	lx_free(f);
 }
 
+/* The files of the streams cannot be opened: nobody hears it from the job. */
+static void output_that_cannot_be(void **state)
+{
+	struct lx *f = lx_new();
+	struct creq *q = lx_make(f, CREQ_SUBMIT, 1, "echo ran");
+	char want[400];
+
+	(void)state;
+	q->job->output = xstrdup("logs/%j.out");
+	lx_post(f, q);
+	lx_assert_end(f, 1, "failed", 126);
+	(void)snprintf(want, sizeof(want),
+		       "output: %s/runs/1/a1/logs/1.1.out: No such file or directory: the job was not started (the directory has to "
+		       "be there before; sbatch makes none either)",
+		       f->base);
+	assert_string_equal(event_str(lx_event(f, 1, EV_END, NULL), "why"), want);
+
+	q = lx_make(f, CREQ_SUBMIT, 2, "echo ran");
+	q->job->error = xstrdup("/proc/self/comm/%x");
+	q->job->name = xstrdup("n");
+	lx_post(f, q);
+	lx_assert_end(f, 2, "failed", 126);
+	assert_string_equal(event_str(lx_event(f, 2, EV_END, NULL), "why"),
+			    "error: /proc/self/comm/n: Not a directory: the job was not started (the directory has to be there "
+			    "before; sbatch makes none either)");
+	/* after a restart the reason is still known */
+	lx_forget_events(f);
+	lx_restart(f);
+	lx_watch(f, 2, "echo ran");
+	assert_non_null(strstr(event_str(lx_wait_end(f, 2), "why"), "error: /proc/self/comm/n"));
+
+	q = lx_make(f, CREQ_SUBMIT, 3, "echo ran");
+	q->job->output = xstrdup("/tmp");
+	lx_post(f, q);
+	lx_assert_end(f, 3, "failed", 126);
+	assert_string_equal(event_str(lx_event(f, 3, EV_END, NULL), "why"), "output: /tmp: Is a directory: the job was not started");
+	lx_free(f);
+}
+
+/* What is to be shipped and is not there (any more). */
+static void inputs_that_are_gone(void **state)
+{
+	struct lx *f = lx_new();
+	struct creq *q = lx_make(f, CREQ_SUBMIT, 1, "echo ran");
+
+	(void)state;
+	q->job->files = xcalloc(2, sizeof(char *));
+	q->job->files[0] = xstrdup("/no/such/file/");
+	lx_post(f, q);
+	LX_WAIT(f, lx_event(f, 1, EV_REJECTED, NULL));
+	assert_string_equal(event_str(lx_event(f, 1, EV_REJECTED, NULL), "why"), "files: /no/such/file: No such file or directory");
+	q = lx_make(f, CREQ_SUBMIT, 2, "/no/such/tool");
+	q->job->form = JOB_PAYLOAD;
+	lx_post(f, q);
+	LX_WAIT(f, lx_event(f, 2, EV_REJECTED, NULL));
+	assert_string_equal(event_str(lx_event(f, 2, EV_REJECTED, NULL), "why"), "payload: /no/such/tool: No such file or directory");
+	q = lx_make(f, CREQ_SUBMIT, 3, "/proc");
+	q->job->form = JOB_PAYLOAD;
+	lx_post(f, q);
+	LX_WAIT(f, lx_event(f, 3, EV_REJECTED, NULL));
+	assert_string_equal(event_str(lx_event(f, 3, EV_REJECTED, NULL), "why"), "payload: /proc: it is not a regular file");
+	lx_free(f);
+}
+
 static void times_that_fit(void **state)
 {
 	struct exit_record r = { .run = 1, .attempt = 1, .start = 1000, .end = 1001, .rc = 0, .out_len = -1, .err_len = -1 };
@@ -511,6 +575,8 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(exit_codes),
+		cmocka_unit_test(output_that_cannot_be),
+		cmocka_unit_test(inputs_that_are_gone),
 		cmocka_unit_test(times_that_fit),
 		cmocka_unit_test(environment_and_streams),
 		cmocka_unit_test(left_behind),

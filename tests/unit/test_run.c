@@ -253,10 +253,14 @@ static void states(void **state)
 	assert_int_equal(r->t_est_start, 0);
 	assert_string_equal(r->nodes, "n1");
 	assert_int_equal(r->t_started, 555);
+	ok(r, EV_STATE, "{'attempt': 1, 'status': 'running', 'reason': 'suspended'}");
+	assert_string_equal(r->reason, "suspended");
+	ok(r, EV_STATE, "{'attempt': 1, 'status': 'running', 'reason': ''}");
+	assert_string_equal(r->reason, "");
 	ok(r, EV_STATE, "{'status': 'pending'}"); /* an administrator's requeue */
 	assert_null(r->nodes);
 	ok(r, EV_STATE, "{'status': 'running', 'start': 999}");
-	assert_int_equal(r->t_started, 555);
+	assert_int_equal(r->t_started, 999);
 	ok(r, EV_STATE, "{'status': 'completing'}");
 	refused(r, EV_STATE, "{'status': 'completing'}");
 	ok(r, EV_STATE, "{'status': 'pending'}"); /* requeued */
@@ -675,6 +679,52 @@ static void ended_statuses_have_no_way_out(void **state)
 	}
 }
 
+static void metrics_follow_the_last_start(void **state)
+{
+	struct run *r = pending();
+
+	(void)state;
+	ok(r, EV_STATE, "{'status': 'running', 'start': 10000000, 'node_count': 2, 'cpus': 8}");
+	assert_int_equal(json_integer_value(json_object_get(r->facts, "node_count")), 2);
+	assert_int_equal(json_integer_value(json_object_get(r->facts, "cpus")), 8);
+	refused(r, EV_STATE, "{'status': 'running', 'start': 10000000, 'node_count': 2, 'cpus': 8}");
+	ok(r, EV_STATE, "{'status': 'pending', 'node_count': 5, 'cpus': 50}"); /* requeued; what it wants is not what it has */
+	assert_true(r->t_started == 0);
+	assert_int_equal(json_integer_value(json_object_get(r->facts, "node_count")), 2);
+	assert_int_equal(json_integer_value(json_object_get(r->facts, "restarts")), 1);
+	ok(r, EV_STATE, "{'status': 'running', 'start': 130000000, 'node_count': 1, 'cpus': 4, 'nodes': 'n7'}");
+	assert_true(r->t_started == 130000000);
+	assert_int_equal(json_integer_value(json_object_get(r->facts, "node_count")), 1);
+	/* the third start, which nobody saw pending */
+	ok(r, EV_STATE, "{'status': 'running', 'start': 260000000, 'nodes': 'n8'}");
+	assert_true(r->t_started == 260000000);
+	assert_string_equal(r->nodes, "n8");
+	assert_int_equal(json_integer_value(json_object_get(r->facts, "restarts")), 2);
+	/* the script began later than the job: that is no other start */
+	ok(r, EV_END, "{'status': 'succeeded', 'exit_code': 0, 'restarts': 2, 'start': 270000000, 'end': 280000000}");
+	assert_true(r->t_started == 260000000);
+	run_free(r);
+
+	/* a start of which the end tells first */
+	r = pending();
+	ok(r, EV_STATE, "{'status': 'running', 'start': 10000000}");
+	ok(r, EV_END, "{'status': 'succeeded', 'exit_code': 0, 'restarts': 1, 'start': 270000000, 'end': 280000000}");
+	assert_true(r->t_started == 270000000);
+	assert_null(json_object_get(r->facts, "start"));
+	run_free(r);
+}
+
+static void a_wish_to_cancel_has_a_time(void **state)
+{
+	struct run *r = running();
+
+	(void)state;
+	assert_int_equal(apply_at(r, INT64_C(1700000000000000), EV_CANCEL_WANTED, "{}"), 0);
+	assert_int_equal(apply_at(r, INT64_C(1700000009000000), EV_CANCEL_WANTED, "{}"), 0);
+	assert_string_equal(run_fact(r, "cancel_asked"), "2023-11-14T22:13:20.000000Z");
+	run_free(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -700,6 +750,8 @@ int main(void)
 		cmocka_unit_test(damaged_summaries),
 		cmocka_unit_test(ended_statuses_have_no_way_out),
 		cmocka_unit_test(random_lives),
+		cmocka_unit_test(metrics_follow_the_last_start),
+		cmocka_unit_test(a_wish_to_cancel_has_a_time),
 	};
 
 	return cmocka_run_group_tests_name("run", tests, NULL, NULL);

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -112,6 +113,10 @@ static void test_verb_code(void **state)
 		{ "update", "time=5\nx", NULL, -EINVAL },
 		{ "update", "comment=x", NULL, -EINVAL },
 		{ "update", "Requeue=1", NULL, -EINVAL },
+		{ "update", "com=x", NULL, -EINVAL },
+		{ "update", "W=/tmp", NULL, -EINVAL },
+		{ "update", "stdo=/tmp/x", NULL, -EINVAL },
+		{ "update", "JobName=x", "JobName=x", 0 },
 		{ "update", "jobid=1", NULL, -EINVAL },
 		{ "dance", NULL, NULL, -EINVAL },
 	};
@@ -133,6 +138,25 @@ static void test_verb_code(void **state)
 		want = xasprintf("sl_verb %s /d/UU/runs/7/a2 slurmray:UU/7/a2 55 0 %s\n", c->verb, c->word);
 		assert_string_equal(code.buf, want);
 	}
+}
+
+static void test_cancel_with_grace(void **state)
+{
+	struct job job = { .grace_s = 10 };
+	struct sched_run run = { .num = 7, .attempt = 2, .uuid = "UU", .directory = "/d", .job_id = "55", .job = &job };
+	cleanup_strbuf struct strbuf code = STRBUF_INIT;
+
+	(void)state;
+	assert_int_equal(OPS->verb(&run, "cancel", NULL, &code, NULL), 0);
+	assert_string_equal(code.buf, "sl_verb cancel /d/UU/runs/7/a2 slurmray:UU/7/a2 55 0 ''\n");
+	strbuf_reset(&code);
+	job.grace_said = true;
+	assert_int_equal(OPS->verb(&run, "cancel", NULL, &code, NULL), 0);
+	assert_string_equal(code.buf, "sl_verb cancel /d/UU/runs/7/a2 slurmray:UU/7/a2 55 0 10\n");
+	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain 10\n", "", NULL), 10);
+	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain 99999999999\n", "", NULL), INT_MAX);
+	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain x\n", "", NULL), 0);
+	assert_int_equal(OPS->verb_result("cancel", 0, "ok\n", "", NULL), 0);
 }
 
 static void test_verb_before_submission(void **state)
@@ -207,6 +231,100 @@ static void test_poll(void **state)
 	assert_null(strstr(rows.buf, "221")); /* somebody else's */
 }
 
+static void take_counts(void *arg, const struct sched_row *row)
+{
+	strbuf_addf(arg, "%s %lld %lld %lld\n", row->job_id, (long long)row->start, (long long)row->node_count,
+		    (long long)row->cpus);
+}
+
+static void test_poll_numbers(void **state)
+{
+	cleanup_strbuf struct strbuf rows = STRBUF_INIT;
+
+	(void)state;
+	assert_int_equal(OPS->poll_result(0,
+					  "1|RUNNING|None|n[1-2]|1000 2 8|slurmray:u/1/a1|/d\n"
+					  "2|PENDING|Priority||N/A 4 16|slurmray:u/2/a1|/d\n"
+					  "3|RUNNING|None|n1|1000|slurmray:u/3/a1|/d\n"
+					  "4|RUNNING|None|n1|1000 1.2K 3M|slurmray:u/4/a1|/d\n",
+					  "", take_counts, &rows, NULL),
+			 0);
+	assert_string_equal(rows.buf, "1 1000 2 8\n2 0 4 16\n3 1000 0 0\n4 1000 0 0\n");
+}
+
+static void test_sacct_numbers(void **state)
+{
+	static const struct {
+		const char *text;
+		int64_t bytes, us;
+	} rows[] = {
+		{ "", -1, -1 },
+		{ "0", 0, 0 },
+		{ "512", 512, 512000000 },
+		{ "214380K", INT64_C(214380) << 10, -1 },
+		{ "316.07M", 331423416, -1 },
+		{ "1.5G", INT64_C(3) << 29, -1 },
+		{ "2T", INT64_C(1) << 41, -1 },
+		{ "9999999999P", -1, -1 },
+		{ "12X", -1, -1 },
+		{ "12KB", -1, -1 },
+		{ "00:04.945", -1, 4945000 },
+		{ "01:02:03", -1, 3723000000 },
+		{ "1-02:03:04", -1, 93784000000 },
+		{ "1:", -1, -1 },
+		{ ":5", -1, -1 },
+		{ "99999999999999999999", -1, -1 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		if (slurm_bytes(rows[i].text) != rows[i].bytes || slurm_cpu_us(rows[i].text) != rows[i].us)
+			fail_msg("%s: %lld bytes, %lld us", rows[i].text, (long long)slurm_bytes(rows[i].text),
+				 (long long)slurm_cpu_us(rows[i].text));
+	}
+}
+
+static void add_usage(void *arg, const struct sched_usage *u)
+{
+	strbuf_addf(arg, "%s %s %lld %lld %d\n", u->job_id, u->token, (long long)u->max_rss, (long long)u->cpu_us, u->ended);
+}
+
+static void test_usage(void **state)
+{
+	const struct sched_run runs[] = { { .job_id = "12" }, { .job_id = "13_4" }, { .job_id = "5" } };
+	cleanup_strbuf struct strbuf sb = STRBUF_INIT;
+	struct err e = ERR_INIT;
+
+	(void)state;
+	OPS->usage(runs, ARRAY_SIZE(runs), &sb);
+	assert_string_equal(sb.buf, "sl_usage 12,13,5\n");
+	strbuf_reset(&sb);
+	assert_int_equal(OPS->usage_result(0,
+					   "1.batch|COMPLETED|00:09|5K||\n"
+					   "2|COMPLETED|00:04.945|||/h/UU/runs/7/a1\n"
+					   "2.batch|COMPLETED|00:02.907|323652K||\n"
+					   "2.0|COMPLETED|00:02.038|115808K||\n"
+					   "3|COMPLETED|00:00.002||slurmray:u/8/a1|/x\n"
+					   "3.batch|COMPLETED|00:00.002|||\n"
+					   "4|RUNNING|00:00:00||slurmray:u/9/a1|/x\n"
+					   "4.batch|RUNNING|00:00:00|||\n"
+					   "5|CANCELLED by 0|00:00:00||slurmray:u/10/a1|/x\n"
+					   "6|FAILED|01:00:00||slurmray:u/11/a1|/x\n"
+					   "6.batch|FAILED|01:00:00|1.5G||\n6.0|RUNNING||||\n"
+					   "7|COMPLETED|00:01||another's|/x\n7.batch|COMPLETED|00:01|9K||\nrubbish\n",
+					   "", add_usage, &sb, &e),
+			 0);
+	assert_string_equal(sb.buf, "2 slurmray:UU/7/a1 331419648 4945000 1\n"
+				    "3 slurmray:u/8/a1 -1 2000 1\n"
+				    "4 slurmray:u/9/a1 -1 0 0\n"
+				    "6 slurmray:u/11/a1 1610612736 3600000000 0\n");
+	assert_int_equal(OPS->usage_result(1, "", "Slurm accounting storage is disabled\n", NULL, NULL, &e), -ENOTSUP);
+	assert_int_equal(OPS->usage_result(127, "", "sacct: command not found\n", NULL, NULL, &e), -ENOTSUP);
+	assert_int_equal(OPS->usage_result(1, "", "sacct: error: slurm_persist_conn_open: timed out\n", NULL, NULL, &e),
+			 -EAGAIN);
+	assert_int_equal(OPS->usage_result(124, "", "", NULL, NULL, &e), -EAGAIN);
+}
+
 static void test_poll_odd_rows(void **state)
 {
 	cleanup_strbuf struct strbuf rows = STRBUF_INIT;
@@ -228,6 +346,8 @@ static void test_poll_odd_rows(void **state)
 					  "", add_row, &rows, NULL),
 			 0);
 	assert_string_equal(rows.buf, "");
+	assert_int_equal(OPS->poll_result(0, "12|SUSPENDED|None|n1|1|slurmray:u/1/a1|/d\n", "", add_row, &rows, NULL), 0);
+	assert_non_null(strstr(rows.buf, "SUSPENDED running r=suspended by an administrator or by the scheduler"));
 }
 
 static void test_poll_failed(void **state)
@@ -400,6 +520,15 @@ static void test_verify_made_up(void **state)
 		  NULL },
 		{ WITNESS(JOB_AGAIN("TIMEOUT", "0:15", "1") RECORD("143", "TERM") "started 5\n"), "end timeout -1 15",
 		  NULL },
+		/* told to end by cancel with a grace period: only signalled, for Slurm */
+		{ WITNESS(JOB("FAILED", "0:9") "started 5\ncancelled 1\n"), "end cancelled -1 9", "cancelled; it took SIGKILL" },
+		{ WITNESS(JOB("FAILED", "143:0") "started 5\ncancelled 1\n"), "end cancelled 143 0", "cancelled" },
+		{ WITNESS(JOB("FAILED", "0:9") "started 5\n"), "end failed -1 9", "killed by signal 9" },
+		{ WITNESS(JOB("FAILED", "3:0") "started 5\ncancelled 1\n"), "end failed 3 0", NULL },
+		/* its script ended before the guard: that is not the command's code */
+		{ WITNESS(JOB("FAILED", "66:0") "started void\n"), "end failed -1 0", "cannot enter the run's control directory" },
+		{ WITNESS(JOB("FAILED", "2:0") "started void\n"), "end failed -1 0", "before the job's command could begin" },
+		{ WITNESS(JOB("FAILED", "66:0") "started 5\n"), "end failed 66 0", "exited with code 66" },
 		/* only accounting knows */
 		{ WITNESS(SACCT("CANCELLED by 1000", "0:0") "started void\n"), "end cancelled -1 0",
 		  "before it started" },
@@ -584,9 +713,9 @@ static const char fakes[] =
 	"\"$BOX/sbatch.rc\")\nE\n"
 	"cat >squeue <<'E'\n#!/bin/sh\n[ ! -e \"$BOX/squeue.err\" ] || { cat \"$BOX/squeue.err\" >&2; exit 1; }\n"
 	"cat \"$BOX/queue\" 2>/dev/null\nexit 0\nE\n"
-	"cat >scancel <<'E'\n#!/bin/sh\necho \"$@\" >>\"$BOX/cancelled\"\nE\n"
-	"cat >scontrol <<'E'\n#!/bin/sh\n[ -e \"$BOX/job\" ] || { echo 'slurm_load_jobs error: Invalid job id "
-	"specified' >&2; exit 1; }\n"
+	"cat >scancel <<'E'\n#!/bin/sh\necho \"$@\" >>\"$BOX/cancelled\"\n[ ! -e \"$BOX/scancel.rc\" ]\nE\n"
+	"cat >scontrol <<'E'\n#!/bin/sh\ncase $1 in hold | release) echo \"$@\" >>\"$BOX/cancelled\"; exit ;; esac\n"
+	"[ -e \"$BOX/job\" ] || { echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; }\n"
 	"cat \"$BOX/job\"\nE\n"
 	"cat >sacct <<'E'\n#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\nE\n"
 	"chmod +x *\necho 77 >\"$0/sbatch.out\"; echo 0 >\"$0/sbatch.rc\"; printf '#!/bin/sh\\necho hi\\n' "
@@ -771,13 +900,20 @@ static void test_shell_races(void **state)
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "ok 78\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "77\n"); /* the surplus one */
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\n"); /* the surplus one, and its cancellation shows in no log */
 		box_close(&b);
 
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s void \"$HOME/d/u/runs/7/a1/started\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "void\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "77\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\n");
+		box_close(&b);
+
+		/* what cannot be cancelled must not wait for ever either */
+		box_open(&b, shells[i]);
+		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"; : >\"$BOX/scancel.rc\"", "");
+		submit(&b, "ok 78\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\nrelease 77\n");
 		box_close(&b);
 
 		/* refused, but an earlier try's job had started: it is that job */
@@ -831,6 +967,35 @@ static void test_shell_cancel(void **state)
 	}
 }
 
+/* TERM now; KILL when it is asked again after the grace period, whoever asks and however often. */
+static void test_shell_grace(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(shells); i++) {
+		struct box b;
+
+		box_open(&b, shells[i]);
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "--full -s TERM 5\n");
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000 | sed 's/[0-9]*$//'",
+		       "ok\nagain \n");
+		expect(&b, "cat \"$BOX/cancelled\" 2>/dev/null", "");
+		expect(&b, "echo 99999999999 >\"$HOME/d/term\"; " QUEUED("RUNNING")
+			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
+		expect(&b, "echo 1 >\"$HOME/d/term\"; " QUEUED("RUNNING")
+			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\" \"$HOME/d/term\"", "--batch -s KILL 5\n5\n");
+		/* none at all, and jobs that do not run */
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 0", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "--full -s TERM 5\n--batch -s KILL 5\n5\n");
+		expect(&b, QUEUED("PENDING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "5\n");
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 ''", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"", "5\n");
+		box_close(&b);
+	}
+}
+
 static void test_shell_verify(void **state)
 {
 	(void)state;
@@ -873,9 +1038,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_submit_code),      cmocka_unit_test(test_other_code),
-		cmocka_unit_test(test_verb_code),        cmocka_unit_test(test_verb_before_submission),
+		cmocka_unit_test(test_verb_code),         cmocka_unit_test(test_cancel_with_grace),        cmocka_unit_test(test_verb_before_submission),
 		cmocka_unit_test(test_submit_result),    cmocka_unit_test(test_poll),
-		cmocka_unit_test(test_poll_odd_rows),    cmocka_unit_test(test_poll_failed),
+		cmocka_unit_test(test_poll_odd_rows), cmocka_unit_test(test_poll_numbers), cmocka_unit_test(test_sacct_numbers), cmocka_unit_test(test_usage),    cmocka_unit_test(test_poll_failed),
 		cmocka_unit_test(test_state_words),      cmocka_unit_test(test_verify_recordings),
 		cmocka_unit_test(test_verify_cut),       cmocka_unit_test(test_verify_made_up),
 		cmocka_unit_test(test_verify_members),   cmocka_unit_test(test_verb_result),
@@ -883,7 +1048,7 @@ int main(void)
 		cmocka_unit_test(test_prelude_is_posix), cmocka_unit_test(test_shell_submit),
 		cmocka_unit_test(test_shell_verdicts),   cmocka_unit_test(test_shell_lost_reply),
 		cmocka_unit_test(test_shell_races),      cmocka_unit_test(test_shell_payload_cut),
-		cmocka_unit_test(test_shell_cancel),     cmocka_unit_test(test_shell_verify),
+		cmocka_unit_test(test_shell_cancel),     cmocka_unit_test(test_shell_grace),     cmocka_unit_test(test_shell_verify),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -255,14 +255,41 @@ static void test_line_is_command(void **state)
 	expect("echo hello\n", "{\"command\": \"echo hello\"}");
 	expect("  srun -n4 -- ./a.out\n", "{\"command\": \"srun -n4 -- ./a.out\"}");
 	expect("A=1 ./run nodes=2 -- x\n", "{\"command\": \"A=1 ./run nodes=2 -- x\"}");
-	expect("nodes=2 time=10\n", "{\"command\": \"nodes=2 time=10\"}");
-	expect("payload=/x foo=1\n", "{\"command\": \"payload=/x foo=1\"}");
 	expect("1a=2 -- x\n", "{\"command\": \"1a=2 -- x\"}");
 	expect("'a'=2 -- x\n", "{\"command\": \"'a'=2 -- x\"}");
 	expect("=2 -- x\n", "{\"command\": \"=2 -- x\"}");
 	expect("[ -f x ] && y\n", "{\"command\": \"[ -f x ] && y\"}");
 	expect("a='x\n", "{\"command\": \"a='x\"}");
-	expect("nodes=2 --x y\n", "{\"command\": \"nodes=2 --x y\"}");
+	expect("FOO=1 BAR='a b' cmd\n", "{\"command\": \"FOO=1 BAR='a b' cmd\"}");
+	expect("TIME=5 NODES=2 cmd\n", "{\"command\": \"TIME=5 NODES=2 cmd\"}"); /* keys are written small */
+	expect("http_proxy=x n=1 file=y verbose=1 cmd\n", "{\"command\": \"http_proxy=x n=1 file=y verbose=1 cmd\"}");
+	expect("A=1\n", "{\"command\": \"A=1\"}");
+	expect("-- nodes=2 cmd\n", "{\"command\": \"nodes=2 cmd\"}");
+}
+
+/* Keys in front of a command that no ` -- ` separates: nobody means the shell's variable `nodes`. */
+static void test_line_without_separator(void **state)
+{
+	(void)state;
+	refuse("nodes=2 true\n", "'nodes' is a key of the spec, and a command comes behind ` -- `: write `nodes=2 -- true`, or "
+				 "`-- nodes=2 true` to give the command a variable of that name");
+	refuse("A=1 time=5  mem='1 G'  ./run -x -- y \n",
+	       "'time' is a key of the spec, and a command comes behind ` -- `: write `A=1 time=5  mem='1 G' -- ./run -x -- y`, or "
+	       "`-- A=1 time=5  mem='1 G'  ./run -x -- y` to give the command a variable of that name");
+	refuse("nodez=2 true\n", "'nodez' looks like the key 'nodes', and a command comes behind ` -- `: write `nodes=2 -- true`, "
+				 "or `-- nodez=2 true` to give the command a variable of that name");
+	refuse_with("cpus-per-task=2 true\n", "'cpus_per_task' is a key of the spec");
+	refuse_with("env.A=1 true\n", "write `env.A=1 -- true`");
+	refuse_with("nodes=2 --x y\n", "write `nodes=2 -- --x y`");
+	refuse_with("command=x y\n", "'command' is a key of the spec");
+	refuse_with("retries=3 true\n", "write `retries=3 -- true`");
+	refuse("nodes=2 time=10\n", "there is nothing to run: write `nodes=2 time=10 -- COMMAND`");
+	refuse("A=1 nodes=2\n", "there is nothing to run: write `A=1 nodes=2 -- COMMAND`");
+	refuse("payload=/x foo=1\n", "unknown key 'foo': runs/template lists the keys");
+	refuse("nodes=2 name='x true\n", "a quote is not closed");
+	refuse_with("nodes=2 "
+		    "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc\n",
+		    "cccc...`");
 }
 
 static void test_line_of_pairs(void **state)
@@ -284,9 +311,15 @@ static void test_line_mistakes(void **state)
 	refuse("nodes=2 --\n", "'command' must not be empty");
 	refuse("--\n", "'command' must not be empty");
 	refuse("# a comment\n", "'command' must not be a comment alone");
+	refuse("#SBATCH -N 2\n", "this does not look like a batch script: the first line of one begins with #! and the path of an "
+				"interpreter, such as #!/bin/bash");
 	refuse("name='a -- b\n", "a quote before ` -- ` is not closed");
 	refuse("echo a\r\n", "the line ends in a carriage return (CR LF); end it with LF alone");
-	refuse("echo a\necho b\n", "there is something behind the line; write one spec at a time");
+	refuse("echo a\necho b\n", "there is more behind the line: a batch script begins with #! and the path of an interpreter, "
+				   "such as #!/bin/bash; else write one spec at a time");
+	refuse("# train\n#SBATCH -N 2\nsrun x\n",
+	       "this does not look like a batch script: the first line of one begins with #! and the path of an interpreter, "
+	       "such as #!/bin/bash");
 	refuse("env=A -- a\n", "'env' must be a map; on one line write env.NAME=VALUE");
 	refuse("ray.num_gpus=4 -- a\n", "'ray': Ray is not started yet; start it in the command with `ray start`");
 	refuse("partition= -- a\n", "'partition' must not be empty");
@@ -410,8 +443,12 @@ static void test_script_in_json(void **state)
 	       "{\"script\": \"#!/bin/sh\\n#SBATCH -N2 -n4\\n\", \"nodes\": \"3\", \"ntasks\": 4}");
 	expect("{\"script\": \"#!/bin/sh\\n#SBATCH -N2\\n\", \"nodes\": null}",
 	       "{\"script\": \"#!/bin/sh\\n#SBATCH -N2\\n\", \"nodes\": null}");
-	refuse("{\"script\": \"/home/me/job.sh\"}", "'script' must be the text of a script that begins with #! (a file "
-						    "is shipped with `payload`), not '/home/me/job.sh'");
+	refuse("{\"script\": \"/home/me/job.sh\"}", "'script' must be the text of a script that begins with #! and the path of an "
+						 "interpreter, such as #!/bin/bash (a file is shipped with `payload`), not "
+						 "'/home/me/job.sh'");
+	refuse_with("#!\necho\n", "'script' must be");
+	refuse_with("#! \t\n/bin/sh\n", "'script' must be");
+	expect("#! /bin/sh\n", "{\"script\": \"#! /bin/sh\\n\"}");
 	expect("\n\n#!/bin/sh\n", "{\"script\": \"#!/bin/sh\\n\"}");
 	expect("#!/bin/sh\n#SBATCH -N2", "{\"script\": \"#!/bin/sh\\n#SBATCH -N2\", \"nodes\": \"2\"}");
 }
@@ -607,6 +644,27 @@ static void test_commands(void **state)
 	check_value("command", "\"# this\\nand that\"", "\"# this\\nand that\"");
 }
 
+/* What a script finds as $1, $2... */
+static void test_args(void **state)
+{
+	(void)state;
+	expect("{\"payload\": \"/a\", \"args\": [\"x\", \"x\", \"\", \"a b\\n\", 3]}",
+	       "{\"payload\": \"/a\", \"args\": [\"x\", \"x\", \"\", \"a b\\n\", \"3\"]}");
+	expect("{\"script\": \"#!/bin/sh\\n\", \"args\": \"--lr 0.1 'a  b' c,d\"}",
+	       "{\"script\": \"#!/bin/sh\\n\", \"args\": [\"--lr\", \"0.1\", \"a  b\", \"c,d\"]}");
+	expect("{\"payload\": \"/a\", \"args\": \"a\\n b\"}", "{\"payload\": \"/a\", \"args\": [\"a\", \"b\"]}");
+	expect("payload=/a args='-x \"y z\"'\n", "{\"payload\": \"/a\", \"args\": [\"-x\", \"y z\"]}");
+	expect("{\"payload\": \"/a\", \"args\": []}", "{\"payload\": \"/a\", \"args\": []}");
+	expect("{\"command\": \"a\", \"args\": null}", "{\"command\": \"a\", \"args\": null}");
+	refuse("{\"command\": \"a\", \"args\": [\"b\"]}",
+	       "'args': only a script or a payload takes arguments; write those of a command into the command");
+	refuse("{\"payload\": \"/a\", \"args\": 3}", "'args' must be a list of words");
+	refuse("{\"payload\": \"/a\", \"args\": [\"a\", [], true]}",
+	       "'args': word 2 must be text without NUL\n'args': word 3 must be text without NUL");
+	refuse("{\"payload\": \"/a\", \"args\": \"it's\"}", "'args': a quote is not closed");
+	refuse("args=a payload=/a args=b\n", "'args' is given twice");
+}
+
 static void test_env(void **state)
 {
 	(void)state;
@@ -678,6 +736,41 @@ static void test_dependency(void **state)
 	       "'dependency': 'nodes' must be afterok, afterany, afternotok or singleton");
 	refuse("dependency=afterok:41+5 -- a\n", "'afterok' must be a list of run ids: numbers or names, not '41+5'");
 	refuse("dependency=afterok: -- a\n", "'afterok' must not have an empty element");
+}
+
+/* What grows with the square of a document's length stops the daemon: a mebibyte of each has to be quick. */
+static void test_large(void **state)
+{
+	struct strbuf many = STRBUF_INIT, lines = STRBUF_INIT, pairs = STRBUF_INIT, again = STRBUF_INIT;
+	json_t *spec;
+
+	(void)state;
+	strbuf_addstr(&many, "dependency=");
+	strbuf_addstr(&lines, "#!/bin/sh\n");
+	strbuf_addstr(&again, "#!/bin/sh\n");
+	for (int i = 1; many.len < 900000; i++)
+		strbuf_addf(&many, "%safterok:%d,afterany:%d", i > 1 ? "," : "", i, i / 2 + 1);
+	strbuf_addstr(&many, " -- x\n");
+	spec = parse_n(many.buf, many.len);
+	assert_true(json_array_size(json_object_get(spec, "afterok")) > 30000);
+	assert_true(json_array_size(json_object_get(spec, "afterany")) * 2 - json_array_size(json_object_get(spec, "afterok")) <= 2);
+	json_decref(spec);
+	for (int i = 1; lines.len < 900000; i++)
+		strbuf_addf(&lines, "#SBATCH -d afterok:%d\n", i);
+	refuse_with(lines.buf, "'afterok' has more than 1000 runs from several options");
+	for (int i = 1; again.len < 900000; i++)
+		strbuf_addf(&again, "#SBATCH -d afterok:%d\n", i % 999 + 1);
+	spec = parse_n(again.buf, again.len);
+	assert_int_equal(json_array_size(json_object_get(spec, "afterok")), 999);
+	json_decref(spec);
+	while (pairs.len < 900000)
+		strbuf_addstr(&pairs, "aaaaa=1 ");
+	strbuf_addstr(&pairs, "x\n");
+	json_decref(parse_n(pairs.buf, pairs.len));
+	strbuf_release(&many);
+	strbuf_release(&lines);
+	strbuf_release(&pairs);
+	strbuf_release(&again);
 }
 
 static void test_ours_and_later(void **state)
@@ -1214,6 +1307,7 @@ int main(void)
 		cmocka_unit_test(test_too_long),
 		cmocka_unit_test(test_line_split),
 		cmocka_unit_test(test_line_is_command),
+		cmocka_unit_test(test_line_without_separator),
 		cmocka_unit_test(test_line_of_pairs),
 		cmocka_unit_test(test_line_mistakes),
 		cmocka_unit_test(test_script_options),
@@ -1228,10 +1322,12 @@ int main(void)
 		cmocka_unit_test(test_gpus_and_signals),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_commands),
+		cmocka_unit_test(test_args),
 		cmocka_unit_test(test_env),
 		cmocka_unit_test(test_env_size),
 		cmocka_unit_test(test_nul_in_strings),
 		cmocka_unit_test(test_dependency),
+		cmocka_unit_test(test_large),
 		cmocka_unit_test(test_ours_and_later),
 		cmocka_unit_test(test_set_merges),
 		cmocka_unit_test(test_time),
