@@ -30,7 +30,7 @@ ln -s "$_who" "$_f" 2>/dev/null
 
 # Signals go to the job's process.
 _rc='' _sig=-
-rm -f pid signal rc
+rm -f pid signal rc fault
 # shellcheck disable=SC2317 # called by the traps
 pass() {
 	_sig=$1
@@ -41,7 +41,22 @@ trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP
 trap 'pass USR1' USR1; trap 'pass USR2' USR2
 
 # Directories and environment.
-mkdir -p "$_ends" work results || _rc=73
+_fault=-
+unready() {
+	_rc=$?
+	[ "$_rc" -gt 128 ] || _rc=73 _fault='write'
+}
+mkdir -p "$_ends" work results || unready
+_nodes='' _cpus=''
+if [ -z "${SLURMRAY_JOB_ID:-}" ]; then
+	_nodes=${SLURM_JOB_NUM_NODES:-}
+	_cpus=$(echo "${SLURM_JOB_CPUS_PER_NODE:-}" | awk -F, '{
+		for (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]
+		print n
+	}')
+fi
+case $_nodes in *[!0-9]*) _nodes='' ;; esac
+case $_cpus in *[!0-9]*) _cpus='' ;; esac
 export SLURMRAY_RUN=train SLURMRAY_ATTEMPT=2
 export SLURMRAY_RESULTS="$_dir/results" SLURMRAY_INPUTS="$_dir/work"
 export SLURM_EXPORT_ENV=ALL
@@ -79,10 +94,17 @@ export DAGSTER_PIPES_CONTEXT
 DAGSTER_PIPES_MESSAGES=$(_param '{"path": "' "$_dir/events" '"}') || _rc=73
 export DAGSTER_PIPES_MESSAGES
 
-cat >job <<'END_OF_FILE' || _rc=73
+cat >job <<'END_OF_FILE' || unready
 echo $$ >pid || exit 73
 [ ! -s signal ] || kill -s "$(cat signal)" $$
-cd "${0%/job}/work" || exit 66
+_no_path() {
+	_why=$(LC_ALL=C ls -ld -- "$2" 2>&1 >/dev/null)
+	_why=${_why##*: }
+	echo "slurmray: $1: $2: ${_why:-$3}" >&2
+	echo "$1" >"${0%/job}/fault"
+	exit 66
+}
+cd "${0%/job}/work" 2>/dev/null || _no_path workdir "${0%/job}/work" 'Permission denied'
 exec "${BASH:-/bin/sh}" -c 'python train.py'
 END_OF_FILE
 
@@ -107,6 +129,8 @@ if [ -z "$_rc" ]; then
 		_rc=$?
 	done
 	[ ! -s rc ] || read -r _rc <rc
+	[ ! -s fault ] || read -r _fault <fault
+	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
 exec 2>/dev/null
@@ -131,12 +155,19 @@ _man=0
 find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
 	-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
 
-# Peak memory, where the job has a memory cgroup.
-_rss=''
-_cg=$(sed -n 's|^[0-9]*:\(memory\)*:\(/.*/job_[0-9]*/step_[^/]*\).*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
-[ -z "$_cg" ] || for _f in $_cg; do
-	_rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes") && break
+# Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.
+_rss='' _all=''
+_cg=$(sed -n 's|^[0-9]*:\([a-z,]*\):\(/.*/job_[0-9]*\)/step_.*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
+for _f in $_cg; do
+	[ -n "$_rss" ] || _rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes")
+	[ -n "$_all" ] || _all=$(sed -n 's/^usage_usec //p' "$_f/cpu.stat")
+	[ -n "$_all" ] || _all=$(sed -n 's/...$//p' "$_f/cpuacct.usage") # nanoseconds
 done
+case $_rss in *[!0-9]*) _rss='' ;; esac
+case $_all in
+'' | *[!0-9]*) ! grep -qs srun job payload || _cpu='' ;;
+*) _cpu=$_all ;;
+esac
 
 # A requeue that was granted ended this start; the next one will leave the record.
 [ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
@@ -145,10 +176,12 @@ done
 _out=$(wc -c <stdout)
 _err=$(wc -c <stderr)
 _events=$(wc -c <events)
+_code=$_rc
+[ "$_fault" = - ] || _code=-
 record() {
-	printf '%s\n' "v=1 run=9 attempt=2 job=$_me rc=$_rc sig=$_sig start=$_start end=$_end \
+	printf '%s\n' "v=1 run=9 attempt=2 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
-events=${_events:--} host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/9.a2"
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault events=${_events:--} host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/9.a2"
 }
 _end=$(date +%s) _n=0
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass
