@@ -2,7 +2,8 @@
 """Dagster Pipes through a mount, without Dagster: what its session does on this side, and payloads that write what they like.
 
 usage: pipes.py check MNT [key=value ...]   prints `ok NAME` or `not ok NAME`, reasons behind `# `; the keys go into the specs;
-                                            kill=FILE: the worker whose id is in FILE is killed again and again meanwhile
+                                            kill=FILE: the worker whose id is in FILE is killed again and again meanwhile;
+                                            outage=TESTBED: its sshd is away for some seconds; only=CASE,...
        pipes.py payload CASE                the job of a case
 
 The reader here is as strict as Dagster's file reader: text, one line at a time, json.loads, and whatever it does not take ends it.
@@ -11,6 +12,7 @@ import base64
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -224,6 +226,7 @@ class Checks:
     def __init__(self, mnt, keys):
         self.mnt, self.failed, self.reasons = mnt, 0, []
         self.kill = keys.pop('kill', None)
+        self.outage = keys.pop('outage', None)
         self.prefix = keys.pop('prefix', 'pipes')
         self.keys = keys
 
@@ -378,21 +381,37 @@ class Checks:
         os.rmdir(s.dir)
         self.report('contexts that are none are refused, and the draft stays')
 
-    def kills(self):
+    def slow(self):
         s = self.session('slow')
-        n, until = 0, time.time() + PATIENCE
-        while s.read('status').strip() not in ('running', 'completing', 'succeeded', 'failed') and time.time() < until:
+        until = time.time() + PATIENCE
+        while not s.lines and time.time() < until:
             time.sleep(0.05)
-        while s.read('status').strip() == 'running' and n < 6:
-            with open(self.kill, encoding='utf-8') as f:
-                os.kill(int(f.read()), signal.SIGKILL)
-            n += 1
-            time.sleep(0.4)
+        return s
+
+    def slow_end(self, s):
         self.want('wait', s.wait(), 'succeeded 0')
         self.want('the reader', s.error, None)
         logs = [json.loads(line)['params']['message'].split(':')[0] for line in s.lines if '"log"' in line[:80]]
         self.want('logs', logs == [str(i) for i in range(300)], True)
         self.want('the last two', s.methods()[-2:], ['report_asset_materialization', 'closed'])
+
+    def outages(self):
+        s = self.slow()
+        for what in 'sshd-stop', 'sshd-start':
+            subprocess.run([self.outage, what], check=True, stdout=subprocess.DEVNULL, timeout=30)
+            time.sleep(4)
+        self.slow_end(s)
+        self.report('the cluster is away while messages come, and when the job ends: each is read once')
+
+    def kills(self):
+        s = self.slow()
+        n = 0
+        while s.read('status').strip() == 'running' and n < 6:
+            with open(self.kill, encoding='utf-8') as f:
+                os.kill(int(f.read()), signal.SIGKILL)
+            n += 1
+            time.sleep(0.4)
+        self.slow_end(s)
         self.want('kills', n > 2, True)
         self.report('the worker is killed %s while messages come: each is read once' % ('again and again' if n else 'never'))
 
@@ -400,7 +419,7 @@ class Checks:
 def check(mnt, words):
     c = Checks(mnt, dict(w.split('=', 1) for w in words))
     only = c.keys.pop('only', 'everything,sizes,nasty,cut,writers,ends,contexts').split(',')
-    for name in only + (['kills'] if c.kill else []):
+    for name in only + (['outages'] if c.outage else []) + (['kills'] if c.kill else []):
         try:
             getattr(c, name)()
         except Exception as e:  # the other cases are worth a look all the same
