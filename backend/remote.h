@@ -145,6 +145,7 @@ struct rstream {
 	bool short_said;
 	int64_t next_at, interval;
 	size_t window;         /* bytes asked for in one look */
+	bool full;             /* the last look brought all of them: there may be more */
 	int64_t final;         /* promised length, -1: not known */
 	int64_t cut_to;        /* messages: the file is shorter than what is here, and what is in it is to be compared; 0: no */
 	bool cut_seen;         /* it was compared, and is the beginning of what is here */

@@ -153,7 +153,7 @@ static int keep(struct rrun *r, int st, const char *data, size_t len)
 static void append(struct cluster *c, struct rrun *r, int st, const char *data, size_t len)
 {
 	struct rstream *s = &r->stream[st];
-	bool all = len >= s->window;
+	bool all = s->full;
 	int rc = keep(r, st, data, len);
 
 	if (rc < 0) {
@@ -260,6 +260,7 @@ static void on_read(struct cluster *c, void *arg, int code, const char *text, co
 	if (!r)
 		return;
 	r->stream[st].busy = false;
+	r->stream[st].full = len >= r->stream[st].window;
 	rruns_touch(c);
 	if (r->stream[st].done || !r->spool || (st == RSTREAM_EVENTS && !r->events))
 		return;
@@ -341,7 +342,7 @@ static struct log_op *new_op(const struct rrun *r, int st)
 static void look(struct cluster *c, struct rrun *r, int st)
 {
 	struct rstream *s = &r->stream[st];
-	size_t want = s->window, back;
+	size_t want = s->window, back = overlap(r, st);
 
 	s->busy = true;
 	if (!s->f) {
@@ -357,16 +358,14 @@ static void look(struct cluster *c, struct rrun *r, int st)
 		rfile_read(s->f, (uint64_t)s->cut_to - back, back, true, on_read, new_op(r, st));
 		return;
 	}
-	if (s->final >= 0 && s->final - here(r, st) < (int64_t)want)
-		want = (size_t)(s->final - here(r, st));
-	back = overlap(r, st);
-	rfile_read(s->f, (uint64_t)here(r, st) - back, want + back, false, on_read, new_op(r, st));
+	if (s->final >= 0 && s->final - here(r, st) + (int64_t)back < (int64_t)want)
+		want = (size_t)(s->final - here(r, st)) + back;
+	rfile_read(s->f, (uint64_t)here(r, st) - back, want, false, on_read, new_op(r, st));
 }
 
 static bool open_spool(struct cluster *c, struct rrun *r)
 {
 	struct err e = ERR_INIT;
-
 	bool messages = !r->stream[RSTREAM_EVENTS].done;
 
 	if ((r->spool || spool_open(c->spool_dir, r->num, &r->spool, &e) == 0) &&
