@@ -216,7 +216,7 @@ static void files_written_anew(void **state)
 
 	(void)state;
 	assert_int_equal(events_append(ev, OPENED TORN, strlen(OPENED TORN)), 0);
-	assert_true(events_same(ev, strlen(OPENED), OPENED + strlen(OPENED) - 10, 10));
+	assert_true(events_same(ev, strlen(OPENED), &OPENED[strlen(OPENED) - 10], 10));
 	assert_false(events_same(ev, strlen(OPENED), "somewhere!", 10));
 	assert_true(events_same(ev, 3, "xyzw", 4)); /* nothing to compare */
 	assert_int_equal(events_restart(ev), 0);
@@ -226,8 +226,8 @@ static void files_written_anew(void **state)
 	events_close(ev);
 	ev = open_events(4);
 	assert_int_equal(events_at(ev), strlen(LOG("new")) + 4);
-	assert_false(events_same(ev, 46, OPENED + 36, 10));
-	assert_true(events_same(ev, 46, LOG("new") + 36, 10));
+	assert_false(events_same(ev, 46, &OPENED[36], 10));
+	assert_true(events_same(ev, 46, &LOG("new")[36], 10));
 	view_is(r, SPOOL_EVENTS, OPENED LOG("new"));
 	spool_reader_rejects(r, &rows);
 	row = json_loads(strrchr(rows.buf, '{'), 0, NULL);
