@@ -21,6 +21,7 @@
 
 /* MAX_ARG_STRLEN, execve(2): one argument or NAME=VALUE with its NUL takes at most 32 pages. */
 #define ARG_MAX_BYTES (128 * 1024)
+#define ERRORS_ENOUGH 8192 /* bytes of sentences about one key */
 #define GRACE_DEFAULT 10
 #define SIGNAL_LEAD_DEFAULT 60 /* sbatch(1), --signal */
 
@@ -50,15 +51,26 @@ static json_int_t count(const struct effective *eff, const char *key, json_int_t
 	return json_is_integer(v) ? json_integer_value(v) : otherwise;
 }
 
-static void list_add(char ***list, char *item)
-{
-	size_t n = 0;
+/* A list that is being made: NULL-ended at any time, and it grows by doubling, for a spec may hold a quarter of a million words. */
+struct words {
+	char **v;
+	size_t n, cap;
+};
 
-	while (*list && (*list)[n])
-		n++;
-	*list = xrealloc(*list, (n + 2) * sizeof(**list));
-	(*list)[n] = item;
-	(*list)[n + 1] = NULL;
+static void words_add(struct words *w, char *item)
+{
+	if (w->n + 2 > w->cap) {
+		w->cap = w->cap ? 2 * w->cap : 8;
+		w->v = xrealloc(w->v, w->cap * sizeof(char *));
+	}
+	w->v[w->n++] = item;
+	w->v[w->n] = NULL;
+}
+
+/* Never NULL. */
+static char **words_take(struct words *w)
+{
+	return w->v ? w->v : xcalloc(1, sizeof(char *));
 }
 
 static void list_free(char **list)
@@ -124,20 +136,25 @@ static void fill_pipes(const struct effective *eff, struct job *job)
 
 static int fill_argv(const json_t *words, struct job *job, struct strbuf *errors)
 {
+	struct words argv = { 0 };
+	int rc = 0;
 	size_t i;
 	json_t *w;
 
 	job->form = JOB_EXEC;
 	json_array_foreach (words, i, w) {
 		if (!json_is_string(w))
-			return strbuf_complain(errors, "command: every word of a list must be text");
-		if (json_string_length(w) >= ARG_MAX_BYTES)
-			return strbuf_complain(errors, "command: a word is over 128 KiB, more than an argument can hold");
-		list_add(&job->argv, xstrdup(json_string_value(w)));
+			rc = strbuf_complain(errors, "command: every word of a list must be text");
+		else if (json_string_length(w) >= ARG_MAX_BYTES)
+			rc = strbuf_complain(errors, "command: a word is over 128 KiB, more than an argument can hold");
+		if (rc < 0)
+			break;
+		words_add(&argv, xstrdup(json_string_value(w)));
 	}
-	if (!job->argv || !job->argv[0][0])
+	job->argv = words_take(&argv);
+	if (rc == 0 && (!job->argv[0] || !job->argv[0][0]))
 		return strbuf_complain(errors, "command: the first word must name a program");
-	return 0;
+	return rc;
 }
 
 static int fill_script(const struct effective *eff, struct job *job, struct strbuf *errors)
@@ -155,12 +172,13 @@ static int fill_script(const struct effective *eff, struct job *job, struct strb
 static void fill_args(const struct effective *eff, struct job *job)
 {
 	const json_t *words = value(eff, "args"), *w;
+	struct words args = { 0 };
 	size_t i;
 
-	job->args = xcalloc(1, sizeof(*job->args));
 	json_array_foreach ((json_t *)words, i, w)
 		if (json_is_string(w))
-			list_add(&job->args, xstrdup(json_string_value(w)));
+			words_add(&args, xstrdup(json_string_value(w)));
+	job->args = words_take(&args);
 }
 
 static int fill_form(const struct effective *eff, struct job *job, struct strbuf *errors)
@@ -271,7 +289,7 @@ static void join(const json_t *list, struct strbuf *out)
 	}
 }
 
-static void add_option(struct job *job, const char *key, const json_t *v)
+static void add_option(struct words *options, const char *key, const json_t *v)
 {
 	cleanup_strbuf struct strbuf opt = STRBUF_INIT;
 
@@ -286,27 +304,28 @@ static void add_option(struct job *job, const char *key, const json_t *v)
 		strbuf_addf(&opt, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
 	else if (json_is_array(v))
 		join(v, &opt);
-	list_add(&job->sbatch, strbuf_detach(&opt, NULL));
+	words_add(options, strbuf_detach(&opt, NULL));
 }
 
 /* In the order of the key table, so that equal specs give equal command lines. */
 static void fill_sbatch(const struct effective *eff, struct job *job)
 {
 	const json_t *args = value(eff, "sbatch_args");
+	struct words options = { 0 };
 	size_t i;
 	json_t *v;
 
-	job->sbatch = xcalloc(1, sizeof(*job->sbatch));
 	for (const struct spec_key *k = spec_keys; k->name; k++) {
 		const json_t *set = value(eff, k->name);
 
 		if (set && (k->flags & SPEC_SBATCH) && !passed_apart(k->name) && !json_is_false(set))
-			add_option(job, k->name, set);
+			add_option(&options, k->name, set);
 	}
 	json_array_foreach (args, i, v) {
 		if (json_is_string(v))
-			list_add(&job->sbatch, xstrdup(json_string_value(v)));
+			words_add(&options, xstrdup(json_string_value(v)));
 	}
+	job->sbatch = words_take(&options);
 }
 
 /* Where the last component of a path begins and how long it is; trailing slashes do not count. */
@@ -326,33 +345,39 @@ static size_t base_name(const char *path, const char **name)
 static int fill_files(const struct effective *eff, struct job *job, struct strbuf *errors)
 {
 	const json_t *files = value(eff, "files");
+	json_t *names = json_object(), *v;
+	struct words list = { 0 };
 	int rc = 0;
 	size_t i;
-	json_t *v;
 
-	job->files = xcalloc(1, sizeof(*job->files));
 	json_array_foreach (files, i, v) {
 		const char *path = json_string_value(v), *name, *other;
 		size_t len = path ? base_name(path, &name) : 0;
+		cleanup_free char *base = len ? xstrndup(name, len) : NULL;
 
 		if (!len || (len <= 2 && strncmp(name, "..", len) == 0)) {
 			rc = strbuf_complain(errors, "files: '%s' has no name that it could have in the working directory",
 					     path ? path : "");
 			continue;
 		}
-		for (char **f = job->files; *f; f++)
-			if (base_name(*f, &other) == len && memcmp(name, other, len) == 0)
-				rc = strbuf_complain(errors, "files: %s and %s would have the same name in the working directory", *f, path);
-		list_add(&job->files, xstrdup(path));
+		other = json_string_value(json_object_get(names, base));
+		if (!other)
+			(void)json_object_set(names, base, v);
+		else if (errors->len < ERRORS_ENOUGH)
+			(void)strbuf_complain(errors, "files: %s and %s would have the same name in the working directory", other, path);
+		rc = other ? -EINVAL : rc;
+		words_add(&list, xstrdup(path));
 	}
+	job->files = words_take(&list);
+	json_decref(names);
 	return rc;
 }
 
 static void fill_after(const struct effective *eff, struct job *job)
 {
 	static const char *const types[] = { "afterok", "afterany", "afternotok" };
+	struct words after = { 0 };
 
-	job->after = xcalloc(1, sizeof(*job->after));
 	for (size_t t = 0; t < ARRAY_SIZE(types); t++) {
 		const json_t *runs = value(eff, types[t]);
 		size_t i;
@@ -360,9 +385,10 @@ static void fill_after(const struct effective *eff, struct job *job)
 
 		json_array_foreach (runs, i, run) {
 			if (json_is_string(run))
-				list_add(&job->after, xasprintf("%s:%s", types[t], json_string_value(run)));
+				words_add(&after, xasprintf("%s:%s", types[t], json_string_value(run)));
 		}
 	}
+	job->after = words_take(&after);
 }
 
 /* A signal by name, with or without SIG, or by number; 0 for anything else. */
@@ -473,6 +499,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	rc |= fill_streams(eff, job, errors);
 	rc |= fill_signal(eff, job, errors);
 	rc |= fill_files(eff, job, errors);
+	rc |= job_environment_fill(value(eff, "environment"), &job->environment, errors);
 	rc |= fill_launcher(eff, job, errors);
 	if (rc) {
 		job_release(job);
@@ -498,6 +525,7 @@ void job_release(struct job *job)
 		free(job->env[i].value);
 	}
 	free(job->env);
+	job_environment_release(&job->environment);
 	list_free(job->argv);
 	list_free(job->args);
 	list_free(job->sbatch);

@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define BATCH 100
+#define BATCH 500
 #define USAGE_LIMIT_S 30
 
 struct usage {
@@ -39,6 +39,16 @@ static struct usage *entry(struct list *n)
 	return container_of(n, struct usage, node);
 }
 
+/* When the next question is due: not before the first of them is, nor soon after the last question. */
+static void reckon(struct cluster *c)
+{
+	int64_t at = INT64_MAX;
+
+	for (struct list *n = c->usage.next; n != &c->usage; n = n->next)
+		at = earlier(at, entry(n)->at);
+	c->usage_at = at < c->usage_asked_at + c->pace.usage[0] ? c->usage_asked_at + c->pace.usage[0] : at;
+}
+
 void rusage_release(struct cluster *c)
 {
 	while (!list_empty(&c->usage))
@@ -49,6 +59,7 @@ void rusage_link_up(struct cluster *c)
 {
 	c->usage_busy = false;
 	c->usage_none = false;
+	reckon(c);
 }
 
 void rusage_want(struct cluster *c, const struct rrun *r)
@@ -65,6 +76,8 @@ void rusage_want(struct cluster *c, const struct rrun *r)
 	u->peak_known = r->has_record && r->record.maxrss > 0 && r->record.nodes < 2;
 	u->at = c->now + c->pace.usage[0];
 	list_add_tail(&c->usage, &u->node);
+	if (!c->usage_busy)
+		reckon(c);
 }
 
 static void report(struct cluster *c, const struct usage *u, const struct sched_usage *s)
@@ -106,7 +119,7 @@ static void on_one(void *arg, const struct sched_usage *s)
 }
 
 /* Those that the answer did not tell of are asked for again, later and later. */
-static void put_back(struct cluster *c)
+static void put_back(struct cluster *c, bool answered)
 {
 	struct list *n, *tmp;
 
@@ -116,11 +129,13 @@ static void put_back(struct cluster *c)
 		if (u->serial != c->usage_serial)
 			continue;
 		u->serial = 0;
-		if (++u->tries >= ARRAY_SIZE(c->pace.usage))
+		u->tries += answered;
+		if (u->tries >= ARRAY_SIZE(c->pace.usage))
 			drop(u);
 		else
 			u->at = c->now + c->pace.usage[u->tries];
 	}
+	reckon(c);
 }
 
 static void on_usage(struct cluster *c, void *arg, const struct agent_frame *f)
@@ -131,7 +146,7 @@ static void on_usage(struct cluster *c, void *arg, const struct agent_frame *f)
 	(void)arg;
 	c->usage_busy = false;
 	if (!f) {
-		put_back(c);
+		put_back(c, false);
 		return;
 	}
 	rc = c->sched->usage_result(f->rc, f->out, f->err, on_one, c, &e);
@@ -142,18 +157,12 @@ static void on_usage(struct cluster *c, void *arg, const struct agent_frame *f)
 	}
 	if (rc < 0)
 		log_debug("cluster %s: %s", c->ctx.conf->name, e.text);
-	put_back(c);
+	put_back(c, true);
 }
 
 int64_t rusage_deadline(const struct cluster *c)
 {
-	int64_t at = INT64_MAX;
-
-	if (c->usage_busy || !rlink_up(c))
-		return INT64_MAX;
-	for (struct list *n = c->usage.next; n != &c->usage; n = n->next)
-		at = earlier(at, entry(n)->at);
-	return at;
+	return c->usage_busy || list_empty(&c->usage) || !rlink_up(c) ? INT64_MAX : c->usage_at;
 }
 
 void rusage_step(struct cluster *c)
@@ -165,6 +174,7 @@ void rusage_step(struct cluster *c)
 	if (rusage_deadline(c) > c->now)
 		return;
 	c->usage_serial++;
+	c->usage_asked_at = c->now;
 	for (struct list *l = c->usage.next; l != &c->usage && n < BATCH; l = l->next) {
 		struct usage *u = entry(l);
 
@@ -172,6 +182,10 @@ void rusage_step(struct cluster *c)
 			continue;
 		u->serial = c->usage_serial;
 		runs[n++] = (struct sched_run){ .num = u->num, .attempt = u->attempt, .job_id = u->job_id, .token = u->token };
+	}
+	if (!n) {
+		reckon(c);
+		return;
 	}
 	c->usage_busy = true;
 	c->sched->usage(runs, n, &code);

@@ -219,8 +219,12 @@ static void on_cancelled(struct cluster *c, void *arg, const struct agent_frame 
 		return;
 	}
 	rc = c->sched->verb_result("cancel", f->rc, f->out, f->err, &e);
-	r->cancel = rc > 0 ? CANCEL_GRACE : CANCEL_DONE; /* also when refused: the user asks again, and the end tells what it was */
-	r->cancel_at = c->now + rc * (int64_t)USEC_PER_SEC;
+	if (rc > 0 || (rc == -EHOSTUNREACH && r->cancel_at)) {
+		r->cancel = CANCEL_GRACE;
+		r->cancel_at = c->now + (rc > 0 ? rc * (int64_t)USEC_PER_SEC : c->pace.verify_again);
+	} else {
+		r->cancel = CANCEL_DONE; /* also when refused: the user asks again, and the end tells what it was */
+	}
 	rruns_touch(c);
 	rreq_done_cancel(c, r->num, rc < 0 ? rc : 0, rc < 0 ? e.text : "");
 	rjobs_poll_soon(c);

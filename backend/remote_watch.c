@@ -5,7 +5,7 @@
  * A run is watched for a minute after somebody looked at it (CREQ_LOOK, CREQ_HOT). New bytes of a watched run's log are held
  * back (remote_logs.c) until results/ is known to be as it was listed, or was listed anew. For that its directories and newest
  * files are asked for their times and sizes, all at once (sftp counts seconds, so a directory that changed in the last two must
- * be listed to be sure); a listing is made once a second at most. While somebody looks into results/ or work/ itself these are
+ * be listed to be sure); a listing is made once a second, or a few in a row after a pause. While somebody looks into results/ or work/ itself these are
  * listed about every second anyway, more and more slowly while nothing changes.
  *
  * Invariants: one request lists for all runs that want it (LIST_RUNS at most), and one is on its way at a time; an area is
@@ -23,12 +23,13 @@
 
 #define LIST_BYTES ((size_t)128 * 1024)
 #define LIST_ENTRIES 4000
-#define LIST_RUNS 16
+#define LIST_RUNS 8
 #define LIST_LIMIT_S 10
 #define LIST_COSTS 5	     /* pause after a listing, in times of what it took */
 #define LIST_PAUSE_US (100 * (int64_t)USEC_PER_MSEC)
 #define TROUBLE_US (60 * (int64_t)USEC_PER_SEC)
 #define STATS_MAX 64	     /* paths that are asked for their times */
+#define BURST 3		     /* listings of a run that need not keep the distance: a job's first lines come close together */
 #define WATCH_RUNS 256	     /* by a look at the run's directory or log; looks into its areas count always */
 #define WATCH_ALL 1024
 
@@ -47,6 +48,7 @@ struct rwatch {
 	unsigned areas; /* bit per enum cluster_area */
 	int64_t listed_at; /* when the last one began; 0: never */
 	int64_t next_at, interval;
+	int64_t spent_at;  /* up to where listings have used up time: each takes `watch_min` of it */
 	bool wanted;	   /* a listing is, as soon as there may be one */
 	bool asked;	   /* it is in the one that is on its way */
 	bool held;	   /* bytes of its log wait */
@@ -474,9 +476,16 @@ static void add_run(struct cluster *c, struct batch *b, struct rrun *r, struct s
 
 	w->asked = true;
 	w->wanted = w->again = false;
+	w->spent_at = (w->spent_at > c->now ? w->spent_at : c->now) + c->pace.watch_min;
 	add_part(c, b, r, AREA_RESULTS, code);
 	if (w->areas & 1u << AREA_WORK && w->areas_until > c->now)
 		add_part(c, b, r, AREA_WORK, code);
+}
+
+/* When news may be listed for: once in `watch_min`, after a pause BURST times in a row. */
+static int64_t allowed_at(const struct cluster *c, const struct rwatch *w)
+{
+	return w->spent_at - (BURST - 1) * c->pace.watch_min;
 }
 
 /* When it wants its next listing; INT64_MAX: not by itself. */
@@ -485,7 +494,7 @@ static int64_t due_at(const struct cluster *c, const struct rwatch *w)
 	int64_t at = w->areas_until > c->now ? w->next_at : INT64_MAX;
 
 	if (w->wanted)
-		at = earlier(at, w->listed_at ? w->listed_at + c->pace.watch_min : 0);
+		at = earlier(at, allowed_at(c, w));
 	return at;
 }
 

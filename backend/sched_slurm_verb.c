@@ -161,7 +161,7 @@ int slurm_verb_result(const char *verb, int rc, const char *out, const char *err
 	if (rc == 124)
 		return err_set(e, -EHOSTUNREACH, "%s: the scheduler did not answer in time", verb);
 	if (rc == 0 && len == 2 && memcmp(out, "ok", len) == 0)
-		return again_in(text);
+		return strcmp(verb, "cancel") == 0 ? again_in(text) : 0;
 	for (size_t i = 0; i < ARRAY_SIZE(answers); i++)
 		if (strlen(answers[i].word) == len && memcmp(out, answers[i].word, len) == 0)
 			return slurm_error(e, answers[i].code, verb, text);

@@ -75,6 +75,9 @@ int spec_set(json_t *spec, const char *name, json_t *value, struct strbuf *error
 /* What is wrong with a line that more lines follow: most likely it is the first of a script that has no #!. */
 const char *spec_more_lines(const char *text);
 
+/* The working directory that the #SBATCH lines of a script ask for, as it is written there; NULL: none. The caller frees. */
+char *spec_script_workdir(const char *text, size_t len);
+
 /* Equal but for DAGSTER_PIPES_* in env: what a second write of `spec` is compared with. */
 bool spec_equal(const json_t *a, const json_t *b);
 

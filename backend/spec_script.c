@@ -153,6 +153,7 @@ struct options {
 	size_t i; /* the next word */
 	json_t *spec;
 	struct strbuf *errors;
+	char **workdir; /* where the working directory goes, unchecked; NULL: it is a key as any */
 };
 
 static bool takes_value(const struct spec_key *k)
@@ -175,6 +176,10 @@ static int apply(struct options *o, const struct spec_key *k, const char *value,
 				     spec_show(value, shown));
 	if (ignored(k))
 		return 0;
+	if (o->workdir && strcmp(k->name, "workdir") == 0) {
+		str_set(o->workdir, value);
+		return 0;
+	}
 	return set_key(o->spec, k->name, value ? json_string(value) : json_true(), line, o->errors);
 }
 
@@ -252,10 +257,10 @@ static int options_run(struct options *o)
 	return rc;
 }
 
-int spec_script(const char *text, size_t len, json_t *spec, struct strbuf *errors)
+int spec_script(const char *text, size_t len, json_t *spec, char **workdir, struct strbuf *errors)
 {
 	struct words words = { NULL, 0, 0 };
-	struct options o = { &words, 0, spec, errors };
+	struct options o = { &words, 0, spec, errors, workdir };
 	int rc;
 
 	if (memmem(text, len, "\r\n", 2))
@@ -267,4 +272,15 @@ int spec_script(const char *text, size_t len, json_t *spec, struct strbuf *error
 		rc = -EINVAL;
 	words_release(&words);
 	return rc;
+}
+
+char *spec_script_workdir(const char *text, size_t len)
+{
+	cleanup_strbuf struct strbuf errors = STRBUF_INIT;
+	json_t *keys = json_object();
+	char *dir = NULL;
+
+	(void)spec_script(text, len, keys, &dir, &errors); /* what else is wrong is another's to say */
+	json_decref(keys);
+	return dir;
 }

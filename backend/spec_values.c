@@ -576,6 +576,8 @@ int spec_value(const struct spec_key *k, const json_t *value, json_t **out, stru
 		return value_pipes(value, out, errors);
 	if (strcmp(k->name, "extras") == 0)
 		return value_extras(value, out, errors);
+	if (strcmp(k->name, "environment") == 0)
+		return spec_value_environment(value, out, errors);
 	if (strcmp(k->name, "args") == 0)
 		return value_args(value, out, errors);
 	assert(strcmp(k->name, "sbatch_args") == 0);

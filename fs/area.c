@@ -19,6 +19,7 @@ struct paths *area_paths(struct fsys *fs, uint32_t run)
 
 	if (n)
 		return container_of(n, struct paths, node);
+	content_sweep(fs, run);
 	p = paths_open(fs->state_dir, run);
 	hmap_insert(&fs->paths, &p->node, run);
 	return p;
@@ -49,6 +50,9 @@ bool area_at(struct fsys *fs, uint64_t ino, struct spot *s)
 	if (!s->r)
 		return false;
 	s->p = area_paths(fs, s->r->num);
+	if (s->p->attempt != s->r->attempt)
+		paths_forget(s->p);
+	s->p->attempt = s->r->attempt;
 	s->path = "";
 	if (ino_kind(ino) == INO_RUN) {
 		s->area = ino_row(ino) == RUN_ROW_RESULTS ? 'r' : ino_row(ino) == RUN_ROW_WORK ? 'w' : 'f';

@@ -16,16 +16,17 @@
 
 #define FAR_AGE_US (1 * USEC_PER_SEC)	 /* over a network, older listings are asked for again */
 #define NEAR_AGE_US (20 * USEC_PER_MSEC) /* of a known name on this machine, unless the run did something since */
-#define NEAR_CHEAP_US (2 * USEC_PER_MSEC)
-#define NEAR_COSTS 4			 /* a listing that is not cheap serves for this many times what it took */
+#define NEAR_MANY 1000
+#define NEAR_COSTS 4			 /* a listing of more names serves for this many times what it took */
 #define NEAR_WAIT_US (1 * USEC_PER_SEC)
+#define FIRST_WAIT_US (10 * USEC_PER_SEC) /* there is nothing older to answer with */
 #define WORK_WAIT_US (5 * USEC_PER_SEC)	 /* opening work/ over a network: nobody walks into it by accident */
 
 /* --- listings --- */
 
 struct listing {
 	struct fsys *fs;
-	uint32_t run;
+	uint32_t run, attempt;
 	char area;
 	char *dir;
 };
@@ -36,14 +37,14 @@ static void listed(void *arg, int code, const char *text, const char *data, size
 	struct pentry *state;
 
 	(void)text;
-	if (engine_run(l->fs->en, l->run)) {
+	if (engine_run(l->fs->en, l->run) && area_paths(l->fs, l->run)->attempt == l->attempt) {
 		struct paths *p = area_paths(l->fs, l->run);
 		bool gone = code == -ENOENT || code == -ENOTDIR;
 
 		state = paths_dir(p, l->area, l->dir);
 		/* What came with the end of the run is the truth, and what was asked for later is newer. */
 		if ((code == 0 || gone) && state && !(l->area == 'r' && p->manifest) && state->answered_at <= state->asked_at)
-			paths_take(p, l->area, l->dir, false, data, code == 0 ? len : 0);
+			state->names = paths_take(p, l->area, l->dir, false, data, code == 0 ? len : 0);
 		if (state) {
 			state->listing = false;
 			state->listed = state->listed || code == 0 || gone;
@@ -91,7 +92,7 @@ static void ask(struct fsys *fs, const struct spot *s, struct pentry *state, con
 	state->listing = true;
 	state->asked_at = clock_mono(fs->clock);
 	l = xmalloc(sizeof(*l));
-	*l = (struct listing){ fs, s->r->num, s->area, xstrdup(dir) };
+	*l = (struct listing){ fs, s->r->num, s->p->attempt, s->area, xstrdup(dir) };
 	engine_list(fs->en, s->r->num, s->area == 'r' ? AREA_RESULTS : AREA_WORK, dir, listed, l);
 }
 
@@ -119,8 +120,10 @@ bool area_away(struct fsys *fs, struct spot *s, const char *dir)
 {
 	const struct pentry *state = paths_dir(s->p, s->area, dir);
 
-	if (!is_remote(fs, s) || !state || state->listed || is_near(fs, s->r))
+	if (!is_remote(fs, s) || !state || state->listed)
 		return false;
+	if (is_near(fs, s->r))
+		return !state->answered_at;
 	if (run_is_live(s->r) && !(s->r->job_id && *s->r->job_id))
 		return false; /* it has no job there yet, and so no files */
 	return !link_up(fs, s->r);
@@ -141,7 +144,12 @@ char *area_parent(const struct spot *s)
 void area_listed(struct fsys *fs, uint32_t run, int area, bool whole, int64_t began, const char *data, size_t len)
 {
 	struct paths *p = area_paths(fs, run);
+	const struct run *r = engine_run(fs->en, run);
 
+	if (!r || p->attempt != r->attempt) { /* nobody looked at this attempt so far */
+		paths_forget(p);
+		p->attempt = r ? r->attempt : 0;
+	}
 	if (data)
 		paths_merge(p, area == AREA_RESULTS ? 'r' : 'w', whole, began, data, len);
 	else if (whole)
@@ -179,12 +187,25 @@ static char *asked_of(const struct area_request *a, const struct spot *s)
 static bool new_enough(const struct spot *s, const struct pentry *state, const struct waiting *w)
 {
 	int64_t age = w->absent ? 0 : NEAR_AGE_US;
+	bool dear = state->names > NEAR_MANY;
 
-	if (state->cost > NEAR_CHEAP_US && NEAR_COSTS * state->cost > age)
+	if (dear && NEAR_COSTS * state->cost > age)
 		age = NEAR_COSTS * state->cost;
 	if (!state->answered_at)
 		return false;
-	return state->answered_at >= w->since || (state->answered_at >= w->since - age && state->answered_at > s->p->news_at);
+	return state->answered_at >= w->since ||
+	       (state->answered_at >= w->since - age && (dear || state->answered_at > s->p->news_at));
+}
+
+static int64_t patience(const struct pentry *state)
+{
+	return state->answered_at ? NEAR_WAIT_US : FIRST_WAIT_US;
+}
+
+/* Others have waited for this listing already, for as long as anybody does. */
+static bool overdue(const struct fsys *fs, const struct pentry *state, int64_t limit)
+{
+	return state->listing && clock_mono(fs->clock) - state->asked_at >= limit;
 }
 
 /* Asks when there is need. True: no answer has to be waited for (any more). */
@@ -193,7 +214,7 @@ static bool ready_near(struct fsys *fs, struct spot *s, const struct waiting *w)
 	cleanup_free char *dir = asked_of(&w->a, s);
 	struct pentry *state = is_remote(fs, s) ? paths_dir(s->p, s->area, dir) : NULL;
 
-	if (!state || new_enough(s, state, w))
+	if (!state || new_enough(s, state, w) || overdue(fs, state, patience(state)))
 		return true;
 	ask(fs, s, state, dir);
 	return new_enough(s, state, w);
@@ -255,6 +276,9 @@ static void wait_for(struct fsys *fs, fuse_req_t req, const struct spot *s, cons
 
 static bool wait_near(struct fsys *fs, fuse_req_t req, struct spot *s, struct waiting *w)
 {
+	cleanup_free char *dir = NULL;
+	const struct pentry *state;
+
 	if (w->a.what == AREA_LOOKUP) {
 		struct strbuf full = STRBUF_INIT;
 		const struct pentry *e;
@@ -268,7 +292,9 @@ static bool wait_near(struct fsys *fs, fuse_req_t req, struct spot *s, struct wa
 	}
 	if (ready_near(fs, s, w))
 		return false;
-	wait_for(fs, req, s, w, NEAR_WAIT_US);
+	dir = asked_of(&w->a, s);
+	state = paths_dir(s->p, s->area, dir);
+	wait_for(fs, req, s, w, state ? patience(state) : NEAR_WAIT_US);
 	return true;
 }
 
@@ -281,7 +307,7 @@ static bool wait_far(struct fsys *fs, fuse_req_t req, struct spot *s, struct wai
 		return false;
 	if (!state->answered_at || w->since - state->answered_at >= FAR_AGE_US)
 		ask(fs, s, state, dir);
-	if (s->area != 'w' || w->a.what != AREA_OPENDIR || !state->listing)
+	if (s->area != 'w' || w->a.what != AREA_OPENDIR || !state->listing || overdue(fs, state, WORK_WAIT_US))
 		return false;
 	wait_for(fs, req, s, w, WORK_WAIT_US);
 	return true;

@@ -7,12 +7,14 @@
 #include "backend/base/mem.h"
 #include "backend/cluster.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
 #define CHUNK (1024 * 1024)
+#define SIZE_MAX_BYTES ((uint64_t)16 << 40)	/* what is beyond cannot be read: there are files without bytes of any size */
 #define AHEAD 4			/* chunks on their way for one reader */
 #define DEADLINE_US (30LL * USEC_PER_SEC)
 #define OPEN_DEADLINE_US (5LL * USEC_PER_SEC)
@@ -43,6 +45,11 @@ struct fetch {
 	size_t chunk;
 };
 
+static uint64_t readable(uint64_t size)
+{
+	return size < SIZE_MAX_BYTES ? size : SIZE_MAX_BYTES;
+}
+
 static size_t chunks(uint64_t size)
 {
 	return (size_t)((size + CHUNK - 1) / CHUNK);
@@ -57,6 +64,19 @@ static void make_room(struct content *c, size_t n)
 	c->n_chunks = n;
 }
 
+void content_sweep(const struct fsys *fs, uint32_t run)
+{
+	cleanup_free char *dir = xasprintf("%s/spool/%u", fs->state_dir, run);
+	DIR *d = opendir(dir);
+	struct dirent *de;
+
+	while (d && (de = readdir(d)))
+		if (strncmp(de->d_name, "data.", 5) == 0 && strchr(de->d_name + 5, '.'))
+			(void)unlinkat(dirfd(d), de->d_name, 0);
+	if (d)
+		(void)closedir(d);
+}
+
 struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry *e, bool final)
 {
 	struct content *c = xcalloc(1, sizeof(*c));
@@ -65,7 +85,7 @@ struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry 
 	c->run = run;
 	c->area = e->area == 'r' ? AREA_RESULTS : AREA_WORK;
 	c->path = xstrdup(e->path);
-	c->size = e->size;
+	c->size = readable(e->size);
 	c->final = final;
 	c->done = xasprintf("%s/spool/%u/data.%u", fs->state_dir, run, e->index);
 	/* A number in the name keeps two readers apart until one of them has the whole. */
@@ -223,6 +243,7 @@ bool content_whole(const struct content *c)
 
 void content_renew(struct content *c, uint64_t size)
 {
+	size = readable(size);
 	if (c->final || c->asked)
 		return;
 	if (size == c->size && clock_mono(c->fs->clock) - c->got_at < LIVE_AGE_US)

@@ -10,6 +10,9 @@
 
 struct content;
 
+/* Removes what an earlier worker had begun to fetch. Before any is opened. */
+void content_sweep(const struct fsys *fs, uint32_t run);
+
 /* For one open handle; `final`: the run has ended, so the file does not change and may be kept. */
 struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry *e, bool final);
 void content_close(struct content *c);

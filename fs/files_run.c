@@ -349,7 +349,8 @@ static void metrics_text(const struct view *v, struct strbuf *out, bool json)
 	const char *complete = run_is_live(r) ? "false" : "true";
 
 	metric(out, json, "elapsed", 3, elapsed);
-	metric(out, json, "nodes", 0, nodes > 0 ? nodes : 1);
+	if (nodes > 0)
+		metric(out, json, "nodes", 0, nodes);
 	if (cpus > 0)
 		metric(out, json, "cpus", 0, cpus);
 	if (cpu >= 0)

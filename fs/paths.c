@@ -36,6 +36,21 @@ static struct pentry *add_entry(struct paths *p, char area, const char *path)
 	return e;
 }
 
+static void entry_free(struct pentry *e)
+{
+	free(e->path);
+	free(e->target);
+	free(e);
+}
+
+static void drop_last(struct paths *p)
+{
+	struct pentry *e = p->entries[--p->n];
+
+	hmap_remove(&p->by_name, &e->by_name);
+	entry_free(e);
+}
+
 /* The name of a number that no path has any more. */
 #define GONE "//"
 
@@ -87,11 +102,8 @@ struct paths *paths_open(const char *state_dir, uint32_t run)
 
 void paths_close(struct paths *p)
 {
-	for (size_t i = 0; i < p->n; i++) {
-		free(p->entries[i]->path);
-		free(p->entries[i]->target);
-		free(p->entries[i]);
-	}
+	for (size_t i = 0; i < p->n; i++)
+		entry_free(p->entries[i]);
 	free(p->entries);
 	hmap_release(&p->by_name);
 	free(p->file);
@@ -116,15 +128,23 @@ struct pentry *paths_find(const struct paths *p, char area, const char *path)
 	return NULL;
 }
 
-static int append(const struct paths *p, const struct strbuf *rec)
+/* Whole or not at all: half of a record would become a part of the next one. */
+static int append(const struct paths *p, const char *data, size_t len)
 {
 	cleanup_close int fd = open(p->file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	struct stat st;
 	ssize_t n;
+	int rc;
 
-	if (fd < 0)
+	if (fd < 0 || fstat(fd, &st) < 0)
 		return -errno;
-	n = write(fd, rec->buf, rec->len + 1); /* with its NUL */
-	return n == (ssize_t)rec->len + 1 ? 0 : n < 0 ? -errno : -ENOSPC;
+	n = write(fd, data, len);
+	if (n == (ssize_t)len)
+		return 0;
+	rc = n < 0 ? -errno : -ENOSPC;
+	if (n > 0)
+		(void)!ftruncate(fd, st.st_size);
+	return rc;
 }
 
 struct pentry *paths_add(struct paths *p, char area, const char *path)
@@ -137,10 +157,30 @@ struct pentry *paths_add(struct paths *p, char area, const char *path)
 	if (p->n >> INO_SUB_BITS)
 		return NULL;
 	strbuf_addf(&rec, "%c%s", area, path);
-	if (append(p, &rec) == 0)
+	if (p->batch)
+		strbuf_add(p->batch, rec.buf, rec.len + 1); /* with its NUL */
+	if (p->batch || append(p, rec.buf, rec.len + 1) == 0)
 		e = add_entry(p, area, path);
 	strbuf_release(&rec);
 	return e;
+}
+
+/* Many at once, as a directory of a hundred thousand names has them: nobody sees a number before the end of it. */
+static void batch_begin(struct paths *p, struct strbuf *batch)
+{
+	p->batch = batch;
+	p->batch_from = p->n;
+}
+
+static void batch_end(struct paths *p)
+{
+	struct strbuf *batch = p->batch;
+
+	p->batch = NULL;
+	if (batch->len && append(p, batch->buf, batch->len) < 0)
+		while (p->n > p->batch_from)
+			drop_last(p);
+	strbuf_release(batch);
 }
 
 static int move(struct paths *p, struct pentry *e, const char *path)
@@ -149,7 +189,7 @@ static int move(struct paths *p, struct pentry *e, const char *path)
 	int rc;
 
 	strbuf_addf(&rec, "=%u %c%s", e->index, e->area, path);
-	rc = append(p, &rec);
+	rc = append(p, rec.buf, rec.len + 1);
 	strbuf_release(&rec);
 	if (rc == 0)
 		rename_entry(p, e, path);
@@ -205,9 +245,13 @@ static bool name_ok(const char *path)
 	return true;
 }
 
-/* A link is shown only when it stays inside the area: no absolute target, no more ".." than there are directories. */
+/*
+ * A link is shown only when it stays inside the area: no absolute target, no more ".." than there are directories above it, and
+ * those first. Behind a name they lead anywhere: the name may be a link to ".".
+ */
 static bool link_inside(const char *path, const char *target)
 {
+	bool names = false;
 	int depth = 0;
 
 	if (!*target || *target == '/')
@@ -217,12 +261,12 @@ static bool link_inside(const char *path, const char *target)
 	for (const char *c = target; c;) {
 		size_t n = strcspn(c, "/");
 
-		if (n == 2 && c[0] == '.' && c[1] == '.')
-			depth--;
-		else if (n && !(n == 1 && c[0] == '.'))
-			depth++;
-		if (depth < 0)
-			return false;
+		if (n == 2 && c[0] == '.' && c[1] == '.') {
+			if (names || --depth < 0)
+				return false;
+		} else if (n && !(n == 1 && c[0] == '.')) {
+			names = true;
+		}
 		c = c[n] ? c + n + 1 : NULL;
 	}
 	return true;
@@ -277,17 +321,21 @@ static bool take_record(struct paths *p, char area, const char *path, const char
 	e->known = true;
 	e->type = field[0][0];
 	e->size = strtoull(field[1], NULL, 10);
+	if (e->size > INT64_MAX)
+		e->size = INT64_MAX; /* an off_t */
 	e->mtime = parse_time(field[2]);
 	e->mode = (mode_t)strtoul(field[3], NULL, 8) & 0777;
 	str_set(&e->target, e->type == 'l' ? field[5] : NULL);
 	return true;
 }
 
-void paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len)
+size_t paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len)
 {
+	struct strbuf full = STRBUF_INIT, batch = STRBUF_INIT;
 	const char *field[6], *end = data + len;
-	struct strbuf full = STRBUF_INIT;
+	size_t n = 0;
 
+	batch_begin(p, &batch);
 	for (size_t i = 0; i < p->n; i++)
 		if (p->entries[i]->area == area && (deep || under(dir, p->entries[i]->path)))
 			p->entries[i]->known = false;
@@ -298,8 +346,24 @@ void paths_take(struct paths *p, char area, const char *dir, bool deep, const ch
 		strbuf_addstr(&full, field[4]);
 		if (!take_record(p, area, full.buf, field))
 			break;
+		n++;
 	}
+	batch_end(p);
 	strbuf_release(&full);
+	return n;
+}
+
+void paths_forget(struct paths *p)
+{
+	memset(p->root, 0, sizeof(p->root));
+	for (size_t i = 0; i < p->n; i++) {
+		struct pentry *e = p->entries[i];
+
+		if (e->area == 'f')
+			continue;
+		e->known = e->listed = e->listing = false;
+		e->asked_at = e->answered_at = 0;
+	}
 }
 
 /* --- listings of a whole area --- */
@@ -337,13 +401,16 @@ void paths_confirm(struct paths *p, char area, int64_t began)
 void paths_merge(struct paths *p, char area, bool whole, int64_t began, const char *data, size_t len)
 {
 	const char *field[6], *end = data + len;
+	struct strbuf batch = STRBUF_INIT;
 
+	batch_begin(p, &batch);
 	for (size_t i = 0; whole && i < p->n; i++)
 		if (p->entries[i]->area == area && p->entries[i]->known && !known_later(p, area, p->entries[i]->path, began))
 			p->entries[i]->known = false;
 	while ((data = next_record(data, end, field)))
 		if (!known_later(p, area, field[4], began) && !take_record(p, area, field[4], field))
 			break;
+	batch_end(p);
 	if (whole)
 		paths_confirm(p, area, began);
 }

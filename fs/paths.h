@@ -8,6 +8,7 @@
 
 #include "backend/base/hash.h"
 #include "backend/base/list.h"
+#include "backend/base/strbuf.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,6 +26,7 @@ struct pentry {
 	int64_t asked_at;	/* when it began, or the last one did */
 	int64_t answered_at;	/* when the last one began that was answered, even with an error */
 	int64_t cost;		/* how long that took */
+	size_t names;		/* how many it brought */
 	char type;		/* 'f', 'd', 'l' */
 	uint64_t size;
 	int64_t mtime;		/* real us */
@@ -42,7 +44,10 @@ struct paths {
 	struct pentry root[2];	/* listing state of results/ and work/ themselves */
 	bool manifest;		/* results are known from the manifest */
 	int64_t news_at;	/* monotonic us: the run did something, so that older listings may be wrong */
+	uint32_t attempt;	/* that all of this is known of */
 	char *file;
+	struct strbuf *batch;	/* records that are not in the file yet, from entry `batch_from` on; else NULL */
+	size_t batch_from;
 };
 
 struct paths *paths_open(const char *state_dir, uint32_t run);
@@ -57,7 +62,10 @@ int paths_move(struct paths *p, struct pentry *e, const char *path);
 int paths_remove(struct paths *p, struct pentry *e);
 /* Takes a listing's records in (backend/cluster.h): `dir` is the directory that was listed ("" the area), or with `deep`
    PATH is relative to the area and everything of the area that is not in it is gone. */
-void paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);
+/* How many were taken. */
+size_t paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);
+/* Another attempt has other results and another work: nothing is known of them. Numbers stay. */
+void paths_forget(struct paths *p);
 /*
  * The same for a listing of a whole area that began at `began`: it says nothing of directories of which something newer is known.
  * Not `whole`: it was cut off, and what is not in it may be there. Directories count as listed then.

@@ -120,7 +120,9 @@ static const char signals[] =
 static const char unready[] = "# Directories and environment.\n"
 			      "_fault=-\n"
 			      "unready() {\n"
-			      "\t_rc=$?\n"
+			      "\t_k=$?\n"
+			      "\t[ -z \"$_rc\" ] || return 0 # the first one counts\n"
+			      "\t_rc=$_k\n"
 			      "\t[ \"$_rc\" -gt 128 ] || _rc=73 _fault='write'\n"
 			      "}\n";
 
@@ -131,7 +133,7 @@ static const char given[] = "_nodes='' _cpus=''\n"
 			    "\t_cpus=$(echo \"${SLURM_JOB_CPUS_PER_NODE:-}\" | awk -F, '{\n"
 			    "\t\tfor (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]\n"
 			    "\t\tprint n\n"
-			    "\t}')\n"
+			    "\t}' 2>/dev/null)\n"
 			    "fi\n"
 			    "case $_nodes in *[!0-9]*) _nodes='' ;; esac\n"
 			    "case $_cpus in *[!0-9]*) _cpus='' ;; esac\n";
@@ -230,14 +232,36 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 	add_pipes(out, job);
 }
 
-/* A word that is nowhere in the text ends the here-document. */
+/*
+ * The word that ends a here-document: END_OF_FILE where the text does not have it, else with the first number that does not follow
+ * it there. One look at the text, however often it holds the word; SPEC_MAX_BYTES of it cannot use up all numbers.
+ */
+#define DELIMITERS (1u << 17)
+
 static void pick_delimiter(struct strbuf *delim, const char *text, size_t len)
 {
-	strbuf_addstr(delim, "END_OF_FILE");
-	for (unsigned n = 1; memmem(text, len, delim->buf, delim->len); n++) {
-		strbuf_reset(delim);
-		strbuf_addf(delim, "END_OF_FILE_%u", n);
+	static const char word[] = "END_OF_FILE";
+	unsigned char used[DELIMITERS / 8] = { 1 };
+	const char *end = text + len, *p = text;
+	unsigned number = 0;
+
+	while ((p = memmem(p, (size_t)(end - p), word, sizeof(word) - 1))) {
+		unsigned n = 0;
+
+		p += sizeof(word) - 1;
+		number = 1;
+		if (p == end || *p != '_')
+			continue;
+		for (const char *d = p + 1; d < end && *d >= '0' && *d <= '9' && n < DELIMITERS; d++)
+			n = n * 10 + (unsigned)(*d - '0');
+		if (n < DELIMITERS)
+			used[n / 8] = (unsigned char)(used[n / 8] | 1u << n % 8);
 	}
+	strbuf_addstr(delim, word);
+	while (number && number < DELIMITERS - 1 && (used[number / 8] & 1u << number % 8))
+		number++;
+	if (number)
+		strbuf_addf(delim, "_%u", number);
 }
 
 void wrap_file(struct strbuf *out, const char *name, const char *text, size_t len)
@@ -308,6 +332,7 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 		strbuf_addstr(body, job->setup);
 		strbuf_addstr(body, "\ncd \"$_work\" 2>/dev/null || _no_path workdir \"$_work\" 'Permission denied'\n");
 	}
+	wrap_activate(&job->environment, body);
 	if (job->input)
 		add_input(job, body);
 }
@@ -323,9 +348,13 @@ static void add_words(char *const *words, struct strbuf *body)
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
 	strbuf_addstr(body, "exec");
+	wrap_container(&job->environment, body);
 	switch (job->form) {
 	case JOB_COMMAND:
-		strbuf_addstr(body, " \"${BASH:-/bin/sh}\" -c ");
+		if (job->environment.container) /* which shells it has is seen inside */
+			strbuf_addstr(body, " /bin/sh -c 'exec \"$(command -v bash || echo /bin/sh)\" -c \"$@\"' - ");
+		else
+			strbuf_addstr(body, " \"${BASH:-/bin/sh}\" -c ");
 		quote_sh(body, job->command);
 		break;
 	case JOB_EXEC:
@@ -369,6 +398,7 @@ static const char run_job[] =
 	"\tdone\n"
 	"\t[ ! -s rc ] || read -r _rc <rc\n"
 	"\t[ ! -s fault ] || read -r _fault <fault\n"
+	"\tcase $_fault in workdir | input) ;; *) _fault=- ;; esac\n"
 	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 	"\trm -f pid\n"
 	"fi\n"
@@ -413,7 +443,7 @@ static const char peak[] =
 	"done\n"
 	"case $_rss in *[!0-9]*) _rss='' ;; esac\n"
 	"case $_all in\n"
-	"'' | *[!0-9]*) ! grep -qs srun job payload || _cpu='' ;;\n"
+	"'' | *[!0-9]*) ! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu='' ;;\n"
 	"*) _cpu=$_all ;;\n"
 	"esac\n\n";
 
@@ -426,15 +456,17 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
 	if (job->pipes_messages)
 		strbuf_addstr(out, "_events=$(wc -c <events)\n");
+	wrap_reason(&job->environment, out);
 	strbuf_addf(out,
 		    "_code=$_rc\n"
 		    "[ \"$_fault\" = - ] || _code=-\n"
 		    "record() {\n"
 		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
 		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		    "nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		    "nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		    "}\n",
-		    ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "", ctx->run_num, ctx->attempt);
+		    ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
+		    job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "", ctx->run_num, ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
 			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"

@@ -60,6 +60,24 @@ static void read_verb(int rc, const char *out)
 
 	if (sched_slurm_ops.verb_result("hold", rc, out, out, &e))
 		assert(e.code < 0 && e.text[0]);
+	if (sched_slurm_ops.verb_result("cancel", rc, out, out, &e) < 0)
+		assert(e.text[0]);
+}
+
+static void on_usage(void *arg, const struct sched_usage *u)
+{
+	(void)arg;
+	assert(u->job_id[0] && u->job_id[strspn(u->job_id, "0123456789")] == '\0');
+	assert(strncmp(u->token, "slurmray:", 9) == 0);
+	assert(u->max_rss >= -1 && u->cpu_us >= -1);
+}
+
+static void read_usage(int rc, const char *out)
+{
+	struct err e = ERR_INIT;
+	int code = sched_slurm_ops.usage_result(rc, out, rc ? out : "", on_usage, NULL, &e);
+
+	assert(code == 0 || ((code == -EAGAIN || code == -ENOTSUP) && e.text[0]));
 }
 
 static void read_probe(const char *what, int rc, const char *out)
@@ -87,6 +105,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	rc = data[1] & 128 ? 0 : data[1];
 	out = xstrndup((const char *)data + 2, size - 2);
+	if (data[0] >= 252) {
+		read_usage(rc, out);
+		return 0;
+	}
 	switch (data[0] % 9) {
 	case 0:
 		read_poll(rc, out);

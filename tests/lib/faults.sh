@@ -24,7 +24,7 @@ is_now() { # is_now ID WORD: for eventually
 running() { # running ID...: waits until they are
 	local id
 	for id in "$@"; do
-		eventually 15 is_now "$id" running || return 1
+		eventually 40 is_now "$id" running || return 1
 	done
 }
 

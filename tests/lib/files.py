@@ -967,6 +967,36 @@ def announced():
 
 
 @case
+def hostile_results():
+    """results of a live and an ended run: strange names are names, links that lead out are not there, sizes are sizes"""
+    def look(ident):
+        d = run(ident, "results")
+        is_("listed", sorted(os.listdir(d)), ["\n", " ", "$(x)", "-rf", "dir", "dot", "huge", "in", "up", "\udcff"])
+        is_("a newline", slurp(d + "/\n"), b"n\n")
+        is_("no text", slurp(d + "/\udcff"), b"b\n")
+        is_("a link that stays", slurp(d + "/in"), b"n\n")
+        is_("one from below", slurp(d + "/dir/up"), b"n\n")
+        is_("a link to itself", os.readlink(d + "/dot"), ".")
+        is_("through it", slurp(d + "/dot/dot/up/\n"), b"n\n")
+        for name in ("out", "abs", "round", "fifo", "dir/out"):
+            fails(errno.ENOENT, name, os.lstat, d + "/" + name)
+        is_("huge", os.stat(d + "/huge").st_size, 4 << 40)
+        with open(d + "/huge", "rb", buffering=0) as f:
+            f.seek((4 << 40) - 3)
+            is_("its end", f.read(10), b"end")
+    with Scratch() as d:
+        ident = submit("cd $SLURMRAY_RESULTS; echo n >$'\\n'; echo b >$'\\xff'; touch ' ' '$(x)' ./-rf; mkdir dir; ln -s . dot; ln -s $'\\n' in; "
+                       "ln -s ../in dir/up; ln -s ../../x dir/out; ln -s .. out; ln -s /etc/passwd abs; ln -s dot/dot/../.. round; "
+                       "ln -s dot up; mkfifo fifo; truncate -s $(((4 << 40) - 3)) huge; printf end >>huge; echo made; "
+                       "until [ -e %s/go ]; do sleep 0.05; done" % d)
+        until(lambda: slurp(run(ident, "log")) == b"made\n", "all of it")
+        look(ident)
+        put(d + "/go", "", os.O_CREAT | os.O_WRONLY)
+        finished(ident)
+        look(ident)
+
+
+@case
 def wide_results():
     """ls -l of 3,000 results of a live run, and a look at each: no listing for each name"""
     ident = submit("cd $SLURMRAY_RESULTS; for i in $(seq 3000); do echo $i >f$i; done; echo all; sleep 600")

@@ -55,8 +55,9 @@ s = socket.socket()
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(("127.0.0.1", int(sys.argv[1])))
 s.listen()
-time.sleep(60)' "$TESTBED_SSH_PORT"
-sleep 0.5
+open(sys.argv[2], "w").close()
+time.sleep(60)' "$TESTBED_SSH_PORT" "$T/listens"
+ok "it listens" eventually 20 test -e "$T/listens"
 examine "$TESTBED_CONFIG" demo
 like "one that says nothing is given up at the deadline" "$out" "^bad  $TESTBED_HOST: logging in took too long"
 done_testing

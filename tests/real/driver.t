@@ -2,6 +2,7 @@
 # The Slurm driver against a Slurm of its own: four nodes, private ports, private munge, everything under one temporary
 # directory. TAP; exit 77 when Slurm's programs are missing. The remote shell is bash; driver-dash.t is the same with dash.
 # TEST_SECONDS=130
+# TEST_TIMEOUT=600
 #
 #	SCHEDTOOL=PATH  PORT=N  SHELLS="dash bash"  KEEP=1 (leave the directory)
 #	PARTS="basic race ..." (also: limit, which takes a minute)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # A bad network and a login node that says no: delay, stall, refusal; a wrong host key, a key that was taken away.
 # TEST_SECONDS=80
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 need_proxy

@@ -2,6 +2,7 @@
 # What Slurm and its administrators do to jobs, and what becomes of the runs: each payload runs once, and the status and
 # `why` are right. Without accounting; t0320 is what accounting knows.
 # TEST_SECONDS=90
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 export NODES=7 CPUS=8
@@ -43,7 +44,9 @@ is "a job that ended meanwhile has its code" "$(ended "$before" 5)" "failed 4"
 testbed ctld-thaw
 is "submissions to a frozen controller run" "$(ended "$stuck1") $(ended "$stuck2")" "succeeded 0 succeeded 0"
 is "once" "$(ran stuck1) $(ran stuck2)" "1 1"
-is "and there is one job for each" "$(admin squeue -h -t all -o %k | grep -cE "/($stuck1|$stuck2)/a1\$")" 2
+# An sbatch that timed out may have made a job that squeue does not show yet: then there is a second one, which does not run.
+jobs=$(admin squeue -h -t all -o %k | grep -cE "/($stuck1|$stuck2)/a1\$")
+ok "there is a job for each, and perhaps a surplus one ($jobs)" test "$jobs" -ge 2 -a "$jobs" -le 4
 
 long=$(submit "nodelist=n1 -- $(mark long); sleep 45; echo through; exit 5")
 before=$(submit "-- sleep 3; exit 6")
@@ -105,6 +108,10 @@ ok "nor will it: its job is cancelled" eventually 10 sh -c \
 ok "where the spec says requeue it waits again" eventually 10 is_now "$again2" pending
 admin scontrol update "JobId=$(job_of "$again2")" StartTime=now
 is "and starts again" "$(ended "$again2") $(ran again2)" "succeeded 0 2"
+requeued=$(sed -n 's/.*"time": "\([^"]*\)".*"to": "pending".*/\1/p' "$MNT/runs/$again2/history" | tail -n 1)
+began=$(sed -n 's/^started //p' "$MNT/runs/$again2/info")
+is "its times are those of the second start" "$(printf '%s\n' "${requeued%%.*}" "${began%%.*}" | sort -C && echo later)" later
+like "which is known to be one" "$(cat "$MNT/runs/$again2/info")" '^restarts 1$'
 is "its log is that of both starts" "$(grep -c second "$MNT/runs/$again2/log")" 1
 
 admin scontrol update "JobId=$(job_of "$special1")" Requeue=1
@@ -152,27 +159,6 @@ is "preempted, in a partition that requeues" "$(ended "$low" | cut -d' ' -f1) $(
 is "preempted, in a partition that cancels" "$(ended "$scav" | cut -d' ' -f1) $(ran scav)" "preempted 1"
 is "by jobs that ran" "$(ended "$front1") $(ended "$front2")" "succeeded 0 succeeded 0"
 
-# --- cancelled with a grace period (KillWait is 2 s here) ---
-
-graced=$(submit "grace=8 -- trap 'told=1' TERM; echo up; while [ -z \"\$told\" ]; do sleep 0.1; done; sleep 4; echo lived; while :; do sleep 0.1; done")
-hasty=$(submit "grace=1 nodes=2 -- trap '' TERM; echo up; srun -N2 sh -c \"trap '' TERM; echo step; while :; do sleep 0.1; done\"; while :; do sleep 0.1; done")
-saved=$(submit "grace=30 -- trap 'echo saved; exit 3' TERM; echo up; while :; do sleep 0.1; done")
-for id in "$graced" "$saved"; do
-	eventually 15 contains "$MNT/runs/$id/stdout" up
-done
-eventually 15 contains "$MNT/runs/$hasty/stdout" step
-like "the number of nodes and processors while it runs" "$(tr '\n' ' ' <"$MNT/runs/$hasty/metrics")" ' nodes 2 cpus 2 '
-is "cancel of three is answered at once" "$(order "$graced" cancel) $(order "$hasty" cancel) $(order "$saved" cancel)" "ok ok ok"
-kill -KILL "$(cat "$STATE/worker.pid")"
-is "one saves what it has" "$(ended "$saved") $(cat "$MNT/runs/$saved/stdout" | tr '\n' ' ')" "cancelled 3 up saved "
-is "one that does not listen is killed, its steps too" "$(ended "$hasty")" "cancelled 137"
-like "why: the cause before the means" "$(why "$hasty" | tr '\n' ' ')" '^cancel was asked for .* cancelled; it took SIGKILL'
-unlike "and no guess" "$(why "$hasty")" 'out-of-memory'
-is "one had all of its time, whatever became of the worker" "$(ended "$graced") $(cat "$MNT/runs/$graced/stdout" | tr '\n' ' ')" \
-	"cancelled 137 up lived "
-eventually 15 sh -c "[ -z \"\$(SLURM_CONF=$TESTBED_DIR/slurm.conf squeue -h -j $(job_of "$hasty"),$(job_of "$graced"))\" ]"
-like "node hours are of all nodes" "$(awk '/^elapsed/ { e = $2 } /^node_hours/ { print $2 * 3600 / e }' "$MNT/runs/$hasty/metrics")" '^(2|1\.9|2\.0)'
-
 # --- refused, and never possible ---
 
 nope=$(submit "partition=nope -- true")
@@ -191,6 +177,23 @@ printf '#!/bin/sh\n#SBATCH --output=/dev/null/no/such/out\n%s\n' "$(mark launch)
 launch=$(submit_script "$T/launch.sh")
 is "a job that Slurm cannot launch" "$(ended "$launch") $(ran launch)" "failed - 0"
 like "why" "$(why "$launch")" 'its output file or working directory is missing or cannot be written'
+
+# --- large and odd specs ---
+
+{
+	printf '#!/bin/bash\n%s\n' "$(mark huge)"
+	head -c 1100000 /dev/zero | tr '\0' '#' | fold -w 1000
+} | head -c $((1024 * 1024 - 1)) >"$T/huge.sh"
+echo >>"$T/huge.sh"
+cat "$T/huge.sh" >"$MNT/runs/new"
+huge=$(basename "$(readlink "$MNT/last")")
+python3 -c 'import json; print(json.dumps({"command": "printf %s \"$ODD\"", "env": {"ODD": "".join(map(chr, range(1, 256)))}}))' \
+	>"$T/odd.json"
+odd=$(submit "$(cat "$T/odd.json")")
+is "a script of 1 MiB" "$(stat -c %s "$T/huge.sh") $(ended "$huge") $(ran huge)" "1048576 succeeded 0 1"
+is "a variable with every character" "$(ended "$odd")" "succeeded 0"
+python3 -c 'import sys; sys.stdout.buffer.write("".join(map(chr, range(1, 256))).encode())' >"$T/odd"
+ok "arrives as it is" cmp "$T/odd" "$MNT/runs/$odd/stdout"
 
 # --- directories ---
 
@@ -237,6 +240,27 @@ sleep 1
 is "the held one did not run, nor did the cancelled one" "$(word "$early1") $(ran early1) $(ran early2)" "pending 0 0"
 is "release" "$(order "$early1" release)" ok
 is "lets it run" "$(ended "$early1") $(ran early1)" "succeeded 0 1"
+
+# --- cancelled with a grace period (KillWait is 2 s here) ---
+
+graced=$(submit "grace=8 -- trap 'told=1' TERM; echo up; while [ -z \"\$told\" ]; do sleep 0.1; done; sleep 4; echo lived; while :; do sleep 0.1; done")
+hasty=$(submit "grace=1 nodes=2 -- trap '' TERM; echo up; srun -N2 sh -c \"trap '' TERM; echo step; while :; do sleep 0.1; done\"; while :; do sleep 0.1; done")
+saved=$(submit "grace=30 -- trap 'echo saved; exit 3' TERM; echo up; while :; do sleep 0.1; done")
+for id in "$graced" "$saved"; do
+	eventually 15 contains "$MNT/runs/$id/stdout" up
+done
+eventually 15 contains "$MNT/runs/$hasty/stdout" step
+like "the number of nodes and processors while it runs" "$(tr '\n' ' ' <"$MNT/runs/$hasty/metrics")" ' nodes 2 cpus 2 '
+is "cancel of three is answered at once" "$(order "$graced" cancel) $(order "$hasty" cancel) $(order "$saved" cancel)" "ok ok ok"
+kill -KILL "$(cat "$STATE/worker.pid")"
+is "one saves what it has" "$(ended "$saved") $(cat "$MNT/runs/$saved/stdout" | tr '\n' ' ')" "cancelled 3 up saved "
+is "one that does not listen is killed, its steps too" "$(ended "$hasty")" "cancelled 137"
+like "why: the cause before the means" "$(why "$hasty" | tr '\n' ' ')" '^cancel was asked for .* cancelled; it took SIGKILL'
+unlike "and no guess" "$(why "$hasty")" 'out-of-memory'
+is "one had all of its time, whatever became of the worker" "$(ended "$graced") $(cat "$MNT/runs/$graced/stdout" | tr '\n' ' ')" \
+	"cancelled 137 up lived "
+eventually 15 sh -c "[ -z \"\$(SLURM_CONF=$TESTBED_DIR/slurm.conf squeue -h -j $(job_of "$hasty"),$(job_of "$graced"))\" ]"
+like "node hours are of all nodes" "$(awk '/^elapsed/ { e = $2 } /^node_hours/ { print $2 * 3600 / e }' "$MNT/runs/$hasty/metrics")" '^(2|1\.9|2\.0)'
 
 # --- the time limit ---
 

@@ -2,6 +2,7 @@
 # What goes over the wire, counted between the mount and sshd (tests/tools/proxy.c) and on the login node (programs in
 # front of Slurm's own that leave a line each time). The comments with numbers are for docs/benchmarks.md.
 # TEST_SECONDS=70
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 need_proxy
@@ -27,6 +28,10 @@ ok "the link is up" eventually 20 link_is up
 calls() { # calls PROGRAM
 	grep -cx "$1" "$DEMO_HOME/calls" 2>/dev/null
 }
+
+ended "$(submit "-- true")" >/dev/null
+ok "whether the cluster keeps accounts is asked after the first end" eventually 15 grep -qx sacct "$DEMO_HOME/calls"
+sleep 1
 
 # --- a submission ---
 
@@ -67,6 +72,7 @@ ok "is asked about less and less" test "$(calls squeue)" -le 12
 ok "for few bytes: about a kilobyte a second" test $(($(net client_bytes) + $(net server_bytes))) -lt 21000
 is "cancel" "$(order "$id" cancel)" ok
 is "ends it" "$(ended "$id")" "cancelled 143"
+is "accounts were asked for no more" "$(calls sacct)" 0
 # --- a hundred jobs ---
 
 sleep 1

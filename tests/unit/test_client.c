@@ -470,6 +470,9 @@ static void test_other_documents(void **state)
 	assert_no_docs("echo\n", "nodes=2", "into the line");
 	assert_no_docs("echo\n", "args=x", "arguments");
 	assert_docs("#!/bin/sh\necho \"a\"\n", NULL, "{\"script\":\"#!/bin/sh\\necho \\\"a\\\"\\n\"}|");
+	assert_docs("#!/bin/sh\n#SBATCH -D .\n", NULL, "{\"workdir\":\".\",\"script\":\"#!/bin/sh\\n#SBATCH -D .\\n\"}|");
+	assert_docs("#!/bin/sh\n#SBATCH -D /x\n", NULL, "{\"script\":\"#!/bin/sh\\n#SBATCH -D /x\\n\"}|");
+	assert_docs("#!/bin/sh\n#SBATCH -D .\n", "workdir=/y", "{\"workdir\":\"/y\",\"script\":\"#!/bin/sh\\n#SBATCH -D .\\n\"}|");
 	assert_docs("#!/bin/sh\n", "nodes=2", "{\"nodes\":\"2\",\"script\":\"#!/bin/sh\\n\"}|");
 	assert_no_docs("#!/bin/sh\nrm -rf /tmp/x", NULL, "cut off");
 	latin = docs_of(script, sizeof(script) - 1, NULL);

@@ -170,6 +170,7 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 		  "conf:2: cluster = hcp: there is no [cluster hcp]: did you mean 'hpc'?" },
 		{ "[defaults]\ntime = 1\nprofile = gpus\n[profile big]\ntime = 2\n[profile gpu]\ntime = 3\n",
 		  "conf:3: profile = gpus: there is no [profile gpus]: did you mean 'gpu'?" },
+		{ "[profile p]\nargs = a b\n", "conf:2: 'args' belongs to the script of a spec, and is no default" },
 		{ "[defaults]\nprofile = x\n", "conf:2: profile = x: there is no [profile x]" },
 		{ "[profile p]\ntime = 1\ncluster = lokal\n", "conf:3: cluster = lokal: there is no [cluster lokal]: did you mean 'local'?" },
 		{ "[cluster a]\nhost = a\nprofile = p\n[profile p]\n",

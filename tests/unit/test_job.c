@@ -120,6 +120,47 @@ static void the_four_forms(void **state)
 	job_release(&job);
 }
 
+/* As many as fit into a mebibyte; time that grows with the square would be minutes. */
+static void many_words(void **state)
+{
+	static const struct {
+		const char *head, *before, *behind;
+	} rows[] = { { "{\"command\": [\"a\"", ",\"", "\"" },
+		     { "{\"payload\": \"/p\", \"args\": [\"a\"", ",\"", "\"" },
+		     { "{\"command\": \"a\", \"files\": [\"/x\"", ",\"/", "\"" },
+		     { "{\"command\": \"a\", \"files\": [\"/x\"", ",\"/", "/x\"" },
+		     { "{\"command\": \"a\", \"afterok\": [1", ",", "" } };
+	struct config *c = NULL;
+
+	(void)state;
+	assert_int_equal(config_parse(slurm, "conf", &c, NULL), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct strbuf sb = STRBUF_INIT, errors = STRBUF_INIT;
+		struct effective eff;
+		json_t *spec = NULL;
+		struct job job;
+		int rc;
+
+		strbuf_addstr(&sb, rows[i].head);
+		for (int n = 1; sb.len < 900000; n++)
+			strbuf_addf(&sb, "%s%d%s", rows[i].before, n, rows[i].behind);
+		strbuf_addstr(&sb, "]}");
+		assert_int_equal(spec_parse(sb.buf, sb.len, &spec, &errors), 0);
+		assert_int_equal(config_resolve(c, spec, NULL, &eff, &errors), 0);
+		rc = job_from_effective(&eff, &job, &errors);
+		assert_int_equal(rc, i == 3 ? -EINVAL : 0);
+		if (rc < 0)
+			assert_in_range(errors.len, 1000, 10000);
+		else
+			job_release(&job);
+		effective_release(&eff);
+		json_decref(spec);
+		strbuf_release(&sb);
+		strbuf_release(&errors);
+	}
+	config_free(c);
+}
+
 static void what_is_not_said(void **state)
 {
 	struct job job = must(slurm, "{\"command\": \"x\"}");
@@ -464,6 +505,7 @@ int main(void)
 		cmocka_unit_test(files_are_shipped_side_by_side),
 		cmocka_unit_test(a_time_of_zero_is_no_limit),
 		cmocka_unit_test(the_four_forms),
+		cmocka_unit_test(many_words),
 		cmocka_unit_test(what_is_not_said),
 		cmocka_unit_test(names),
 		cmocka_unit_test(options_of_sbatch),

@@ -3,7 +3,7 @@
  */
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"
-#include "launchers/launcher.h"
+#include "launchers/wrapper.h"
 #include "tests/unit/lib_box.h"
 
 #include <errno.h>
@@ -350,6 +350,29 @@ static void scripts_are_byte_exact(void **state)
 	strbuf_release(&sb);
 }
 
+/* However many words are taken that could end the text, one is found, and quickly. */
+static void texts_that_hold_every_end(void **state)
+{
+	struct strbuf sb = STRBUF_INIT, out = STRBUF_INIT;
+
+	(void)state;
+	strbuf_addstr(&sb, "END_OF_FILE\n");
+	for (int i = 70000; i > 0; i--)
+		strbuf_addf(&sb, "END_OF_FILE_%d\n", i);
+	strbuf_addstr(&sb, "END_OF_FILE_131072\nEND_OF_FILE_99999999999999999999\nEND_OF_FILE_\nEND_OF_FILE\n");
+	wrap_file(&out, "x", sb.buf, sb.len);
+	assert_non_null(strstr(out.buf, "cat >x <<'END_OF_FILE_70001' ||"));
+	assert_string_equal(out.buf + out.len - strlen("END_OF_FILE_70001\n\n"), "END_OF_FILE_70001\n\n");
+	strbuf_reset(&out);
+	wrap_file(&out, "x", "END_OF_FILE_7\n", 14);
+	assert_non_null(strstr(out.buf, "<<'END_OF_FILE_1'"));
+	strbuf_reset(&out);
+	wrap_file(&out, "x", "END_OF_FIL\n", 11);
+	assert_non_null(strstr(out.buf, "<<'END_OF_FILE'"));
+	strbuf_release(&sb);
+	strbuf_release(&out);
+}
+
 static void scripts_run_by_their_first_line(void **state)
 {
 	struct job job = script("#!/usr/bin/awk -f\nBEGIN { print 6 * 7; exit 5 }\n");
@@ -541,6 +564,9 @@ static void workdir_setup_and_input(void **state)
 	job.setup = "mkdir -p ../gone; cd ../gone; rmdir ../work";
 	EACH_SHELL (b)
 		expect_fault(&b, &job, 66, "workdir");
+	job = command("echo 'a word or two that are none of these' >../fault; exit 66");
+	EACH_SHELL (b)
+		expect_run(&b, &job, 66);
 	job = command("exit 66"); /* that is the user's */
 	EACH_SHELL (b) {
 		expect_run(&b, &job, 66);
@@ -904,6 +930,7 @@ int main(void)
 		cmocka_unit_test(output_is_byte_exact),
 		cmocka_unit_test(merged_streams_count_once),
 		cmocka_unit_test(scripts_are_byte_exact),
+		cmocka_unit_test(texts_that_hold_every_end),
 		cmocka_unit_test(scripts_run_by_their_first_line),
 		cmocka_unit_test(a_shipped_payload_is_executed),
 		cmocka_unit_test(scripts_have_arguments),

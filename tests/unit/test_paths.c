@@ -12,10 +12,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -338,7 +340,7 @@ static void links(void **state)
 	struct paths *p = *state;
 
 	assert_true(link_shown(p, "l1", "file"));
-	assert_true(link_shown(p, "l2", "./a/../b"));
+	assert_true(link_shown(p, "l2", "./a/b"));
 	assert_true(link_shown(p, "d/l3", "../file"));
 	assert_true(link_shown(p, "d/e/l4", "../../x/y"));
 	assert_true(link_shown(p, "l5", "dangling/deep"));
@@ -348,6 +350,123 @@ static void links(void **state)
 	assert_false(link_shown(p, "d/l9", "../../x"));
 	assert_false(link_shown(p, "l10", ""));
 	assert_false(link_shown(p, "d/l11", "../.././d/../../etc"));
+	/* behind a name, which may be a link to ".", they lead out */
+	assert_false(link_shown(p, "l12", "a/.."));
+	assert_false(link_shown(p, "l13", "dot/dot/dot/../../../etc"));
+	assert_false(link_shown(p, "d/e/l14", "../a/../b"));
+}
+
+/* --- listings of a whole area --- */
+
+static bool is_known(const struct paths *p, char area, const char *path)
+{
+	const struct pentry *e = paths_find(p, area, path);
+
+	return e && e->known;
+}
+
+static void merge(struct paths *p, bool whole, int64_t began, const char *const *names, const char *types)
+{
+	struct strbuf sb = STRBUF_INIT;
+	char type[2] = "";
+
+	for (size_t i = 0; names[i]; i++) {
+		type[0] = types[i];
+		rec(&sb, type, "1", "1", "644", names[i], "");
+	}
+	paths_merge(p, 'r', whole, began, sb.buf, sb.len);
+	strbuf_release(&sb);
+	invariants(p);
+}
+
+static void whole_area(void **state)
+{
+	static const char *const first[] = { "a", "d", "d/x", "d/e", NULL }, *const second[] = { "d", "d/y", NULL };
+	struct paths *p = *state;
+
+	paths_add(p, 'w', "w")->known = true;
+	merge(p, true, 100, first, "fdfd");
+	assert_true(is_known(p, 'r', "a") && is_known(p, 'r', "d/x") && is_known(p, 'w', "w"));
+	assert_true(paths_dir(p, 'r', "")->listed && paths_dir(p, 'r', "d")->listed && paths_dir(p, 'r', "d/e")->listed);
+	assert_int_equal(paths_dir(p, 'r', "d")->answered_at, 100);
+	assert_false(paths_dir(p, 'w', "")->listed);
+	assert_false(paths_dir(p, 'r', "a")->listed);
+	merge(p, true, 200, second, "df");
+	assert_false(is_known(p, 'r', "a") || is_known(p, 'r', "d/x") || is_known(p, 'r', "d/e"));
+	assert_true(is_known(p, 'r', "d/y") && is_known(p, 'w', "w"));
+	paths_confirm(p, 'r', 300);
+	assert_int_equal(paths_dir(p, 'r', "d")->answered_at, 300);
+	assert_int_equal(paths_dir(p, 'r', "d/e")->answered_at, 100);
+}
+
+/* What began earlier says nothing of a directory that was listed since, in either order. */
+static void older_listing(void **state)
+{
+	static const char *const old[] = { "a", "d", "d/x", NULL }, *const newer[] = { "d", "d/y", NULL };
+	struct paths *p = *state;
+
+	merge(p, true, 100, newer, "df");
+	paths_dir(p, 'r', "d")->answered_at = 300; /* asked alone, later */
+	merge(p, true, 200, old, "fdf");
+	assert_true(is_known(p, 'r', "a") && is_known(p, 'r', "d/y"));
+	assert_false(is_known(p, 'r', "d/x"));
+	assert_int_equal(paths_dir(p, 'r', "d")->answered_at, 300);
+	merge(p, true, 400, old, "fdf");
+	assert_true(is_known(p, 'r', "d/x"));
+	assert_false(is_known(p, 'r', "d/y"));
+}
+
+static void cut_area(void **state)
+{
+	static const char *const first[] = { "a", "b", NULL }, *const part[] = { "c", NULL };
+	struct paths *p = *state;
+
+	merge(p, false, 100, first, "ff");
+	assert_false(paths_dir(p, 'r', "")->listed);
+	merge(p, false, 200, part, "f");
+	assert_true(is_known(p, 'r', "a") && is_known(p, 'r', "b") && is_known(p, 'r', "c"));
+}
+
+static void another_attempt(void **state)
+{
+	static const char *const first[] = { "a", "d", NULL };
+	struct paths *p = *state;
+	uint32_t before;
+
+	merge(p, true, 100, first, "fd");
+	before = number(p, 'r', "a");
+	paths_forget(p);
+	assert_false(is_known(p, 'r', "a") || paths_dir(p, 'r', "")->listed || paths_dir(p, 'r', "d")->listed);
+	assert_int_equal(number(p, 'r', "a"), before);
+}
+
+/* A disk that takes half of a record: nothing of it is left, and nobody was given a number. */
+static void half_written(void **state)
+{
+	static const char *const names[] = { "one", "two", "three", NULL };
+	struct rlimit old, small;
+	struct paths *p = *state;
+	struct stat st;
+	char file[120];
+
+	(void)signal(SIGXFSZ, SIG_IGN);
+	assert_non_null(paths_add(p, 'r', "first"));
+	(void)snprintf(file, sizeof(file), "%s/spool/%d/paths", dir, RUN);
+	assert_int_equal(stat(file, &st), 0);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	small = (struct rlimit){ (rlim_t)st.st_size + 4, old.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	assert_null(paths_add(p, 'r', "second"));
+	merge(p, true, 100, names, "fff");
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	assert_int_equal(p->n, 1);
+	merge(p, true, 200, names, "fff");
+	assert_int_equal(p->n, 4);
+	p = again(state);
+	assert_int_equal(p->n, 4);
+	assert_int_equal(number(p, 'r', "first"), 0);
+	assert_int_equal(number(p, 'r', "three"), 3);
+	invariants(p);
 }
 
 /* A listing that is cut anywhere gives what came whole, and never more. */
@@ -377,7 +496,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(numbers_stay), T(many), T(moves), T(directories_move_with_what_is_below), T(removed_paths_get_new_numbers),
 		T(cut_off), T(damaged), T(cannot_be_written), T(listing), T(one_directory), T(hostile_names), T(links),
-		T(cut_listing),
+		T(cut_listing), T(whole_area), T(older_listing), T(cut_area), T(another_attempt), T(half_written),
 	};
 
 	return cmocka_run_group_tests_name("paths", tests, NULL, NULL);

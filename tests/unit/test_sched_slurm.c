@@ -157,6 +157,7 @@ static void test_cancel_with_grace(void **state)
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain 99999999999\n", "", NULL), INT_MAX);
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\nagain x\n", "", NULL), 0);
 	assert_int_equal(OPS->verb_result("cancel", 0, "ok\n", "", NULL), 0);
+	assert_int_equal(OPS->verb_result("hold", 0, "ok\nagain 10\n", "", NULL), 0);
 }
 
 static void test_verb_before_submission(void **state)
@@ -839,6 +840,10 @@ static void test_shell_verdicts(void **state)
 		{ "1", "sbatch: error: Batch job submission failed: Resource temporarily unavailable", "unsure" },
 		{ "1", "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received",
 		  "unsure" },
+		{ "1", "sbatch: error: Batch job submission failed: Unexpected missing socket error", "unsure" },
+		{ "1", "sbatch: error: Batch job submission failed: Broken pipe", "unsure" },
+		{ "1", "sbatch: error: Batch job submission failed: No route to host", "unsure" },
+		{ "1", "sbatch: error: Batch job submission failed: Message receive failure", "unsure" },
 		{ "1", "sbatch: error: Batch job submission failed: I/O error writing script/environment to file",
 		  "unsure" },
 		{ "1", "sbatch: error: something nobody has seen", "unsure" },
@@ -975,7 +980,8 @@ static void test_shell_grace(void **state)
 		struct box b;
 
 		box_open(&b, shells[i]);
-		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
+		expect(&b, "mkdir \"$HOME/d\"; ln -s 5 \"$HOME/d/started\"; " QUEUED("RUNNING")
+			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
 		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "--full -s TERM 5\n");
 		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000 | sed 's/[0-9]*$//'",
 		       "ok\nagain \n");
@@ -991,6 +997,9 @@ static void test_shell_grace(void **state)
 		expect(&b, QUEUED("PENDING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
 		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "5\n");
 		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 ''", "ok\n\n");
+		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "5\n");
+		/* one whose script did not get as far as the guard */
+		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/e\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
 		expect(&b, "cat \"$BOX/cancelled\"", "5\n");
 		box_close(&b);
 	}

@@ -436,6 +436,23 @@ static void test_script_mistakes(void **state)
 		"'script' contains DOS line breaks (\\r\\n) instead of UNIX line breaks (\\n); dos2unix converts it");
 }
 
+/* sbatch takes a relative directory; here it counts only where somebody said what it is relative to. */
+static void test_script_workdir(void **state)
+{
+	static const char script[] = "#!/bin/sh\n#SBATCH -N 1 --chd=a -D ../b\n";
+	cleanup_free char *dir = spec_script_workdir(script, strlen(script));
+
+	(void)state;
+	assert_string_equal(dir, "../b");
+	assert_null(spec_script_workdir("#!/bin/sh\n#SBATCH -D\necho\n#SBATCH -D /x\n", 40));
+	refuse_with(script, "line 2 of the script: 'workdir' must be");
+	expect("{\"workdir\": \"/x\", \"script\": \"#!/bin/sh\\n#SBATCH -D ../b\\n\"}",
+	       "{\"workdir\": \"/x\", \"script\": \"#!/bin/sh\\n#SBATCH -D ../b\\n\"}");
+	refuse_with("{\"workdir\": null, \"script\": \"#!/bin/sh\\n#SBATCH -D ../b\\n\"}", "'workdir' must be");
+	expect("{\"script\": \"#!/bin/sh\\n#SBATCH -D /b\\n\"}",
+	       "{\"workdir\": \"/b\", \"script\": \"#!/bin/sh\\n#SBATCH -D /b\\n\"}");
+}
+
 static void test_script_in_json(void **state)
 {
 	(void)state;
@@ -1313,6 +1330,7 @@ int main(void)
 		cmocka_unit_test(test_script_options),
 		cmocka_unit_test(test_script_lines),
 		cmocka_unit_test(test_script_mistakes),
+		cmocka_unit_test(test_script_workdir),
 		cmocka_unit_test(test_script_in_json),
 		cmocka_unit_test(test_counts),
 		cmocka_unit_test(test_ranges),

@@ -233,7 +233,7 @@ static void test_names(void **state)
 
 	fx_start(f);
 	fx_submit(f, 7, "cd \"$SLURMRAY_RESULTS\"; touch 'new\nline' ' blank' ./-dash; mkdir -p '$(touch x)'; mkfifo fifo; "
-			"ln -s ../../out away; ln -s //0 marks; ln -s ' blank' link; touch last; sleep 2");
+			"ln -s ../../out away; ln -s //0 marks; ln -s ' blank' link; touch last; until [ -e \"$HOME/end\" ]; do sleep 0.05; done");
 	FX_WAIT(f, fx_event(f, 7, EV_STATE, "running"));
 	look(f, 7, CLUSTER_LOOK_RESULTS);
 	FX_WAIT(f, f->listing[AREA_RESULTS] && listed(f, AREA_RESULTS, "last") == 0);
@@ -245,6 +245,7 @@ static void test_names(void **state)
 	assert_int_equal(listed(f, AREA_RESULTS, "fifo"), -1);
 	assert_int_equal(listed(f, AREA_RESULTS, "away"), -1);
 	assert_int_equal(listed(f, AREA_RESULTS, "marks"), -1);
+	fx_shell(f->home, ": >end");
 }
 
 /* Many at once: one request lists for all. */
@@ -253,15 +254,15 @@ static void test_many(void **state)
 	struct fx *f = *state;
 
 	fx_start(f);
-	for (uint32_t i = 1; i <= 18; i++)
-		fx_submit(f, i, "echo r >\"$SLURMRAY_RESULTS/r\"; echo said; until [ -e \"$HOME/go\" ]; do sleep 0.3; done");
-	for (uint32_t i = 1; i <= 18; i++)
-		FX_WAIT(f, fx_event(f, i, EV_STATE, "running"));
-	for (uint32_t i = 1; i <= 18; i++)
+	for (uint32_t i = 1; i <= 10; i++)
+		fx_submit(f, i, "echo r >\"$SLURMRAY_RESULTS/r\"; echo said; until [ -e \"$HOME/go\" ]; do sleep 1; done");
+	for (uint32_t i = 1; i <= 10; i++)
+		FX_WAIT(f, fx_event(f, i, EV_SUBMITTED, NULL));
+	for (uint32_t i = 1; i <= 10; i++)
 		look(f, i, CLUSTER_LOOK_RESULTS);
-	FX_WAIT(f, f->listings >= 18);
+	FX_WAIT(f, (look(f, 10, CLUSTER_LOOK_RESULTS), f->listings >= 10));
 	fx_shell(f->home, ": >go");
-	for (uint32_t i = 1; i <= 18; i++)
+	for (uint32_t i = 1; i <= 10; i++)
 		FX_WAIT(f, fx_event(f, i, EV_END, "succeeded"));
 }
 
