@@ -145,6 +145,7 @@ static void ended(struct cluster *c, struct local_job *j)
 	if (j->state == LOCAL_RUNNING)
 		give_back(c, j);
 	list_del(&j->order);
+	j->env = NULL;
 	j->state = LOCAL_ENDED;
 	if (j->pid_fd >= 0)
 		(void)close(j->pid_fd);
@@ -228,7 +229,17 @@ static void enqueue(struct cluster *c, struct local_job *j, const struct creq *r
 		return;
 	}
 	point(POINT_LOCAL_PREPARED);
-	submitted(c, j, known);
+	j->known = known;
+	local_env_want(c, j);
+}
+
+void local_env_settled(struct cluster *c, struct local_job *j, const char *why)
+{
+	if (why) {
+		refuse(c, j, j->known, why);
+		return;
+	}
+	submitted(c, j, j->known);
 	point(POINT_LOCAL_SUBMITTED);
 	list_add_tail(&c->queue, &j->order);
 	report_pending(c, j);
@@ -357,7 +368,8 @@ static void hold(struct cluster *c, struct local_job *j, const struct creq *r, b
 		return;
 	}
 	j->held = held;
-	report_pending(c, j);
+	if (!j->env) /* else it was not submitted so far */
+		report_pending(c, j);
 	local_reply(c, r, 0, held ? "held" : "released", NULL, 0);
 }
 
@@ -554,6 +566,8 @@ static void take_requests(struct cluster *c)
 
 		if (m->type == 0)
 			c->stopping = true;
+		else if (m->type == ENVS_READ || m->type == ENVS_RUN)
+			local_env_task_done(c, container_of(m, struct envs_task, m));
 		else
 			handle(c, container_of(m, struct creq, m));
 		msg_release(m);
@@ -612,6 +626,7 @@ static void cluster_free(struct cluster *c)
 		local_job_free(j);
 	}
 	hmap_release(&c->jobs);
+	local_envs_release(c);
 	if (c->inbox.fd >= 0)
 		inbox_release(&c->inbox);
 	free(c->base);
@@ -646,6 +661,7 @@ static int local_start(const struct cluster_ctx *ctx, struct cluster **out, stru
 	c->mem = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
 	hmap_init(&c->jobs);
 	list_init(&c->queue);
+	list_init(&c->envs);
 	rc = inbox_init(&c->inbox);
 	if (rc == 0)
 		rc = start_thread(c);

@@ -25,6 +25,7 @@ struct cluster_conf {
 	char *directory;	/* control files; "~/.slurmray" by default; "~/" stays as written, the cluster expands it */
 	char *scratch;		/* work and results; equals `directory` by default */
 	char *setup;		/* shell lines before every job, or NULL */
+	int64_t env_quota_kib;	/* unpacked archives beyond this are removed, the least recently used first; 0: none is */
 	int tick_ms;		/* how often the remote side looks for ended jobs; 0: built-in pace */
 	json_t *defaults;	/* spec keys of this section */
 	int line;		/* of the section, for messages; 0 for built in */

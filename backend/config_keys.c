@@ -116,6 +116,16 @@ static void set_tick(struct parser *p, const char *value)
 		p->cluster->tick_ms = n;
 }
 
+static void set_env_quota(struct parser *p, const char *value)
+{
+	long long bytes = spec_memory_bytes(value);
+
+	if (bytes <= 0)
+		config_complain(p, "env_quota = %s: must be a size, like 20G or 500M", value);
+	else
+		p->cluster->env_quota_kib = bytes / 1024;
+}
+
 static void set_path(struct parser *p, const char *key, char **where, const char *value)
 {
 	size_t len = strlen(value);
@@ -194,6 +204,7 @@ static const struct cluster_key {
 	{ "scratch", set_scratch },
 	{ "setup", set_setup },
 	{ "tick", set_tick },
+	{ "env_quota", set_env_quota },
 	{ "address", NULL },
 	{ "start", NULL },
 	{ "auth_command", NULL },

@@ -89,7 +89,7 @@ static void merge_layer(struct effective *eff, const json_t *layer, const char *
 	json_object_foreach ((json_t *)layer, key, v) {
 		if (json_is_null(v)) {
 			unset(eff, key);
-		} else if (json_is_object(v)) {
+		} else if (json_is_object(v) && strcmp(key, "environment") != 0) { /* half of two would be neither */
 			merge_map(eff, key, v, source);
 		} else {
 			json_object_set_new(eff->values, key, json_deep_copy(v));

@@ -64,6 +64,25 @@ static bool word(const char *s, char *out, size_t size)
 	return true;
 }
 
+static int hex(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* %XX stands for a byte; what is too long is cut. */
+static void sentence(const char *s, char *out, size_t size)
+{
+	size_t n = 0;
+
+	for (; *s && strcmp(s, "-") != 0 && n + 1 < size; s++) {
+		bool coded = *s == '%' && hex(s[1]) >= 0 && hex(s[2]) >= 0;
+
+		out[n++] = coded ? (char)(hex(s[1]) * 16 + hex(s[2])) : *s;
+		s += coded ? 2 : 0;
+	}
+	out[n] = '\0';
+}
+
 /* A number that must be there, from 0 or 1 on. */
 static bool need(const char *s, int64_t min, int64_t max, int64_t *out)
 {
@@ -126,6 +145,10 @@ static bool take(struct exit_record *r, const char *key, const char *value, unsi
 		return word(value, r->fault, sizeof(r->fault));
 	if (strcmp(key, "host") == 0)
 		return word(value, r->host, sizeof(r->host));
+	if (strcmp(key, "reason") == 0) {
+		sentence(value, r->reason, sizeof(r->reason));
+		return true;
+	}
 	if (strcmp(key, "limit") == 0) {
 		*seen |= F_LIMIT;
 		return word(value, r->limit, sizeof(r->limit));
@@ -252,6 +275,7 @@ static const char *fault_text(const char *fault)
 			   "quota left, or read-only?)" },
 		{ "workdir", "could not be started: its working directory could not be entered" },
 		{ "input", "could not be started: its input file could not be read" },
+		{ "environment", "was not started" },
 		{ "refused", "was not started: it had been started before, or taken back" },
 	};
 
@@ -267,7 +291,7 @@ static void add_code(struct strbuf *out, const struct exit_record *r, bool sure)
 	int rc = r->rc, sig = signal_of(rc);
 
 	if (r->fault[0])
-		strbuf_addstr(out, fault_text(r->fault));
+		strbuf_addf(out, "%s%s%s", fault_text(r->fault), r->reason[0] ? ": " : "", r->reason);
 	else if (rc < 0)
 		strbuf_addstr(out, "ended without a code");
 	else if (sig == 9 && sure)

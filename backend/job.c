@@ -489,6 +489,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	rc |= fill_streams(eff, job, errors);
 	rc |= fill_signal(eff, job, errors);
 	rc |= fill_files(eff, job, errors);
+	rc |= job_environment_fill(value(eff, "environment"), &job->environment, errors);
 	rc |= fill_launcher(eff, job, errors);
 	if (rc) {
 		job_release(job);
@@ -514,6 +515,7 @@ void job_release(struct job *job)
 		free(job->env[i].value);
 	}
 	free(job->env);
+	job_environment_release(&job->environment);
 	list_free(job->argv);
 	list_free(job->args);
 	list_free(job->sbatch);

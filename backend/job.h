@@ -11,10 +11,27 @@
 #include <stdint.h>
 
 struct effective;
+struct json_t;
 
 struct job_var {
 	char *name, *value;
 };
+
+enum env_kind { ENV_NONE, ENV_PATH, ENV_VENV, ENV_CONDA, ENV_ARCHIVE };
+
+/* What the command runs in, applied in this order: modules, the directory, hook, container. */
+struct environment {
+	enum env_kind kind;
+	char *where;	  /* directory on the cluster (may begin with "~/"), name of a conda environment, or local archive */
+	char **modules;	  /* NULL-ended, or NULL */
+	char *hook;	  /* shell text, or NULL */
+	char *container;  /* image, or NULL */
+	char **options;	  /* of `apptainer exec`; NULL-ended, or NULL */
+	char *platform;	  /* what the archive is for, said by the user: "linux-64", "any"; or NULL */
+};
+
+/* The name, in the attempt's directory, of the link to the unpacked archive. */
+#define JOB_ENVIRONMENT_LINK "environment"
 
 enum job_form { JOB_COMMAND, JOB_EXEC, JOB_SCRIPT, JOB_PAYLOAD };
 
@@ -31,6 +48,7 @@ struct job {
 	size_t n_env;
 	char *workdir;		/* absolute remote directory, or NULL: the attempt's own work directory */
 	char *setup;		/* shell lines before the command, or NULL (cluster's, then the spec's) */
+	struct environment environment;
 	bool merged;		/* streams = merged, or a batch script with --output and without --error */
 	char *output, *error;	/* patterns given by the user (sbatch's --output, --error), or NULL */
 	char *input;		/* remote file that is the command's stdin (sbatch's --input), or NULL: /dev/null */
@@ -56,5 +74,10 @@ struct job {
  */
 int job_from_effective(const struct effective *eff, struct job *job, struct strbuf *errors);
 void job_release(struct job *job);
+
+/* Fills `out` from the canonical value (may be NULL); -EINVAL with a sentence, and `out` zeroed. job_environment.c */
+int job_environment_fill(const struct json_t *value, struct environment *out, struct strbuf *errors);
+void job_environment_release(struct environment *env);
+bool job_environment_is_set(const struct environment *env);
 
 #endif

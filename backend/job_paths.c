@@ -83,6 +83,8 @@ static void collect(struct look *l, const struct job *job, bool this_machine)
 		add(l, "files", *f, xstrdup(*f), ANYTHING);
 	if (job->form == JOB_PAYLOAD)
 		add(l, "payload", job->command, xstrdup(job->command), REGULAR);
+	if (job->environment.kind == ENV_ARCHIVE)
+		add(l, "environment", job->environment.where, xstrdup(job->environment.where), REGULAR);
 	if (this_machine && job->workdir)
 		add(l, "workdir", job->workdir, expand(job->workdir), DIRECTORY);
 	if (this_machine && job->input)

@@ -1,6 +1,6 @@
 /*
  * Private to the local cluster: cluster_local.c (thread, queue, requests), local_job.c (one attempt's directory and
- * process), local_logs.c (files to spool) and local_files.c (directories and bytes).
+ * process), local_logs.c (files to spool), local_files.c (directories and bytes) and local_envs.c (packed environments).
  */
 #ifndef BACKEND_LOCAL_H
 #define BACKEND_LOCAL_H
@@ -9,6 +9,7 @@
 #include "backend/base/list.h"
 #include "backend/base/strbuf.h"
 #include "backend/cluster.h"
+#include "backend/envs.h"
 #include "backend/spool.h"
 #include "backend/supervisor.h"
 
@@ -29,6 +30,8 @@ struct local_job {
 	char *out, *err;	/* absolute files of the streams; equal when merged */
 	bool merged, held, cancel_wanted;
 	bool said_running;
+	bool known;		/* its submission was reported before */
+	struct lenv *env;	/* the archive that it waits for, or NULL */
 	enum local_state state;
 	pid_t pid;
 	int pid_fd;		/* readable when the supervisor is gone; -1: none */
@@ -51,6 +54,9 @@ struct cluster {
 	char *spool_dir;
 	struct hmap jobs;
 	struct list queue;	/* pending ones */
+	struct list envs;	/* struct lenv */
+	struct envs_worker *envs_worker; /* NULL before the first archive */
+	uint64_t env_serial;
 	int cores, used_cores;
 	int64_t mem, used_mem;	/* bytes */
 	bool stopping;
@@ -58,6 +64,8 @@ struct cluster {
 
 /* cluster_local.c */
 void local_event(struct cluster *c, const struct local_job *j, enum event_type type, json_t *data);
+/* What local_env_want promised: the job's environment is there, or (why) cannot be had. */
+void local_env_settled(struct cluster *c, struct local_job *j, const char *why);
 void local_reply(struct cluster *c, const struct creq *r, int code, const char *text, const char *data, size_t len);
 
 /* local_job.c */
@@ -80,6 +88,12 @@ bool local_job_begun(struct local_job *j);
 void local_job_call_off(struct local_job *j);
 /* The end as the exit record, or the absence of one, has it. Never NULL. */
 struct event *local_job_end(struct cluster *c, struct local_job *j);
+
+/* local_envs.c */
+/* Calls local_env_settled once, now or later. The job's directory is there. */
+void local_env_want(struct cluster *c, struct local_job *j);
+void local_env_task_done(struct cluster *c, const struct envs_task *t);
+void local_envs_release(struct cluster *c);
 
 /* local_logs.c */
 void local_logs(struct cluster *c, struct local_job *j);

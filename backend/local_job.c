@@ -396,6 +396,16 @@ static bool read_record(const char *path, struct exit_record *rec)
 	return ok;
 }
 
+/* The supervisor's record has no room for a sentence; the script put it down. */
+static void read_reason(const struct local_job *j, struct exit_record *rec)
+{
+	cleanup_free char *path = xasprintf("%s/reason", j->dir);
+	cleanup_strbuf struct strbuf sb = STRBUF_INIT;
+
+	if (strcmp(rec->fault, "environment") == 0 && strbuf_read_file(&sb, path, sizeof(rec->reason) - 1) > 0)
+		(void)snprintf(rec->reason, sizeof(rec->reason), "%.*s", (int)strcspn(sb.buf, "\n"), sb.buf);
+}
+
 static bool called_off(const struct local_job *j)
 {
 	cleanup_free char *path = xasprintf("%s/cancelled", j->dir);
@@ -442,6 +452,7 @@ struct event *local_job_end(struct cluster *c, struct local_job *j)
 		if (!read_record(script, &rec))
 			return end_without_record(j);
 	}
+	read_reason(j, &rec);
 	if (strcmp(rec.limit, "time") == 0)
 		status = "timeout";
 	else if (strcmp(rec.limit, "mem") == 0)

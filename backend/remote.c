@@ -324,8 +324,12 @@ static void take_inbox(struct cluster *c)
 	while ((n = list_pop(&got))) {
 		struct msg *m = container_of(n, struct msg, node);
 
-		if (!handle(c, container_of(m, struct creq, m)))
+		if (m->type == ENVS_READ) {
+			renvs_task_done(c, container_of(m, struct envs_task, m));
 			msg_release(m);
+		} else if (!handle(c, container_of(m, struct creq, m))) {
+			msg_release(m);
+		}
 	}
 }
 
@@ -360,6 +364,7 @@ static int poll_timeout(struct cluster *c)
 	int64_t now = clock_mono(c->ctx.clock);
 
 	at = earlier(at, rsubmit_deadline(c));
+	at = earlier(at, renvs_deadline(c));
 	at = earlier(at, rjobs_deadline(c));
 	at = earlier(at, rreq_deadline(c));
 	at = earlier(at, rwatch_deadline(c));
@@ -389,6 +394,7 @@ static void *run_loop(void *arg)
 		c->now = clock_mono(c->ctx.clock);
 		take_inbox(c);
 		rlink_step(c);
+		renvs_step(c);
 		rsubmit_step(c);
 		rjobs_step(c);
 		rreq_step(c);
@@ -432,6 +438,7 @@ int remote_start(const struct transport_ops *top, const struct sched_ops *sched,
 	list_init(&c->submit_queue);
 	list_init(&c->requests);
 	list_init(&c->chores);
+	list_init(&c->envs);
 	list_init(&c->usage);
 	rlink_init(c);
 	rc = -pthread_create(&c->thread, NULL, run_loop, c);
@@ -469,7 +476,9 @@ static void drain_inbox(struct cluster *c)
 	while ((n = list_pop(&got))) {
 		struct creq *q = container_of(container_of(n, struct msg, node), struct creq, m);
 
-		if (q->ticket)
+		if (q->m.type == ENVS_READ)
+			msg_release(&q->m);
+		else if (q->ticket)
 			rreq_add(c, q);
 		else
 			msg_release(&q->m);
@@ -484,12 +493,15 @@ void remote_stop(struct cluster *c, int deadline_ms)
 	(void)deadline_ms;
 	inbox_post(&c->inbox, &creq_new(CREQ_STOP, 0, 0, 0)->m);
 	(void)pthread_join(c->thread, NULL);
+	envs_worker_free(c->envs_worker);
+	c->envs_worker = NULL;
 	drain_inbox(c);
 	rreq_release(c);
 	rlink_release(c);
 	while ((n = hmap_walk(&c->runs, NULL)))
 		rrun_drop(c, container_of(n, struct rrun, node));
 	rchores_release(c);
+	renvs_release(c);
 	rusage_release(c);
 	hmap_release(&c->runs);
 	inbox_release(&c->inbox);

@@ -6,6 +6,7 @@
  *	remote_link.c	the connection: transport, remote shell, sftp, back-off, refusals
  *	remote_io.c	reading remote files: by sftp, or by the shell where there is no sftp
  *	remote_submit.c	submissions: queue, upload of files, answers, taking back
+ *	remote_envs.c	packed environments: sent and unpacked before the runs that wait for them
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
  *	remote_usage.c	what ended jobs used
@@ -26,6 +27,7 @@
 #include "backend/base/list.h"
 #include "backend/base/strbuf.h"
 #include "backend/cluster.h"
+#include "backend/envs.h"
 #include "backend/sched.h"
 #include "backend/sftp.h"
 #include "backend/spool.h"
@@ -167,6 +169,8 @@ struct rrun {
 	enum cancel_state cancel;
 	int64_t cancel_at; /* CANCEL_GRACE: when it is told once more, whoever waits for it; 0: it was not told yet */
 	struct upload *upload;
+	struct renv *env; /* of its archive, once that was looked for */
+	bool env_waits;   /* until that is ready or has failed */
 	/* what was reported last */
 	char *status, *reason, *nodes;
 	int64_t start, node_count, cpus;
@@ -226,6 +230,8 @@ struct cluster {
 	struct poll_state poll;
 	struct list requests; /* struct rreq */
 	uint64_t next_serial;
+	struct list envs; /* struct renv */
+	struct envs_worker *envs_worker; /* NULL before the first archive */
 	struct list usage; /* jobs that accounting is to be asked for */
 	bool usage_busy, usage_none; /* none: no accounting here */
 	uint64_t usage_serial;
@@ -272,6 +278,18 @@ void rsubmit_cancel(struct cluster *c, struct rrun *r); /* it is wanted no more 
 void rsubmit_step(struct cluster *c);
 int64_t rsubmit_deadline(const struct cluster *c);
 void rupload_free(struct upload *u);
+
+/* remote_envs.c */
+void renvs_step(struct cluster *c);
+int64_t renvs_deadline(const struct cluster *c);
+void renvs_release(struct cluster *c);
+void renvs_task_done(struct cluster *c, struct envs_task *t);
+/* 0: nothing has to be waited for; 1: it has, and env_waits says so until then; negative: it cannot be had. */
+int renvs_wait(struct cluster *c, struct rrun *r, struct err *e);
+/* In front of a submission: links the attempt to its environment. */
+void renvs_link(const struct cluster *c, const struct rrun *r, struct strbuf *code);
+/* Is this the answer that the environment was removed meanwhile? Then it is made again: queue the run once more. */
+bool renvs_gone(struct cluster *c, struct rrun *r, int rc);
 
 /* remote_jobs.c */
 void rjobs_step(struct cluster *c);

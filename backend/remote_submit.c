@@ -139,6 +139,10 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 		return;
 	}
 	point(POINT_REMOTE_ANSWERED);
+	if (renvs_gone(c, r, f->rc)) {
+		requeue(c, r, c->now);
+		return;
+	}
 	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
 		rjobs_submitted(c, r, job_id, "sbatch");
@@ -209,6 +213,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 	strbuf_add(&payload, r->script, r->script_len);
 	if (tar)
 		strbuf_add(&payload, tar->buf, tar->len);
+	renvs_link(c, r, &code);
 	if (r->upload)
 		add_unpack(c, r, &code);
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
@@ -499,7 +504,22 @@ void rsubmit_cancel(struct cluster *c, struct rrun *r)
 static bool may_go(const struct cluster *c, const struct rrun *r)
 {
 	/* an upload needs to know by which way */
+	if (r->env_waits && r->cancel == CANCEL_NO)
+		return false;
 	return r->retry_at <= c->now && (!r->files_dir || r->cancel != CANCEL_NO || rlink_files_ready(c));
+}
+
+/* True: nothing is to be sent now. */
+static bool waits_for_env(struct cluster *c, struct rrun *r)
+{
+	struct err e = ERR_INIT;
+	int rc = renvs_wait(c, r, &e);
+
+	if (rc < 0) {
+		list_del(&r->queue);
+		upload_broken(c, r, &e);
+	}
+	return rc != 0;
 }
 
 void rsubmit_step(struct cluster *c)
@@ -514,6 +534,8 @@ void rsubmit_step(struct cluster *c)
 		if (c->submitting >= IN_FLIGHT)
 			break;
 		if (!may_go(c, r))
+			continue;
+		if (r->cancel == CANCEL_NO && waits_for_env(c, r))
 			continue;
 		list_del(&r->queue);
 		if (r->cancel != CANCEL_NO)
@@ -532,7 +554,7 @@ int64_t rsubmit_deadline(const struct cluster *c)
 	for (const struct list *n = c->submit_queue.next; n != &c->submit_queue; n = n->next) {
 		const struct rrun *r = container_of(n, const struct rrun, queue);
 
-		if (r->retry_at > c->now || may_go(c, r))
+		if ((r->retry_at > c->now && !r->env_waits) || may_go(c, r))
 			at = earlier(at, r->retry_at);
 	}
 	return at;

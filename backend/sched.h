@@ -90,7 +90,8 @@ extern const struct sched_ops sched_slurm_ops;
  *	manifest=0|1 maxrss=BYTES|- cpu=MICROSECONDS|- nodes=N|- cpus=N|- fault=WORD|- host=NAME limit=time|mem|-
  * Unknown words are ignored; every version is read for ever. rc is what the script's command returned (128+N for
  * signal N). fault says why there was no command to return anything (then rc is -): `write` its directories or files could
- * not be made, `workdir` or `input` could not be opened, `refused` the guard did not let it start. nodes and cpus are what
+ * not be made, `workdir` or `input` could not be opened, `refused` the guard did not let it start, `environment` it has
+ * none to run in: then reason=TEXT (%XX for blanks and %) says what was missing. nodes and cpus are what
  * the scheduler gave the job. limit is set by the local supervisor when it ended the job itself. The file's name in ends/ is NUM.aATTEMPT.
  */
 struct exit_record {
@@ -107,6 +108,7 @@ struct exit_record {
 	bool manifest;
 	char limit[8];
 	char host[64];
+	char reason[1024];	/* a sentence for the fault, "" when none */
 };
 /* -EPROTO for anything that is not a whole record. */
 int exit_record_parse(const char *text, struct exit_record *out, struct err *e);

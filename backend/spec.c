@@ -24,12 +24,14 @@ static int set_member(json_t *spec, const struct spec_key *k, const char *member
 {
 	json_t *map = json_object_get(spec, k->name), *one;
 	char shown[SPEC_SHOWN];
+	bool surroundings = strcmp(k->name, "environment") == 0;
 	int rc;
 
-	if (k->type != SPEC_MAP)
+	if (k->type != SPEC_MAP && !surroundings)
 		return spec_complain(errors, "'%s.%s': '%s' is no map", k->name, spec_show(member, shown), k->name);
 	one = json_object();
-	rc = spec_value_env(one, member, value, errors);
+	rc = surroundings ? spec_environment_member(one, member, value, errors) :
+			    spec_value_env(one, member, value, errors);
 	if (rc == 0 && json_is_object(map))
 		json_object_update(map, one);
 	else if (rc == 0)
@@ -139,7 +141,8 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 
 	if (json_is_object(old) && json_is_object(value)) {
 		json_object_foreach (value, member, item)
-			if (join(old, "env.", member, item, same_ok, errors) < 0)
+			if (join(old, strcmp(name, "env") == 0 ? "env." : "environment.", member, item, same_ok,
+				 errors) < 0)
 				rc = -EINVAL;
 		return rc;
 	}
@@ -264,6 +267,8 @@ static int finish(json_t *spec, struct strbuf *errors)
 		rc = spec_complain(errors, "'args': only a script or a payload takes arguments; write those of a command into "
 					   "the command");
 	if (json_is_string(script) && add_script_keys(spec, script, errors) < 0)
+		rc = -EINVAL;
+	if (spec_environment_whole(spec, errors) < 0)
 		rc = -EINVAL;
 	return rc;
 }

@@ -550,6 +550,8 @@ int spec_value(const struct spec_key *k, const json_t *value, json_t **out, stru
 	}
 	if (strcmp(k->name, "command") == 0)
 		return value_command(value, out, errors);
+	if (strcmp(k->name, "environment") == 0)
+		return spec_value_environment(value, out, errors);
 	if (strcmp(k->name, "args") == 0)
 		return value_args(value, out, errors);
 	assert(strcmp(k->name, "sbatch_args") == 0);

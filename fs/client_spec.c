@@ -15,10 +15,13 @@
 #include <errno.h>
 #include <string.h>
 
-/* Keys whose values are paths of this machine. */
+#define ENV_ARCHIVE_KEY "environment.archive"
+
+/* Keys whose values are paths of this machine, or may hold one. */
 static bool is_local(const char *key)
 {
-	return strcmp(key, "files") == 0 || strcmp(key, "payload") == 0;
+	return strcmp(key, "files") == 0 || strcmp(key, "payload") == 0 || strcmp(key, "environment") == 0 ||
+	       strcmp(key, ENV_ARCHIVE_KEY) == 0;
 }
 
 /* --- paths --- */
@@ -52,13 +55,33 @@ static json_t *absolute_list(const char *text)
 	return list;
 }
 
+/* Of an environment only the archive is a path of this machine; it is named in text or in an object. */
+static json_t *localise_environment(const json_t *value)
+{
+	const char *text = json_string_value(value), *path = json_string_value(json_object_get(value, "archive"));
+	cleanup_free char *full = NULL;
+	json_t *copy;
+
+	if (text && strncmp(text, "archive:", 8) == 0 && text[8] && text[8] != '/') {
+		full = client_absolute(text + 8);
+		return json_sprintf("archive:%s", full);
+	}
+	if (!path || !*path || *path == '/')
+		return NULL;
+	copy = json_deep_copy(value);
+	(void)json_object_set_new(copy, "archive", absolute(path));
+	return copy;
+}
+
 /* The value with absolute paths, a new reference; NULL: there is nothing to change. */
 static json_t *localise(const char *key, json_t *value)
 {
 	bool changed = false;
 	json_t *list;
 
-	if (json_is_string(value) && strcmp(key, "payload") == 0)
+	if (strcmp(key, "environment") == 0)
+		return localise_environment(value);
+	if (json_is_string(value) && (strcmp(key, "payload") == 0 || strcmp(key, ENV_ARCHIVE_KEY) == 0))
 		return json_string_value(value)[0] == '/' ? NULL : absolute(json_string_value(value));
 	if (json_is_string(value))
 		return absolute_list(json_string_value(value));
@@ -81,7 +104,7 @@ static json_t *localise(const char *key, json_t *value)
 /* True when something was changed. */
 static bool localise_all(json_t *spec)
 {
-	static const char *const keys[] = { "files", "payload" };
+	static const char *const keys[] = { "files", "payload", "environment" };
 	bool changed = false;
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
@@ -165,7 +188,7 @@ static void lay_over(json_t *spec, json_t *pairs)
 	json_object_foreach (pairs, key, value) {
 		json_t *old = json_object_get(spec, key);
 
-		if (json_is_object(old) && json_is_object(value))
+		if (json_is_object(old) && json_is_object(value) && strcmp(key, "environment") != 0)
 			(void)json_object_update(old, value);
 		else
 			(void)json_object_set(spec, key, value);

@@ -276,6 +276,7 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 		strbuf_addstr(body, job->setup);
 		strbuf_addstr(body, "\ncd \"$_work\" 2>/dev/null || _no_path workdir \"$_work\" 'Permission denied'\n");
 	}
+	wrap_activate(&job->environment, body);
 	if (job->input)
 		add_input(job, body);
 }
@@ -291,9 +292,13 @@ static void add_words(char *const *words, struct strbuf *body)
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
 	strbuf_addstr(body, "exec");
+	wrap_container(&job->environment, body);
 	switch (job->form) {
 	case JOB_COMMAND:
-		strbuf_addstr(body, " \"${BASH:-/bin/sh}\" -c ");
+		if (job->environment.container) /* which shells it has is seen inside */
+			strbuf_addstr(body, " /bin/sh -c 'exec \"$(command -v bash || echo /bin/sh)\" -c \"$@\"' - ");
+		else
+			strbuf_addstr(body, " \"${BASH:-/bin/sh}\" -c ");
 		quote_sh(body, job->command);
 		break;
 	case JOB_EXEC:
@@ -393,15 +398,17 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	strbuf_addstr(out, "# The exit record: complete, then renamed to where the other side looks.\n"
 			   "_out=$(wc -c <stdout)\n");
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
+	wrap_reason(&job->environment, out);
 	strbuf_addf(out,
 		    "_code=$_rc\n"
 		    "[ \"$_fault\" = - ] || _code=-\n"
 		    "record() {\n"
 		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
 		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		    "nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault host=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		    "nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		    "}\n",
-		    ctx->run_num, ctx->attempt, ctx->run_num, ctx->attempt);
+		    ctx->run_num, ctx->attempt, job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "",
+		    ctx->run_num, ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
 			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"

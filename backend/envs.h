@@ -1,0 +1,134 @@
+/*
+ * Packed environments: archives that are sent to a cluster once, unpacked there once, and shared by the runs that name
+ * them. DIRECTORY/envs/KEY is one of them; KEY comes from the SHA-256 of the archive alone.
+ *
+ *	envs_archive.c	what a local archive is: sum, kind, platform
+ *	envs_task.c	the thread that reads archives, and on the local cluster unpacks them
+ *	envs_shell.c	the code that runs on the cluster: looks, verifies, unpacks, links, evicts
+ *	remote_envs.c	clusters behind a transport: looks, sends, unpacks, tells the runs that wait
+ *	local_envs.c	the same for the local cluster, with nothing to send
+ */
+#ifndef BACKEND_ENVS_H
+#define BACKEND_ENVS_H
+
+#include "backend/base/err.h"
+#include "backend/base/inbox.h"
+#include "backend/base/sha256.h"
+#include "backend/base/strbuf.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#define ENVS_KEY_LEN 32 /* digits of the sum that make the name: 128 bits */
+
+enum envs_kind { ENVS_TAR, ENVS_GZIP, ENVS_ZSTD, ENVS_XZ, ENVS_BZIP2, ENVS_SCRIPT };
+
+struct envs_archive {
+	enum envs_kind kind; /* by its content; the name does not count */
+	bool pixi;	     /* packages that pixi-unpack makes an environment of */
+	uint64_t size;
+	uint32_t cksum;
+	char sha256[SHA256_HEX];
+	char key[ENVS_KEY_LEN + 1];
+	char platform[32]; /* as conda names them: linux-64, osx-arm64; "" when it does not say */
+};
+
+/* What tells one state of a file from another without reading it. */
+struct envs_identity {
+	dev_t dev;
+	ino_t ino;
+	off_t size;
+	struct timespec mtime, ctime;
+};
+
+/* 0, -EINVAL for what is no regular file, or another negative errno; with a text. */
+int envs_identify(const char *path, struct envs_identity *out, struct err *e);
+bool envs_same(const struct envs_identity *a, const struct envs_identity *b);
+
+/*
+ * Reads all of the file, which may take seconds. -EINVAL with a text for what is no archive, -ECANCELED when `stop`
+ * (may be NULL) became true, -ESTALE when it changed meanwhile.
+ */
+int envs_archive_read(const char *path, const atomic_bool *stop, struct envs_archive *out, struct err *e);
+/* What a file name says, or "": env-linux-64.sh. Pure. */
+const char *envs_name_platform(const char *path);
+/*
+ * Can an archive for `platform` ("" is not known) run where `machine` is what `uname -m` says, and `libc` "glibc" or
+ * "other"? -EINVAL with a text when not. Pure.
+ */
+int envs_fits(const char *platform, const char *machine, const char *libc, struct err *e);
+
+/* --- the thread --- */
+
+enum envs_task_type {
+	ENVS_READ = 150, /* path -> archive, identity, or e */
+	ENVS_RUN,	 /* code -> rc (124: too long; -1: no process), out */
+	ENVS_STOP,	 /* internal */
+};
+
+/* A piece of work; the same message comes back to `to` with its results. Released with msg_release. */
+struct envs_task {
+	struct msg m; /* m.type: enum envs_task_type */
+	struct inbox *to;
+	uint64_t serial; /* the asker's */
+	char *path, *code;
+	int deadline_s;
+	struct envs_identity identity;
+	struct envs_archive archive;
+	struct err e;
+	int rc;
+	struct strbuf out;
+};
+
+struct envs_worker;
+
+struct envs_task *envs_task_new(enum envs_task_type type, struct inbox *to, uint64_t serial);
+/* NULL when there is no thread to be had. */
+struct envs_worker *envs_worker_new(void);
+void envs_worker_post(struct envs_worker *w, struct envs_task *t);
+/* Ends what is under way, joins, frees. Tasks that are not done come back to nobody. May be NULL. */
+void envs_worker_free(struct envs_worker *w);
+
+/* --- shell code for the cluster; pure --- */
+
+#define ENVS_RC_DAMAGED 47 /* what arrived is not what was sent; it was removed */
+#define ENVS_RC_UNFIT 48   /* it cannot be used; stdout says why */
+#define ENVS_RC_GONE 49    /* it was removed since it was looked at */
+
+struct envs_place {
+	const char *directory; /* of the cluster, may begin with "~/" */
+	const char *uuid;      /* of the state directory: names the partial file and marks users */
+	const struct envs_archive *archive;
+	const char *name; /* of the archive, for people */
+	int64_t quota_kib; /* of all that are unpacked there together; 0: no limit */
+};
+
+/* DIRECTORY/envs/KEY[/NAME], unquoted. */
+void envs_path(const struct envs_place *p, const char *name, struct strbuf *out);
+/* The name of the partial file. */
+void envs_part(const struct envs_place *p, struct strbuf *out);
+
+struct envs_look {
+	bool complete;	/* unpacked */
+	bool whole;	/* all of the archive is there and was verified */
+	uint64_t have;	/* bytes of the partial file */
+	char machine[64], libc[16];
+};
+/* Code that looks (and writes a line of the log when something has to be sent), and the reader of its answer: 0 or
+   -EPROTO. */
+void envs_look_code(const struct envs_place *p, struct strbuf *code);
+int envs_look_read(const char *out, struct envs_look *look);
+
+/*
+ * Code that verifies the partial file and unpacks it, under a lock; any number at once. `local`: the path of the archive
+ * itself, where nothing was sent. `check`: whether the environment has to run on the machine that unpacks it. Exit code 0,
+ * or one of the above, or another: try again.
+ */
+void envs_unpack_code(const struct envs_place *p, const char *local, bool check, struct strbuf *code);
+/* Code that links the attempt's directory `dir` (unquoted) to it and marks it as used, unless the attempt was sent before;
+   may exit with ENVS_RC_GONE. `mark` names the attempt. */
+void envs_link_code(const struct envs_place *p, const char *dir, const char *mark, struct strbuf *code);
+
+#endif

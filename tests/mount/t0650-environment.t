@@ -1,0 +1,125 @@
+#!/bin/bash
+# The key `environment` on the local cluster: directories, modules, hooks, and archives that are unpacked once.
+. "$(dirname "$0")/../lib/tap.sh" || exit 99
+. "$ROOT/tests/lib/faults.sh" || exit 99
+. "$ROOT/tests/lib/environments.sh" || exit 99
+D=$T/cluster
+mount_local <<END
+[defaults]
+cluster = local
+
+[cluster local]
+directory = $D
+END
+
+log() { # log ID: what it wrote, on one line
+	timeout 10 cat "$MNT/runs/$1/log" | tr '\n' ' '
+}
+
+refused() { # refused SPEC: the sentence
+	# shellcheck disable=SC2016
+	timeout 10 bash -c 'exec 3<>"$1/runs/new"; printf "%s\n" "$2" >&3 2>/dev/null || cat <&3' - "$MNT" "$1" 2>/dev/null
+}
+
+# --- what is there already ---
+
+python3 -m venv --without-pip "$T/venv" || skip_all "python3 -m venv does not work"
+prefix "$T/my prefix"
+prefix "$HOME/miniforge3/envs/ml"
+cp -r "$T/venv" "$T/moved"
+id=$(submit "environment=venv:$T/venv -- python3 -c 'import sys; print(sys.prefix)'")
+is "a virtual environment" "$(ended "$id") $(log "$id")" "succeeded 0 $T/venv "
+id=$(submit "environment=$T/venv -- command -v python3")
+is "found by what is there" "$(ended "$id") $(log "$id")" "succeeded 0 $T/venv/bin/python3 "
+id=$(submit '{"command": "python3; echo $ACTIVATED", "environment": {"conda": "'"$T/my prefix"'"}}')
+is "a conda prefix" "$(ended "$id") $(log "$id")" "succeeded 0 python of $T/my prefix yes "
+id=$(submit 'environment=conda:ml -- python3')
+is "a conda environment by name" "$(ended "$id") $(log "$id")" "succeeded 0 python of $HOME/miniforge3/envs/ml "
+id=$(submit "environment='hook:export A=5' -- echo \$A")
+is "a hook" "$(ended "$id") $(log "$id")" "succeeded 0 5 "
+cat >"$T/module.sh" <<'END'
+module() {
+	case $2 in
+	gone) echo "Unable to locate a modulefile for 'gone'" >&2; return 1 ;;
+	*) export LOADEDMODULES="${LOADEDMODULES:+$LOADEDMODULES:}$2" ;;
+	esac
+}
+END
+id=$(submit "setup='. $T/module.sh' environment=module:gcc,cuda/12 -- echo \$LOADEDMODULES")
+is "modules" "$(ended "$id") $(log "$id")" "succeeded 0 gcc:cuda/12 "
+id=$(submit "environment=venv:$T/venv.none -- echo ran")
+is "a directory that is not there: the command is not run" "$(ended "$id")" "failed -"
+like "why says what and where" "$(why "$id")" "^was not started: environment venv $T/venv.none: there is no such directory on "
+unlike "nothing of it was written" "$(log "$id")" '^ran'
+id=$(submit "environment=venv:$T/moved -- echo ran")
+is "one that was copied is not taken for itself" "$(ended "$id")" "failed -"
+like "why says so" "$(why "$id")" 'the directory was moved or copied'
+id=$(submit "setup='. $T/module.sh' environment=module:gone -- echo ran")
+is "a module that is not there" "$(ended "$id")" "failed -"
+like "why has the words of the module command" "$(why "$id")" "environment module gone: .*Unable to locate a modulefile"
+id=$(submit "environment=container:docker://debian -- echo ran")
+is "no apptainer, no run" "$(ended "$id")" "failed -"
+like "why names the programs" "$(why "$id")" 'neither apptainer nor singularity is on'
+like "what it can be is said when it is something else" "$(refused 'environment=here -- x')" 'venv:DIR, conda:NAME'
+like "an archive must be there" "$(refused "environment=archive:$T/none.tar -- x")" 'none.tar'
+
+# --- archives ---
+
+pixi_archive "$T/env.sh" 4000000
+ids=
+for i in 1 2 3 4 5 6 7 8 9 10; do ids="$ids $(submit "environment=archive:$T/env.sh -- command -v python3")"; done
+all=
+for id in $ids; do all="$all$(ended "$id") "; done
+is "ten runs of one archive" "$all" "$(printf 'succeeded 0 %.0s' $ids)"
+like "they run in it" "$(log "$id")" "^$D/envs/[0-9a-f]{32}/env/env/bin/python3 $"
+is "it was unpacked once" "$(grep -c ' unpacked' "$D"/envs/*/log)" 1
+id=$(cd "$T" && SLURMRAY_MOUNT=$MNT within 20 slurmray submit environment=archive:./env.sh -- 'echo $CONDA_PREFIX')
+like "submit makes its path absolute" "$(ended "$id") $(log "$id")" "^succeeded 0 $D/envs/"
+is "and it was not unpacked again" "$(grep -c ' unpacked' "$D"/envs/*/log)" 1
+
+prefix "$T/packed/env"
+tar -C "$T/packed" -czf "$T/packed.tar.gz" env
+id=$(submit "environment=archive:$T/packed.tar.gz -- python3")
+like "a tar of a prefix, a directory deep" "$(ended "$id") $(log "$id")" "^succeeded 0 python of $D/envs/[0-9a-f]*/env/env $"
+echo changed >"$T/packed/env/more"
+tar -C "$T/packed" -czf "$T/packed.tar.gz" env
+id=$(submit "environment=archive:$T/packed.tar.gz -- cat \$CONDA_PREFIX/more")
+is "a file that was changed is another archive" "$(ended "$id") $(log "$id")" "succeeded 0 changed "
+
+pixi_archive "$T/other.sh" 1000 "$(platform_elsewhere)"
+id=$(submit "environment=archive:$T/other.sh -- echo ran")
+is "one for another machine is refused" "$(ended "$id")" "rejected -"
+like "with a sentence" "$(why "$id")" "it is for $(platform_elsewhere) and the cluster is $(platform_here)"
+id=$(submit "environment.archive=$T/other.sh environment.platform=any -- echo ran")
+is "unless its platform is said to be right" "$(ended "$id") $(log "$id")" "succeeded 0 ran "
+tar -C "$T" -cf "$T/venv.tar" venv
+id=$(submit "environment=archive:$T/venv.tar -- echo ran")
+is "a virtual environment cannot be packed" "$(ended "$id")" "rejected -"
+like "which is said" "$(why "$id")" 'cannot be moved'
+tar -C "$T" -cf "$T/nothing.tar" module.sh
+id=$(submit "environment=archive:$T/nothing.tar -- echo ran")
+like "nothing to activate" "$(ended "$id") $(why "$id")" 'none of activate.sh, bin/activate, conda-meta'
+
+# --- a worker that is killed while it unpacks ---
+
+printf '%s\n' '#!/bin/sh' "mkdir conda-meta; [ ! -e $T/slow ] || { : >$T/begun; sleep 3; }" >"$T/slow.sh"
+: >"$T/slow"
+id=$(submit "environment=archive:$T/slow.sh -- echo ran \$CONDA_PREFIX")
+ok "it is being unpacked" eventually 20 test -e "$T/begun"
+kill -9 "$(cat "$STATE/worker.pid")"
+rm "$T/slow"
+like "the run goes on with the next worker" "$(ended "$id") $(log "$id")" '^succeeded 0 ran /'
+key=$(log "$id" | sed 's|.*envs/||; s|/.*||')
+is "it was unpacked once" "$(grep -c ' unpacked' "$D/envs/$key/log")" 1
+
+# --- one that is cancelled while it waits ---
+
+: >"$T/slow"
+rm -f "$T/begun"
+echo '# another' >>"$T/slow.sh"
+id=$(submit "environment=archive:$T/slow.sh -- echo ran")
+ok "another is being unpacked" eventually 20 test -e "$T/begun"
+echo cancel >"$MNT/runs/$id/ctl"
+is "a run that waits for it is cancelled at once" "$(ended "$id")" "cancelled -"
+ok "umount" stop_mount
+done_testing
