@@ -23,7 +23,7 @@
 
 #define LIST_BYTES ((size_t)128 * 1024)
 #define LIST_ENTRIES 4000
-#define LIST_RUNS 16
+#define LIST_RUNS 8
 #define LIST_LIMIT_S 10
 #define LIST_COSTS 5	     /* pause after a listing, in times of what it took */
 #define LIST_PAUSE_US (100 * (int64_t)USEC_PER_MSEC)

@@ -25,6 +25,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		      "  cat runs/42/wait                           blocks until the run has ended: STATUS CODE\n"
 		      "  cat runs/42/log.follow                     the log until the run has ended\n"
 		      "  echo cancel > runs/42/ctl                  also: signal USR1, hold, release, retry\n"
+		      "  rmdir runs/42                              removes a run that has ended\n"
 		      "  mkdir runs/mine; cp data runs/mine/files/; echo 'wc data' > runs/mine/spec\n"
 		      "  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
 		      "  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
@@ -34,7 +35,8 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		      "  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  runs/ID/work/\n"
 		      "  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
 		      "\n"
-		      "runs/template is a commented spec; man 5 slurmray says the rest.\n");
+		      "Keys need ` -- ` before the command. A job starts in runs/ID/work, a directory of its own, unless workdir=/path\n"
+		      "says otherwise. runs/template is a commented spec; man 5 slurmray says the rest.\n");
 }
 
 static void render_root_status(const struct view *v, struct strbuf *out)
@@ -98,6 +100,10 @@ static void render_template(const struct view *v, struct strbuf *out)
 			strbuf_addch(out, *c == '_' ? '-' : *c);
 		strbuf_addf(out, "%s\t# %s\n", k->type == SPEC_FLAG ? "" : "=...", k->help ? k->help : "");
 	}
+	strbuf_addstr(out, "\n# Keys that sbatch does not have, or calls otherwise: on one line, in JSON, for slurmray submit KEY=VALUE.\n");
+	for (const struct spec_key *k = spec_keys; k->name; k++)
+		if (!(k->flags & (SPEC_SBATCH | SPEC_LATER | SPEC_OURS)))
+			strbuf_addf(out, "#   %s%s=...\t# %s\n", k->name, k->type == SPEC_MAP ? ".NAME" : "", k->help ? k->help : "");
 	strbuf_addstr(out, "\nhostname\n");
 }
 

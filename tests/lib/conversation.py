@@ -732,6 +732,8 @@ def template():
     is_("ends", ended(ident), "succeeded 0")
     is_("spec", slurp(run(ident, "spec")), slurp(path("runs/template")))
     sh_ok('cp "$MNT/runs/template" "$MNT/runs/check"')
+    for key in ("files", "workdir", "name", "args", "env.NAME", "afterok"):
+        ok("\n#   %s=" % key in text(path("runs/template")), key)
 
 
 @case

@@ -9,6 +9,7 @@ from jobs import ERR_BYTES, OUT_BYTES
 from load import ENDED
 
 TOKEN = re.compile(rb"(?:steady)?job\.sh['\", ]+(t\d{5})\b")
+SAID = re.compile(rb"slurmray: [^\n]*\n")  # no payload writes such letters to stderr
 
 
 class Run:
@@ -46,7 +47,7 @@ class Judge:
         self.by_token = {}
         self.starts = {}
         self.numbers = dict(submitted=0, acked=0, refused=0, unknown=0, executed=0, cancelled=0, lost=0, doubled=0,
-                            bytes=0, lost_bytes=0, repeated_bytes=0, wrong_logs=0, later_attempts=0)
+                            bytes=0, lost_bytes=0, repeated_bytes=0, wrong_logs=0, later_attempts=0, given_twice=0)
 
     def bad(self, text):
         self.world.violation(text)
@@ -134,7 +135,9 @@ class Judge:
                 self.bad("%s: it was started as run %s" % (what, s[0]))
         if run.status == "cancelled":
             self.numbers["cancelled"] += 1
-            if not job.cancel:
+            if not job.cancel and not starts and self.number_given_twice(run):
+                self.numbers["given_twice"] += 1
+            elif not job.cancel:
                 self.bad("%s was cancelled by nobody: %s" % (what, run.info.get("why")))
             if not run.wait.startswith("cancelled "):
                 self.bad("%s: wait says %r" % (what, run.wait))
@@ -150,6 +153,14 @@ class Judge:
             self.bad("%s %s, and was never started" % (what, run.status))
         if run.exit_code.decode().strip() != str(job.code) or run.wait != "%s %d" % (natural, job.code):
             self.bad("%s: exit_code %r, wait %r, wanted %d" % (what, run.exit_code, run.wait, job.code))
+
+    def number_given_twice(self, run):
+        """
+        A controller that was killed forgets its last numbers and gives them out again. When the former holder still runs on a
+        node, Slurm takes its end for that of the new one, and cancels that: nobody but Slurm can tell them apart.
+        """
+        return self.world.cluster == "demo" and run.job_id.strip() and any(
+            other is not run and other.job_id == run.job_id for other in self.runs.values())
 
     def logs(self, run, job):
         whole = run.status != "cancelled"
@@ -216,8 +227,8 @@ class Judge:
                 with open(copy, "rb") as f:
                     got = f.read()
                 wanted = getattr(self.runs[run_id], stream.rstrip("+"))
-                if stream.endswith("+"):  # slurmray itself says that the mount went and came back, and in the end why
-                    got = re.sub(rb"slurmray: [^\n]*( is not mounted | is back)[^\n]*\n", b"", got)[: len(wanted)]
+                if stream.endswith("+"):  # slurmray itself says what it waits for, that the mount was away, and in the end why
+                    got = SAID.sub(b"", got)
                 self.stream(self.runs[run_id], "%s as seen by %s" % (stream, name), got, wanted, True)
         for run_id, code in self.actors["follower-client"].codes:
             run = self.runs.get(run_id)

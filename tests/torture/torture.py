@@ -298,6 +298,7 @@ def table(world, ex, jd, actors):
         ("  unknown (the mount died under them)", n["unknown"]),
         ("executed", n["executed"]),
         ("cancelled", n["cancelled"]),
+        ("  by Slurm: their number was given twice", n["given_twice"]),
         ("runs in the tree", len(jd.runs)),
         ("runs that needed another attempt", n["later_attempts"]),
         ("lost", n["lost"]),

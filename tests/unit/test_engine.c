@@ -648,7 +648,7 @@ static void circles(void **state)
 {
 	struct ef *f = ef_new(NULL);
 	uint32_t a = ef_draft(f, "a"), b = ef_draft(f, "b"), c = ef_draft(f, "c"), other;
-	char name[8], spec[64];
+	char name[16], spec[64];
 	struct said s, t;
 
 	(void)state;

@@ -72,7 +72,7 @@ static void output_that_cannot_be(void **state)
 
 	q = lx_make(f, CREQ_SUBMIT, 2, "echo ran");
 	q->job->error = xstrdup("/proc/self/comm/%x");
-	q->job->name = xstrdup("n");
+	str_set(&q->job->name, "n");
 	lx_post(f, q);
 	lx_assert_end(f, 2, "failed", 126);
 	assert_string_equal(event_str(lx_event(f, 2, EV_END, NULL), "why"),

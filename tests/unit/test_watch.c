@@ -254,15 +254,15 @@ static void test_many(void **state)
 	struct fx *f = *state;
 
 	fx_start(f);
-	for (uint32_t i = 1; i <= 18; i++)
+	for (uint32_t i = 1; i <= 10; i++)
 		fx_submit(f, i, "echo r >\"$SLURMRAY_RESULTS/r\"; echo said; until [ -e \"$HOME/go\" ]; do sleep 1; done");
-	for (uint32_t i = 1; i <= 18; i++)
-		FX_WAIT(f, fx_event(f, i, EV_STATE, "running"));
-	for (uint32_t i = 1; i <= 18; i++)
+	for (uint32_t i = 1; i <= 10; i++)
+		FX_WAIT(f, fx_event(f, i, EV_SUBMITTED, NULL));
+	for (uint32_t i = 1; i <= 10; i++)
 		look(f, i, CLUSTER_LOOK_RESULTS);
-	FX_WAIT(f, f->listings >= 18);
+	FX_WAIT(f, (look(f, 10, CLUSTER_LOOK_RESULTS), f->listings >= 10));
 	fx_shell(f->home, ": >go");
-	for (uint32_t i = 1; i <= 18; i++)
+	for (uint32_t i = 1; i <= 10; i++)
 		FX_WAIT(f, fx_event(f, i, EV_END, "succeeded"));
 }
 
