@@ -398,7 +398,7 @@ static const char run_job[] =
 	"\tdone\n"
 	"\t[ ! -s rc ] || read -r _rc <rc\n"
 	"\t[ ! -s fault ] || read -r _fault <fault\n"
-	"\tcase $_fault in workdir | input) ;; *) _fault=- ;; esac\n"
+	"\tcase $_fault in workdir | input | environment) ;; *) _fault=- ;; esac\n"
 	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 	"\trm -f pid\n"
 	"fi\n"
