@@ -34,7 +34,7 @@ static const struct remote_pace fx_pace = {
 	.watch_max = 1000 * MS,
 	.watch_settle = 2100 * MS, /* of real files, whose times sftp tells in seconds */
 	.retry = { 30 * MS, 50 * MS, 100 * MS, 100 * MS },
-	.usage = { 10 * MS, 300 * MS, 300 * MS, 300 * MS },
+	.usage = { 10 * MS, 1000 * MS, 4000 * MS, 8000 * MS },
 	.answer_grace = 1000 * MS,
 };
 

@@ -146,7 +146,7 @@ eval 'export A=it\'\''s
 export B=2' || _fail "it ended with code $?"
 trap - EXIT
 exec >&3 2>&4 3>&- 4>&-
-cd "$_work" || exit 66
+cd "$_work" || _no_path workdir "$_work" 'Permission denied'
 exec "${BASH:-/bin/sh}" -c 'python train.py'
 END_OF_FILE
 

@@ -151,7 +151,7 @@ _dir=$_key/root
 _found "$_dir"
 trap - EXIT
 exec >&3 2>&4 3>&- 4>&-
-cd "$_work" || exit 66
+cd "$_work" || _no_path workdir "$_work" 'Permission denied'
 exec "${0%/job}/payload"
 END_OF_FILE
 

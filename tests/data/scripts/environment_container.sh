@@ -145,7 +145,7 @@ _box=$(command -v apptainer || command -v singularity) ||
 [ -e "$HOME"/'im age.sif' ] || _fail "there is no such image on $(uname -n)"
 trap - EXIT
 exec >&3 2>&4 3>&- 4>&-
-cd "$_work" || exit 66
+cd "$_work" || _no_path workdir "$_work" 'Permission denied'
 exec "$_box" exec --bind "$_home" --bind "$(cd "$_home/results" && pwd -P)" \
 	--bind "$PWD" --pwd "$PWD" --nv "$HOME"/'im age.sif' /bin/sh -c 'exec "$(command -v bash || echo /bin/sh)" -c "$@"' - 'python -V'
 END_OF_FILE
