@@ -319,6 +319,9 @@ class World:
                 if subprocess.run(command, capture_output=True).returncode == 0:
                     break
         if self.testbed:
+            if keep:  # what Slurm says of it
+                subprocess.run("mkdir slurm-logs && cp testbed/log/*.log slurm-logs", shell=True, cwd=self.dir,
+                               capture_output=True)
             self.on_testbed("down")
         if keep:
             print("kept: %s" % self.dir, flush=True)
