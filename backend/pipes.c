@@ -466,18 +466,18 @@ static const struct member custom_rows[] = { { "payload", is_any, PIPES_TYPE, fa
 
 static const struct method {
 	const char *name;
-	enum pipes_kind kind;
 	const struct member *rows;
+	enum pipes_kind kind;
 	bool loose; /* parameters may be null or have other members */
 	bool any;   /* nobody looks at them */
 } methods[] = {
-	{ "opened", PIPES_OTHER, no_rows, true, true },
-	{ "closed", PIPES_CLOSED, closed_rows, true, false },
-	{ "log", PIPES_LOG, log_rows, false, false },
-	{ "report_asset_materialization", PIPES_MATERIALIZATION, materialization_rows, false, false },
-	{ "report_asset_check", PIPES_CHECK, check_rows, false, false },
-	{ "report_custom_message", PIPES_CUSTOM, custom_rows, false, false },
-	{ "log_external_stream", PIPES_OTHER, stream_rows, false, false },
+	{ "opened", no_rows, PIPES_OTHER, true, true },
+	{ "closed", closed_rows, PIPES_CLOSED, true, false },
+	{ "log", log_rows, PIPES_LOG, false, false },
+	{ "report_asset_materialization", materialization_rows, PIPES_MATERIALIZATION, false, false },
+	{ "report_asset_check", check_rows, PIPES_CHECK, false, false },
+	{ "report_custom_message", custom_rows, PIPES_CUSTOM, false, false },
+	{ "log_external_stream", stream_rows, PIPES_OTHER, false, false },
 };
 
 static enum pipes_reason check_params(const struct method *m, const struct pjson *params, struct pipes_verdict *v)

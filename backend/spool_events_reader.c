@@ -9,6 +9,7 @@
 #include "backend/pipes.h"
 #include "backend/pjson.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -87,6 +88,7 @@ static void add_piece(struct view *v, uint64_t off, uint64_t count)
 			v->cap = v->cap ? v->cap * 2 : 16;
 			v->pieces = xrealloc(v->pieces, v->cap * sizeof(*v->pieces));
 		}
+		assert(v->pieces);
 		v->pieces[v->n++] = (struct piece){ v->len, off };
 	}
 	v->len += count;
