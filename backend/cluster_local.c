@@ -1,7 +1,7 @@
 /*
- * The cluster `local`: jobs are processes of this machine, and queue for its cores and memory in the order in which they
- * came. The thread owns the queue and starts supervisors; from then on a job needs nobody: it ends, and its record is found, whoever
- * looks.
+ * The cluster `local`: jobs are processes of this machine, and queue for its cores and memory in the order in which
+ * they came. The thread owns the queue and starts supervisors; from then on a job needs nobody: it ends, and its record
+ * is found, whoever looks.
  *
  * Resources are counted for running jobs only; after a restart the running ones are counted again as they are watched.
  */
@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 
 #define MAX_POLLED 1024
-#define START_LOOK_US (2 * USEC_PER_MSEC)	/* for the link of a supervisor that was just started */
+#define START_LOOK_US (2 * USEC_PER_MSEC) /* for the link of a supervisor that was just started */
 #define TELL_AGAIN_US (10 * USEC_PER_MSEC)
 
 /* --- reporting --- */
@@ -83,7 +83,8 @@ static void report_pending(struct cluster *c, const struct local_job *j)
 
 static int cores_of(const struct local_job *j)
 {
-	int tasks = j->job->ntasks > 0 ? j->job->ntasks : 1, per = j->job->cpus_per_task > 0 ? j->job->cpus_per_task : 1;
+	int tasks = j->job->ntasks > 0 ? j->job->ntasks : 1,
+	    per = j->job->cpus_per_task > 0 ? j->job->cpus_per_task : 1;
 
 	return tasks * per;
 }
@@ -169,7 +170,7 @@ static void start_jobs(struct cluster *c)
 		struct list *n, *tmp;
 		struct err e = ERR_INIT;
 
-		list_for_each_safe(n, tmp, &c->queue) {
+		list_for_each_safe (n, tmp, &c->queue) {
 			j = container_of(n, struct local_job, order);
 			if (!j->held)
 				break;
@@ -207,8 +208,9 @@ static void submitted(struct cluster *c, const struct local_job *j, bool known)
 static void refuse(struct cluster *c, struct local_job *j, bool known, const char *why)
 {
 	if (known)
-		local_event(c, j, EV_END, json_pack("{s:s, s:s, s:i, s:i, s:i}", "status", "failed", "why", why, "out_len", 0,
-						    "err_len", 0, "events_len", 0));
+		local_event(c, j, EV_END,
+			    json_pack("{s:s, s:s, s:i, s:i, s:i}", "status", "failed", "why", why, "out_len", 0,
+				      "err_len", 0, "events_len", 0));
 	else
 		local_event(c, j, EV_REJECTED, json_pack("{s:s}", "why", why));
 	forget(c, j);
@@ -221,7 +223,8 @@ static void enqueue(struct cluster *c, struct local_job *j, const struct creq *r
 
 	if (!r->script) { /* nobody knows any more what it was: the next attempt will be told */
 		(void)supervisor_void(j->dir);
-		local_event(c, j, EV_LOST, json_pack("{s:s}", "why", "it had not started, and its script cannot be made again"));
+		local_event(c, j, EV_LOST,
+			    json_pack("{s:s}", "why", "it had not started, and its script cannot be made again"));
 		forget(c, j);
 		return;
 	}
@@ -279,7 +282,8 @@ static void on_submit(struct cluster *c, struct creq *r)
 	}
 }
 
-/* The supervisor that was watched is gone. It may have found that another had been started before it, by a worker that was killed. */
+/* The supervisor that was watched is gone. It may have found that another had been started before it, by a worker that
+ * was killed. */
 static void gone(struct cluster *c, struct local_job *j)
 {
 	pid_t pid;
@@ -389,7 +393,9 @@ static void on_verb(struct cluster *c, const struct creq *r)
 	else if (strcmp(r->verb, "refresh") == 0)
 		local_reply(c, r, 0, "", NULL, 0);
 	else
-		local_reply(c, r, -EINVAL, "the local cluster cannot do this: it knows cancel, signal, hold, release, refresh", NULL, 0);
+		local_reply(c, r, -EINVAL,
+			    "the local cluster cannot do this: it knows cancel, signal, hold, release, refresh", NULL,
+			    0);
 }
 
 static json_t *queue_rows(const struct cluster *c)
@@ -402,8 +408,8 @@ static json_t *queue_rows(const struct cluster *c)
 		if (j->state != LOCAL_ENDED)
 			(void)json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:i}", "id", j->job_id, "name",
 								    j->job->name ? j->job->name : "-", "state",
-								    j->state == LOCAL_RUNNING ? "RUNNING" : "PENDING", "cores",
-								    cores_of(j)));
+								    j->state == LOCAL_RUNNING ? "RUNNING" : "PENDING",
+								    "cores", cores_of(j)));
 	}
 	return rows;
 }
@@ -417,13 +423,13 @@ static void on_probe(struct cluster *c, const struct creq *r)
 
 	(void)gethostname(host, sizeof(host) - 1);
 	if (strcmp(what, "info") == 0)
-		doc = json_pack("{s:s, s:s, s:i, s:I, s:i, s:s}", "type", "local", "host", host, "cores", c->cores, "memory",
-				(json_int_t)c->mem, "cores_used", c->used_cores, "directory", c->base);
+		doc = json_pack("{s:s, s:s, s:i, s:I, s:i, s:s}", "type", "local", "host", host, "cores", c->cores,
+				"memory", (json_int_t)c->mem, "cores_used", c->used_cores, "directory", c->base);
 	else if (strcmp(what, "partitions") == 0)
 		doc = json_pack("[{s:s, s:s, s:i}]", "name", "local", "state", "up", "nodes", 1);
 	else if (strcmp(what, "nodes") == 0)
-		doc = json_pack("[{s:s, s:s, s:i, s:I}]", "name", host, "state", c->used_cores ? "allocated" : "idle", "cores",
-				c->cores, "memory", (json_int_t)c->mem);
+		doc = json_pack("[{s:s, s:s, s:i, s:I}]", "name", host, "state", c->used_cores ? "allocated" : "idle",
+				"cores", c->cores, "memory", (json_int_t)c->mem);
 	else if (strcmp(what, "queue") == 0)
 		doc = queue_rows(c);
 	else
@@ -504,7 +510,8 @@ static void tell_late(struct local_job *j)
 	strbuf_reset(&j->to_tell);
 }
 
-/* Reports a job as running when its supervisor's link is there, not before: a restart would take it back. True: look again soon. */
+/* Reports a job as running when its supervisor's link is there, not before: a restart would take it back. True: look
+ * again soon. */
 static bool starting(struct cluster *c, struct local_job *j)
 {
 	pid_t pid;

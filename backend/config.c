@@ -247,7 +247,8 @@ static void check_named(struct parser *p)
 	size_t i;
 
 	json_array_foreach (p->named, i, row) {
-		const char *key = json_string_value(json_array_get(row, 1)), *name = json_string_value(json_array_get(row, 2));
+		const char *key = json_string_value(json_array_get(row, 1)),
+			   *name = json_string_value(json_array_get(row, 2));
 		bool profile = strcmp(key, "profile") == 0;
 		const char *near;
 
@@ -255,8 +256,8 @@ static void check_named(struct parser *p)
 			continue;
 		near = nearest_section(c, profile, name);
 		p->line = (int)json_integer_value(json_array_get(row, 0));
-		config_complain(p, "%s = %s: there is no [%s %s]%s%s%s", key, name, key, name, near ? ": did you mean '" : "",
-				near ? near : "", near ? "'?" : "");
+		config_complain(p, "%s = %s: there is no [%s %s]%s%s%s", key, name, key, name,
+				near ? ": did you mean '" : "", near ? near : "", near ? "'?" : "");
 	}
 }
 
@@ -299,7 +300,11 @@ static struct config *config_new(void)
 int config_parse(const char *text, const char *name, struct config **out, struct err *e)
 {
 	struct parser p = {
-		.name = name, .pos = text, .config = config_new(), .seen = json_object(), .named = json_array(),
+		.name = name,
+		.pos = text,
+		.config = config_new(),
+		.seen = json_object(),
+		.named = json_array(),
 		.errors = STRBUF_INIT,
 	};
 	int rc;

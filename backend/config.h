@@ -16,19 +16,20 @@
 enum cluster_type { CLUSTER_LOCAL, CLUSTER_SLURM, CLUSTER_RAY, CLUSTER_KUBERAY };
 
 struct cluster_conf {
-	char *name;		/* [A-Za-z0-9._-] */
+	char *name; /* [A-Za-z0-9._-] */
 	enum cluster_type type;
-	char **hosts;		/* ssh aliases or names of the login nodes, NULL-ended; NULL for local */
+	char **hosts; /* ssh aliases or names of the login nodes, NULL-ended; NULL for local */
 	char *user, *identity_file, *ssh_config; /* NULL where not given */
-	int port;		/* 0 where not given */
-	char *transport;	/* "auto", "libssh2"; others are refused with a sentence for now */
-	char *directory;	/* control files; "~/.slurmray" by default; "~/" stays as written, the cluster expands it */
-	char *scratch;		/* work and results; equals `directory` by default */
-	char *setup;		/* shell lines before every job, or NULL */
-	int64_t env_quota_kib;	/* unpacked archives beyond this are removed, the least recently used first; 0: none is */
-	int tick_ms;		/* how often the remote side looks for ended jobs; 0: built-in pace */
-	json_t *defaults;	/* spec keys of this section */
-	int line;		/* of the section, for messages; 0 for built in */
+	int port;                                /* 0 where not given */
+	char *transport;                         /* "auto", "libssh2"; others are refused with a sentence for now */
+	char *directory; /* control files; "~/.slurmray" by default; "~/" stays as written, the cluster expands it */
+	char *scratch;   /* work and results; equals `directory` by default */
+	char *setup;     /* shell lines before every job, or NULL */
+	int64_t env_quota_kib; /* unpacked archives beyond this are removed, the least recently used first; 0: none is
+				*/
+	int tick_ms;           /* how often the remote side looks for ended jobs; 0: built-in pace */
+	json_t *defaults;      /* spec keys of this section */
+	int line;              /* of the section, for messages; 0 for built in */
 };
 
 /* What jobs of the local cluster can have; read from sysconf(3), tests set their own. */
@@ -38,12 +39,12 @@ struct machine {
 };
 
 struct config {
-	char *path;		/* of the file, or NULL when there is none */
+	char *path;                     /* of the file, or NULL when there is none */
 	struct cluster_conf **clusters; /* `local` is always one of them */
 	size_t n_clusters;
-	json_t *defaults;	/* spec keys of [defaults] */
-	json_t *profiles;	/* name -> object of spec keys */
-	char *default_cluster;	/* NULL: a spec without `cluster` is an error that lists the names */
+	json_t *defaults;      /* spec keys of [defaults] */
+	json_t *profiles;      /* name -> object of spec keys */
+	char *default_cluster; /* NULL: a spec without `cluster` is an error that lists the names */
 	struct machine machine;
 };
 
@@ -64,9 +65,9 @@ const struct cluster_conf *config_cluster(const struct config *c, const char *na
 /* A spec with everything merged in. */
 struct effective {
 	const struct cluster_conf *cluster; /* borrowed from the configuration */
-	json_t *values;			    /* canonical values, as in a spec, of all keys that have one */
-	json_t *sources;		    /* key -> "spec", "profile NAME", "cluster NAME", "defaults", "built in" */
-	json_t *ignored;		    /* key -> why, for keys without meaning on this cluster */
+	json_t *values;                     /* canonical values, as in a spec, of all keys that have one */
+	json_t *sources;                    /* key -> "spec", "profile NAME", "cluster NAME", "defaults", "built in" */
+	json_t *ignored;                    /* key -> why, for keys without meaning on this cluster */
 };
 
 /*

@@ -278,7 +278,8 @@ static void set_default(struct parser *p, const char *key, const char *value)
 	json_decref(v);
 }
 
-/* `cluster` and `profile`: where they mean something, and what has to be there in the end. True: the key is right here. */
+/* `cluster` and `profile`: where they mean something, and what has to be there in the end. True: the key is right here.
+ */
 static bool names_section(struct parser *p, const char *key, const char *value)
 {
 	bool profile = strcmp(key, "profile") == 0;

@@ -149,7 +149,7 @@ static int choose_cluster(const struct config *c, const json_t *spec, const char
 	ch->source = "spec";
 	if (hint && ch->cluster && strcmp(hint, ch->cluster) != 0)
 		return strbuf_complain(errors, "cluster: the spec says %s, and was written to clusters/%s/runs/new",
-				ch->cluster, hint);
+				       ch->cluster, hint);
 	if (!ch->cluster && hint) {
 		ch->cluster = hint;
 		ch->source = "clusters/NAME/runs/new";
@@ -236,7 +236,7 @@ static int ignore_placement(struct effective *eff, struct strbuf *errors)
 			why = "placement: there is one machine only";
 		else if (among(k->name, local_refused, ARRAY_SIZE(local_refused)))
 			rc = strbuf_complain(errors, "%s: cluster %s is this machine, which cannot do that", k->name,
-				      eff->cluster->name);
+					     eff->cluster->name);
 		else if ((k->flags & SPEC_SBATCH) && !among(k->name, local_done, ARRAY_SIZE(local_done)))
 			why = "an option of sbatch without effect on one machine";
 		if (why)
@@ -273,9 +273,9 @@ static int check_gpus(const struct effective *eff, struct strbuf *errors)
 
 		if ((json_is_integer(v) && json_integer_value(v) > 0) ||
 		    (json_is_string(v) && wants_any(json_string_value(v))))
-			rc = strbuf_complain(errors,
-				      "%s: cluster %s is this machine, which gives no GPUs or other gres to jobs",
-				      keys[i], eff->cluster->name);
+			rc = strbuf_complain(
+				errors, "%s: cluster %s is this machine, which gives no GPUs or other gres to jobs",
+				keys[i], eff->cluster->name);
 	}
 	return rc;
 }
@@ -312,14 +312,15 @@ static int check_machine(const struct config *c, const struct effective *eff, st
 	int rc = 0;
 
 	if (!one_node(json_object_get(eff->values, "nodes")))
-		rc = strbuf_complain(errors, "nodes: cluster %s is this machine, which is one node", eff->cluster->name);
+		rc = strbuf_complain(errors, "nodes: cluster %s is this machine, which is one node",
+				     eff->cluster->name);
 	if (cpus > c->machine.cores)
 		rc = strbuf_complain(errors,
-			      "ntasks, cpus_per_task: %" PRId64 " processors are asked for, this machine has %d", cpus,
-			      c->machine.cores);
+				     "ntasks, cpus_per_task: %" PRId64 " processors are asked for, this machine has %d",
+				     cpus, c->machine.cores);
 	if (bytes > 0 && bytes > c->machine.mem_bytes / (mem ? 1 : cpus))
 		rc = strbuf_complain(errors, "%s: more than the %" PRId64 " MiB that this machine has",
-			      mem ? "mem" : "mem_per_cpu", c->machine.mem_bytes >> 20);
+				     mem ? "mem" : "mem_per_cpu", c->machine.mem_bytes >> 20);
 	return rc;
 }
 
@@ -330,7 +331,7 @@ static int check_local(const struct config *c, struct effective *eff, struct str
 
 	if (dep)
 		rc |= strbuf_complain(errors, "dependency=%s: cluster %s is this machine, which cannot do that", dep,
-			       eff->cluster->name);
+				      eff->cluster->name);
 	rc |= check_gpus(eff, errors);
 	rc |= check_machine(c, eff, errors);
 	return rc ? -EINVAL : 0;
@@ -343,7 +344,7 @@ static int check_mode(const struct effective *eff, struct strbuf *errors)
 
 	if (mode && strcmp(mode, local ? "local" : "slurm") != 0)
 		return strbuf_complain(errors, "mode=%s: cluster %s is of type %s", mode, eff->cluster->name,
-				local ? "local" : "slurm");
+				       local ? "local" : "slurm");
 	return 0;
 }
 

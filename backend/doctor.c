@@ -24,7 +24,8 @@
 
 /* --- findings --- */
 
-static void finding(struct doctor *d, const char *word, const char *fmt, va_list ap) __attribute__((format(printf, 3, 0)));
+static void finding(struct doctor *d, const char *word, const char *fmt, va_list ap)
+	__attribute__((format(printf, 3, 0)));
 
 static void finding(struct doctor *d, const char *word, const char *fmt, va_list ap)
 {
@@ -126,8 +127,11 @@ static void check_space(struct doctor *d, const char *dir)
 		return;
 	avail = (unsigned long long)sv.f_bavail * sv.f_frsize;
 	if (avail < FREE_BAD)
-		doctor_bad(d, "only %llu MiB are free in %s, where journal and logs are kept: make room, or name another directory "
-			      "with --state", avail >> 20, dir);
+		doctor_bad(
+			d,
+			"only %llu MiB are free in %s, where journal and logs are kept: make room, or name another directory "
+			"with --state",
+			avail >> 20, dir);
 	else if (avail < FREE_NOTE)
 		doctor_note(d, "%llu MiB are free in %s, where journal and logs are kept", avail >> 20, dir);
 	else
@@ -139,8 +143,11 @@ static bool check_disk(struct doctor *d, const char *dir)
 	const char *remote = doctor_remote_fs(dir);
 
 	if (remote)
-		doctor_bad(d, "the state directory %s is on %s, where commits cannot be trusted: name one on a local disk with "
-			      "--state DIR", dir, remote);
+		doctor_bad(
+			d,
+			"the state directory %s is on %s, where commits cannot be trusted: name one on a local disk with "
+			"--state DIR",
+			dir, remote);
 	return !remote;
 }
 
@@ -152,7 +159,8 @@ static bool check_owner(struct doctor *d, const char *dir, const struct stat *st
 		doctor_bad(d, "the state directory %s belongs to uid %u: name one of your own with --state DIR", dir,
 			   (unsigned)st->st_uid);
 	else if (st->st_mode & 077)
-		doctor_bad(d, "others may enter the state directory %s (mode %04o): chmod 700 %s", dir, st->st_mode & 07777, dir);
+		doctor_bad(d, "others may enter the state directory %s (mode %04o): chmod 700 %s", dir,
+			   st->st_mode & 07777, dir);
 	else
 		return true;
 	return false;
@@ -187,8 +195,8 @@ static void say_holder(struct doctor *d, const char *dir, int fd)
 	text.buf[strcspn(text.buf, "\n")] = '\0';
 	mount = strchr(text.buf, ' ');
 	if (mount)
-		doctor_ok(d, "state directory %s: yours, in use by process %.*s, mounted on%s", dir, (int)(mount - text.buf),
-			  text.buf, mount);
+		doctor_ok(d, "state directory %s: yours, in use by process %.*s, mounted on%s", dir,
+			  (int)(mount - text.buf), text.buf, mount);
 	else
 		doctor_ok(d, "state directory %s: yours, in use", dir);
 }
@@ -203,8 +211,11 @@ void doctor_state(struct doctor *d, const char *dir)
 		return;
 	if (stat(dir, &st) < 0) {
 		if (access(there, W_OK) < 0)
-			doctor_bad(d, "the state directory %s is not there and cannot be made: %s cannot be written; name another with "
-				      "--state DIR", dir, there);
+			doctor_bad(
+				d,
+				"the state directory %s is not there and cannot be made: %s cannot be written; name another with "
+				"--state DIR",
+				dir, there);
 		else
 			doctor_ok(d, "the state directory %s is made at the first mount", dir);
 		check_space(d, there);

@@ -1,7 +1,7 @@
 /*
- * The checks of `slurmray doctor` that need no file system: findings, the state directory, a login to a cluster. (fs/client_doctor.c
- * has the command line, fs/doctor_fuse.c looks at FUSE and mounts.) Nothing is changed but what a first login to a cluster makes
- * as well: the control directory there.
+ * The checks of `slurmray doctor` that need no file system: findings, the state directory, a login to a cluster.
+ * (fs/client_doctor.c has the command line, fs/doctor_fuse.c looks at FUSE and mounts.) Nothing is changed but what a
+ * first login to a cluster makes as well: the control directory there.
  */
 #ifndef BACKEND_DOCTOR_H
 #define BACKEND_DOCTOR_H

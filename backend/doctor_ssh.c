@@ -1,6 +1,7 @@
 /*
- * What doctor asks a login node: the name and the keys that ssh would use, then a real login by way of the same transport and
- * remote shell that a mount uses, with a few questions, and the sftp subsystem. One thread, one deadline for the whole.
+ * What doctor asks a login node: the name and the keys that ssh would use, then a real login by way of the same
+ * transport and remote shell that a mount uses, with a few questions, and the sftp subsystem. One thread, one deadline
+ * for the whole.
  *
  * Invariant: whatever the other side does, `pump` returns at the deadline; what it says goes to the user with control
  * characters taken out (doctor_ok and its kin).
@@ -21,7 +22,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define QUESTIONS_S 15	  /* of them for the questions */
+#define QUESTIONS_S 15 /* of them for the questions */
 #define CLOCK_SKEW_NOTE_S 30
 #define NOISE_MAX 300
 #define LONGEST_POLL_MS 200
@@ -66,8 +67,11 @@ static void check_keys(struct doctor *d, const char *host, const struct ssh_conf
 	if (list.len)
 		doctor_ok(d, "%s: keys to log in with: %s", host, list.buf);
 	else
-		doctor_bad(d, "%s: there is no key to log in with, neither a file nor an ssh-agent: `ssh-keygen -t ed25519`, then "
-			      "`ssh-copy-id %s`", host, host);
+		doctor_bad(
+			d,
+			"%s: there is no key to log in with, neither a file nor an ssh-agent: `ssh-keygen -t ed25519`, then "
+			"`ssh-copy-id %s`",
+			host, host);
 }
 
 static void check_known_hosts(struct doctor *d, const char *host, const struct ssh_config *cfg)
@@ -87,8 +91,10 @@ static bool check_name(struct doctor *d, const struct cluster_conf *conf, size_t
 	struct ssh_config cfg;
 
 	if (!ssh)
-		doctor_note(d, "there is no ssh program, so ~/.ssh/config is not read: install openssh-client, or give user, port and "
-			       "identity_file in the configuration");
+		doctor_note(
+			d,
+			"there is no ssh program, so ~/.ssh/config is not read: install openssh-client, or give user, port and "
+			"identity_file in the configuration");
 	ssh_config_init(&cfg);
 	if (ssh_config_load(conf, host_index, &cfg, &e) < 0) {
 		doctor_bad(d, "cluster %s: %s", conf->name, e.text);
@@ -254,19 +260,22 @@ static void check_sftp(struct doctor *d, const char *host, struct login *l)
 	if (rc == 0 && !l->e.code)
 		doctor_ok(d, "%s: sftp is there", host);
 	else
-		doctor_note(d, "%s: without sftp files and logs come through the shell, which is slower: %s", host, l->e.text);
+		doctor_note(d, "%s: without sftp files and logs come through the shell, which is slower: %s", host,
+			    l->e.text);
 }
 
 /* --- questions --- */
 
 void doctor_remote_questions(const struct cluster_conf *conf, struct strbuf *out)
 {
-	strbuf_addstr(out, "for c in sbatch squeue scancel scontrol sinfo sacct; do "
-			   "p=$(command -v $c 2>/dev/null) && echo \"have $c $p\"; done\n"
-			   "if command -v sinfo >/dev/null 2>&1; then echo \"version $(sinfo --version 2>&1 | head -n 1)\"; fi\n"
-			   "if command -v scontrol >/dev/null 2>&1; then scontrol ping 2>&1 | sed 's/^/ping /'; fi\n"
-			   "umask 077\n"
-			   "d=");
+	strbuf_addstr(
+		out,
+		"for c in sbatch squeue scancel scontrol sinfo sacct; do "
+		"p=$(command -v $c 2>/dev/null) && echo \"have $c $p\"; done\n"
+		"if command -v sinfo >/dev/null 2>&1; then echo \"version $(sinfo --version 2>&1 | head -n 1)\"; fi\n"
+		"if command -v scontrol >/dev/null 2>&1; then scontrol ping 2>&1 | sed 's/^/ping /'; fi\n"
+		"umask 077\n"
+		"d=");
 	quote_sh_path(out, conf->directory);
 	strbuf_addstr(out, "\nif e=$(mkdir -p \"$d\" 2>&1) && [ -w \"$d\" ]; then echo \"directory $d\"; "
 			   "else echo \"nodirectory ${e:-$d cannot be written}\"; fi\n"
@@ -293,13 +302,19 @@ static void check_programs(struct doctor *d, const char *host, const char *text)
 		cleanup_free char *key = xasprintf("have %s", names[i]), *path = answer(text, key);
 
 		if (!path && strcmp(names[i], "sacct") == 0)
-			doctor_note(d, "%s: there is no sacct; how a job ended that Slurm has forgotten cannot be asked there", host);
+			doctor_note(
+				d,
+				"%s: there is no sacct; how a job ended that Slurm has forgotten cannot be asked there",
+				host);
 		else if (!path)
 			strbuf_addf(&missing, "%s%s", missing.len ? ", " : "", names[i]);
 	}
 	if (missing.len)
-		doctor_bad(d, "%s: not in the PATH of a login shell: %s. Add Slurm's directory to the PATH in ~/.profile there, or log "
-			      "in to a node that has Slurm", host, missing.buf);
+		doctor_bad(
+			d,
+			"%s: not in the PATH of a login shell: %s. Add Slurm's directory to the PATH in ~/.profile there, or log "
+			"in to a node that has Slurm",
+			host, missing.buf);
 }
 
 static void check_slurm(struct doctor *d, const char *host, const char *text)
@@ -312,22 +327,31 @@ static void check_slurm(struct doctor *d, const char *host, const char *text)
 	if (strstr(text, " is UP") || strstr(text, " are UP"))
 		doctor_ok(d, "%s: %s; %s", host, version ? version : "Slurm", ping);
 	else
-		doctor_bad(d, "%s: Slurm's controller does not answer: %s. Runs stay `queued` until it does; ask the site", host, ping);
+		doctor_bad(d,
+			   "%s: Slurm's controller does not answer: %s. Runs stay `queued` until it does; ask the site",
+			   host, ping);
 }
 
 static void check_directory(struct doctor *d, const struct cluster_conf *conf, const char *host, const char *text)
 {
-	cleanup_free char *dir = answer(text, "directory"), *why = answer(text, "nodirectory"), *free_kb = answer(text, "free");
+	cleanup_free char *dir = answer(text, "directory"), *why = answer(text, "nodirectory"),
+			  *free_kb = answer(text, "free");
 	long long mib = free_kb ? strtoll(free_kb, NULL, 10) / 1024 : -1;
 
 	if (!dir)
-		doctor_bad(d, "%s: the directory %s cannot be made or written: %s. Name another with `directory =` in [cluster %s], "
-			      "one that the compute nodes see, too", host, conf->directory, why ? why : "no answer", conf->name);
+		doctor_bad(
+			d,
+			"%s: the directory %s cannot be made or written: %s. Name another with `directory =` in [cluster %s], "
+			"one that the compute nodes see, too",
+			host, conf->directory, why ? why : "no answer", conf->name);
 	else if (mib >= 0 && mib < 100)
-		doctor_bad(d, "%s: only %lld MiB are free in %s: make room, or name another with `directory =`", host, mib, dir);
+		doctor_bad(d, "%s: only %lld MiB are free in %s: make room, or name another with `directory =`", host,
+			   mib, dir);
 	else
 		doctor_ok(d, "%s: the directory %s can be written%s", host, dir,
-			  mib < 0 ? "" : mib < 1024 ? ", less than 1 GiB is free there" : "");
+			  mib < 0      ? ""
+			  : mib < 1024 ? ", less than 1 GiB is free there"
+				       : "");
 }
 
 void doctor_remote_answers(struct doctor *d, const struct cluster_conf *conf, const char *host, const char *text)
@@ -338,14 +362,17 @@ void doctor_remote_answers(struct doctor *d, const struct cluster_conf *conf, co
 
 void doctor_remote_hello(struct doctor *d, const char *host, const char *text, int64_t now)
 {
-	cleanup_free char *shell = answer(text, "shell"), *version = answer(text, "version"), *user = answer(text, "user");
+	cleanup_free char *shell = answer(text, "shell"), *version = answer(text, "version"),
+			  *user = answer(text, "user");
 	cleanup_free char *home = answer(text, "home"), *node = answer(text, "host"), *epoch = answer(text, "epoch");
 	long long skew = epoch ? strtoll(epoch, NULL, 10) - now : 0;
 
 	doctor_ok(d, "%s: user %s on %s, home %s, %s %s", host, user ? user : "?", node ? node : "?", home ? home : "?",
 		  shell ? shell : "sh", version && strcmp(version, "-") != 0 ? version : "");
 	if (shell && strcmp(shell, "sh") == 0)
-		doctor_note(d, "%s: there is no bash, so every question starts processes there; it works, and is slower", host);
+		doctor_note(d,
+			    "%s: there is no bash, so every question starts processes there; it works, and is slower",
+			    host);
 	if (skew > CLOCK_SKEW_NOTE_S || skew < -CLOCK_SKEW_NOTE_S)
 		doctor_note(d, "%s: its clock is %lld s %s ours; times of jobs are shown as it tells them", host,
 			    skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of");
@@ -362,8 +389,8 @@ static int converse(struct doctor *d, const struct cluster_conf *conf, const cha
 
 	if (rc < 0)
 		return rc;
-	doctor_ok(d, "%s: logged in after %" PRId64 " ms: %s", host, (clock_mono(&clock_system) - begin) / USEC_PER_MSEC,
-		  transport_ssh2_describe(l->t));
+	doctor_ok(d, "%s: logged in after %" PRId64 " ms: %s", host,
+		  (clock_mono(&clock_system) - begin) / USEC_PER_MSEC, transport_ssh2_describe(l->t));
 	rc = l->ops->channel_open(l->t, NULL, false, &l->shell, &l->e);
 	if (rc < 0)
 		return rc;

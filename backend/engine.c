@@ -322,7 +322,8 @@ static int start_clusters(struct engine *en, struct err *e)
 		ec->conf = cf->clusters[i];
 		ec->ops = (en->conf.find ? en->conf.find : cluster_ops_find)(ec->conf->type);
 		if (!ec->ops)
-			return err_set(e, -EINVAL, "cluster %s: its type is not supported by this version", ec->conf->name);
+			return err_set(e, -EINVAL, "cluster %s: its type is not supported by this version",
+				       ec->conf->name);
 		(void)snprintf(ec->link.text, sizeof(ec->link.text), "not connected yet");
 		ec->link.asking = true;
 		ec->link.since = clock_real(en->clock);
@@ -447,7 +448,8 @@ static void on_cluster(struct engine *en, struct crep *rep)
 		on_link(en, rep);
 		break;
 	case CREP_REPLY:
-		engine_replied(en, rep->ticket, rep->code, rep->text ? rep->text : "", rep->data ? rep->data : "", rep->len);
+		engine_replied(en, rep->ticket, rep->code, rep->text ? rep->text : "", rep->data ? rep->data : "",
+			       rep->len);
 		break;
 	case CREP_LOG:
 		if (er)
@@ -515,8 +517,8 @@ static void first_actions(struct engine *en)
 }
 
 /*
- * What a killed worker wrote into a log but did not count becomes visible when its spool is opened for writing (spool.h). The
- * clusters do so only when they have something to write, and one that is away has not.
+ * What a killed worker wrote into a log but did not count becomes visible when its spool is opened for writing
+ * (spool.h). The clusters do so only when they have something to write, and one that is away has not.
  */
 static void repair_spools(struct engine *en)
 {

@@ -1,8 +1,8 @@
 /*
  * The engine: owns all runs; decides what is done next. Lives in the reactor thread. Everything that changes
  * goes the same way: an event is posted to the store, and when its commit has returned it is applied
- * (run_apply), observers are told, and whatever the new state still lacks is started (idempotent). What is visible is therefore
- * always what is durable, and nothing is acted on before it is in the journal.
+ * (run_apply), observers are told, and whatever the new state still lacks is started (idempotent). What is visible is
+ * therefore always what is durable, and nothing is acted on before it is in the journal.
  */
 #ifndef BACKEND_ENGINE_H
 #define BACKEND_ENGINE_H
@@ -24,8 +24,8 @@ struct engine_conf {
 	const struct config *config;
 	const struct clock *clock;
 	const char *state_dir;
-	const char *mount_dir;		/* of the tree that this engine serves, absolute; NULL: nobody says */
-	uint64_t mount_id;		/* of this FUSE connection; keys the `seen` rows */
+	const char *mount_dir; /* of the tree that this engine serves, absolute; NULL: nobody says */
+	uint64_t mount_id;     /* of this FUSE connection; keys the `seen` rows */
 	const struct cluster_ops *(*find)(enum cluster_type type); /* kinds of clusters; NULL: the registry */
 };
 
@@ -34,15 +34,16 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 /* Stops the threads within deadline_ms; jobs go on. Frees. Callbacks that are still owed do not run any more. */
 void engine_free(struct engine *en, int deadline_ms);
 
-int engine_fd(const struct engine *en);		    /* readable when engine_step has work */
-void engine_step(struct engine *en);		    /* takes messages, fires timers; never waits */
+int engine_fd(const struct engine *en); /* readable when engine_step has work */
+void engine_step(struct engine *en);    /* takes messages, fires timers; never waits */
 
 /* --- reading; pointers are valid until the next engine call that may change runs --- */
 
 const struct run *engine_run(const struct engine *en, uint32_t num);
 const struct run *engine_run_by_id(const struct engine *en, const char *id);
-const struct run *engine_last(const struct engine *en);		/* newest submitted run, or NULL */
-const struct run *engine_next(const struct engine *en, uint32_t after); /* the visible run with the next higher number; NULL: none */
+const struct run *engine_last(const struct engine *en); /* newest submitted run, or NULL */
+const struct run *engine_next(const struct engine *en,
+			      uint32_t after); /* the visible run with the next higher number; NULL: none */
 /* Creations of runs that are on their way to the journal. */
 size_t engine_creating(const struct engine *en);
 /* Why a queued run is not submitted yet (a dependency), or NULL. */
@@ -51,10 +52,10 @@ size_t engine_count(const struct engine *en);
 const struct config *engine_config(const struct engine *en);
 const char *engine_uuid(const struct engine *en);
 
-struct engine_link {		/* how a cluster is reached */
+struct engine_link { /* how a cluster is reached */
 	bool up, asking;
 	char text[512];
-	int64_t since;		/* real us */
+	int64_t since; /* real us */
 };
 const struct engine_link *engine_cluster_link(const struct engine *en, const char *name);
 /* "" while the journal works, else the sentence (disk full ...). */
@@ -64,24 +65,28 @@ const char *engine_trouble(const struct engine *en);
 
 struct engine_observer {
 	void *arg;
-	void (*run_changed)(void *arg, const struct run *r);	/* after a committed event; r may be new or purged (see gone) */
+	void (*run_changed)(void *arg,
+			    const struct run *r); /* after a committed event; r may be new or purged (see gone) */
 	void (*run_gone)(void *arg, uint32_t num);
 	void (*log_grew)(void *arg, const struct run *r);
-	/* A live run's area (enum cluster_area) with all below, unasked, as it was at `began` (monotonic us) or later; what is not
-	   in it is not there if `whole`. data NULL: it is as it was told last. Comes before the log_grew of bytes that speak of it. */
-	void (*listed)(void *arg, const struct run *r, int area, bool whole, int64_t began, const char *data, size_t len);
+	/* A live run's area (enum cluster_area) with all below, unasked, as it was at `began` (monotonic us) or later;
+	   what is not in it is not there if `whole`. data NULL: it is as it was told last. Comes before the log_grew of
+	   bytes that speak of it. */
+	void (*listed)(void *arg, const struct run *r, int area, bool whole, int64_t began, const char *data,
+		       size_t len);
 };
 void engine_observe(struct engine *en, const struct engine_observer *ob); /* one observer */
 
-/* --- changing; each callback runs once, later or (on bad input) at once, from this thread. It may call anything here but
-   engine_step and engine_free; its text is valid during the call. --- */
+/* --- changing; each callback runs once, later or (on bad input) at once, from this thread. It may call anything here
+   but engine_step and engine_free; its text is valid during the call. --- */
 
 typedef void (*engine_done)(void *arg, int code, const char *text);
 
 /*
- * Submits one complete document (JSON, line or script). cb: code 0 and the text is the run's id; else the negative errno and
- * the sentences. `draft` non-zero: into that draft. `cluster_hint` as in config_resolve. `request` is the FUSE unique of
- * the write (0: none): the same request is answered from the journal and not done again. `uid` is for `errors`.
+ * Submits one complete document (JSON, line or script). cb: code 0 and the text is the run's id; else the negative
+ * errno and the sentences. `draft` non-zero: into that draft. `cluster_hint` as in config_resolve. `request` is the
+ * FUSE unique of the write (0: none): the same request is answered from the journal and not done again. `uid` is for
+ * `errors`.
  */
 struct engine_submit {
 	const char *text;
@@ -94,7 +99,8 @@ struct engine_submit {
 void engine_submit(struct engine *en, const struct engine_submit *s, engine_done cb, void *arg);
 
 /* The same without submitting: text is the effective spec and the script, or every error at once. */
-void engine_check(struct engine *en, const char *text, size_t len, const char *cluster_hint, struct strbuf *out, int *code);
+void engine_check(struct engine *en, const char *text, size_t len, const char *cluster_hint, struct strbuf *out,
+		  int *code);
 
 /* mkdir runs/NAME. -EEXIST, -EINVAL (with text) at once, else committed first; cb text is empty. */
 void engine_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg);
@@ -108,7 +114,8 @@ void engine_verb(struct engine *en, uint32_t num, const char *line, uint64_t req
 
 /* Calls back when the last verb on this run has its answer (at once when there is none under way). */
 void engine_verb_answer(struct engine *en, uint32_t num, engine_done cb, void *arg);
-/* Calls back when the run's submission is decided: text "accepted JOBID" or "rejected WHY". Drop with engine_cancel_cb. */
+/* Calls back when the run's submission is decided: text "accepted JOBID" or "rejected WHY". Drop with engine_cancel_cb.
+ */
 void engine_decided(struct engine *en, uint32_t num, engine_done cb, void *arg);
 /* Drops every callback that was registered for this run with this arg by the two calls above. */
 void engine_cancel_cb(struct engine *en, uint32_t num, void *arg);
@@ -127,8 +134,8 @@ void engine_look(struct engine *en, uint32_t num, unsigned look);
 
 /* Bytes and listings from the cluster; data is borrowed for the call; code -EHOSTUNREACH after the deadline. */
 typedef void (*engine_data_cb)(void *arg, int code, const char *text, const char *data, size_t len);
-void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len, engine_data_cb cb,
-		  void *arg);
+void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len,
+		  engine_data_cb cb, void *arg);
 void engine_list(struct engine *en, uint32_t num, int area, const char *path, engine_data_cb cb, void *arg);
 /* The list of results that the ended attempt left, as documented in cluster.h. */
 void engine_manifest(struct engine *en, uint32_t num, engine_data_cb cb, void *arg);
@@ -140,11 +147,13 @@ int engine_cluster_verb(struct engine *en, const char *cluster, const char *verb
 /* The file `errors`: lines as JSONL, newest last; borrowed until the next call. */
 const struct strbuf *engine_rejected(const struct engine *en);
 void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why);
-/* The same, and calls back with this code (< 0) and `why` when it is in the journal: so a writer who was refused finds it. */
-void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code, engine_done cb,
-		   void *arg);
+/* The same, and calls back with this code (< 0) and `why` when it is in the journal: so a writer who was refused finds
+ * it. */
+void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code,
+		   engine_done cb, void *arg);
 
-/* STATE/spool/NUM/context: the Pipes context of a run; in a draft the caller may write it (at most ENGINE_CONTEXT_MAX bytes). */
+/* STATE/spool/NUM/context: the Pipes context of a run; in a draft the caller may write it (at most ENGINE_CONTEXT_MAX
+ * bytes). */
 #define ENGINE_CONTEXT_MAX ((uint64_t)64 * 1024 * 1024)
 void engine_context_path(const struct engine *en, uint32_t num, struct strbuf *out);
 /* Does the run report by Dagster Pipes? */

@@ -1,7 +1,7 @@
 /*
  * Events and actions. engine_post puts an event into the journal; when its commit has returned the event is applied
- * and engine_act starts whatever the run's state still lacks. engine_act may be called at any time and any number of times:
- * it looks only at the state and at what was already sent.
+ * and engine_act starts whatever the run's state still lacks. engine_act may be called at any time and any number of
+ * times: it looks only at the state and at what was already sent.
  *
  * A run has at most one event on its way to the journal; others wait in its queue. So an event is always judged
  * against the state that the journal has, and the summary written with an end is exact. Callbacks come last, when
@@ -198,8 +198,8 @@ void engine_committed(struct engine *en, struct pending *p, int code)
 
 static void end_here(struct engine *en, struct erun *er, const char *status, const char *why, const char *source)
 {
-	json_t *d = json_pack("{s:i, s:s, s:s, s:s}", "attempt", (int)er->r->attempt, "status", status, "why", why, "source",
-			      source);
+	json_t *d = json_pack("{s:i, s:s, s:s, s:s}", "attempt", (int)er->r->attempt, "status", status, "why", why,
+			      "source", source);
 
 	/* Nothing ran, so there are no logs to come either. */
 	(void)json_object_set_new(d, "out_len", json_integer(0));
@@ -219,8 +219,10 @@ static void reject_here(struct engine *en, struct erun *er, const char *why)
 static int may_submit(struct engine *en, struct erun *er, struct strbuf *errors)
 {
 	if (!engine_cluster(en, er->r->cluster)) {
-		cleanup_free char *why = xasprintf("cluster %s is no longer in the configuration: put its section back, or cancel "
-						   "this run", er->r->cluster);
+		cleanup_free char *why =
+			xasprintf("cluster %s is no longer in the configuration: put its section back, or cancel "
+				  "this run",
+				  er->r->cluster);
 
 		str_set(&er->gate, why);
 		return 0;
@@ -239,7 +241,8 @@ static void post_submitting(struct engine *en, struct erun *er, struct strbuf *e
 		reject_here(en, er, errors->buf);
 		return;
 	}
-	d = json_pack("{s:i, s:s, s:s}", "attempt", (int)er->r->attempt + 1, "directory", job.directory, "scratch", job.scratch);
+	d = json_pack("{s:i, s:s, s:s}", "attempt", (int)er->r->attempt + 1, "directory", job.directory, "scratch",
+		      job.scratch);
 	if (job.hold || json_object_get(er->r->facts, "hold"))
 		(void)json_object_set_new(d, "hold", json_boolean(job.hold)); /* what the cluster is told */
 	job_release(&job);
@@ -270,13 +273,15 @@ static void unknown_here(struct engine *en, struct erun *er, const char *why)
 {
 	log_warn("run %s: %s", er->r->id, why);
 	if (er->r->status != RUN_UNKNOWN)
-		engine_post(en, er, event_new(EV_UNKNOWN, clock_real(en->clock),
-					      json_pack("{s:s, s:s}", "why", why, "source", "engine")), 0, NULL);
+		engine_post(en, er,
+			    event_new(EV_UNKNOWN, clock_real(en->clock),
+				      json_pack("{s:s, s:s}", "why", why, "source", "engine")),
+			    0, NULL);
 }
 
 /*
- * Only a submission that this worker journaled itself is known not to have been sent before. What cannot be rebuilt (an upgrade
- * that no longer takes such a spec) can still be watched when the job is known to be there.
+ * Only a submission that this worker journaled itself is known not to have been sent before. What cannot be rebuilt (an
+ * upgrade that no longer takes such a spec) can still be watched when the job is known to be there.
  */
 static void send_attempt(struct engine *en, struct erun *er)
 {
@@ -320,7 +325,8 @@ static void act_verbs(struct engine *en, struct erun *er)
 		er->cancel_sent = true;
 		engine_send_verb(en, er, "cancel", "");
 		point(POINT_ENGINE_CANCEL_SENT);
-	} else if (r->hold_wanted != er->hold_sent && (r->status == RUN_SUBMITTING || (r->job_id && r->status == RUN_PENDING))) {
+	} else if (r->hold_wanted != er->hold_sent &&
+		   (r->status == RUN_SUBMITTING || (r->job_id && r->status == RUN_PENDING))) {
 		er->hold_sent = r->hold_wanted;
 		engine_send_verb(en, er, r->hold_wanted ? "hold" : "release", "");
 	}

@@ -2,8 +2,8 @@
  * Circles of runs that wait for each other: only a draft can close one, because others may name it before its spec is
  * written. They would all stay `queued` for ever, so the spec that closes the circle is refused.
  *
- * A walk goes from the draft over the dependencies of everybody who still waits, each run once: `walked` of a run is the
- * number of the walk that came by last.
+ * A walk goes from the draft over the dependencies of everybody who still waits, each run once: `walked` of a run is
+ * the number of the walk that came by last.
  */
 #include "backend/engine_private.h"
 
@@ -92,7 +92,8 @@ bool engine_circle(struct engine *en, struct erun *draft, char *const *after, st
 	for (size_t i = 0; i < w.n && !closed; i++) {
 		struct erun *er = w.v[i];
 
-		closed = (er->r->status == RUN_QUEUED || er->r->status == RUN_DRAFT) && step(&w, er, engine_after(en, er));
+		closed = (er->r->status == RUN_QUEUED || er->r->status == RUN_DRAFT) &&
+			 step(&w, er, engine_after(en, er));
 		if (closed)
 			tell(&w, er, out);
 	}

@@ -12,9 +12,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define HOT_EVERY_US (5 * (int64_t)USEC_PER_SEC) /* every read of a live log asks; a cluster stays quick for half a minute */
+#define HOT_EVERY_US                                                                                                   \
+	(5 * (int64_t)USEC_PER_SEC) /* every read of a live log asks; a cluster stays quick for half a minute */
 
-void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg), void *arg)
+void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg),
+		    void *arg)
 {
 	struct erun *er = engine_find(en, num);
 	const char *text = NULL;
@@ -108,8 +110,8 @@ static struct erun *with_attempt(struct engine *en, uint32_t num, engine_data_cb
 	return er;
 }
 
-void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len, engine_data_cb cb,
-		  void *arg)
+void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len,
+		  engine_data_cb cb, void *arg)
 {
 	struct erun *er = with_attempt(en, num, cb, arg);
 	struct creq *rq;

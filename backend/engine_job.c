@@ -1,8 +1,8 @@
 /*
  * From a journaled run back to its job, its dependencies, and the requests that go to its cluster.
  *
- * Invariant: a job is rebuilt from the effective spec as it was accepted, and lives in the directory that its first attempt was
- * given, so that a changed configuration does not change a run.
+ * Invariant: a job is rebuilt from the effective spec as it was accepted, and lives in the directory that its first
+ * attempt was given, so that a changed configuration does not change a run.
  */
 #include "backend/engine_private.h"
 
@@ -36,7 +36,7 @@ static int parse_effective(struct engine *en, const struct run *r, struct effect
 	eff->values = json_object();
 	eff->sources = json_object();
 	eff->ignored = json_object();
-	json_object_foreach(doc, key, row) {
+	json_object_foreach (doc, key, row) {
 		if (json_object_get(row, "ignored"))
 			continue;
 		(void)json_object_set(eff->values, key, json_object_get(row, "value"));

@@ -63,7 +63,7 @@ static void load_doc(void *arg, uint32_t run, const char *name, const char *text
 
 	if (!er)
 		return;
-	at = strcmp(name, "spec") == 0	      ? &er->r->spec
+	at = strcmp(name, "spec") == 0        ? &er->r->spec
 	     : strcmp(name, "effective") == 0 ? &er->r->effective
 	     : strcmp(name, "script") == 0    ? &er->r->script
 					      : NULL;

@@ -1,8 +1,8 @@
 /*
  * Dagster Pipes, the engine's part: the context that a job is given, and what its messages mean for the end of the run.
  *
- * Invariant: the context of a submitted run is a file that is there before its creation is journaled and does not change
- * afterwards, so an attempt can be made again at any time.
+ * Invariant: the context of a submitted run is a file that is there before its creation is journaled and does not
+ * change afterwards, so an attempt can be made again at any time.
  */
 #include "backend/engine_private.h"
 
@@ -33,8 +33,8 @@ static bool read_context(const struct engine *en, uint32_t num, struct strbuf *o
 	return strbuf_read_file(out, path.buf, ENGINE_CONTEXT_MAX) > 0;
 }
 
-int engine_context(struct engine *en, const struct run *as, const struct run *from, struct job *job, struct strbuf *text,
-		   struct strbuf *errors)
+int engine_context(struct engine *en, const struct run *as, const struct run *from, struct job *job,
+		   struct strbuf *text, struct strbuf *errors)
 {
 	cleanup_strbuf struct strbuf have = STRBUF_INIT;
 	bool there = read_context(en, from ? from->num : as->num, &have);
@@ -67,7 +67,8 @@ static int write_file(const char *path, const char *data, size_t len)
 	return rc;
 }
 
-int engine_context_write(struct engine *en, const struct run *as, const struct job *job, const struct strbuf *text, struct err *e)
+int engine_context_write(struct engine *en, const struct run *as, const struct job *job, const struct strbuf *text,
+			 struct err *e)
 {
 	cleanup_strbuf struct strbuf path = STRBUF_INIT;
 	cleanup_free char *dir = xasprintf("%s/%u", en->spool_dir, as->num);

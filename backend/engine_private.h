@@ -9,7 +9,7 @@
 #include "backend/spool.h"
 #include "backend/store.h"
 
-#define PRINT_SIZE 17	/* of a spec's fingerprint, with its NUL */
+#define PRINT_SIZE 17 /* of a spec's fingerprint, with its NUL */
 
 /* A callback of the engine's own: what it would have used is dropped when the engine ends before. */
 struct own_call {
@@ -26,41 +26,42 @@ struct waiter {
 	void *arg;
 };
 
-/* A run with what the engine alone knows of it. It is freed in engine_purged and engine_created only, never in a callback. */
+/* A run with what the engine alone knows of it. It is freed in engine_purged and engine_created only, never in a
+ * callback. */
 struct erun {
 	struct hmap_node by_num, by_id;
 	struct run *r;
-	bool visible;		/* its creation is committed */
-	bool purging;		/* nothing is posted for it until the purge's fate is known */
-	struct list queue;	/* of struct queued: events that wait for the one in flight */
+	bool visible;      /* its creation is committed */
+	bool purging;      /* nothing is posted for it until the purge's fate is known */
+	struct list queue; /* of struct queued: events that wait for the one in flight */
 	bool in_flight;
 	char creating[PRINT_SIZE]; /* fingerprint of the spec whose creation is in flight, or "" */
-	struct list created;	/* of struct waiter: the same spec again, before it was committed */
-	uint32_t sent_attempt;	/* CREQ_SUBMIT or CREQ_WATCH went out for this attempt */
-	bool sent_ended;	/* CREQ_WATCH for the rest of an ended run's logs went out */
+	struct list created;       /* of struct waiter: the same spec again, before it was committed */
+	uint32_t sent_attempt;     /* CREQ_SUBMIT or CREQ_WATCH went out for this attempt */
+	bool sent_ended;           /* CREQ_WATCH for the rest of an ended run's logs went out */
 	bool cancel_sent;
-	bool hold_sent;		/* what the cluster was told last: held or not */
-	bool fresh;		/* this worker saw it queued, so it was never sent before */
-	bool logs_last;		/* the attempt's logs are in the spool as far as they ever will be */
-	bool logs_posted;	/* the fact that says so is on its way */
+	bool hold_sent;            /* what the cluster was told last: held or not */
+	bool fresh;                /* this worker saw it queued, so it was never sent before */
+	bool logs_last;            /* the attempt's logs are in the spool as far as they ever will be */
+	bool logs_posted;          /* the fact that says so is on its way */
 	char *directory, *scratch; /* where the current attempt lives on the cluster */
-	char **after;		/* dependencies of a queued run (struct job), or of a draft that is on its way to be one; NULL: not
-				   looked at yet */
-	unsigned walked;	/* engine_circle.c */
+	char **after;    /* dependencies of a queued run (struct job), or of a draft that is on its way to be one; NULL:
+			    not    looked at yet */
+	unsigned walked; /* engine_circle.c */
 	struct erun *walked_from;
-	char *gate;		/* why a queued run is not submitted yet, or NULL */
-	struct list decided;	/* of struct waiter */
-	struct event *held_end;	/* an end that waits for its list of results, or for messages, or NULL */
-	bool manifest_wanted;	/* the list is on its way */
-	bool events_last;	/* the attempt's messages are all in the spool, or cannot be had */
+	char *gate;             /* why a queued run is not submitted yet, or NULL */
+	struct list decided;    /* of struct waiter */
+	struct event *held_end; /* an end that waits for its list of results, or for messages, or NULL */
+	bool manifest_wanted;   /* the list is on its way */
+	bool events_last;       /* the attempt's messages are all in the spool, or cannot be had */
 	struct list verb_waiters;
-	uint64_t verb_ticket;	/* of the verb that is under way; 0: none */
-	bool verb_told;		/* a cluster was told something since the last wish was posted */
-	int verb_code;		/* answer to the last verb */
+	uint64_t verb_ticket; /* of the verb that is under way; 0: none */
+	bool verb_told;       /* a cluster was told something since the last wish was posted */
+	int verb_code;        /* answer to the last verb */
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;
-	int64_t hot_at;		/* monotonic us: the cluster was last told that somebody reads */
-	int64_t look_at;	/* the same: that somebody looks, at what */
+	int64_t hot_at;  /* monotonic us: the cluster was last told that somebody reads */
+	int64_t look_at; /* the same: that somebody looks, at what */
 	unsigned look;
 };
 
@@ -68,25 +69,32 @@ struct erun {
 struct queued {
 	struct list node;
 	struct event *ev;
-	struct store_txn *txn;	/* NULL: made when it is posted */
-	uint64_t request;	/* done by this event; 0: none */
-	struct own_call call;	/* done NULL: nobody wants to know */
+	struct store_txn *txn; /* NULL: made when it is posted */
+	uint64_t request;      /* done by this event; 0: none */
+	struct own_call call;  /* done NULL: nobody wants to know */
 };
 
-enum pending_kind { PENDING_CREATE, PENDING_EVENT, PENDING_PURGE, PENDING_DOC, PENDING_DATA, PENDING_VERB,
-		    PENDING_REFUSAL };
+enum pending_kind {
+	PENDING_CREATE,
+	PENDING_EVENT,
+	PENDING_PURGE,
+	PENDING_DOC,
+	PENDING_DATA,
+	PENDING_VERB,
+	PENDING_REFUSAL
+};
 
 /* Something that was asked of the store or a cluster, by its ticket. */
 struct pending {
 	struct hmap_node by_ticket;
 	enum pending_kind kind;
 	uint32_t run;
-	struct event *ev;	/* EVENT, CREATE */
-	struct run *docs;	/* CREATE: holds the documents' texts, or NULL */
-	uint64_t request;	/* remembered with `result` when committed */
-	uint32_t uid;		/* CREATE: whose it is */
-	char *result;		/* VERB: the verb's name; REFUSAL: why */
-	int code;		/* REFUSAL */
+	struct event *ev; /* EVENT, CREATE */
+	struct run *docs; /* CREATE: holds the documents' texts, or NULL */
+	uint64_t request; /* remembered with `result` when committed */
+	uint32_t uid;     /* CREATE: whose it is */
+	char *result;     /* VERB: the verb's name; REFUSAL: why */
+	int code;         /* REFUSAL */
 	engine_done done;
 	engine_data_cb data;
 	engine_doc_cb doc;
@@ -95,13 +103,13 @@ struct pending {
 };
 
 struct seen {
-	struct hmap_node node;	/* by request */
-	char *result;		/* text for the callback */
+	struct hmap_node node; /* by request */
+	char *result;          /* text for the callback */
 };
 
 struct key_row {
 	struct hmap_node node;
-	char *key, *value;	/* value: "ID FINGERPRINT" */
+	char *key, *value; /* value: "ID FINGERPRINT" */
 };
 
 struct ecluster {
@@ -118,14 +126,14 @@ struct engine {
 	char uuid[37];
 	struct store *store;
 	struct inbox inbox;
-	struct hmap by_num, by_id;	/* struct erun */
-	struct erun **order;		/* ascending numbers, purged ones removed */
+	struct hmap by_num, by_id; /* struct erun */
+	struct erun **order;       /* ascending numbers, purged ones removed */
 	size_t n_order, cap_order;
 	uint32_t next_num;
-	uint32_t last;			/* newest submitted run */
-	unsigned walks;			/* engine_circle.c */
-	size_t n_creating;		/* creations that are on their way to the journal */
-	uint64_t next_ticket;		/* serials of waiters come from here, too */
+	uint32_t last;        /* newest submitted run */
+	unsigned walks;       /* engine_circle.c */
+	size_t n_creating;    /* creations that are on their way to the journal */
+	uint64_t next_ticket; /* serials of waiters come from here, too */
 	struct hmap pending, seen, keys;
 	struct ecluster *clusters;
 	size_t n_clusters;
@@ -154,11 +162,12 @@ const char *engine_recall(const struct engine *en, uint64_t request);
 int engine_load(struct engine *en, struct err *e);
 
 /* engine_action.c */
-/* Queues an event (owned) for a run; a request that is not 0 goes into `seen` with it, and then the event may fail (disk full). */
+/* Queues an event (owned) for a run; a request that is not 0 goes into `seen` with it, and then the event may fail
+ * (disk full). */
 void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, const struct own_call *call);
 void engine_committed(struct engine *en, struct pending *p, int code); /* frees p */
-void engine_post_next(struct engine *en, struct erun *er); /* goes on with what was posted meanwhile */
-void engine_post_none(struct erun *er);			    /* answers it with -ENOENT instead */
+void engine_post_next(struct engine *en, struct erun *er);             /* goes on with what was posted meanwhile */
+void engine_post_none(struct erun *er);                                /* answers it with -ENOENT instead */
 void engine_act(struct engine *en, struct erun *er);
 void engine_act_gated(struct engine *en);
 void engine_settle(struct engine *en, struct erun *er); /* answers waiters whose time has come */
@@ -169,7 +178,8 @@ int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbu
 void engine_job_place(struct engine *en, struct job *job, const char *directory, const char *scratch);
 int engine_render(struct engine *en, const struct run *r, uint32_t attempt, const struct job *job, struct strbuf *out,
 		  struct err *e);
-/* 1: every dependency is satisfied, 0: not yet (er->gate says why), -1: never (likewise), -EINVAL: `errors` say why not. */
+/* 1: every dependency is satisfied, 0: not yet (er->gate says why), -1: never (likewise), -EINVAL: `errors` say why
+ * not. */
 int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors);
 /* What a queued run waits for, "TYPE:RUN" each, NULL-ended; NULL: nothing, or it cannot be said. Borrowed. */
 char *const *engine_after(struct engine *en, struct erun *er);
@@ -186,7 +196,8 @@ void engine_send(struct engine *en, struct erun *er, struct creq *rq);
 bool engine_circle(struct engine *en, struct erun *draft, char *const *after, struct strbuf *out);
 
 /* engine_data.c */
-void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg), void *arg);
+void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg),
+		    void *arg);
 /* A cluster's report (owned): an end waits until the list of the run's results is here. */
 void engine_report(struct engine *en, struct erun *er, struct event *ev);
 
@@ -194,10 +205,12 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev);
 void engine_end_ready(struct engine *en, struct erun *er);
 
 /* engine_pipes.c */
-/* The context of a run that is about to be: job->pipes_* and its text, not written yet. `from`: the run that is tried again, or NULL. */
-int engine_context(struct engine *en, const struct run *as, const struct run *from, struct job *job, struct strbuf *text,
-		   struct strbuf *errors);
-int engine_context_write(struct engine *en, const struct run *as, const struct job *job, const struct strbuf *text, struct err *e);
+/* The context of a run that is about to be: job->pipes_* and its text, not written yet. `from`: the run that is tried
+ * again, or NULL. */
+int engine_context(struct engine *en, const struct run *as, const struct run *from, struct job *job,
+		   struct strbuf *text, struct strbuf *errors);
+int engine_context_write(struct engine *en, const struct run *as, const struct job *job, const struct strbuf *text,
+			 struct err *e);
 /* The flags of a run that was accepted. */
 void engine_pipes_flags(struct engine *en, const struct run *r, struct job *job);
 /* What the messages say of the end: an exception makes it a failure. */
@@ -212,7 +225,8 @@ int engine_link_files(struct engine *en, uint32_t from, uint32_t to, struct err 
 void engine_created(struct engine *en, struct pending *p, int code); /* frees p */
 void engine_key_add(struct engine *en, const char *key, const char *value);
 /* A new run of an ended one's spec: without its key, with its files. */
-void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of, const struct own_call *call);
+void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of,
+			 const struct own_call *call);
 
 /* engine_purge.c */
 void engine_purged(struct engine *en, struct pending *p, int code); /* frees p */
@@ -226,7 +240,8 @@ void waiter_add(struct engine *en, struct list *l, engine_done cb, void *arg);
 void waiters_answer(struct engine *en, struct list *l, int code, const char *text);
 /* Sends a verb to the cluster; its answer is what reading ctl gives. */
 void engine_send_verb(struct engine *en, struct erun *er, const char *verb, const char *arg);
-void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, const char *verb, int code, const char *text);
+void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, const char *verb, int code,
+		       const char *text);
 bool engine_decision(const struct run *r, struct strbuf *out);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Taking runs away. From the request until its fate is known nothing is posted for the run, so that no event can come after
- * the purge in the journal and bring the run back.
+ * Taking runs away. From the request until its fate is known nothing is posted for the run, so that no event can come
+ * after the purge in the journal and bring the run back.
  */
 #include "backend/engine_private.h"
 
@@ -14,8 +14,9 @@ static void not_purged(struct engine *en, struct erun *er, struct pending *p, in
 	er->purging = false;
 	engine_post_next(en, er);
 	engine_act(en, er);
-	p->done(p->arg, code, code == -ENOSPC ? "the journal's disk is full: the run is still there"
-					      : "the journal could not be written: the run is still there");
+	p->done(p->arg, code,
+		code == -ENOSPC ? "the journal's disk is full: the run is still there"
+				: "the journal could not be written: the run is still there");
 }
 
 static void remove_traces(struct engine *en, struct erun *er)
@@ -75,7 +76,8 @@ void engine_purge(struct engine *en, uint32_t num, uint64_t request, engine_done
 		return;
 	}
 	if (run_is_live(er->r) && (er->r->status != RUN_DRAFT || er->in_flight)) {
-		cb(arg, -EBUSY, "the run is live: cancel it first (echo cancel > ctl), rmdir purges ended runs and drafts");
+		cb(arg, -EBUSY,
+		   "the run is live: cancel it first (echo cancel > ctl), rmdir purges ended runs and drafts");
 		return;
 	}
 	p = engine_pending(en, PENDING_PURGE, num, &ticket);

@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REJECTED_KEEP ((size_t)256 * 1024)	/* bytes in memory; the journal has the rest */
-#define REJECTED_TEXT ((size_t)2000)		/* of the document, in a row */
+#define REJECTED_KEEP ((size_t)256 * 1024) /* bytes in memory; the journal has the rest */
+#define REJECTED_TEXT ((size_t)2000)       /* of the document, in a row */
 
 /* As much of a text as goes into a row, without cutting a character in two (RFC 3629: 10xxxxxx continues one). */
 static size_t shown(const char *text, size_t len)
@@ -61,8 +61,8 @@ void engine_rejected_add(struct engine *en, int64_t time, uint32_t uid, const ch
 	}
 }
 
-void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code, engine_done cb,
-		   void *arg)
+void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code,
+		   engine_done cb, void *arg)
 {
 	int64_t now = clock_real(en->clock);
 	uint64_t ticket;

@@ -54,7 +54,8 @@ static void key_drop(struct engine *en, const char *key)
 	}
 }
 
-/* What two specs are compared by: everything but the Dagster bootstrap variables, which change with every try of a step. */
+/* What two specs are compared by: everything but the Dagster bootstrap variables, which change with every try of a
+ * step. */
 static void fingerprint(const json_t *spec, char out[PRINT_SIZE])
 {
 	json_t *copy = json_deep_copy(spec);
@@ -64,7 +65,7 @@ static void fingerprint(const json_t *spec, char out[PRINT_SIZE])
 	json_t *v;
 	char *text;
 
-	json_object_foreach_safe(env, tmp, name, v) {
+	json_object_foreach_safe (env, tmp, name, v) {
 		if (strncmp(name, "DAGSTER_PIPES_", 14) == 0)
 			(void)json_object_del(env, name);
 	}
@@ -144,7 +145,8 @@ static int parse(const char *text, size_t len, bool again, struct prepared *p)
 }
 
 /* Everything else that can be said without submitting; 0 or -EINVAL with the sentences in p->errors. */
-static int prepare(struct engine *en, const char *hint, const struct run *as, const struct run *from, struct prepared *p)
+static int prepare(struct engine *en, const char *hint, const struct run *as, const struct run *from,
+		   struct prepared *p)
 {
 	struct err e = ERR_INIT;
 	int rc;
@@ -168,7 +170,8 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, co
 	return rc;
 }
 
-void engine_check(struct engine *en, const char *text, size_t len, const char *cluster_hint, struct strbuf *out, int *code)
+void engine_check(struct engine *en, const char *text, size_t len, const char *cluster_hint, struct strbuf *out,
+		  int *code)
 {
 	struct run *as = run_new(en->next_num);
 	struct prepared p;
@@ -222,8 +225,9 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	if (rule)
 		(void)json_object_set(d, "pipes_exception", rule);
 	(void)json_object_set_new(d, "spec_print", json_string(p->print));
-	(void)json_object_set_new(d, "cpus", json_integer((p->job.ntasks > 0 ? p->job.ntasks : 1) *
-							  (p->job.cpus_per_task > 0 ? p->job.cpus_per_task : 1)));
+	(void)json_object_set_new(d, "cpus",
+				  json_integer((p->job.ntasks > 0 ? p->job.ntasks : 1) *
+					       (p->job.cpus_per_task > 0 ? p->job.cpus_per_task : 1)));
 	(void)json_object_set_new(d, "spec_len", json_integer((json_int_t)spec_len));
 	(void)json_object_set_new(d, "effective_len", json_integer((json_int_t)p->effective.len));
 	(void)json_object_set_new(d, "script_len", json_integer((json_int_t)p->script.len));
@@ -266,7 +270,7 @@ static void move_docs(struct run *to, struct run *docs)
 
 struct submission {
 	const struct engine_submit *s;
-	const struct run *retry_of;	/* or NULL */
+	const struct run *retry_of; /* or NULL */
 	engine_done cb;
 	void *arg;
 	void (*drop)(void *arg);
@@ -339,8 +343,9 @@ static void drop_after(struct erun *er)
 
 static void not_created(struct engine *en, struct erun *er, struct pending *p, int code)
 {
-	const char *why = code == -ENOSPC ? "the journal's disk is full: nothing was submitted; free space and write it again"
-					  : "the journal could not be written: nothing was submitted";
+	const char *why = code == -ENOSPC
+				  ? "the journal's disk is full: nothing was submitted; free space and write it again"
+				  : "the journal could not be written: nothing was submitted";
 	struct strbuf files = STRBUF_INIT;
 
 	if (p->docs)
@@ -404,7 +409,8 @@ static void refuse(struct engine *en, const struct submission *sub, int code, co
 }
 
 /* The same key again: the run it made when the spec is the same, else -EEXIST. Returns 1 when there is no such key. */
-static int known_key(struct engine *en, const struct submission *sub, const struct erun *draft, const struct prepared *p)
+static int known_key(struct engine *en, const struct submission *sub, const struct erun *draft,
+		     const struct prepared *p)
 {
 	const char *key = json_string_value(json_object_get(p->spec, "key"));
 	const char *value = key ? key_find(en, key) : NULL;
@@ -517,7 +523,8 @@ void engine_submit(struct engine *en, const struct engine_submit *s, engine_done
 		submit(en, &sub);
 }
 
-void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of, const struct own_call *call)
+void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of,
+			 const struct own_call *call)
 {
 	const struct run *old = engine_run(en, retry_of);
 	const struct submission sub = { s, old, call->done, call->arg, call->drop };
@@ -554,6 +561,7 @@ void engine_draft(struct engine *en, const char *name, uint64_t request, engine_
 	r->id = xstrdup(name);
 	er = erun_new(r);
 	engine_add(en, er);
-	post_create(en, er, event_new(EV_DRAFT, clock_real(en->clock), json_pack("{s:s, s:s}", "id", name, "source", "user")),
+	post_create(en, er,
+		    event_new(EV_DRAFT, clock_real(en->clock), json_pack("{s:s, s:s}", "id", name, "source", "user")),
 		    &sub, NULL);
 }

@@ -1,6 +1,7 @@
 /*
- * Verbs of runs/ID/ctl. What changes the run's fate (cancel, hold, release) is journaled before the cluster hears of it; what
- * only passes through (signal, update, requeue) is journaled as done once, so that a repeated write is not sent twice.
+ * Verbs of runs/ID/ctl. What changes the run's fate (cancel, hold, release) is journaled before the cluster hears of
+ * it; what only passes through (signal, update, requeue) is journaled as done once, so that a repeated write is not
+ * sent twice.
  */
 #include "backend/engine_private.h"
 
@@ -85,7 +86,7 @@ static void drop(struct list *l, const void *arg)
 {
 	struct list *n, *tmp;
 
-	list_for_each_safe(n, tmp, l) {
+	list_for_each_safe (n, tmp, l) {
 		struct waiter *w = container_of(n, struct waiter, node);
 
 		if (w->arg == arg) {
@@ -140,7 +141,8 @@ static void note_hold(struct engine *en, struct erun *er, bool held)
 	engine_post(en, er, event_new(EV_FACTS, clock_real(en->clock), d), 0, NULL);
 }
 
-void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, const char *verb, int code, const char *text)
+void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, const char *verb, int code,
+		       const char *text)
 {
 	bool away = code == -EHOSTUNREACH || code == -ENODEV, hold = strcmp(verb, "hold") == 0;
 	bool is_hold = hold || strcmp(verb, "release") == 0;
@@ -165,7 +167,7 @@ struct verb_call {
 	struct engine *en;
 	uint32_t num;
 	const struct verb *verb;
-	char *arg;		/* rest of the line, "" when there is none */
+	char *arg; /* rest of the line, "" when there is none */
 	uint64_t request;
 	engine_done cb;
 	void *cb_arg;
@@ -174,9 +176,9 @@ struct verb_call {
 struct verb {
 	const char *name;
 	void (*run)(struct verb_call *v, struct erun *er); /* takes v */
-	bool ended;		/* may be used on an ended run, and only there */
-	bool alone;		/* takes no more words */
-	const char *waiting;	/* the answer while there is no job that could be told */
+	bool ended;                                        /* may be used on an ended run, and only there */
+	bool alone;                                        /* takes no more words */
+	const char *waiting;                               /* the answer while there is no job that could be told */
 };
 
 static void drop_call(void *arg)
@@ -368,9 +370,10 @@ static void unknown_verb(const char *line, size_t len, engine_done cb, void *arg
 		cb(arg, -EINVAL, text);
 		return;
 	}
-	(void)snprintf(text, sizeof(text),
-		       "unknown verb '%.*s': ctl knows cancel, signal NAME, hold, release, requeue, update KEY=VALUE, refresh, retry",
-		       (int)(len < 60 ? len : 60), line);
+	(void)snprintf(
+		text, sizeof(text),
+		"unknown verb '%.*s': ctl knows cancel, signal NAME, hold, release, requeue, update KEY=VALUE, refresh, retry",
+		(int)(len < 60 ? len : 60), line);
 	cb(arg, -EINVAL, text);
 }
 

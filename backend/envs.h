@@ -27,7 +27,7 @@ enum envs_kind { ENVS_TAR, ENVS_GZIP, ENVS_ZSTD, ENVS_XZ, ENVS_BZIP2, ENVS_SCRIP
 
 struct envs_archive {
 	enum envs_kind kind; /* by its content; the name does not count */
-	bool pixi;	     /* packages that pixi-unpack makes an environment of */
+	bool pixi;           /* packages that pixi-unpack makes an environment of */
 	uint64_t size;
 	uint32_t cksum;
 	char sha256[SHA256_HEX];
@@ -64,8 +64,8 @@ int envs_fits(const char *platform, const char *machine, const char *libc, struc
 
 enum envs_task_type {
 	ENVS_READ = 150, /* path -> archive, identity, or e */
-	ENVS_RUN,	 /* code -> rc (124: too long; -1: no process), out */
-	ENVS_STOP,	 /* internal */
+	ENVS_RUN,        /* code -> rc (124: too long; -1: no process), out */
+	ENVS_STOP,       /* internal */
 };
 
 /* A piece of work; the same message comes back to `to` with its results. Released with msg_release. */
@@ -101,7 +101,7 @@ struct envs_place {
 	const char *directory; /* of the cluster, may begin with "~/" */
 	const char *uuid;      /* of the state directory: names the partial file and marks users */
 	const struct envs_archive *archive;
-	const char *name; /* of the archive, for people */
+	const char *name;  /* of the archive, for people */
 	int64_t quota_kib; /* of all that are unpacked there together; 0: no limit */
 };
 
@@ -111,9 +111,9 @@ void envs_path(const struct envs_place *p, const char *name, struct strbuf *out)
 void envs_part(const struct envs_place *p, struct strbuf *out);
 
 struct envs_look {
-	bool complete;	/* unpacked */
-	bool whole;	/* all of the archive is there and was verified */
-	uint64_t have;	/* bytes of the partial file */
+	bool complete; /* unpacked */
+	bool whole;    /* all of the archive is there and was verified */
+	uint64_t have; /* bytes of the partial file */
 	char machine[64], libc[16];
 };
 /* Code that looks (and writes a line of the log when something has to be sent), and the reader of its answer: 0 or
@@ -122,13 +122,13 @@ void envs_look_code(const struct envs_place *p, struct strbuf *code);
 int envs_look_read(const char *out, struct envs_look *look);
 
 /*
- * Code that verifies the partial file and unpacks it, under a lock; any number at once. `local`: the path of the archive
- * itself, where nothing was sent. `check`: whether the environment has to run on the machine that unpacks it. Exit code 0,
- * or one of the above, or another: try again.
+ * Code that verifies the partial file and unpacks it, under a lock; any number at once. `local`: the path of the
+ * archive itself, where nothing was sent. `check`: whether the environment has to run on the machine that unpacks it.
+ * Exit code 0, or one of the above, or another: try again.
  */
 void envs_unpack_code(const struct envs_place *p, const char *local, bool check, struct strbuf *code);
-/* Code that links the attempt's directory `dir` (unquoted) to it and marks it as used, unless the attempt was sent before;
-   may exit with ENVS_RC_GONE. `mark` names the attempt. */
+/* Code that links the attempt's directory `dir` (unquoted) to it and marks it as used, unless the attempt was sent
+   before; may exit with ENVS_RC_GONE. `mark` names the attempt. */
 void envs_link_code(const struct envs_place *p, const char *dir, const char *mark, struct strbuf *code);
 
 #endif

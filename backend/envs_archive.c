@@ -1,8 +1,8 @@
 /*
- * What a local archive is: its sums, its kind by the first bytes, the platform that it was packed for. One pass over the
- * file; what lies inside of a plain tar, and of the tar in a self-extracting file of pixi-pack (in base64, between the
- * lines @@END_HEADER@@ and @@END_ARCHIVE@@), is looked at as it goes by. Compressed ones say nothing before they are
- * unpacked.
+ * What a local archive is: its sums, its kind by the first bytes, the platform that it was packed for. One pass over
+ * the file; what lies inside of a plain tar, and of the tar in a self-extracting file of pixi-pack (in base64, between
+ * the lines @@END_HEADER@@ and @@END_ARCHIVE@@), is looked at as it goes by. Compressed ones say nothing before they
+ * are unpacked.
  *
  * The platform is, in this order: "platform" of pixi-pack.json, the ELF header of a program in bin/, the file's name.
  */
@@ -52,10 +52,12 @@ bool envs_same(const struct envs_identity *a, const struct envs_identity *b)
 static const struct platform {
 	const char *word, *name;
 } words[] = {
-	{ "linux-64", "linux-64" },	      { "linux-aarch64", "linux-aarch64" }, { "linux-ppc64le", "linux-ppc64le" },
-	{ "osx-64", "osx-64" },		      { "osx-arm64", "osx-arm64" },	    { "win-64", "win-64" },
-	{ "win-arm64", "win-arm64" },	      { "x86_64", "linux-64" },		    { "aarch64", "linux-aarch64" },
-	{ "linux-s390x", "linux-s390x" },     { "linux-riscv64", "linux-riscv64" }, { "linux-32", "linux-32" },
+	{ "linux-64", "linux-64" },           { "linux-aarch64", "linux-aarch64" },
+	{ "linux-ppc64le", "linux-ppc64le" }, { "osx-64", "osx-64" },
+	{ "osx-arm64", "osx-arm64" },         { "win-64", "win-64" },
+	{ "win-arm64", "win-arm64" },         { "x86_64", "linux-64" },
+	{ "aarch64", "linux-aarch64" },       { "linux-s390x", "linux-s390x" },
+	{ "linux-riscv64", "linux-riscv64" }, { "linux-32", "linux-32" },
 };
 
 const char *envs_name_platform(const char *path)
@@ -74,7 +76,7 @@ const char *envs_name_platform(const char *path)
 
 static const char *platform_of_machine(const char *machine)
 {
-	static const struct platform machines[] = { { "x86_64", "linux-64" },	    { "amd64", "linux-64" },
+	static const struct platform machines[] = { { "x86_64", "linux-64" },       { "amd64", "linux-64" },
 						    { "aarch64", "linux-aarch64" }, { "arm64", "linux-aarch64" },
 						    { "ppc64le", "linux-ppc64le" }, { "s390x", "linux-s390x" },
 						    { "riscv64", "linux-riscv64" }, { "i686", "linux-32" } };
@@ -109,9 +111,9 @@ int envs_fits(const char *platform, const char *machine, const char *libc, struc
 /* A tar's headers and the beginnings of its files. */
 struct tar_scan {
 	unsigned char block[BLOCK];
-	size_t have;	/* bytes of the block that is being collected */
-	uint64_t skip;	/* bytes of the file that are of no interest */
-	uint64_t left;	/* bytes of the file that is kept */
+	size_t have;   /* bytes of the block that is being collected */
+	uint64_t skip; /* bytes of the file that are of no interest */
+	uint64_t left; /* bytes of the file that is kept */
 	bool keep_json, keep_elf, broken, ended;
 	char kept[KEPT];
 	size_t n_kept;
@@ -121,7 +123,7 @@ struct tar_scan {
 
 struct scan_state {
 	struct tar_scan tar;
-	bool found;	/* BEGIN was seen */
+	bool found;     /* BEGIN was seen */
 	size_t matched; /* bytes of it */
 	uint32_t bits;
 	int n_bits;
@@ -278,9 +280,14 @@ static int kind_of(const unsigned char *p, size_t len, enum envs_kind *out)
 		const char *magic;
 		size_t len, at;
 		enum envs_kind kind;
-	} magics[] = { { "#!", 2, 0, ENVS_SCRIPT },	      { "\x1f\x8b", 2, 0, ENVS_GZIP },
-		       { "\x28\xb5\x2f\xfd", 4, 0, ENVS_ZSTD }, { "\xfd" "7zXZ", 5, 0, ENVS_XZ },
-		       { "BZh", 3, 0, ENVS_BZIP2 },	      { "ustar", 5, 257, ENVS_TAR } };
+	} magics[] = { { "#!", 2, 0, ENVS_SCRIPT },
+		       { "\x1f\x8b", 2, 0, ENVS_GZIP },
+		       { "\x28\xb5\x2f\xfd", 4, 0, ENVS_ZSTD },
+		       { "\xfd"
+			 "7zXZ",
+			 5, 0, ENVS_XZ },
+		       { "BZh", 3, 0, ENVS_BZIP2 },
+		       { "ustar", 5, 257, ENVS_TAR } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(magics); i++) {
 		if (len < magics[i].at + magics[i].len || memcmp(p + magics[i].at, magics[i].magic, magics[i].len) != 0)
@@ -307,8 +314,8 @@ static int read_all(int fd, const char *path, const atomic_bool *stop, struct en
 		if (stop && atomic_load(stop))
 			return err_set(e, -ECANCELED, "environment: stopping");
 		if (a->size == 0 && kind_of(buf, (size_t)n, &a->kind) < 0)
-			return err_set(e, -EINVAL, "environment: %s is neither a tar archive nor a self-extracting script",
-				       path);
+			return err_set(e, -EINVAL,
+				       "environment: %s is neither a tar archive nor a self-extracting script", path);
 		if (n == 0)
 			break;
 		a->size += (uint64_t)n;

@@ -8,14 +8,15 @@
  *	complete	renamed into place last: what it was made of. Without it env/ is debris
  *	log, last_used, users/
  *
- * It is unpacked by the login node and not by the first job: a job would hold its nodes meanwhile, hundred jobs that start
- * together hundred times, and what cannot be used is to be told before the queue and not behind it. It is unpacked where
- * it stays, not beside and renamed, because conda and pixi write the path into what they make; so the mark is renamed.
+ * It is unpacked by the login node and not by the first job: a job would hold its nodes meanwhile, hundred jobs that
+ *start together hundred times, and what cannot be used is to be told before the queue and not behind it. It is unpacked
+ *where it stays, not beside and renamed, because conda and pixi write the path into what they make; so the mark is
+ *renamed.
  *
- * The lock is a link whose target names its owner: machine and pid namespace, boot, pid, start time. The owner's machine
- * knows at once whether it is dead. From another machine only its beat tells: it is dead when that did not change for a
- * minute. A dead owner's lock is removed by whoever makes over.OWNER first; owners are unique, so that this cannot hit
- * the lock of somebody alive. POSIX sh, `ln -n`, readlink.
+ * The lock is a link whose target names its owner: machine and pid namespace, boot, pid, start time. The owner's
+ *machine knows at once whether it is dead. From another machine only its beat tells: it is dead when that did not
+ *change for a minute. A dead owner's lock is removed by whoever makes over.OWNER first; owners are unique, so that this
+ *cannot hit the lock of somebody alive. POSIX sh, `ln -n`, readlink.
  */
 #include "backend/envs.h"
 
@@ -89,21 +90,20 @@ static const char lock_text[] =
 	"\texit 48\n"
 	"}\n";
 
-static const char verify_text[] =
-	"sum_of() {\n"
-	"\tif command -v sha256sum >/dev/null; then sha256sum\n"
-	"\telif command -v shasum >/dev/null; then shasum -a 256\n"
-	"\telif command -v openssl >/dev/null; then openssl dgst -sha256 -r\n"
-	"\tfi\n"
-	"}\n"
-	"genuine() {\n"
-	"\tif s=$(sum_of <\"$1\") && [ -n \"$s\" ]; then\n"
-	"\t\t[ \"${s%% *}\" = \"$sum\" ]\n"
-	"\telse\n"
-	"\t\ts=$(cksum <\"$1\")\n"
-	"\t\t[ \"$s\" = \"$crc\" ]\n"
-	"\tfi\n"
-	"}\n";
+static const char verify_text[] = "sum_of() {\n"
+				  "\tif command -v sha256sum >/dev/null; then sha256sum\n"
+				  "\telif command -v shasum >/dev/null; then shasum -a 256\n"
+				  "\telif command -v openssl >/dev/null; then openssl dgst -sha256 -r\n"
+				  "\tfi\n"
+				  "}\n"
+				  "genuine() {\n"
+				  "\tif s=$(sum_of <\"$1\") && [ -n \"$s\" ]; then\n"
+				  "\t\t[ \"${s%% *}\" = \"$sum\" ]\n"
+				  "\telse\n"
+				  "\t\ts=$(cksum <\"$1\")\n"
+				  "\t\t[ \"$s\" = \"$crc\" ]\n"
+				  "\tfi\n"
+				  "}\n";
 
 static const char unpack_text[] =
 	"whole() { [ -e \"$1/activate.sh\" ] || [ -e \"$1/bin/activate\" ] || [ -d \"$1/conda-meta\" ]; }\n"
@@ -137,7 +137,8 @@ static const char unpack_text[] =
 	"\tfi\n"
 	"}\n";
 
-/* What comes out of a compressed archive is looked at before a job is: for whom its python is, and whether it starts. */
+/* What comes out of a compressed archive is looked at before a job is: for whom its python is, and whether it starts.
+ */
 static const char try_text[] =
 	"try() {\n"
 	"\tfor p in \"$1/env/bin/python3\" \"$1/env/bin/python\" \"$1/bin/python3\" \"$1/bin/python\"; do\n"
@@ -161,10 +162,10 @@ static const char try_text[] =
 	"}\n";
 
 /*
- * Removes what was not used for longest until the rest fits. In use: an attempt is marked whose directory is there, that was
- * not called off, and whose exit record is neither in it nor in ends/. A run that is just being linked marks itself first and
- * looks for `complete` then; here `complete` goes first and the marks are looked at again then; so one of the two sees
- * the other.
+ * Removes what was not used for longest until the rest fits. In use: an attempt is marked whose directory is there,
+ * that was not called off, and whose exit record is neither in it nor in ends/. A run that is just being linked marks
+ * itself first and looks for `complete` then; here `complete` goes first and the marks are looked at again then; so one
+ * of the two sees the other.
  */
 static const char evict_text[] =
 	"in_use() {\n"
@@ -247,17 +248,18 @@ void envs_look_code(const struct envs_place *p, struct strbuf *code)
 	unsigned long long size = p->archive->size;
 
 	add_place(p, code);
-	strbuf_addstr(code, "mkdir -p \"$e\" || exit 1\n"
-			    "libc=other\n"
-			    "for f in /lib*/ld-linux* /lib/*/ld-linux* /lib64/ld64*; do [ ! -e \"$f\" ] || libc=glibc; done\n"
-			    "echo \"machine $(uname -m) $libc\"\n"
-			    "if [ -e \"$e/complete\" ]; then echo complete; exit 0; fi\n"
-			    "if [ -e \"$e/archive\" ]; then echo whole; exit 0; fi\n"
-			    "n=0\n"
-			    "[ ! -e \"$part\" ] || n=$(wc -c <\"$part\")\n");
+	strbuf_addstr(code,
+		      "mkdir -p \"$e\" || exit 1\n"
+		      "libc=other\n"
+		      "for f in /lib*/ld-linux* /lib/*/ld-linux* /lib64/ld64*; do [ ! -e \"$f\" ] || libc=glibc; done\n"
+		      "echo \"machine $(uname -m) $libc\"\n"
+		      "if [ -e \"$e/complete\" ]; then echo complete; exit 0; fi\n"
+		      "if [ -e \"$e/archive\" ]; then echo whole; exit 0; fi\n"
+		      "n=0\n"
+		      "[ ! -e \"$part\" ] || n=$(wc -c <\"$part\")\n");
 	strbuf_addf(code, "if [ \"$((n))\" -gt %llu ]; then rm -f \"$part\"; n=0; fi\n", size);
-	strbuf_addf(code, "[ \"$((n))\" -eq %llu ] || echo \"$(date +%%s) sending from $((n)) of %llu\" >>\"$e/log\"\n", size,
-		    size);
+	strbuf_addf(code, "[ \"$((n))\" -eq %llu ] || echo \"$(date +%%s) sending from $((n)) of %llu\" >>\"$e/log\"\n",
+		    size, size);
 	strbuf_addstr(code, "echo \"part $((n))\"\n");
 }
 
@@ -293,8 +295,8 @@ int envs_look_read(const char *out, struct envs_look *look)
 
 static const char *kind_word(const struct envs_archive *a)
 {
-	static const char *const kinds[] = { [ENVS_TAR] = "tar", [ENVS_GZIP] = "gzip",	 [ENVS_ZSTD] = "zstd",
-					     [ENVS_XZ] = "xz",	 [ENVS_BZIP2] = "bzip2", [ENVS_SCRIPT] = "script" };
+	static const char *const kinds[] = { [ENVS_TAR] = "tar", [ENVS_GZIP] = "gzip",   [ENVS_ZSTD] = "zstd",
+					     [ENVS_XZ] = "xz",   [ENVS_BZIP2] = "bzip2", [ENVS_SCRIPT] = "script" };
 
 	return a->pixi ? "pixi" : kinds[a->kind];
 }

@@ -1,6 +1,6 @@
 /*
- * The thread for what takes long: reading archives, and on the local cluster running the shell code that unpacks them. One
- * per cluster, started when it is needed first; so neither the reactor nor the cluster's thread ever waits for it.
+ * The thread for what takes long: reading archives, and on the local cluster running the shell code that unpacks them.
+ * One per cluster, started when it is needed first; so neither the reactor nor the cluster's thread ever waits for it.
  *
  * Invariants: a task belongs to the thread until it is posted back; `stop` ends a read at the next piece and a command
  * at the next look, so that a join takes no longer than that.

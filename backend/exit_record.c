@@ -16,10 +16,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define RC_MAX 255	 /* what wait(2) can tell */
-#define RC_SIGNAL 128	 /* a shell's $? for signal N is 128 + N (POSIX.1-2017 XCU 2.8.2) */
+#define RC_MAX 255                 /* what wait(2) can tell */
+#define RC_SIGNAL 128              /* a shell's $? for signal N is 128 + N (POSIX.1-2017 XCU 2.8.2) */
 #define NEAR_US (2 * USEC_PER_SEC) /* the record's clock ticks in seconds, and the report took its way */
-#define SIGNAL_LAST 31	 /* the highest signal with a name of its own, signal(7) */
+#define SIGNAL_LAST 31             /* the highest signal with a name of its own, signal(7) */
 
 enum field {
 	F_VERSION = 1 << 0,
@@ -272,8 +272,9 @@ static const char *fault_text(const char *fault)
 	static const struct {
 		const char *fault, *text;
 	} texts[] = {
-		{ "write", "could not be started: its directories or files could not be written where it ran (no space or "
-			   "quota left, or read-only?)" },
+		{ "write",
+		  "could not be started: its directories or files could not be written where it ran (no space or "
+		  "quota left, or read-only?)" },
 		{ "workdir", "could not be started: its working directory could not be entered" },
 		{ "input", "could not be started: its input file could not be read" },
 		{ "environment", "was not started" },
@@ -343,7 +344,8 @@ static void put_int(json_t *o, const char *key, int64_t v, int64_t min)
 		(void)json_object_set_new(o, key, json_integer(v));
 }
 
-/* Records count whole seconds. A report that comes at once knows the time better, and an end must not come before its beginning. */
+/* Records count whole seconds. A report that comes at once knows the time better, and an end must not come before its
+ * beginning. */
 static int64_t end_time(const struct exit_record *r, int64_t now)
 {
 	int64_t end = r->end * USEC_PER_SEC;

@@ -51,7 +51,8 @@ static json_int_t count(const struct effective *eff, const char *key, json_int_t
 	return json_is_integer(v) ? json_integer_value(v) : otherwise;
 }
 
-/* A list that is being made: NULL-ended at any time, and it grows by doubling, for a spec may hold a quarter of a million words. */
+/* A list that is being made: NULL-ended at any time, and it grows by doubling, for a spec may hold a quarter of a
+ * million words. */
 struct words {
 	char **v;
 	size_t n, cap;
@@ -95,14 +96,14 @@ static int check_var(const char *name, const char *val, struct strbuf *errors)
 	};
 
 	if (!*name || (name[0] >= '0' && name[0] <= '9') || name[strspn(name, chars)])
-		return strbuf_complain(errors, "env: '%s' is no name of a variable: letters, digits and _, no digit first",
-				name);
+		return strbuf_complain(
+			errors, "env: '%s' is no name of a variable: letters, digits and _, no digit first", name);
 	for (size_t i = 0; i < ARRAY_SIZE(readonly); i++)
 		if (strcmp(name, readonly[i]) == 0)
 			return strbuf_complain(errors, "env: %s belongs to the shell and cannot be set", name);
 	if (strlen(name) + strlen(val) + 2 > ARG_MAX_BYTES && strcmp(name, "DAGSTER_PIPES_CONTEXT") != 0)
-		return strbuf_complain(errors, "env: %s is over 128 KiB, more than a variable can hold: put it into a file",
-				name);
+		return strbuf_complain(
+			errors, "env: %s is over 128 KiB, more than a variable can hold: put it into a file", name);
 	return 0;
 }
 
@@ -191,8 +192,8 @@ static int fill_form(const struct effective *eff, struct job *job, struct strbuf
 		job->form = JOB_COMMAND;
 		job->command = xstrdup(json_string_value(command));
 		if (json_string_length(command) >= ARG_MAX_BYTES)
-			return strbuf_complain(errors,
-					"command: over 128 KiB, more than an argument can hold: give it as `script`");
+			return strbuf_complain(
+				errors, "command: over 128 KiB, more than an argument can hold: give it as `script`");
 		return 0;
 	}
 	if (text(eff, "script"))
@@ -356,7 +357,8 @@ static int fill_files(const struct effective *eff, struct job *job, struct strbu
 		cleanup_free char *base = len ? xstrndup(name, len) : NULL;
 
 		if (!len || (len <= 2 && strncmp(name, "..", len) == 0)) {
-			rc = strbuf_complain(errors, "files: '%s' has no name that it could have in the working directory",
+			rc = strbuf_complain(errors,
+					     "files: '%s' has no name that it could have in the working directory",
 					     path ? path : "");
 			continue;
 		}
@@ -364,7 +366,9 @@ static int fill_files(const struct effective *eff, struct job *job, struct strbu
 		if (!other)
 			(void)json_object_set(names, base, v);
 		else if (errors->len < ERRORS_ENOUGH)
-			(void)strbuf_complain(errors, "files: %s and %s would have the same name in the working directory", other, path);
+			(void)strbuf_complain(errors,
+					      "files: %s and %s would have the same name in the working directory",
+					      other, path);
 		rc = other ? -EINVAL : rc;
 		words_add(&list, xstrdup(path));
 	}

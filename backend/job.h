@@ -22,12 +22,12 @@ enum env_kind { ENV_NONE, ENV_PATH, ENV_VENV, ENV_CONDA, ENV_ARCHIVE };
 /* What the command runs in, applied in this order: modules, the directory, hook, container. */
 struct environment {
 	enum env_kind kind;
-	char *where;	  /* directory on the cluster (may begin with "~/"), name of a conda environment, or local archive */
-	char **modules;	  /* NULL-ended, or NULL */
-	char *hook;	  /* shell text, or NULL */
-	char *container;  /* image, or NULL */
-	char **options;	  /* of `apptainer exec`; NULL-ended, or NULL */
-	char *platform;	  /* what the archive is for, said by the user: "linux-64", "any"; or NULL */
+	char *where; /* directory on the cluster (may begin with "~/"), name of a conda environment, or local archive */
+	char **modules;  /* NULL-ended, or NULL */
+	char *hook;      /* shell text, or NULL */
+	char *container; /* image, or NULL */
+	char **options;  /* of `apptainer exec`; NULL-ended, or NULL */
+	char *platform;  /* what the archive is for, said by the user: "linux-64", "any"; or NULL */
 };
 
 /* The name, in the attempt's directory, of the link to the unpacked archive. */
@@ -37,44 +37,44 @@ enum job_form { JOB_COMMAND, JOB_EXEC, JOB_SCRIPT, JOB_PAYLOAD };
 
 struct job {
 	enum job_form form;
-	char *command;		/* JOB_COMMAND: text for /bin/sh -c (bash where present); JOB_SCRIPT: the script's text;
-				   JOB_PAYLOAD: absolute local path of the file that is shipped and executed */
-	size_t command_len;	/* of JOB_SCRIPT */
-	char **argv;		/* JOB_EXEC, NULL-ended */
-	char **args;		/* JOB_SCRIPT, JOB_PAYLOAD: its arguments, NULL-ended; may be NULL */
-	char *name;		/* the job's name for the scheduler; never NULL */
-	char *launcher;		/* "bash" */
+	char *command;      /* JOB_COMMAND: text for /bin/sh -c (bash where present); JOB_SCRIPT: the script's text;
+			       JOB_PAYLOAD: absolute local path of the file that is shipped and executed */
+	size_t command_len; /* of JOB_SCRIPT */
+	char **argv;        /* JOB_EXEC, NULL-ended */
+	char **args;        /* JOB_SCRIPT, JOB_PAYLOAD: its arguments, NULL-ended; may be NULL */
+	char *name;         /* the job's name for the scheduler; never NULL */
+	char *launcher;     /* "bash" */
 	struct job_var *env;
 	size_t n_env;
-	char *workdir;		/* absolute remote directory, or NULL: the attempt's own work directory */
-	char *setup;		/* shell lines before the command, or NULL (cluster's, then the spec's) */
+	char *workdir; /* absolute remote directory, or NULL: the attempt's own work directory */
+	char *setup;   /* shell lines before the command, or NULL (cluster's, then the spec's) */
 	struct environment environment;
-	bool merged;		/* streams = merged, or a batch script with --output and without --error */
-	char *output, *error;	/* patterns given by the user (sbatch's --output, --error), or NULL */
-	char *input;		/* remote file that is the command's stdin (sbatch's --input), or NULL: /dev/null */
-	char **sbatch;		/* options for sbatch, each "--key=value" or "--key", NULL-ended, unquoted */
-	char *directory;	/* control directory of the cluster, may begin with "~/" */
-	char *scratch;		/* may begin with "~/" */
+	bool merged;          /* streams = merged, or a batch script with --output and without --error */
+	char *output, *error; /* patterns given by the user (sbatch's --output, --error), or NULL */
+	char *input;          /* remote file that is the command's stdin (sbatch's --input), or NULL: /dev/null */
+	char **sbatch;        /* options for sbatch, each "--key=value" or "--key", NULL-ended, unquoted */
+	char *directory;      /* control directory of the cluster, may begin with "~/" */
+	char *scratch;        /* may begin with "~/" */
 	/* what the local cluster needs */
-	int64_t time_s;		/* limit in seconds; -1: none */
+	int64_t time_s; /* limit in seconds; -1: none */
 	int ntasks, cpus_per_task;
-	int64_t mem_bytes;	/* for the whole job; 0: not limited */
-	int grace_s;		/* seconds between TERM and KILL */
-	bool grace_said;	/* else a scheduler keeps its own time between them */
-	bool hold;		/* submitted held */
+	int64_t mem_bytes;             /* for the whole job; 0: not limited */
+	int grace_s;                   /* seconds between TERM and KILL */
+	bool grace_said;               /* else a scheduler keeps its own time between them */
+	bool hold;                     /* submitted held */
 	int signal_num, signal_lead_s; /* `signal`: number and seconds before the limit; 0, 0: none */
-	bool requeue;		/* the spec asked for --requeue: restarts by the scheduler are allowed */
-	char **files;		/* absolute local paths, shipped into the working directory by their base names; NULL-ended */
+	bool requeue;                  /* the spec asked for --requeue: restarts by the scheduler are allowed */
+	char **files; /* absolute local paths, shipped into the working directory by their base names; NULL-ended */
 	/* Dagster Pipes: what of a session the job is given; decided by job_pipes, the texts are what the spec says */
-	bool pipes_context;	/* a context, as a file that travels with its inputs */
-	bool pipes_messages;	/* a message file, which is read as the run's `events` */
-	bool pipes_off;		/* the spec says `pipes = false` */
-	bool pipes_asked;	/* it says `pipes = true`, or gives `extras` */
-	bool pipes_named;	/* its DAGSTER_PIPES_CONTEXT names the run's own `context` */
-	char *pipes_data;	/* the context in it, as JSON, or NULL */
-	char *pipes_extras;	/* JSON, or NULL */
-	char *pipes_params;	/* JSON members for DAGSTER_PIPES_MESSAGES besides `path`, each behind a comma; or NULL */
-	char **after;		/* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
+	bool pipes_context;  /* a context, as a file that travels with its inputs */
+	bool pipes_messages; /* a message file, which is read as the run's `events` */
+	bool pipes_off;      /* the spec says `pipes = false` */
+	bool pipes_asked;    /* it says `pipes = true`, or gives `extras` */
+	bool pipes_named;    /* its DAGSTER_PIPES_CONTEXT names the run's own `context` */
+	char *pipes_data;    /* the context in it, as JSON, or NULL */
+	char *pipes_extras;  /* JSON, or NULL */
+	char *pipes_params;  /* JSON members for DAGSTER_PIPES_MESSAGES besides `path`, each behind a comma; or NULL */
+	char **after;        /* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
 };
 
 /*
@@ -85,17 +85,18 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 void job_release(struct job *job);
 
 /*
- * Reads the DAGSTER_PIPES_ variables out of `job->env`: those that slurmray sets itself are taken out. 0, or -EINVAL with a
- * sentence. Part of job_from_effective (job_pipes.c).
+ * Reads the DAGSTER_PIPES_ variables out of `job->env`: those that slurmray sets itself are taken out. 0, or -EINVAL
+ * with a sentence. Part of job_from_effective (job_pipes.c).
  */
 int job_pipes_env(struct job *job, struct strbuf *errors);
 
 /*
- * The context that the job is given. `draft` is what was written into the run's file `context` (NULL: nothing); `run_id` goes into
- * a context that nobody wrote. Sets pipes_context and pipes_messages, and `out` to the context's text when there is one.
- * 0, or -EINVAL with a sentence. Pure.
+ * The context that the job is given. `draft` is what was written into the run's file `context` (NULL: nothing);
+ * `run_id` goes into a context that nobody wrote. Sets pipes_context and pipes_messages, and `out` to the context's
+ * text when there is one. 0, or -EINVAL with a sentence. Pure.
  */
-int job_pipes(struct job *job, const char *run_id, const char *draft, size_t draft_len, struct strbuf *out, struct strbuf *errors);
+int job_pipes(struct job *job, const char *run_id, const char *draft, size_t draft_len, struct strbuf *out,
+	      struct strbuf *errors);
 /* Sets the two flags alone; `context`: there is one already. */
 void job_pipes_flags(struct job *job, bool context);
 

@@ -1,7 +1,8 @@
 /*
- * Looks at a job's paths when it is written. stat(2) of a path may hang (a server that is away, an automounter), and the caller
- * is the reactor, which must not: so a thread of its own looks, and is left behind when it is not back in time. It owns
- * what it looks at until then; whoever comes last frees. Threads that hang are counted, and no more than a few are started.
+ * Looks at a job's paths when it is written. stat(2) of a path may hang (a server that is away, an automounter), and
+ * the caller is the reactor, which must not: so a thread of its own looks, and is left behind when it is not back in
+ * time. It owns what it looks at until then; whoever comes last frees. Threads that hang are counted, and no more than
+ * a few are started.
  *
  * Paths below our own mount are never looked at: the reactor, which waits, would have to answer.
  */
@@ -20,14 +21,14 @@
 #include <time.h>
 
 #define PATIENCE_NS 200000000 /* a cold disk answers in a tenth of that */
-#define THREADS_MAX 4	      /* that may hang */
+#define THREADS_MAX 4         /* that may hang */
 #define STACK_BYTES 262144
 
 enum kind { ANYTHING, REGULAR, READABLE, DIRECTORY };
 
 struct item {
 	const char *key; /* of the spec */
-	char *path;	 /* as in the spec */
+	char *path;      /* as in the spec */
 	enum kind kind;
 	char *full; /* what is looked at */
 	int code;   /* 0 or negative errno */
@@ -226,7 +227,8 @@ static int take_own(struct look *l, const char *mount, struct strbuf *errors)
 			continue;
 		}
 		if (it->kind == ANYTHING || it->kind == REGULAR)
-			rc = complain(it, "it is in the mount that is to ship it: copy it to another place first", errors);
+			rc = complain(it, "it is in the mount that is to ship it: copy it to another place first",
+				      errors);
 		free(it->path);
 		free(it->full);
 	}

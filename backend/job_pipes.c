@@ -1,8 +1,8 @@
 /*
- * A job's Dagster Pipes session: the two variables that Dagster's side gives out, and what becomes of them on the cluster. Both are
- * JSON, deflated, in base64 (dagster_pipes, PipesEnvVarParamsLoader). A path that ends in /runs/NAME/context or
- * /runs/NAME/events is a file of a mount; the job gets one of its own in its place. Everything else (another path, an object
- * store) is the user's affair and stays as it is. Pure.
+ * A job's Dagster Pipes session: the two variables that Dagster's side gives out, and what becomes of them on the
+ * cluster. Both are JSON, deflated, in base64 (dagster_pipes, PipesEnvVarParamsLoader). A path that ends in
+ * /runs/NAME/context or /runs/NAME/events is a file of a mount; the job gets one of its own in its place. Everything
+ * else (another path, an object store) is the user's affair and stays as it is. Pure.
  */
 #include "backend/job.h"
 
@@ -78,7 +78,8 @@ static json_t *decode(const char *name, const char *value, struct strbuf *errors
 	if (json_is_object(params))
 		return params;
 	json_decref(params);
-	(void)strbuf_complain(errors, "env: %s is not what Dagster puts there: a JSON object, deflated, in base64", name);
+	(void)strbuf_complain(errors, "env: %s is not what Dagster puts there: a JSON object, deflated, in base64",
+			      name);
 	return NULL;
 }
 
@@ -183,8 +184,9 @@ int job_pipes_env(struct job *job, struct strbuf *errors)
 
 static json_t *bare_context(const char *run_id)
 {
-	static const char *const nulls[] = { "asset_keys",	    "code_version_by_asset_key", "provenance_by_asset_key", "partition_key",
-					     "partition_key_range", "partition_time_window",	 "job_name" };
+	static const char *const nulls[] = { "asset_keys",    "code_version_by_asset_key", "provenance_by_asset_key",
+					     "partition_key", "partition_key_range",       "partition_time_window",
+					     "job_name" };
 	json_t *o = json_object();
 
 	for (size_t i = 0; i < ARRAY_SIZE(nulls); i++)
@@ -195,13 +197,15 @@ static json_t *bare_context(const char *run_id)
 	return o;
 }
 
-static json_t *load_context(const struct job *job, const char *run_id, const char *draft, size_t len, struct strbuf *errors)
+static json_t *load_context(const struct job *job, const char *run_id, const char *draft, size_t len,
+			    struct strbuf *errors)
 {
 	const char *text = job->pipes_data ? job->pipes_data : draft;
 	json_t *o;
 
 	if (!text && job->pipes_named) {
-		(void)strbuf_complain(errors, "env: " CONTEXT_VAR " names the run's own file `context`, and nothing was written there");
+		(void)strbuf_complain(errors, "env: " CONTEXT_VAR
+					      " names the run's own file `context`, and nothing was written there");
 		return NULL;
 	}
 	if (!text)
@@ -210,7 +214,8 @@ static json_t *load_context(const struct job *job, const char *run_id, const cha
 	if (json_is_object(o))
 		return o;
 	json_decref(o);
-	(void)strbuf_complain(errors, "context: it must be a JSON object, as Dagster's PipesFileContextInjector writes it");
+	(void)strbuf_complain(errors,
+			      "context: it must be a JSON object, as Dagster's PipesFileContextInjector writes it");
 	return NULL;
 }
 
@@ -233,7 +238,8 @@ void job_pipes_flags(struct job *job, bool context)
 		job->pipes_messages = true;
 }
 
-int job_pipes(struct job *job, const char *run_id, const char *draft, size_t draft_len, struct strbuf *out, struct strbuf *errors)
+int job_pipes(struct job *job, const char *run_id, const char *draft, size_t draft_len, struct strbuf *out,
+	      struct strbuf *errors)
 {
 	bool as_written = draft && !job->pipes_extras && !job->pipes_data;
 	struct pjson top;

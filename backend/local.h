@@ -1,6 +1,7 @@
 /*
  * Private to the local cluster: cluster_local.c (thread, queue, requests), local_job.c (one attempt's directory and
- * process), local_logs.c (files to spool), local_files.c (directories and bytes) and local_envs.c (packed environments).
+ * process), local_logs.c (files to spool), local_files.c (directories and bytes) and local_envs.c (packed
+ * environments).
  */
 #ifndef BACKEND_LOCAL_H
 #define BACKEND_LOCAL_H
@@ -14,54 +15,54 @@
 #include "backend/supervisor.h"
 
 enum local_state {
-	LOCAL_PENDING,	/* waits for cores and memory */
-	LOCAL_RUNNING,	/* its supervisor runs */
-	LOCAL_ENDED,	/* the end was reported; its logs may not be all in the spool */
+	LOCAL_PENDING, /* waits for cores and memory */
+	LOCAL_RUNNING, /* its supervisor runs */
+	LOCAL_ENDED,   /* the end was reported; its logs may not be all in the spool */
 };
 
 struct local_job {
 	struct hmap_node by_run;
-	struct list order;	/* in the queue, by arrival */
+	struct list order; /* in the queue, by arrival */
 	uint32_t run, attempt;
 	char *job_id, *token;
 	struct job *job;
-	char *base;		/* DIRECTORY/UUID that it was given, absolute: not always the cluster's of today */
-	char *dir;		/* of the attempt, absolute */
-	char *out, *err;	/* absolute files of the streams; equal when merged */
+	char *base;      /* DIRECTORY/UUID that it was given, absolute: not always the cluster's of today */
+	char *dir;       /* of the attempt, absolute */
+	char *out, *err; /* absolute files of the streams; equal when merged */
 	bool merged, held, cancel_wanted;
 	bool said_running;
-	bool known;		/* its submission was reported before */
-	struct lenv *env;	/* the archive that it waits for, or NULL */
+	bool known;       /* its submission was reported before */
+	struct lenv *env; /* the archive that it waits for, or NULL */
 	enum local_state state;
 	pid_t pid;
-	int pid_fd;		/* readable when the supervisor is gone; -1: none */
-	int64_t look_at;	/* monotonic us: next look at the logs */
+	int pid_fd;      /* readable when the supervisor is gone; -1: none */
+	int64_t look_at; /* monotonic us: next look at the logs */
 	int64_t pace;
 	int64_t hot_until;
-	struct strbuf to_tell;	/* lines for a supervisor that does not listen yet */
+	struct strbuf to_tell; /* lines for a supervisor that does not listen yet */
 	struct spool *spool;
-	struct events *events;	/* while messages are followed */
-	bool events_done;	/* all that can be had is in the spool, or there are none */
-	int64_t events_len;	/* as out_len */
+	struct events *events;    /* while messages are followed */
+	bool events_done;         /* all that can be had is in the spool, or there are none */
+	int64_t events_len;       /* as out_len */
 	int64_t out_len, err_len; /* final lengths, -1 while not known */
-	int logs_tries;		/* looks at logs that cannot be opened */
-	bool begun;		/* the files of the streams are this job's */
-	bool logs_done;		/* it has ended, and all that can be had is in the spool */
+	int logs_tries;           /* looks at logs that cannot be opened */
+	bool begun;               /* the files of the streams are this job's */
+	bool logs_done;           /* it has ended, and all that can be had is in the spool */
 };
 
 struct cluster {
 	struct cluster_ctx ctx;
 	struct inbox inbox;
 	pthread_t thread;
-	char *base;		/* DIRECTORY/UUID, absolute */
+	char *base; /* DIRECTORY/UUID, absolute */
 	char *spool_dir;
 	struct hmap jobs;
-	struct list queue;	/* pending ones */
-	struct list envs;	/* struct lenv */
+	struct list queue;               /* pending ones */
+	struct list envs;                /* struct lenv */
 	struct envs_worker *envs_worker; /* NULL before the first archive */
 	uint64_t env_serial;
 	int cores, used_cores;
-	int64_t mem, used_mem;	/* bytes */
+	int64_t mem, used_mem; /* bytes */
 	bool stopping;
 };
 

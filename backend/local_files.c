@@ -1,6 +1,6 @@
 /*
- * Directories and bytes of local runs. Paths are resolved beneath the area and nowhere else (openat2(2) RESOLVE_BENEATH), so a
- * link that a job made cannot lead out of it.
+ * Directories and bytes of local runs. Paths are resolved beneath the area and nowhere else (openat2(2)
+ * RESOLVE_BENEATH), so a link that a job made cannot lead out of it.
  */
 #include "backend/local.h"
 
@@ -90,7 +90,8 @@ static void add_record(struct strbuf *out, int dir, const char *name, const char
 		target[n] = '\0';
 	}
 	strbuf_addf(out, "%c%c%lld%c%lld.%09ld%c%o%c%s%c%s%c", type, 0, (long long)st.st_size, 0,
-		    (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, 0, (unsigned)(st.st_mode & 0777), 0, shown, 0, target, 0);
+		    (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, 0, (unsigned)(st.st_mode & 0777), 0, shown, 0,
+		    target, 0);
 }
 
 /* The entries of one open directory (closed here); directories among them are added to `more` when it is given. */

@@ -2,8 +2,8 @@
  * One attempt of a local job: its directory, its supervisor, its end. The directory is laid out as on any cluster:
  * BASE/runs/NUM/aN/{script,stdout,stderr,work,results,...}, BASE/ends/NUM.aN.
  *
- * Once only: the supervisor's link is made by the supervisor itself, first one wins, so starting one twice is harmless, and a
- * worker that was killed anywhere in between looks at the directory and goes on from there.
+ * Once only: the supervisor's link is made by the supervisor itself, first one wins, so starting one twice is harmless,
+ * and a worker that was killed anywhere in between looks at the directory and goes on from there.
  */
 #include "backend/local.h"
 
@@ -75,7 +75,8 @@ static void add_padded(struct strbuf *sb, const char *s, int width)
 	strbuf_addstr(sb, s);
 }
 
-/* sbatch's patterns (sbatch(1), "filename pattern") that mean something here; relative names start at the attempt's directory. */
+/* sbatch's patterns (sbatch(1), "filename pattern") that mean something here; relative names start at the attempt's
+ * directory. */
 static char *expand_pattern(const struct local_job *j, const char *pattern)
 {
 	struct strbuf sb = STRBUF_INIT;
@@ -362,7 +363,8 @@ int local_job_start(struct cluster *c, struct local_job *j, struct err *e)
 		sigset_t none;
 		int null = open("/dev/null", O_RDWR);
 
-		/* Nothing of the daemon goes along: not its signals, not its descriptors (the mount's and the lock's among them). */
+		/* Nothing of the daemon goes along: not its signals, not its descriptors (the mount's and the lock's
+		 * among them). */
 		(void)sigemptyset(&none);
 		(void)sigprocmask(SIG_SETMASK, &none, NULL);
 		(void)dup2(null, 0);
@@ -387,8 +389,9 @@ bool local_job_begun(struct local_job *j)
 
 static struct event *no_record(struct local_job *j, const char *status, const char *why)
 {
-	json_t *d = json_pack("{s:i, s:s, s:s, s:s, s:b, s:I, s:I}", "attempt", (int)j->attempt, "status", status, "why", why,
-			      "source", "supervisor", "manifest", 0, "out_len", (json_int_t)0, "err_len", (json_int_t)0);
+	json_t *d = json_pack("{s:i, s:s, s:s, s:s, s:b, s:I, s:I}", "attempt", (int)j->attempt, "status", status,
+			      "why", why, "source", "supervisor", "manifest", 0, "out_len", (json_int_t)0, "err_len",
+			      (json_int_t)0);
 	cleanup_free char *events = xasprintf("%s/events", j->dir);
 	struct stat st;
 
@@ -438,8 +441,9 @@ static struct event *end_without_record(struct local_job *j)
 	if (supervisor_void(j->dir) && supervisor_look(j->dir, &pid) == SUPERVISOR_VOID)
 		return called_off(j) ? no_record(j, "cancelled", "cancelled before it started")
 				     : no_record(j, "node_failed", "the job's supervisor could not be started");
-	return no_record(j, "node_failed",
-			 "the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");
+	return no_record(
+		j, "node_failed",
+		"the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");
 }
 
 /* What kept the script from being started, over what its code seems to say. */

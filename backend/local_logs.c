@@ -1,7 +1,8 @@
 /*
- * The streams of a local job and its messages, from their files into the spool. The spool's length is where reading goes on, so nothing is lost or
- * repeated by a restart. A log is done when its job has ended and its file has no more, even if the record promised more (somebody
- * cut the file): then that is told first. Looks are quick while something comes or somebody reads, and slow down to a quarter of a second.
+ * The streams of a local job and its messages, from their files into the spool. The spool's length is where reading
+ * goes on, so nothing is lost or repeated by a restart. A log is done when its job has ended and its file has no more,
+ * even if the record promised more (somebody cut the file): then that is told first. Looks are quick while something
+ * comes or somebody reads, and slow down to a quarter of a second.
  */
 #include "backend/local.h"
 
@@ -16,13 +17,14 @@
 #define PACE_MAX (250 * USEC_PER_MSEC)
 #define PACE_HOT (30 * USEC_PER_MSEC)
 #define PIECE ((size_t)256 * 1024)
-#define LOOK_MAX (16 * (int64_t)PIECE)	/* of one stream at a time: a job may write faster than we copy, and others wait */
-#define OPEN_TRIES 30			/* a second apart, for files that are there but cannot be opened */
+#define LOOK_MAX                                                                                                       \
+	(16 * (int64_t)PIECE) /* of one stream at a time: a job may write faster than we copy, and others wait */
+#define OPEN_TRIES 30         /* a second apart, for files that are there but cannot be opened */
 
 /* What one look at a stream brought. */
 struct look {
-	int64_t n;	/* bytes, or a negative errno */
-	bool end;	/* there is no more for now */
+	int64_t n; /* bytes, or a negative errno */
+	bool end;  /* there is no more for now */
 };
 
 /* Appends what is new, at most up to `limit` (-1: all). */
@@ -33,13 +35,15 @@ static struct look copy_new(struct local_job *j, enum spool_stream st, const cha
 	struct look l = { 0, false };
 
 	if (fd < 0) {
-		l.end = errno == ENOENT || errno == ENOTDIR || (limit >= 0 && (uint64_t)limit <= spool_len(j->spool, st)) ||
-			++j->logs_tries > OPEN_TRIES;
+		l.end = errno == ENOENT || errno == ENOTDIR ||
+			(limit >= 0 && (uint64_t)limit <= spool_len(j->spool, st)) || ++j->logs_tries > OPEN_TRIES;
 		return l;
 	}
 	buf = xmalloc(PIECE);
 	while (l.n < LOOK_MAX) {
-		uint64_t at = spool_len(j->spool, st), left = limit < 0 ? PIECE : (uint64_t)limit > at ? (uint64_t)limit - at : 0;
+		uint64_t at = spool_len(j->spool, st), left = limit < 0              ? PIECE
+							      : (uint64_t)limit > at ? (uint64_t)limit - at
+										     : 0;
 		ssize_t n = left ? pread(fd, buf, left < PIECE ? left : PIECE, (off_t)at) : 0;
 		int rc;
 
@@ -155,8 +159,9 @@ static void done(struct cluster *c, struct local_job *j)
 	int64_t out = missing(j, SPOOL_OUT, j->out_len), err = missing(j, SPOOL_ERR, j->err_len);
 
 	if (out || err)
-		local_event(c, j, EV_FACTS, json_pack("{s:b, s:I, s:I}", "log_incomplete", 1, "stdout_missing", (json_int_t)out,
-						      "stderr_missing", (json_int_t)err));
+		local_event(c, j, EV_FACTS,
+			    json_pack("{s:b, s:I, s:I}", "log_incomplete", 1, "stdout_missing", (json_int_t)out,
+				      "stderr_missing", (json_int_t)err));
 	if (!messages_done(c, j))
 		return;
 	if (spool_sync(j->spool) < 0)
@@ -190,7 +195,8 @@ void local_logs(struct cluster *c, struct local_job *j)
 	if (j->begun && !j->merged)
 		err = copy_new(j, SPOOL_ERR, j->err, j->err_len);
 	msg = copy_messages(c, j);
-	if (out.n < 0 || err.n < 0 || msg.n < 0 || (!out.end && !out.n) || (!err.end && !err.n) || (!msg.end && !msg.n)) {
+	if (out.n < 0 || err.n < 0 || msg.n < 0 || (!out.end && !out.n) || (!err.end && !err.n) ||
+	    (!msg.end && !msg.n)) {
 		j->look_at = now + USEC_PER_SEC; /* full disk, no descriptors: nothing is lost, it is only later */
 		return;
 	}

@@ -1,8 +1,8 @@
 /*
- * The judge of Pipes messages. Types are the intersection of what Dagster's handlers take: wrong names, types, levels or metadata
- * raise in its reader's thread, which then is gone while the step goes on without its reports. Where releases differ
- * (strings for a stack, other types in an exception) the stricter one decides. No memory, no recursion; a message is walked
- * over a few times, however long it is.
+ * The judge of Pipes messages. Types are the intersection of what Dagster's handlers take: wrong names, types, levels
+ * or metadata raise in its reader's thread, which then is gone while the step goes on without its reports. Where
+ * releases differ (strings for a stack, other types in an exception) the stricter one decides. No memory, no recursion;
+ * a message is walked over a few times, however long it is.
  */
 #include "backend/pipes.h"
 
@@ -94,7 +94,8 @@ struct member {
 	bool optional;
 };
 
-/* Picks the values of the members in `rows` (ended by a row without a name); others are left out. The last of equal names counts. */
+/* Picks the values of the members in `rows` (ended by a row without a name); others are left out. The last of equal
+ * names counts. */
 static bool pick(const struct pjson *o, const struct member *rows, struct pjson found[MEMBERS_MAX], bool *others)
 {
 	struct pjson key, value;
@@ -443,12 +444,9 @@ static const struct member materialization_rows[] = {
 	{ 0 },
 };
 static const struct member check_rows[] = {
-	{ "asset_key", is_word, PIPES_TYPE, false },
-	{ "check_name", is_word, PIPES_TYPE, false },
-	{ "passed", is_bool, PIPES_TYPE, false },
-	{ "severity", is_severity, PIPES_SEVERITY, false },
-	{ "metadata", is_metadata, PIPES_METADATA, false },
-	{ 0 },
+	{ "asset_key", is_word, PIPES_TYPE, false },        { "check_name", is_word, PIPES_TYPE, false },
+	{ "passed", is_bool, PIPES_TYPE, false },           { "severity", is_severity, PIPES_SEVERITY, false },
+	{ "metadata", is_metadata, PIPES_METADATA, false }, { 0 },
 };
 static const struct member log_rows[] = {
 	{ "message", is_string, PIPES_TYPE, false },
@@ -507,7 +505,8 @@ static const struct member message_rows[] = {
 	{ 0 },
 };
 
-static enum pipes_reason check_message(const struct pjson *top, struct pjson found[MEMBERS_MAX], struct pipes_verdict *v)
+static enum pipes_reason check_message(const struct pjson *top, struct pjson found[MEMBERS_MAX],
+				       struct pipes_verdict *v)
 {
 	bool others;
 
@@ -566,7 +565,8 @@ static void judge(const char *line, size_t len, struct pipes_verdict *v)
 	}
 }
 
-/* Where the last message begins that a line may hold behind a piece of another; 0: nowhere. No string in JSON can hold this. */
+/* Where the last message begins that a line may hold behind a piece of another; 0: nowhere. No string in JSON can hold
+ * this. */
 static size_t last_start(const char *line, size_t len)
 {
 	static const char start[] = "{\"__dagster_pipes_version\"";
@@ -639,8 +639,8 @@ void pipes_exception(const char *line, size_t len, struct strbuf *out)
 	char text[400];
 	bool others;
 
-	if (pjson_check(line, len, &top) != PJSON_GOOD || !pick(&top, message_rows, found, &others) || !found[MSG_PARAMS].s ||
-	    !pick(&found[MSG_PARAMS], closed_rows, exc, &others) || !exc[0].s ||
+	if (pjson_check(line, len, &top) != PJSON_GOOD || !pick(&top, message_rows, found, &others) ||
+	    !found[MSG_PARAMS].s || !pick(&found[MSG_PARAMS], closed_rows, exc, &others) || !exc[0].s ||
 	    !pick(&exc[0], exception_rows, found, &others) || !found[EXC_MESSAGE].s)
 		return;
 	pjson_text(&found[EXC_MESSAGE], text, sizeof(text));
@@ -665,8 +665,8 @@ static bool is_json_number(const struct pjson *v)
 	       !memchr(v->s, 'I', v->len);
 }
 
-void pipes_numbers(const char *params, size_t params_len, void (*cb)(void *arg, const char *name, const char *number, size_t len),
-		   void *arg)
+void pipes_numbers(const char *params, size_t params_len,
+		   void (*cb)(void *arg, const char *name, const char *number, size_t len), void *arg)
 {
 	static const struct member rows[] = { { "metadata", is_any, PIPES_METADATA, true }, { 0 } };
 	struct pjson top, found[MEMBERS_MAX], key, value, inner[MEMBERS_MAX];

@@ -1,14 +1,14 @@
 /*
- * JSON in place. pjson_check proves the grammar (RFC 8259 with Python's NaN, Infinity and -Infinity), that the text is UTF-8
- * (RFC 3629), and the bounds that Python has: nesting (its decoder recurses) and digits of an integer (sys.int_info).
- * Everything else walks over text that was checked, so it needs no checks of its own beyond the end.
+ * JSON in place. pjson_check proves the grammar (RFC 8259 with Python's NaN, Infinity and -Infinity), that the text is
+ * UTF-8 (RFC 3629), and the bounds that Python has: nesting (its decoder recurses) and digits of an integer
+ * (sys.int_info). Everything else walks over text that was checked, so it needs no checks of its own beyond the end.
  */
 #include "backend/pjson.h"
 
 #include <stdint.h>
 #include <string.h>
 
-#define DEPTH_MAX 200	/* Dagster serializes what it was told by recursion, too: it fails below 500 */
+#define DEPTH_MAX 200   /* Dagster serializes what it was told by recursion, too: it fails below 500 */
 #define DIGITS_MAX 4300 /* CPython's limit on integers in text */
 
 /* --- the check --- */
@@ -62,7 +62,10 @@ static size_t utf8_len(const unsigned char *p, size_t left)
 
 static int hex(char c)
 {
-	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+	return c >= '0' && c <= '9'   ? c - '0'
+	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
+	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
+				      : -1;
 }
 
 static bool check_escape(struct cursor *c)
@@ -130,7 +133,8 @@ static bool check_word(struct cursor *c, const char *word)
 	return true;
 }
 
-/* What comes after a point or an exponent that is not followed by digits is not part of the number, and then wrong by itself. */
+/* What comes after a point or an exponent that is not followed by digits is not part of the number, and then wrong by
+ * itself. */
 static bool check_number(struct cursor *c)
 {
 	bool whole = true;
@@ -314,8 +318,10 @@ static void take(const char *p, const char *end, struct pjson *out)
 	default:
 		while (q < end && !is_blank(*q) && *q != ',' && *q != '}' && *q != ']')
 			q++;
-		out->type = *p == 't' ? PJSON_TRUE : *p == 'f' ? PJSON_FALSE : *p == 'n' ? PJSON_NULL
-										 : number_type(p, (size_t)(q - p));
+		out->type = *p == 't'   ? PJSON_TRUE
+			    : *p == 'f' ? PJSON_FALSE
+			    : *p == 'n' ? PJSON_NULL
+					: number_type(p, (size_t)(q - p));
 	}
 	out->s = p;
 	out->len = (size_t)(q - p);

@@ -47,12 +47,12 @@ struct remote_pace {
 	int64_t verify_again;
 	int64_t poll_soon, poll_min, poll_max;
 	int64_t log_hot, log_min, log_max, log_give_up;
-	int64_t watch_for;    /* a run is watched after a look at it; 0: never */
+	int64_t watch_for;            /* a run is watched after a look at it; 0: never */
 	int64_t watch_min, watch_max; /* between two listings of a run's directories */
-	int64_t watch_settle; /* remote times that count seconds are sure after this */
-	int64_t retry[4];     /* of a submission whose fate is not known; the last one repeats */
-	int64_t usage[4];     /* after the end, and again: when accounting is asked what the job used */
-	int64_t answer_grace; /* beyond a request's own deadline: the connection is dead */
+	int64_t watch_settle;         /* remote times that count seconds are sure after this */
+	int64_t retry[4];             /* of a submission whose fate is not known; the last one repeats */
+	int64_t usage[4];             /* after the end, and again: when accounting is asked what the job used */
+	int64_t answer_grace;         /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
 
@@ -146,11 +146,12 @@ struct rstream {
 	bool done;
 	bool short_said;
 	int64_t next_at, interval;
-	size_t window;         /* bytes asked for in one look */
-	bool full;             /* the last look brought all of them: there may be more */
-	int64_t final;         /* promised length, -1: not known */
-	int64_t cut_to;        /* messages: the file is shorter than what is here, and what is in it is to be compared; 0: no */
-	bool cut_seen;         /* it was compared, and is the beginning of what is here */
+	size_t window;  /* bytes asked for in one look */
+	bool full;      /* the last look brought all of them: there may be more */
+	int64_t final;  /* promised length, -1: not known */
+	int64_t cut_to; /* messages: the file is shorter than what is here, and what is in it is to be compared; 0: no
+			 */
+	bool cut_seen;  /* it was compared, and is the beginning of what is here */
 	int64_t waiting_since; /* ended and nothing came since; 0: not waiting */
 	unsigned empties;
 	char *held; /* read, and not to be seen yet (remote_watch.c); `busy` meanwhile */
@@ -236,17 +237,17 @@ struct cluster {
 	struct poll_state poll;
 	struct list requests; /* struct rreq */
 	uint64_t next_serial;
-	struct list envs; /* struct renv */
+	struct list envs;                /* struct renv */
 	struct envs_worker *envs_worker; /* NULL before the first archive */
-	struct list usage; /* jobs that accounting is to be asked for */
-	bool usage_busy, usage_none; /* none: no accounting here */
+	struct list usage;               /* jobs that accounting is to be asked for */
+	bool usage_busy, usage_none;     /* none: no accounting here */
 	uint64_t usage_serial;
 	int64_t usage_at, usage_asked_at;
 	struct list chores; /* struct chore: clean-up that waits for its turn */
 	bool chore_busy;
 	/* remote_watch.c */
 	unsigned watching; /* runs */
-	bool watch_due;	   /* some want to be listed */
+	bool watch_due;    /* some want to be listed */
 	bool watch_busy;   /* a listing is on its way */
 	int64_t watch_next_at, watch_trouble_until;
 };

@@ -99,7 +99,8 @@ static void add_removal(const struct cluster *c, uint32_t num, struct strbuf *co
 	strbuf_release(&path);
 }
 
-/* Named by its start, so that nobody takes it for the job's last one; the next start may have left its own meanwhile. */
+/* Named by its start, so that nobody takes it for the job's last one; the next start may have left its own meanwhile.
+ */
 static void add_stale(const struct cluster *c, const struct chore *k, struct strbuf *code)
 {
 	struct strbuf path = STRBUF_INIT;

@@ -1,7 +1,7 @@
 /*
  * Packed environments on a cluster behind a transport. Runs that name the same archive wait for one struct renv, which
- * goes its way once: it is read (by the thread of envs_task.c), looked for on the cluster, sent from where an earlier try
- * stopped, verified and unpacked there. Then the runs are submitted, each with code in front that links to it.
+ * goes its way once: it is read (by the thread of envs_task.c), looked for on the cluster, sent from where an earlier
+ * try stopped, verified and unpacked there. Then the runs are submitted, each with code in front that links to it.
  *
  * Invariants: an archive is on its way at most once, however many runs wait for it; a run that waits takes no place
  * among the submissions on their way. What is on its way names the renv by a serial that changes with each step, so
@@ -28,14 +28,14 @@
 
 enum renv_state {
 	RE_READING,
-	RE_LOOK,      /* wants to be looked for */
+	RE_LOOK, /* wants to be looked for */
 	RE_LOOKING,
 	RE_OPENING,
 	RE_SENDING,
-	RE_UNPACK,    /* all of it is there */
+	RE_UNPACK, /* all of it is there */
 	RE_UNPACKING,
 	RE_READY,
-	RE_FAILED,    /* tell the runs that wait; the next one tries again */
+	RE_FAILED, /* tell the runs that wait; the next one tries again */
 };
 
 struct renv {

@@ -87,7 +87,8 @@ void rjobs_link_up(struct cluster *c)
 
 void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *source)
 {
-	int64_t len[RSTREAMS] = { event_int(ev, "out_len", -1), event_int(ev, "err_len", -1), event_int(ev, "events_len", -1) };
+	int64_t len[RSTREAMS] = { event_int(ev, "out_len", -1), event_int(ev, "err_len", -1),
+				  event_int(ev, "events_len", -1) };
 
 	if (r->has_record) {
 		len[RSTREAM_OUT] = len[RSTREAM_OUT] < 0 ? r->record.out_len : len[RSTREAM_OUT];
@@ -308,7 +309,8 @@ static void say_state(struct cluster *c, struct rrun *r)
 	json_t *data;
 
 	if (!r->unknown_said && same_text(r->status, s->status) && same_text(r->reason, s->reason) &&
-	    same_text(r->nodes, s->nodes) && r->start == s->start && r->node_count == s->node_count && r->cpus == s->cpus)
+	    same_text(r->nodes, s->nodes) && r->start == s->start && r->node_count == s->node_count &&
+	    r->cpus == s->cpus)
 		return;
 	if (!same_text(r->status, s->status))
 		rjobs_poll_soon(c);
@@ -391,7 +393,8 @@ static void apply_row(struct cluster *c, struct rrun *r)
 		rlogs_start(c, r);
 }
 
-/* A signal has a sender: a user, a limit, a node that failed. Of a job that the controller has forgotten accounting may know. */
+/* A signal has a sender: a user, a limit, a node that failed. Of a job that the controller has forgotten accounting may
+ * know. */
 static bool was_stopped(const struct exit_record *rec)
 {
 	return rec->sig[0] || rec->rc >= 128;

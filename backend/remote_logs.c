@@ -4,8 +4,8 @@
  * Invariants: the offset is the spool's length, nothing else, so no byte is appended twice whatever is cut or repeated;
  * one operation per stream is on its way at a time; nothing is read beyond the length that the exit record promises.
  * Files are opened again now and then: on NFS only open(2) is sure to see what another host wrote (nfs(5),
- * close-to-open). Of the message file the bytes just before the offset are read once more: where they are others than before,
- * the job has cut the file and written it anew, and it is read from its beginning.
+ * close-to-open). Of the message file the bytes just before the offset are read once more: where they are others than
+ * before, the job has cut the file and written it anew, and it is read from its beginning.
  */
 #include "backend/remote.h"
 
@@ -107,11 +107,12 @@ static void give_up(struct cluster *c, struct rrun *r, int st)
 	log_warn("cluster %s: run %u: %s has %lld of %lld bytes", c->ctx.conf->name, r->num, names[st],
 		 (long long)here(r, st), (long long)s->final);
 	if (st == RSTREAM_EVENTS)
-		rrun_event(c, r, EV_FACTS, "log", json_pack("{s:I}", "events_missing", (json_int_t)(s->final - here(r, st))));
+		rrun_event(c, r, EV_FACTS, "log",
+			   json_pack("{s:I}", "events_missing", (json_int_t)(s->final - here(r, st))));
 	else
 		rrun_event(c, r, EV_FACTS, "log",
 			   json_pack("{s:b, s:I}", "log_incomplete", 1, st ? "stderr_missing" : "stdout_missing",
-			     (json_int_t)(s->final - here(r, st))));
+				     (json_int_t)(s->final - here(r, st))));
 	stream_done(c, r, s);
 }
 
@@ -391,7 +392,8 @@ static int64_t stream_step(struct cluster *c, struct rrun *r, int st)
 		return INT64_MAX;
 	if (s->f && rfile_dead(s->f))
 		close_file(s);
-	if (s->final >= 0 && s->next_at <= c->now && open_spool(c, r) && here(r, st) >= s->final && !cut_at_end(r, s, st)) {
+	if (s->final >= 0 && s->next_at <= c->now && open_spool(c, r) && here(r, st) >= s->final &&
+	    !cut_at_end(r, s, st)) {
 		stream_done(c, r, s);
 		return s->done ? INT64_MAX : s->next_at;
 	}

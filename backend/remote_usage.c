@@ -2,8 +2,8 @@
  * What ended jobs used, asked of accounting where there is any: it alone knows the memory and the processor time of all
  * nodes and steps. A run has ended before, and loses nothing but these numbers when they cannot be had.
  *
- * Invariants: one question is on its way at a time, for many jobs; each job is asked for a few times only, since accounting
- * lags behind; a cluster that keeps no accounts is asked once per connection.
+ * Invariants: one question is on its way at a time, for many jobs; each job is asked for a few times only, since
+ * accounting lags behind; a cluster that keeps no accounts is asked once per connection.
  */
 #include "backend/remote.h"
 
@@ -182,7 +182,9 @@ void rusage_step(struct cluster *c)
 		if (u->at > c->now)
 			continue;
 		u->serial = c->usage_serial;
-		runs[n++] = (struct sched_run){ .num = u->num, .attempt = u->attempt, .job_id = u->job_id, .token = u->token };
+		runs[n++] = (struct sched_run){
+			.num = u->num, .attempt = u->attempt, .job_id = u->job_id, .token = u->token
+		};
 	}
 	if (!n) {
 		reckon(c);

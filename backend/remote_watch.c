@@ -1,16 +1,17 @@
 /*
- * Directories of live runs that come by themselves, so that what a line of the log announces is there when the line can be
- * read, although no directory operation waits for a network.
+ * Directories of live runs that come by themselves, so that what a line of the log announces is there when the line can
+ * be read, although no directory operation waits for a network.
  *
- * A run is watched for a minute after somebody looked at it (CREQ_LOOK, CREQ_HOT). New bytes of a watched run's log are held
- * back (remote_logs.c) until results/ is known to be as it was listed, or was listed anew. For that its directories and newest
- * files are asked for their times and sizes, all at once (sftp counts seconds, so a directory that changed in the last two must
- * be listed to be sure); a listing is made once a second, or a few in a row after a pause. While somebody looks into results/ or work/ itself these are
- * listed about every second anyway, more and more slowly while nothing changes.
+ * A run is watched for a minute after somebody looked at it (CREQ_LOOK, CREQ_HOT). New bytes of a watched run's log are
+ * held back (remote_logs.c) until results/ is known to be as it was listed, or was listed anew. For that its
+ * directories and newest files are asked for their times and sizes, all at once (sftp counts seconds, so a directory
+ * that changed in the last two must be listed to be sure); a listing is made once a second, or a few in a row after a
+ * pause. While somebody looks into results/ or work/ itself these are listed about every second anyway, more and more
+ * slowly while nothing changes.
  *
- * Invariants: one request lists for all runs that want it (LIST_RUNS at most), and one is on its way at a time; an area is
- * listed up to LIST_BYTES; nothing is held back for a tree that is larger, or while the cluster cannot be asked; runs that
- * nobody looks at cost nothing. What is on its way names a run and a watch by number.
+ * Invariants: one request lists for all runs that want it (LIST_RUNS at most), and one is on its way at a time; an area
+ * is listed up to LIST_BYTES; nothing is held back for a tree that is larger, or while the cluster cannot be asked;
+ * runs that nobody looks at cost nothing. What is on its way names a run and a watch by number.
  */
 #include "backend/remote.h"
 
@@ -25,12 +26,12 @@
 #define LIST_ENTRIES 4000
 #define LIST_RUNS 8
 #define LIST_LIMIT_S 10
-#define LIST_COSTS 5	     /* pause after a listing, in times of what it took */
+#define LIST_COSTS 5 /* pause after a listing, in times of what it took */
 #define LIST_PAUSE_US (100 * (int64_t)USEC_PER_MSEC)
 #define TROUBLE_US (60 * (int64_t)USEC_PER_SEC)
-#define STATS_MAX 64	     /* paths that are asked for their times */
-#define BURST 3		     /* listings of a run that need not keep the distance: a job's first lines come close together */
-#define WATCH_RUNS 256	     /* by a look at the run's directory or log; looks into its areas count always */
+#define STATS_MAX 64   /* paths that are asked for their times */
+#define BURST 3        /* listings of a run that need not keep the distance: a job's first lines come close together */
+#define WATCH_RUNS 256 /* by a look at the run's directory or log; looks into its areas count always */
 #define WATCH_ALL 1024
 
 /* A directory or file as it was listed. */
@@ -45,20 +46,20 @@ struct seen_path {
 struct rwatch {
 	uint64_t serial;
 	int64_t until, areas_until;
-	unsigned areas; /* bit per enum cluster_area */
+	unsigned areas;    /* bit per enum cluster_area */
 	int64_t listed_at; /* when the last one began; 0: never */
 	int64_t next_at, interval;
-	int64_t spent_at;  /* up to where listings have used up time: each takes `watch_min` of it */
-	bool wanted;	   /* a listing is, as soon as there may be one */
-	bool asked;	   /* it is in the one that is on its way */
-	bool held;	   /* bytes of its log wait */
-	bool again;	   /* more came while it was looked at */
-	bool blind, cut;   /* times do not tell; too large */
+	int64_t spent_at; /* up to where listings have used up time: each takes `watch_min` of it */
+	bool wanted;      /* a listing is, as soon as there may be one */
+	bool asked;       /* it is in the one that is on its way */
+	bool held;        /* bytes of its log wait */
+	bool again;       /* more came while it was looked at */
+	bool blind, cut;  /* times do not tell; too large */
 	bool work_seen;
 	uint64_t print[2]; /* of the last listings */
 	struct seen_path *seen;
 	size_t n_seen;
-	size_t open;	   /* questions for times that are on their way */
+	size_t open; /* questions for times that are on their way */
 	bool changed, lost;
 };
 
@@ -219,8 +220,8 @@ bool rwatch_news(struct cluster *c, struct rrun *r)
 {
 	struct rwatch *w = r->watch;
 
-	if (!w || r->phase != RR_SUBMITTED || !rlink_files_ready(c) || c->now < c->watch_trouble_until || c->now >= w->until ||
-	    w->cut)
+	if (!w || r->phase != RR_SUBMITTED || !rlink_files_ready(c) || c->now < c->watch_trouble_until ||
+	    c->now >= w->until || w->cut)
 		return false;
 	w->held = true;
 	if (w->asked || w->open)
@@ -258,10 +259,12 @@ static int64_t since_when(const struct seen_path *old, size_t n, const char *pat
 }
 
 /* All directories, and the files that changed last. */
-static void keep_seen(struct rwatch *w, const struct record *r, const char *area, bool dirs, const struct seen_path *old,
-		      size_t n_old)
+static void keep_seen(struct rwatch *w, const struct record *r, const char *area, bool dirs,
+		      const struct seen_path *old, size_t n_old)
 {
-	struct seen_path p = { .dir = r->f[0][0] == 'd', .mtime = strtoll(r->f[2], NULL, 10), .size = strtoull(r->f[1], NULL, 10) };
+	struct seen_path p = { .dir = r->f[0][0] == 'd',
+			       .mtime = strtoll(r->f[2], NULL, 10),
+			       .size = strtoull(r->f[1], NULL, 10) };
 	size_t at = w->n_seen;
 
 	if (p.dir != dirs || r->f[0][0] == 'l')
@@ -270,7 +273,8 @@ static void keep_seen(struct rwatch *w, const struct record *r, const char *area
 		w->blind = w->blind || dirs;
 		at = STATS_MAX;
 		for (size_t i = 0; i < STATS_MAX && !dirs; i++)
-			if (!w->seen[i].dir && w->seen[i].mtime < p.mtime && (at == STATS_MAX || w->seen[i].mtime < w->seen[at].mtime))
+			if (!w->seen[i].dir && w->seen[i].mtime < p.mtime &&
+			    (at == STATS_MAX || w->seen[i].mtime < w->seen[at].mtime))
 				at = i;
 		if (at == STATS_MAX)
 			return;
@@ -283,7 +287,8 @@ static void keep_seen(struct rwatch *w, const struct record *r, const char *area
 	w->seen[at] = p;
 }
 
-static void take_seen(struct rwatch *w, const char *area, const char *text, size_t len, const struct seen_path *old, size_t n_old)
+static void take_seen(struct rwatch *w, const char *area, const char *text, size_t len, const struct seen_path *old,
+		      size_t n_old)
 {
 	for (int dirs = 1; dirs >= 0; dirs--) {
 		const char *end = text + len, *p = text;
@@ -397,7 +402,8 @@ static void finish(struct cluster *c, struct rrun *r, bool good)
 }
 
 /* All areas of one run: what was seen before is compared with what is there now. */
-static void take_run(struct cluster *c, struct rrun *r, const struct batch *b, size_t from, const char *const *text, const size_t *len)
+static void take_run(struct cluster *c, struct rrun *r, const struct batch *b, size_t from, const char *const *text,
+		     const size_t *len)
 {
 	struct rwatch *w = r->watch;
 	struct seen_path *old = w->seen;
@@ -455,7 +461,8 @@ static void on_batch(struct cluster *c, void *arg, const struct agent_frame *f)
 	free(b);
 }
 
-static void add_part(struct cluster *c, struct batch *b, const struct rrun *r, enum cluster_area area, struct strbuf *code)
+static void add_part(struct cluster *c, struct batch *b, const struct rrun *r, enum cluster_area area,
+		     struct strbuf *code)
 {
 	struct strbuf dir = STRBUF_INIT;
 
@@ -509,11 +516,13 @@ void rwatch_step(struct cluster *c)
 	b = xcalloc(1, sizeof(*b));
 	b->nonce = hash_u64(c->random ^ ++c->next_serial);
 	b->began = c->now;
-	/* The program that comes first has to end when nobody reads what it says (head -c): it need not mind a broken pipe. */
-	strbuf_addf(&code,
-		    "find . -maxdepth 0 -printf '' || exit 1\nlook() {\n\ttrap - PIPE\n\tfind . \\( -type f -o -type d -o -type l \\) "
-		    "-printf '%%y\\0%%s\\0%%T@\\0%%m\\0%%P\\0%%l\\0' 2>/dev/null | head -c %zu\n}\n",
-		    LIST_BYTES);
+	/* The program that comes first has to end when nobody reads what it says (head -c): it need not mind a broken
+	 * pipe. */
+	strbuf_addf(
+		&code,
+		"find . -maxdepth 0 -printf '' || exit 1\nlook() {\n\ttrap - PIPE\n\tfind . \\( -type f -o -type d -o -type l \\) "
+		"-printf '%%y\\0%%s\\0%%T@\\0%%m\\0%%P\\0%%l\\0' 2>/dev/null | head -c %zu\n}\n",
+		LIST_BYTES);
 	for (struct hmap_node *n = hmap_walk(&c->runs, NULL); n; n = hmap_walk(&c->runs, n)) {
 		struct rrun *r = container_of(n, struct rrun, node);
 

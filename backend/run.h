@@ -16,44 +16,56 @@
 #include <stdint.h>
 
 enum run_status {
-	RUN_DRAFT, RUN_QUEUED, RUN_SUBMITTING, RUN_PENDING, RUN_RUNNING, RUN_COMPLETING, RUN_UNKNOWN,
-	RUN_SUCCEEDED, RUN_FAILED, RUN_CANCELLED, RUN_TIMEOUT, RUN_OUT_OF_MEMORY, RUN_NODE_FAILED, RUN_PREEMPTED,
+	RUN_DRAFT,
+	RUN_QUEUED,
+	RUN_SUBMITTING,
+	RUN_PENDING,
+	RUN_RUNNING,
+	RUN_COMPLETING,
+	RUN_UNKNOWN,
+	RUN_SUCCEEDED,
+	RUN_FAILED,
+	RUN_CANCELLED,
+	RUN_TIMEOUT,
+	RUN_OUT_OF_MEMORY,
+	RUN_NODE_FAILED,
+	RUN_PREEMPTED,
 	RUN_REJECTED,
 	RUN_N_STATUS
 };
 
-struct run_step {		/* one line of `history`; the first has from == to: the run appeared */
+struct run_step { /* one line of `history`; the first has from == to: the run appeared */
 	int64_t time;
 	enum run_status from, to;
-	char source[24];	/* "user", "engine", "exit record", "squeue", "sacct", "supervisor" ... */
+	char source[24]; /* "user", "engine", "exit record", "squeue", "sacct", "supervisor" ... */
 };
 
 struct run {
 	struct hmap_node by_num, by_id; /* the engine's */
-	uint32_t num;		/* > 0; names directories and inodes; never reused */
-	char *id;		/* the number as text, or the name given to mkdir */
+	uint32_t num;                   /* > 0; names directories and inodes; never reused */
+	char *id;                       /* the number as text, or the name given to mkdir */
 	char *cluster;
-	char *name;		/* job name, or NULL */
-	char **tags;		/* NULL-ended, or NULL */
-	char *key;		/* idempotency key, or NULL */
+	char *name;  /* job name, or NULL */
+	char **tags; /* NULL-ended, or NULL */
+	char *key;   /* idempotency key, or NULL */
 
 	enum run_status status;
 	enum run_status before_unknown; /* what `known` goes back to */
-	uint32_t attempt;	/* 0 before the first submission */
-	char *job_id;		/* scheduler's, or NULL */
+	uint32_t attempt;               /* 0 before the first submission */
+	char *job_id;                   /* scheduler's, or NULL */
 	bool cancel_wanted, hold_wanted;
-	bool merged;		/* streams = merged */
+	bool merged; /* streams = merged */
 
-	int exit_code;		/* 0..255, or -1: none */
-	int signal;		/* that ended it, or 0 */
-	char *why;		/* why it is as it is, or NULL */
-	char *reason;		/* the scheduler's word while pending, or NULL */
+	int exit_code; /* 0..255, or -1: none */
+	int signal;    /* that ended it, or 0 */
+	char *why;     /* why it is as it is, or NULL */
+	char *reason;  /* the scheduler's word while pending, or NULL */
 	char *nodes;
 	/* t_changed: the last event that was applied. */
 	int64_t t_created, t_changed, t_submitted, t_started, t_ended, t_est_start; /* real us; 0: not yet */
 	int64_t out_len, err_len; /* final lengths; -1: not known (yet) */
-	bool manifest;		/* the attempt left a list of results */
-	json_t *facts;		/* object: everything else known, key -> value; `info` shows it */
+	bool manifest;            /* the attempt left a list of results */
+	json_t *facts;            /* object: everything else known, key -> value; `info` shows it */
 
 	struct run_step *history;
 	size_t n_history;
@@ -74,8 +86,8 @@ void run_free(struct run *r);
 int run_apply(struct run *r, const struct event *ev);
 
 const char *run_status_name(enum run_status s);
-int run_status_of(const char *name);	/* -1 for no such word */
-bool run_ended(enum run_status s);	/* RUN_SUCCEEDED and after */
+int run_status_of(const char *name); /* -1 for no such word */
+bool run_ended(enum run_status s);   /* RUN_SUCCEEDED and after */
 static inline bool run_is_live(const struct run *r)
 {
 	return !run_ended(r->status);

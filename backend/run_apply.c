@@ -17,8 +17,8 @@
 #define NEAR_US (2 * INT64_C(1000000)) /* as in exit_record.c */
 
 #define TO(s) (1u << RUN_##s)
-#define TO_ENDS (TO(SUCCEEDED) | TO(FAILED) | TO(CANCELLED) | TO(TIMEOUT) | TO(OUT_OF_MEMORY) | TO(NODE_FAILED) | \
-		 TO(PREEMPTED))
+#define TO_ENDS                                                                                                        \
+	(TO(SUCCEEDED) | TO(FAILED) | TO(CANCELLED) | TO(TIMEOUT) | TO(OUT_OF_MEMORY) | TO(NODE_FAILED) | TO(PREEMPTED))
 
 enum { INITIAL = 1 << 0, ENDED = 1 << 1 };
 
@@ -29,8 +29,7 @@ static const struct status_row {
 } table[RUN_N_STATUS] = {
 	[RUN_DRAFT] = { "draft", INITIAL, TO(QUEUED) | TO(CANCELLED) },
 	/* before the first submission a run can be called off, or be found impossible, but cannot have run */
-	[RUN_QUEUED] = { "queued", INITIAL,
-			 TO(SUBMITTING) | TO(CANCELLED) | TO(FAILED) | TO(TIMEOUT) | TO(REJECTED) },
+	[RUN_QUEUED] = { "queued", INITIAL, TO(SUBMITTING) | TO(CANCELLED) | TO(FAILED) | TO(TIMEOUT) | TO(REJECTED) },
 	[RUN_SUBMITTING] = { "submitting", 0, TO(QUEUED) | TO(PENDING) | TO(UNKNOWN) | TO(REJECTED) | TO_ENDS },
 	[RUN_PENDING] = { "pending", 0, TO(QUEUED) | TO(RUNNING) | TO(COMPLETING) | TO(UNKNOWN) | TO_ENDS },
 	/* back to pending: an administrator's requeue of a job whose spec allows it */
@@ -199,8 +198,9 @@ static void keep_rest(struct run *r, const struct event *ev, const char *const *
 
 static int on_create(struct run *r, const struct event *ev)
 {
-	static const char *const own[] = { "id",   "cluster",	"name",	  "key",	   "tags",	    "merged",	  "source", "hold",
-					   "spec", "effective", "script", "spec_len", "effective_len", "script_len", NULL };
+	static const char *const own[] = { "id",     "cluster",  "name",          "key",        "tags",
+					   "merged", "source",   "hold",          "spec",       "effective",
+					   "script", "spec_len", "effective_len", "script_len", NULL };
 	const char *id = event_str(ev, "id");
 
 	if (!is_word(id) || !is_word(event_str(ev, "cluster")))

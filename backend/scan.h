@@ -20,11 +20,11 @@ enum scan_form { SCAN_NONE, SCAN_JSON, SCAN_LINE, SCAN_SCRIPT };
 
 struct scan {
 	enum scan_form form;
-	size_t start;	 /* offset of the document's first byte in what was fed */
-	size_t fed;	 /* bytes looked at so far */
+	size_t start; /* offset of the document's first byte in what was fed */
+	size_t fed;   /* bytes looked at so far */
 	int depth;
 	bool in_string, escaped;
-	bool hash;	 /* private: one '#' seen, '!' not yet */
+	bool hash; /* private: one '#' seen, '!' not yet */
 };
 
 enum scan_result { SCAN_MORE, SCAN_COMPLETE, SCAN_TOO_DEEP };

@@ -233,9 +233,9 @@ static const char *said(const char *s)
 /* A running job that does nothing: for what reason squeue does not say. */
 static const char *stopped(const char *state)
 {
-	return strcmp(state, "SUSPENDED") == 0 || strcmp(state, "STOPPED") == 0 ?
-		       "suspended by an administrator or by the scheduler (Slurm: SUSPENDED); it goes on when they resume it" :
-		       "";
+	return strcmp(state, "SUSPENDED") == 0 || strcmp(state, "STOPPED") == 0
+		       ? "suspended by an administrator or by the scheduler (Slurm: SUSPENDED); it goes on when they resume it"
+		       : "";
 }
 
 /* "START NODES CPUS". An element of an array counts for itself. */

@@ -24,9 +24,9 @@ const char slurm_prelude[] =
 	"\tSL_T=$1 SL_D=$2 awk -F'|' 'NF > 6 && ($6 == ENVIRON[\"SL_T\"] || $NF == ENVIRON[\"SL_D\"])'\n"
 	"}\n"
 	"sl_find() { sl_rows \"$1\" \"$2\" | sed 's/[_+|].*//' | sort -nu; }\n"
-	/* A surplus job is cancelled only while it waits, and held first so that it cannot start meanwhile: one that began
-	   refuses itself (the guard), and Slurm would write of its cancellation into the stderr that it shares with the job
-	   that runs. */
+	/* A surplus job is cancelled only while it waits, and held first so that it cannot start meanwhile: one that
+	   began refuses itself (the guard), and Slurm would write of its cancellation into the stderr that it shares
+	   with the job that runs. */
 	"sl_drop() {\n"
 	"\tscontrol hold \"$1\" >/dev/null 2>&1\n"
 	"\tscancel --state=PENDING \"$1\" 2>/dev/null || scontrol release \"$1\" >/dev/null 2>&1\n"

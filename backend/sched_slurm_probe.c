@@ -184,8 +184,7 @@ static void mark_own(json_t *rows, const char *user)
 	size_t i;
 	json_t *row;
 
-	json_array_foreach(rows, i, row)
-	{
+	json_array_foreach (rows, i, row) {
 		const char *s = json_string_value(json_object_get(row, "user"));
 
 		(void)json_object_set_new(row, "own", json_boolean(s && user && strcmp(s, user) == 0));

@@ -116,7 +116,9 @@ static void begin_job(struct reader *in, char **f)
 		return;
 	memcpy(in->token, token, strlen(token) + 1);
 	memcpy(in->id, f[0], strlen(f[0]) + 1);
-	in->u = (struct sched_usage){ .job_id = in->id, .token = in->token, .max_rss = -1, .cpu_us = slurm_cpu_us(f[2]) };
+	in->u = (struct sched_usage){
+		.job_id = in->id, .token = in->token, .max_rss = -1, .cpu_us = slurm_cpu_us(f[2])
+	};
 	in->u.ended = slurm_status_ended(slurm_status(f[1]));
 	in->open = true;
 	in->measured = false;

@@ -20,7 +20,7 @@
 /* Between the controller's clock and the file server's. */
 #define CLOCK_SLACK_S 300
 #define CODE_NO_DIRECTORY 66 /* launchers/wrapper.c */
-#define SACCT_FIELDS 9 /* id state code derived start end nodes maxrss, then comment and working directory */
+#define SACCT_FIELDS 9       /* id state code derived start end nodes maxrss, then comment and working directory */
 
 /* What the scheduler says about the job. Strings are borrowed from the witness' text. */
 struct verdict {
@@ -338,8 +338,10 @@ static void add_why(struct strbuf *why, const struct witness *w, const struct ve
 			why,
 			"could not be started: its output file or working directory is missing or cannot be written");
 	else if (!ran(w) && v->code == CODE_NO_DIRECTORY)
-		strbuf_addstr(why, "could not be started: the node cannot enter the run's control directory (is the cluster's "
-				   "`directory` on a file system that login and compute nodes share?)");
+		strbuf_addstr(
+			why,
+			"could not be started: the node cannot enter the run's control directory (is the cluster's "
+			"`directory` on a file system that login and compute nodes share?)");
 	else if (v->sig > 0)
 		strbuf_addf(why, "killed by signal %d", v->sig);
 	else if (!ran(w))

@@ -30,8 +30,8 @@ static int set_member(json_t *spec, const struct spec_key *k, const char *member
 	if (k->type != SPEC_MAP && !surroundings)
 		return spec_complain(errors, "'%s.%s': '%s' is no map", k->name, spec_show(member, shown), k->name);
 	one = json_object();
-	rc = surroundings ? spec_environment_member(one, member, value, errors) :
-			    spec_value_env(one, member, value, errors);
+	rc = surroundings ? spec_environment_member(one, member, value, errors)
+			  : spec_value_env(one, member, value, errors);
 	if (rc == 0 && json_is_object(map))
 		json_object_update(map, one);
 	else if (rc == 0)
@@ -148,7 +148,8 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 	}
 	if (k && (k->flags & SPEC_RUN_IDS) && json_is_array(old) && json_is_array(value)) {
 		if (same_ok && json_array_size(old) >= JOINED_MAX)
-			return spec_complain(errors, "'%s' has more than %d runs from several options; give them in one", name,
+			return spec_complain(errors,
+					     "'%s' has more than %d runs from several options; give them in one", name,
 					     JOINED_MAX);
 		spec_list_join(old, value);
 		return 0;
@@ -247,7 +248,8 @@ static int add_script_keys(json_t *spec, const json_t *script, struct strbuf *er
 	bool elsewhere = json_is_string(json_object_get(spec, "workdir"));
 	cleanup_free char *unused = NULL; /* a relative one, which means something to sbatch alone */
 	json_t *keys = json_object();
-	int rc = spec_script(json_string_value(script), json_string_length(script), keys, elsewhere ? &unused : NULL, errors);
+	int rc = spec_script(json_string_value(script), json_string_length(script), keys, elsewhere ? &unused : NULL,
+			     errors);
 
 	if (rc == 0)
 		json_object_update_missing(spec, keys);
@@ -264,8 +266,9 @@ static int finish(json_t *spec, struct strbuf *errors)
 	if (count_programs(spec) > 1)
 		rc = spec_complain(errors, "'command', 'script' and 'payload': only one of them can be what runs");
 	if (args && !json_is_null(args) && command && !json_is_null(command))
-		rc = spec_complain(errors, "'args': only a script or a payload takes arguments; write those of a command into "
-					   "the command");
+		rc = spec_complain(errors,
+				   "'args': only a script or a payload takes arguments; write those of a command into "
+				   "the command");
 	if (json_is_string(script) && add_script_keys(spec, script, errors) < 0)
 		rc = -EINVAL;
 	if (spec_environment_whole(spec, errors) < 0)
@@ -275,9 +278,10 @@ static int finish(json_t *spec, struct strbuf *errors)
 
 const char *spec_more_lines(const char *text)
 {
-	return *text == '#' ? SPEC_NO_SCRIPT
-			    : "there is more behind the line: a batch script begins with #! and the path of an interpreter, such as "
-			      "#!/bin/bash; else write one spec at a time";
+	return *text == '#'
+		       ? SPEC_NO_SCRIPT
+		       : "there is more behind the line: a batch script begins with #! and the path of an interpreter, such as "
+			 "#!/bin/bash; else write one spec at a time";
 }
 
 static int parse_line(const char *text, size_t len, json_t *spec, struct strbuf *errors)

@@ -15,32 +15,32 @@
 #include <stddef.h>
 
 enum spec_type {
-	SPEC_STRING,	/* a string; numbers are accepted and become their text */
-	SPEC_COUNT,	/* a whole number >= 0; accepted as text too; stored as integer */
-	SPEC_RANGE,	/* sbatch's nodes: "2" or "2-4" or "1,3" stored as text */
-	SPEC_TIME,	/* Slurm's time forms (sbatch(1) --time); stored as text, checked */
-	SPEC_MEMORY,	/* 4G, 500M, 100K, 1T, plain = MiB (sbatch(1) --mem); stored as text, checked */
-	SPEC_FLAG,	/* true or false; sbatch options without an argument */
-	SPEC_OPTIONAL,	/* true or a string: sbatch options whose argument is optional */
-	SPEC_LIST,	/* list of strings; text splits at commas */
-	SPEC_MAP,	/* map of strings */
-	SPEC_ANY,	/* the key's own checker decides */
+	SPEC_STRING,   /* a string; numbers are accepted and become their text */
+	SPEC_COUNT,    /* a whole number >= 0; accepted as text too; stored as integer */
+	SPEC_RANGE,    /* sbatch's nodes: "2" or "2-4" or "1,3" stored as text */
+	SPEC_TIME,     /* Slurm's time forms (sbatch(1) --time); stored as text, checked */
+	SPEC_MEMORY,   /* 4G, 500M, 100K, 1T, plain = MiB (sbatch(1) --mem); stored as text, checked */
+	SPEC_FLAG,     /* true or false; sbatch options without an argument */
+	SPEC_OPTIONAL, /* true or a string: sbatch options whose argument is optional */
+	SPEC_LIST,     /* list of strings; text splits at commas */
+	SPEC_MAP,      /* map of strings */
+	SPEC_ANY,      /* the key's own checker decides */
 };
 
 enum spec_flags {
-	SPEC_SBATCH = 1 << 0,	/* a long option of sbatch: passed on as --KEY=VALUE */
+	SPEC_SBATCH = 1 << 0,    /* a long option of sbatch: passed on as --KEY=VALUE */
 	SPEC_PLACEMENT = 1 << 1, /* means nothing on one machine: the local cluster ignores it and says so */
-	SPEC_LATER = 1 << 2,	/* belongs to a later release: asking for it is an error with a sentence */
-	SPEC_RUN_IDS = 1 << 3,	/* names other runs (afterok, ...) */
-	SPEC_OURS = 1 << 4,	/* sbatch knows it but slurmray sets it itself: an error that says what to use */
+	SPEC_LATER = 1 << 2,     /* belongs to a later release: asking for it is an error with a sentence */
+	SPEC_RUN_IDS = 1 << 3,   /* names other runs (afterok, ...) */
+	SPEC_OURS = 1 << 4,      /* sbatch knows it but slurmray sets it itself: an error that says what to use */
 };
 
 struct spec_key {
-	const char *name;	/* with underscores */
+	const char *name; /* with underscores */
 	enum spec_type type;
 	unsigned flags;
-	char letter;		/* sbatch's short option or 0 */
-	const char *help;	/* a few words for runs/template and docs; for SPEC_LATER and SPEC_OURS the sentence */
+	char letter;      /* sbatch's short option or 0 */
+	const char *help; /* a few words for runs/template and docs; for SPEC_LATER and SPEC_OURS the sentence */
 };
 
 /* The table, ended by a row without a name. */
@@ -75,7 +75,8 @@ int spec_set(json_t *spec, const char *name, json_t *value, struct strbuf *error
 /* What is wrong with a line that more lines follow: most likely it is the first of a script that has no #!. */
 const char *spec_more_lines(const char *text);
 
-/* The working directory that the #SBATCH lines of a script ask for, as it is written there; NULL: none. The caller frees. */
+/* The working directory that the #SBATCH lines of a script ask for, as it is written there; NULL: none. The caller
+ * frees. */
 char *spec_script_workdir(const char *text, size_t len);
 
 /* Equal but for DAGSTER_PIPES_* in env: what a second write of `spec` is compared with. */

@@ -400,7 +400,8 @@ static const struct rule {
 	bool (*ok)(const char *text);
 	const char *want;
 } rules[] = {
-	{ "script", script_ok, "the text of a script that begins with #! and the path of an interpreter, such as #!/bin/bash (a file is shipped with "
+	{ "script", script_ok,
+	  "the text of a script that begins with #! and the path of an interpreter, such as #!/bin/bash (a file is shipped with "
 	  "`payload`)" },
 	{ "payload", local_path_ok, "the absolute path of a local file" },
 	{ "cluster", plain_name_ok, WANT_NAME },
@@ -466,7 +467,7 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 	if (!any)
 		return 0;
 	return spec_complain(errors, "'%s' must be %s, not '%s'", key,
-			     strcmp(key, "mode") == 0		? "slurm or local"
+			     strcmp(key, "mode") == 0              ? "slurm or local"
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
 								   : "bash",
 			     spec_show(text, shown));

@@ -1,7 +1,7 @@
 /*
- * The key `environment`: what surrounds the command. Text of one kind ("venv:/data/env", "module:gcc,python", "/data/env")
- * or an object of several, which are applied in this order: modules, then one of path, venv, conda, archive, then hook,
- * then container. The canonical form is always the object, so that all forms compare equal.
+ * The key `environment`: what surrounds the command. Text of one kind ("venv:/data/env", "module:gcc,python",
+ * "/data/env") or an object of several, which are applied in this order: modules, then one of path, venv, conda,
+ * archive, then hook, then container. The canonical form is always the object, so that all forms compare equal.
  *
  * Invariants of the canonical form: known members only, at least one that does something; `modules` and `options` are
  * lists of text, all others are text; local files and directories on the cluster are absolute. Only the whole can tell
@@ -168,10 +168,11 @@ int spec_environment_member(json_t *out, const char *name, const json_t *value, 
 	int rc;
 
 	if (!m)
-		return spec_complain(errors,
-				     "'environment': unknown member '%s'; there is modules, path, venv, conda, archive, "
-				     "hook, container, options, platform",
-				     spec_show(name, shown));
+		return spec_complain(
+			errors,
+			"'environment': unknown member '%s'; there is modules, path, venv, conda, archive, "
+			"hook, container, options, platform",
+			spec_show(name, shown));
 	if (!m->list)
 		return text_member(m, value, out, errors);
 	list = json_array();
@@ -197,10 +198,11 @@ static int from_text(const char *text, json_t *out, struct strbuf *errors)
 		return 0;
 	}
 	if (!m || strcmp(m->name, "options") == 0 || strcmp(m->name, "platform") == 0)
-		return spec_complain(errors,
-				     "'environment' must be a directory on the cluster, or path:DIR, venv:DIR, conda:NAME, "
-				     "module:NAME,NAME, archive:FILE, container:IMAGE or hook:COMMAND, not '%s'",
-				     spec_show(text, shown));
+		return spec_complain(
+			errors,
+			"'environment' must be a directory on the cluster, or path:DIR, venv:DIR, conda:NAME, "
+			"module:NAME,NAME, archive:FILE, container:IMAGE or hook:COMMAND, not '%s'",
+			spec_show(text, shown));
 	value = json_string(colon + 1);
 	rc = spec_environment_member(out, m->name, value, errors);
 	json_decref(value);
@@ -246,8 +248,10 @@ int spec_environment_whole(const json_t *spec, struct strbuf *errors)
 		first = members[i].name;
 	}
 	if (json_object_get(env, "options") && !json_object_get(env, "container"))
-		return spec_complain(errors, "'environment.options' belongs to a container: give 'environment.container'");
+		return spec_complain(errors,
+				     "'environment.options' belongs to a container: give 'environment.container'");
 	if (json_object_get(env, "platform") && !json_object_get(env, "archive"))
-		return spec_complain(errors, "'environment.platform' belongs to an archive: give 'environment.archive'");
+		return spec_complain(errors,
+				     "'environment.platform' belongs to an archive: give 'environment.archive'");
 	return 0;
 }

@@ -6,7 +6,7 @@
 
 #include "backend/spec.h"
 
-#define SPEC_NO_SCRIPT \
+#define SPEC_NO_SCRIPT                                                                                                          \
 	"this does not look like a batch script: the first line of one begins with #! and the path of an interpreter, such as " \
 	"#!/bin/bash"
 
@@ -77,8 +77,8 @@ int spec_word(const char **p, const char *end, struct strbuf *out);
 /* The one-line form without its newline. */
 int spec_line(const char *text, size_t len, json_t *spec, struct strbuf *errors);
 /*
- * The keys that the #SBATCH lines of a script set; `text` begins with "#!". With `workdir` the working directory goes there as it
- * is written, and is none of the keys.
+ * The keys that the #SBATCH lines of a script set; `text` begins with "#!". With `workdir` the working directory goes
+ * there as it is written, and is none of the keys.
  */
 int spec_script(const char *text, size_t len, json_t *spec, char **workdir, struct strbuf *errors);
 

@@ -92,9 +92,9 @@ struct line_shape {
 	bool runnable;        /* one of the keys says what to run */
 	const char *suspect;  /* the first pair whose key is known, or nearly; NULL: none */
 	unsigned n_pairs;
-	size_t suspect_len;   /* of its key */
-	const char *meant;    /* the key that it is, or that it looks like */
-	bool slip;            /* it only looks like it */
+	size_t suspect_len; /* of its key */
+	const char *meant;  /* the key that it is, or that it looks like */
+	bool slip;          /* it only looks like it */
 };
 
 static void note_key(struct line_shape *shape, const char *p, size_t len)
@@ -108,7 +108,9 @@ static void note_key(struct line_shape *shape, const char *p, size_t len)
 	if (k && (strcmp(k->name, "command") == 0 || strcmp(k->name, "script") == 0 || strcmp(k->name, "payload") == 0))
 		shape->runnable = true;
 	/* What sbatch alone has, as `verbose`, is never right as a key: it is a variable. */
-	meant = !k ? (shape->n_pairs++ < SLIPS_MAX ? spec_key_slip(name) : NULL) : k->flags & SPEC_OURS ? NULL : k->name;
+	meant = !k                     ? (shape->n_pairs++ < SLIPS_MAX ? spec_key_slip(name) : NULL)
+		: k->flags & SPEC_OURS ? NULL
+				       : k->name;
 	if (!meant || shape->suspect)
 		return;
 	shape->suspect = p;

@@ -359,7 +359,8 @@ static int command_list(const json_t *value, json_t **out, struct strbuf *errors
 	if (!program)
 		return spec_complain(errors, "'command' must not be an empty list");
 	if (json_is_string(program) && json_string_length(program) == 0)
-		return spec_complain(errors, "'command': the first word of the list is the program; it must not be empty");
+		return spec_complain(errors,
+				     "'command': the first word of the list is the program; it must not be empty");
 	return word_list("command", value, out, errors);
 }
 
@@ -531,8 +532,9 @@ static int value_pipes(const json_t *value, json_t **out, struct strbuf *errors)
 	const char *word = json_string_value(value);
 
 	if (word && strcmp(word, "inject") == 0)
-		return spec_complain(errors, "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the "
-					     "job runs, or list its one file in `files`");
+		return spec_complain(
+			errors, "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the "
+				"job runs, or list its one file in `files`");
 	if (json_is_boolean(value) || (word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0)))
 		return *out = json_boolean(json_is_true(value) || (word && *word == 't')), 0;
 	return spec_complain(errors, "'pipes' must be true or false");

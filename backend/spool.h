@@ -14,9 +14,9 @@
  * writing. Readers show of each stream what its records count: a length that was seen never shrinks, and out + err is
  * always log.
  *
- * `events` is the message file without the lines that Dagster's reader would die of, and what is in pipes/ are the parameters of
- * the reports: each of them is the pieces of the events file that the index says are its own. So a message is here once,
- * and no reader ever sees the beginning of a line without its end.
+ * `events` is the message file without the lines that Dagster's reader would die of, and what is in pipes/ are the
+ * parameters of the reports: each of them is the pieces of the events file that the index says are its own. So a
+ * message is here once, and no reader ever sees the beginning of a line without its end.
  */
 #ifndef BACKEND_SPOOL_H
 #define BACKEND_SPOOL_H
@@ -29,13 +29,18 @@
 #include <sys/types.h>
 
 enum spool_stream {
-	SPOOL_OUT, SPOOL_ERR,
+	SPOOL_OUT,
+	SPOOL_ERR,
 	SPOOL_LOG, /* from here on for reading only */
-	SPOOL_EVENTS, SPOOL_MATERIALIZATIONS, SPOOL_CHECKS, SPOOL_LOGS, SPOOL_CUSTOM,
+	SPOOL_EVENTS,
+	SPOOL_MATERIALIZATIONS,
+	SPOOL_CHECKS,
+	SPOOL_LOGS,
+	SPOOL_CUSTOM,
 	SPOOL_N_STREAMS
 };
 
-struct spool;	/* open for writing */
+struct spool; /* open for writing */
 
 /* `dir` is STATE/spool; makes NUM/ (0700) when missing. The writer owns the result. */
 int spool_open(const char *dir, uint32_t num, struct spool **out, struct err *e);
@@ -54,13 +59,15 @@ int events_open(const char *dir, uint32_t num, struct events **out, struct err *
 void events_close(struct events *ev);
 /* Where in the job's file reading goes on. */
 uint64_t events_at(const struct events *ev);
-/* Is what we have of the job's file, up to offset `at`, the same as these bytes before `at`? If not, the job wrote its file anew. */
+/* Is what we have of the job's file, up to offset `at`, the same as these bytes before `at`? If not, the job wrote its
+ * file anew. */
 bool events_same(const struct events *ev, uint64_t at, const char *bytes, size_t len);
 /* How many bytes before the end are compared. */
 #define EVENTS_OVERLAP 64
 /* What is in the job's file from there on; all or nothing: 0 or negative errno (-ENOSPC: try later). */
 int events_append(struct events *ev, const void *data, size_t len);
-/* Makes the lines visible that are whole; at the `end` also a last one without a newline. 0, or negative errno: later. */
+/* Makes the lines visible that are whole; at the `end` also a last one without a newline. 0, or negative errno: later.
+ */
 int events_settle(struct events *ev, bool end);
 /* The job cut its file: reading begins at its beginning again. */
 int events_restart(struct events *ev);

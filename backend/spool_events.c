@@ -1,12 +1,13 @@
 /*
  * The message file of a run, writing: bytes as they come, then what each line of them is.
  *
- * Invariants: bytes are appended before their records; records are written for whole lines, and a group that a kill cut is taken
- * away when the file is opened again and judged once more, with the same result; the bytes between the last record and the
- * file's end are the beginning of a line. A record that cannot be written now (full disk) is written later, from the bytes.
+ * Invariants: bytes are appended before their records; records are written for whole lines, and a group that a kill cut
+ * is taken away when the file is opened again and judged once more, with the same result; the bytes between the last
+ * record and the file's end are the beginning of a line. A record that cannot be written now (full disk) is written
+ * later, from the bytes.
  *
- * A job may cut its own file. Then the rest of an unfinished line is rejected, a record of kind PIPES_RESTART follows, and `base`
- * is what lies before it: the job's offset is the length here without `base`.
+ * A job may cut its own file. Then the rest of an unfinished line is rejected, a record of kind PIPES_RESTART follows,
+ * and `base` is what lies before it: the job's offset is the length here without `base`.
  */
 #include "backend/spool_format.h"
 
@@ -22,12 +23,12 @@
 
 struct events {
 	char *path, *index;
-	uint64_t len;	    /* bytes of the events file */
+	uint64_t len;       /* bytes of the events file */
 	uint64_t judged;    /* of them in records */
 	uint64_t index_len; /* bytes of the index */
-	uint64_t base;	    /* before the job cut its file the last time */
+	uint64_t base;      /* before the job cut its file the last time */
 	uint64_t scanned;   /* from `judged` up to here there is no newline */
-	bool broken;	    /* the files are not what the lengths say */
+	bool broken;        /* the files are not what the lengths say */
 };
 
 /* --- opening --- */
@@ -124,7 +125,8 @@ bool events_same(const struct events *ev, uint64_t at, const char *bytes, size_t
 	if (!len || len > sizeof(buf) || len > at || at > events_at(ev))
 		return true;
 	fd = open(ev->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	return fd < 0 || pread(fd, buf, len, (off_t)(ev->base + at - len)) != (ssize_t)len || memcmp(buf, bytes, len) == 0;
+	return fd < 0 || pread(fd, buf, len, (off_t)(ev->base + at - len)) != (ssize_t)len ||
+	       memcmp(buf, bytes, len) == 0;
 }
 
 /* --- judging --- */

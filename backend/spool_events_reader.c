@@ -1,7 +1,7 @@
 /*
- * Reading messages. `events` and the files of pipes/ are views of one file: each is a list of its pieces, in order, made from the
- * index. Records are taken line by line, so that a view never ends within a line; and only when the bytes are there. The
- * list of a view is made when it is first read; lengths need none.
+ * Reading messages. `events` and the files of pipes/ are views of one file: each is a list of its pieces, in order,
+ * made from the index. Records are taken line by line, so that a view never ends within a line; and only when the bytes
+ * are there. The list of a view is made when it is first read; lengths need none.
  */
 #include "backend/spool_format.h"
 
@@ -16,9 +16,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define CHUNK 512	  /* records read at a time */
-#define ROWS_MAX 10000	  /* of rejected lines: a job may write nothing but junk */
-#define SHOWN 200	  /* bytes of a rejected line */
+#define CHUNK 512      /* records read at a time */
+#define ROWS_MAX 10000 /* of rejected lines: a job may write nothing but junk */
+#define SHOWN 200      /* bytes of a rejected line */
 #define EXCEPTION_MAX ((uint64_t)16 * 1024 * 1024)
 #define N_VIEWS (SPOOL_N_STREAMS - SPOOL_EVENTS)
 
@@ -37,8 +37,8 @@ struct view {
 struct events_reader {
 	char *path, *index;
 	int fd, index_fd; /* -1 while the file is not there */
-	uint64_t taken;	  /* bytes of the index */
-	uint64_t pos;	  /* bytes of the events file that they count */
+	uint64_t taken;   /* bytes of the index */
+	uint64_t pos;     /* bytes of the events file that they count */
 	uint64_t rejected;
 	struct view views[N_VIEWS];
 };
@@ -246,7 +246,8 @@ ssize_t events_reader_pread(struct events_reader *r, enum spool_stream st, void 
 
 /* --- what was rejected, and exceptions --- */
 
-/* Calls back for every record of whole lines up to what was taken; false stops. `off` is in the events file, `at` in the job's. */
+/* Calls back for every record of whole lines up to what was taken; false stops. `off` is in the events file, `at` in
+ * the job's. */
 typedef bool (*record_cb)(struct events_reader *r, uint64_t rec, uint64_t off, uint64_t at, void *arg);
 
 static void walk(struct events_reader *r, record_cb cb, void *arg)
@@ -256,7 +257,8 @@ static void walk(struct events_reader *r, record_cb cb, void *arg)
 
 	refresh(r);
 	for (uint64_t i = 0; i < r->taken; i += (uint64_t)n) {
-		n = read_at(r->index_fd, (char *)rec, sizeof(rec) < r->taken - i ? sizeof(rec) : (size_t)(r->taken - i), i);
+		n = read_at(r->index_fd, (char *)rec, sizeof(rec) < r->taken - i ? sizeof(rec) : (size_t)(r->taken - i),
+			    i);
 		if (n < (ssize_t)SPOOL_RECORD)
 			return;
 		n -= n % (ssize_t)SPOOL_RECORD;
@@ -301,7 +303,8 @@ static bool add_row(struct events_reader *r, uint64_t rec, uint64_t off, uint64_
 	if (events_record_kind(rec) != PIPES_REJECTED)
 		return true;
 	row = json_pack("{s:I, s:I, s:s, s:o}", "offset", (json_int_t)at, "length", (json_int_t)count, "reason",
-			pipes_reason_text((enum pipes_reason)events_record_reason(rec)), "text", excerpt(r, off, count));
+			pipes_reason_text((enum pipes_reason)events_record_reason(rec)), "text",
+			excerpt(r, off, count));
 	text = json_dumps(row, JSON_COMPACT);
 	strbuf_addf(rows->out, "%s\n", text ? text : "{}");
 	free(text);

@@ -11,8 +11,14 @@
 #include <endian.h>
 
 /* Those of the streams, then those of the messages. */
-enum spool_file { SPOOL_FILE_OUT, SPOOL_FILE_ERR, SPOOL_FILE_ORDER, SPOOL_N_FILES, SPOOL_FILE_EVENTS = SPOOL_N_FILES,
-		  SPOOL_FILE_INDEX };
+enum spool_file {
+	SPOOL_FILE_OUT,
+	SPOOL_FILE_ERR,
+	SPOOL_FILE_ORDER,
+	SPOOL_N_FILES,
+	SPOOL_FILE_EVENTS = SPOOL_N_FILES,
+	SPOOL_FILE_INDEX
+};
 
 static inline char *spool_path(const char *dir, uint32_t num, enum spool_file file)
 {
@@ -41,8 +47,9 @@ static inline uint64_t spool_record_count(uint64_t rec)
 }
 
 /*
- * One record of the index of messages: KIND (4 bits) REASON (8) LAST (1) COUNT (51), the next COUNT bytes of the events file are
- * of this kind (enum pipes_kind) and the last of their line. Whole lines only: what is behind the last record with LAST does not count.
+ * One record of the index of messages: KIND (4 bits) REASON (8) LAST (1) COUNT (51), the next COUNT bytes of the events
+ * file are of this kind (enum pipes_kind) and the last of their line. Whole lines only: what is behind the last record
+ * with LAST does not count.
  */
 #define EVENTS_LAST_BIT (UINT64_C(1) << 51)
 #define EVENTS_COUNT_MASK (EVENTS_LAST_BIT - 1)

@@ -20,7 +20,7 @@ enum { OUT = SPOOL_FILE_OUT, ERR = SPOOL_FILE_ERR, ORDER = SPOOL_FILE_ORDER };
 
 struct segment {
 	uint64_t log_off; /* where it begins in the log */
-	uint64_t off;	  /* and in its stream */
+	uint64_t off;     /* and in its stream */
 	enum spool_stream st;
 };
 

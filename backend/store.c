@@ -27,7 +27,7 @@ struct ask {
 	struct msg m;
 	uint64_t ticket;
 	uint32_t run;
-	char *name;	  /* ASK_DOC */
+	char *name;       /* ASK_DOC */
 	int64_t deadline; /* ASK_CLOSE: monotonic */
 };
 
@@ -128,7 +128,8 @@ static void load_event(struct load *ld, sqlite3_stmt *st)
 static void load_doc(struct load *ld, sqlite3_stmt *st)
 {
 	if (ld->l->doc)
-		ld->l->doc(ld->l->arg, u32_of(st, 0), text_of(st, 1), blob_of(st, 2), (size_t)sqlite3_column_bytes(st, 2));
+		ld->l->doc(ld->l->arg, u32_of(st, 0), text_of(st, 1), blob_of(st, 2),
+			   (size_t)sqlite3_column_bytes(st, 2));
 }
 
 static void load_key(struct load *ld, sqlite3_stmt *st)
@@ -181,8 +182,10 @@ int store_load(struct store *s, const struct store_loader *l, uint32_t *next_num
 				loads[i].row(&ld, st);
 		}
 		if (rc != SQLITE_DONE)
-			(void)err_set(e, store_db_code(s->db), "cannot read the journal %s/journal.db: %s; put back a backup, "
-				      "or move the directory away and start with a new one", s->dir, sqlite3_errmsg(s->db));
+			(void)err_set(e, store_db_code(s->db),
+				      "cannot read the journal %s/journal.db: %s; put back a backup, "
+				      "or move the directory away and start with a new one",
+				      s->dir, sqlite3_errmsg(s->db));
 		(void)sqlite3_finalize(st);
 		if (rc != SQLITE_DONE)
 			return e ? e->code : -EBADMSG;
@@ -225,8 +228,10 @@ static void answer(struct store *s, struct store_txn *t, int code)
 
 static void begin_trouble(struct store *s, int code)
 {
-	const char *what_to_do = code == -ENOSPC ? "Make room on that file system." :
-				 "Look at the disk and at the system's log (dmesg); do not stop slurmray before it is mended.";
+	const char *what_to_do =
+		code == -ENOSPC
+			? "Make room on that file system."
+			: "Look at the disk and at the system's log (dmesg); do not stop slurmray before it is mended.";
 	const char *what = code == -EBADMSG ? "it is damaged" : strerror(-code);
 	bool first = !s->trouble;
 	char *text;
@@ -235,8 +240,10 @@ static void begin_trouble(struct store *s, int code)
 	s->retry_at = now() + RETRY_US;
 	if (!first)
 		return;
-	text = xasprintf("the journal in %s cannot be written: %s. Nothing that was accepted is lost: it is kept in memory "
-			 "and tried again every second. %s", s->dir, what, what_to_do);
+	text = xasprintf(
+		"the journal in %s cannot be written: %s. Nothing that was accepted is lost: it is kept in memory "
+		"and tried again every second. %s",
+		s->dir, what, what_to_do);
 	log_error("%s", text);
 	reply(s, STORE_TROUBLE, 0, code, text, strlen(text));
 }

@@ -8,9 +8,9 @@
  * is answered with -EEXIST and leaves the others alone. While in trouble the thread also probes by itself, so the
  * STORE_TROUBLE with code 0 comes without further posts.
  *
- * Schema: meta(key, value); run(num PRIMARY KEY, id UNIQUE, live, summary); event(seq PRIMARY KEY, run, time, type, data);
- * doc(run, name, text); seen(mount, request, result) for writes that the kernel may deliver twice; key(key PRIMARY
- * KEY, run, id) which outlives purge; rejected(seq, time, uid, text, why) for the file `errors`.
+ * Schema: meta(key, value); run(num PRIMARY KEY, id UNIQUE, live, summary); event(seq PRIMARY KEY, run, time, type,
+ * data); doc(run, name, text); seen(mount, request, result) for writes that the kernel may deliver twice; key(key
+ * PRIMARY KEY, run, id) which outlives purge; rejected(seq, time, uid, text, why) for the file `errors`.
  */
 #ifndef BACKEND_STORE_H
 #define BACKEND_STORE_H
@@ -89,10 +89,10 @@ void store_ask_doc(struct store *s, uint64_t ticket, uint32_t run, const char *n
 enum store_msg_type { STORE_DONE = 100, STORE_DOC, STORE_TROUBLE };
 
 struct store_msg {
-	struct msg m;		/* m.type: enum store_msg_type */
+	struct msg m; /* m.type: enum store_msg_type */
 	uint64_t ticket;
-	int code;		/* 0 or negative errno; STORE_TROUBLE: 0 when it is over */
-	char *text;		/* STORE_DOC: the document, owned, NULL when there is none; STORE_TROUBLE: the sentence */
+	int code;   /* 0 or negative errno; STORE_TROUBLE: 0 when it is over */
+	char *text; /* STORE_DOC: the document, owned, NULL when there is none; STORE_TROUBLE: the sentence */
 	size_t len;
 };
 

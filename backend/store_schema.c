@@ -41,9 +41,10 @@ static const char schema_sql[] =
 	"  text BLOB NOT NULL, why TEXT NOT NULL);"
 	"INSERT INTO meta VALUES ('next_num', 1);"
 	"PRAGMA application_id = " TEXT(APPLICATION_ID) ";"
-	"PRAGMA user_version = " TEXT(STORE_SCHEMA) ";";
+							"PRAGMA user_version = " TEXT(STORE_SCHEMA) ";";
 
-/* sqlite3_system_errno() is not set when a COMMIT fails; the files know (sqlite.org/c3ref/c_fcntl_begin_atomic_write.html). */
+/* sqlite3_system_errno() is not set when a COMMIT fails; the files know
+ * (sqlite.org/c3ref/c_fcntl_begin_atomic_write.html). */
 static int last_errno(sqlite3 *db)
 {
 	sqlite3_file *wal = NULL;
@@ -105,11 +106,10 @@ const char *store_remote_fs(unsigned long type)
 		unsigned long type;
 		const char *name;
 	} remote[] = {
-		{ 0x6969, "NFS" },	    { 0x517b, "SMB" },	       { 0xff534d42, "CIFS" },
-		{ 0xfe534d42, "SMB" },	    { 0x65735546, "FUSE" },    { 0x0bd00bd0, "Lustre" },
-		{ 0x47504653, "GPFS" },	    { 0x19830326, "BeeGFS" },  { 0x00c36400, "Ceph" },
-		{ 0x01021997, "9P" },	    { 0x5346414f, "AFS" },     { 0x6b414653, "AFS" },
-		{ 0x73757245, "Coda" },	    { 0xaad7aaea, "PanFS" },
+		{ 0x6969, "NFS" },      { 0x517b, "SMB" },        { 0xff534d42, "CIFS" }, { 0xfe534d42, "SMB" },
+		{ 0x65735546, "FUSE" }, { 0x0bd00bd0, "Lustre" }, { 0x47504653, "GPFS" }, { 0x19830326, "BeeGFS" },
+		{ 0x00c36400, "Ceph" }, { 0x01021997, "9P" },     { 0x5346414f, "AFS" },  { 0x6b414653, "AFS" },
+		{ 0x73757245, "Coda" }, { 0xaad7aaea, "PanFS" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(remote); i++)
@@ -131,8 +131,10 @@ static int check_dir(const char *dir, struct stat *st, struct err *e)
 	if (!S_ISDIR(st->st_mode))
 		return err_set(e, -ENOTDIR, "%s is not a directory; name another with --state DIR", dir);
 	if (st->st_uid != geteuid())
-		return err_set(e, -EPERM, "the state directory %s belongs to user %u, not to you; name one of your own "
-			       "with --state DIR", dir, (unsigned)st->st_uid);
+		return err_set(e, -EPERM,
+			       "the state directory %s belongs to user %u, not to you; name one of your own "
+			       "with --state DIR",
+			       dir, (unsigned)st->st_uid);
 	if (st->st_mode & 077)
 		return err_set(e, -EPERM, "others may enter the state directory %s (mode %03o); run: chmod 700 %s", dir,
 			       st->st_mode & 0777, dir);
@@ -140,9 +142,10 @@ static int check_dir(const char *dir, struct stat *st, struct err *e)
 		return err_sys(e, -errno, "cannot look at the file system of %s", dir);
 	remote = store_remote_fs((unsigned long)fs.f_type);
 	if (remote)
-		return err_set(e, -ENOTSUP, "the state directory %s is on a file system that is not local (%s), where "
-			       "commits cannot be trusted; name a directory on a local disk with --state DIR", dir,
-			       remote);
+		return err_set(e, -ENOTSUP,
+			       "the state directory %s is on a file system that is not local (%s), where "
+			       "commits cannot be trusted; name a directory on a local disk with --state DIR",
+			       dir, remote);
 	return 0;
 }
 
@@ -153,11 +156,15 @@ static int fail(sqlite3 *db, const char *dir, struct err *e)
 	int code = store_db_code(db);
 
 	if (code == -EBUSY)
-		return err_set(e, code, "the journal in %s is used by another slurmray; umount that one, or name another "
-			       "directory with --state DIR", dir);
+		return err_set(e, code,
+			       "the journal in %s is used by another slurmray; umount that one, or name another "
+			       "directory with --state DIR",
+			       dir);
 	if (code == -EBADMSG)
-		return err_set(e, code, "the journal %s/journal.db is damaged (%s); put back a backup, or move the "
-			       "directory away and start with a new one", dir, sqlite3_errmsg(db));
+		return err_set(e, code,
+			       "the journal %s/journal.db is damaged (%s); put back a backup, or move the "
+			       "directory away and start with a new one",
+			       dir, sqlite3_errmsg(db));
 	return err_set(e, code, "cannot use the journal %s/journal.db: %s", dir, sqlite3_errmsg(db));
 }
 
@@ -251,10 +258,13 @@ static int check_identity(sqlite3 *db, const char *dir, struct identity *id, str
 	id->foreign = true;
 	if (id->adopt)
 		return 0;
-	return err_set(e, -EXDEV, "the state directory %s is a copy%s: two of them would submit and cancel the same jobs. "
-		       "Start with a new directory (--state DIR), or, if the original is gone for good, accept this one "
-		       "under a new identity: touch %s/" ADOPT " and start again; jobs of the original then appear in "
-		       "lost+found", dir, moved ? " from another machine" : " of another directory", dir);
+	return err_set(
+		e, -EXDEV,
+		"the state directory %s is a copy%s: two of them would submit and cancel the same jobs. "
+		"Start with a new directory (--state DIR), or, if the original is gone for good, accept this one "
+		"under a new identity: touch %s/" ADOPT " and start again; jobs of the original then appear in "
+		"lost+found",
+		dir, moved ? " from another machine" : " of another directory", dir);
 }
 
 /* A random UUID (RFC 4122, 4.4). */
@@ -266,8 +276,8 @@ static int make_uuid(char out[37], struct err *e)
 		return err_sys(e, -errno, "no random numbers from the system");
 	b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
 	b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
-	(void)snprintf(out, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2],
-		       b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+	(void)snprintf(out, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
+		       b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
 	return 0;
 }
 
@@ -299,8 +309,10 @@ static int read_uuid(sqlite3 *db, const char *dir, char uuid[37], struct err *e)
 	if (rc)
 		return rc;
 	if (sb.len != 36)
-		return err_set(e, -EBADMSG, "the journal %s/journal.db is damaged (it has no UUID); put back a backup, or "
-			       "move the directory away and start with a new one", dir);
+		return err_set(e, -EBADMSG,
+			       "the journal %s/journal.db is damaged (it has no UUID); put back a backup, or "
+			       "move the directory away and start with a new one",
+			       dir);
 	memcpy(uuid, sb.buf, 37);
 	return 0;
 }
@@ -356,9 +368,10 @@ static int migrate(sqlite3 *db, const char *dir, long long version, const struct
 
 	for (long long v = version; v < STORE_SCHEMA; v++)
 		if (!find_step(steps, v))
-			return err_set(e, -ENOTSUP, "the journal in %s has schema %lld, which this slurmray (schema %d) "
-				       "cannot migrate; start with a new directory (--state DIR)", dir, version,
-				       STORE_SCHEMA);
+			return err_set(e, -ENOTSUP,
+				       "the journal in %s has schema %lld, which this slurmray (schema %d) "
+				       "cannot migrate; start with a new directory (--state DIR)",
+				       dir, version, STORE_SCHEMA);
 	if (version == STORE_SCHEMA)
 		return 0;
 	rc = backup(db, dir, version, e);
@@ -391,12 +404,15 @@ static int check_schema(sqlite3 *db, const char *dir, bool *fresh, long long *ve
 		return rc;
 	*fresh = tables == 0;
 	if (!*fresh && app != APPLICATION_ID)
-		return err_set(e, -EBADMSG, "%s/journal.db is a database of another program; name another directory with "
-			       "--state DIR", dir);
+		return err_set(e, -EBADMSG,
+			       "%s/journal.db is a database of another program; name another directory with "
+			       "--state DIR",
+			       dir);
 	if (*version > STORE_SCHEMA)
-		return err_set(e, -ENOTSUP, "the journal in %s has schema %lld and was written by a newer slurmray; this one "
-			       "(%s) knows schemas up to %d: use the newer one, or a new directory (--state DIR)", dir,
-			       *version, SLURMRAY_VERSION, STORE_SCHEMA);
+		return err_set(e, -ENOTSUP,
+			       "the journal in %s has schema %lld and was written by a newer slurmray; this one "
+			       "(%s) knows schemas up to %d: use the newer one, or a new directory (--state DIR)",
+			       dir, *version, SLURMRAY_VERSION, STORE_SCHEMA);
 	return 0;
 }
 

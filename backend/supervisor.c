@@ -1,6 +1,7 @@
 /*
- * The supervisor's process. One loop over a signalfd, the control FIFO and a clock. The phases only go forward: running; stopping
- * (TERM was sent, KILL follows after the grace period); draining (the script has ended, what it left behind is killed).
+ * The supervisor's process. One loop over a signalfd, the control FIFO and a clock. The phases only go forward:
+ * running; stopping (TERM was sent, KILL follows after the grace period); draining (the script has ended, what it left
+ * behind is killed).
  *
  * The exit record is written when nothing of the job is left, so the sizes of the streams in it are final.
  */
@@ -23,30 +24,30 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#define SAMPLE_US (500 * USEC_PER_MSEC)	/* how often memory is looked at */
-#define DRAIN_GRACE_US (2 * USEC_PER_SEC)	/* for what a script leaves behind, as Slurm's KillWait */
+#define SAMPLE_US (500 * USEC_PER_MSEC)    /* how often memory is looked at */
+#define DRAIN_GRACE_US (2 * USEC_PER_SEC)  /* for what a script leaves behind, as Slurm's KillWait */
 #define SIGNALS_WAIT_US (5 * USEC_PER_SEC) /* for the script to come so far that it can be signalled */
 #define MIN_WAIT_MS 5
-#define RECORD_TRIES 600		/* of writing the exit record, a tenth of a second apart: a full disk may be mended */
+#define RECORD_TRIES 600 /* of writing the exit record, a tenth of a second apart: a full disk may be mended */
 
 struct supervisor {
 	struct supervisor_params p;
 	const char *dir;
 	pid_t child;
 	int sig_fd, control;
-	int64_t start;		/* real, seconds */
-	int64_t limit_at;	/* monotonic us; INT64_MAX: none */
-	int64_t warn_at;	/* when the warning signal is due */
-	int64_t kill_at;	/* when TERM becomes KILL */
+	int64_t start;    /* real, seconds */
+	int64_t limit_at; /* monotonic us; INT64_MAX: none */
+	int64_t warn_at;  /* when the warning signal is due */
+	int64_t kill_at;  /* when TERM becomes KILL */
 	int64_t sample_at;
 	int64_t max_rss;
-	uint64_t signals;	/* bit N - 1: signal N waits for the job's process */
-	int64_t signals_by;	/* monotonic us: then everybody gets them */
-	char line[128];		/* of control, not whole yet */
+	uint64_t signals;   /* bit N - 1: signal N waits for the job's process */
+	int64_t signals_by; /* monotonic us: then everybody gets them */
+	char line[128];     /* of control, not whole yet */
 	size_t line_len;
-	int status;		/* of the script, from waitpid */
+	int status; /* of the script, from waitpid */
 	bool child_gone;
-	const char *limit;	/* "time", "mem" or NULL */
+	const char *limit; /* "time", "mem" or NULL */
 	int last_signal;
 };
 
@@ -54,7 +55,8 @@ extern char **environ;
 
 /* --- starting the script --- */
 
-/* The daemon's own environment without what another Slurm job or run left in it, and what a batch job expects to find. */
+/* The daemon's own environment without what another Slurm job or run left in it, and what a batch job expects to find.
+ */
 static void job_environment(const struct supervisor_params *p, const char *dir)
 {
 	static const char *const prefixes[] = { "SLURM_", "SLURMRAY_", "SBATCH_", "SRUN_" };
@@ -91,8 +93,9 @@ static void job_environment(const struct supervisor_params *p, const char *dir)
 static void leave_trouble(const char *what, const char *path, int code)
 {
 	bool missing = code == ENOENT || code == ENOTDIR;
-	cleanup_free char *text = xasprintf("%s%s%s: %s: the job was not started%s\n", what, *path ? ": " : "", path, strerror(code),
-					    missing ? " (the directory has to be there before; sbatch makes none either)" : "");
+	cleanup_free char *text =
+		xasprintf("%s%s%s: %s: the job was not started%s\n", what, *path ? ": " : "", path, strerror(code),
+			  missing ? " (the directory has to be there before; sbatch makes none either)" : "");
 	int fd = open("trouble", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
 	if (fd >= 0) {
@@ -157,8 +160,9 @@ static void stop_tree(struct supervisor *s, int64_t now, const char *limit)
 }
 
 /*
- * Signals of the user are for the job's own processes. Until its script has written `pid` (launchers/wrapper.c) there are none,
- * and the wrapper would die of most of them; afterwards the wrapper is left alone, or it would pass them on once more.
+ * Signals of the user are for the job's own processes. Until its script has written `pid` (launchers/wrapper.c) there
+ * are none, and the wrapper would die of most of them; afterwards the wrapper is left alone, or it would pass them on
+ * once more.
  */
 static void add_signal(struct supervisor *s, int sig, int64_t now)
 {
@@ -323,7 +327,8 @@ static const char *signal_word(int sig)
 	return sig > 0 && sigabbrev_np(sig) ? sigabbrev_np(sig) : "-";
 }
 
-/* What the script said of itself, when it came to its end; else what waitpid said. `code` and `fault` as in the record. */
+/* What the script said of itself, when it came to its end; else what waitpid said. `code` and `fault` as in the record.
+ */
 static void script_code(const struct supervisor *s, char *code, size_t size, char *fault, size_t fault_size)
 {
 	struct exit_record r;
@@ -355,10 +360,12 @@ static void build_record(const struct supervisor *s, struct strbuf *out)
 	(void)getrusage(RUSAGE_CHILDREN, &ru);
 	(void)gethostname(host, sizeof(host) - 1);
 	script_code(s, code, sizeof(code), fault, sizeof(fault));
-	strbuf_addf(out, "v=1 run=%u attempt=%u job=%s rc=%s sig=%s start=%lld end=%lld out=%lld err=%lld restart=0 manifest=1",
-		    s->p.run, s->p.attempt, s->p.job_id, code, signal_word(s->last_signal), (long long)s->start,
-		    (long long)(clock_real(&clock_system) / USEC_PER_SEC), file_size(s->p.out),
-		    merged ? 0 : file_size(s->p.err));
+	strbuf_addf(
+		out,
+		"v=1 run=%u attempt=%u job=%s rc=%s sig=%s start=%lld end=%lld out=%lld err=%lld restart=0 manifest=1",
+		s->p.run, s->p.attempt, s->p.job_id, code, signal_word(s->last_signal), (long long)s->start,
+		(long long)(clock_real(&clock_system) / USEC_PER_SEC), file_size(s->p.out),
+		merged ? 0 : file_size(s->p.err));
 	if (access("events", F_OK) == 0)
 		strbuf_addf(out, " events=%lld", file_size("events"));
 	strbuf_addf(out, " maxrss=%lld cpu=%lld nodes=1 fault=%s host=%s limit=%s\n",

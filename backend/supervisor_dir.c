@@ -24,11 +24,11 @@ int supervisor_params_write(const char *dir, const struct supervisor_params *p, 
 
 	boot_id(boot);
 	o = json_pack("{s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:b, s:s}", "run",
-			      (json_int_t)p->run, "attempt", (json_int_t)p->attempt, "job_id", p->job_id, "name", p->name,
-			      "ends", p->ends, "out", p->out, "err", p->err, "time", (json_int_t)p->time_s, "mem",
-			      (json_int_t)p->mem_bytes, "grace", p->grace_s, "signal", p->signal_num, "signal_lead",
-			      p->signal_lead_s, "ntasks", p->ntasks, "cpus_per_task", p->cpus_per_task, "append", p->append,
-			      "boot", boot);
+		      (json_int_t)p->run, "attempt", (json_int_t)p->attempt, "job_id", p->job_id, "name", p->name,
+		      "ends", p->ends, "out", p->out, "err", p->err, "time", (json_int_t)p->time_s, "mem",
+		      (json_int_t)p->mem_bytes, "grace", p->grace_s, "signal", p->signal_num, "signal_lead",
+		      p->signal_lead_s, "ntasks", p->ntasks, "cpus_per_task", p->cpus_per_task, "append", p->append,
+		      "boot", boot);
 	if (o && json_dump_file(o, tmp, JSON_COMPACT) == 0)
 		rc = rename(tmp, path) < 0 ? -errno : 0;
 	else if (o)
@@ -112,8 +112,8 @@ void boot_id(char out[40])
 	out[n > 0 ? n : 0] = '\0';
 }
 
-/* Field 22 of /proc/PID/stat (proc(5)): start time in clock ticks since boot; "" when there is no such process. The name in
-   field 2 may hold anything, so fields are counted from its last parenthesis. */
+/* Field 22 of /proc/PID/stat (proc(5)): start time in clock ticks since boot; "" when there is no such process. The
+   name in field 2 may hold anything, so fields are counted from its last parenthesis. */
 static void start_time(pid_t pid, char *out, size_t size)
 {
 	cleanup_free char *path = xasprintf("/proc/%d/stat", (int)pid);

@@ -1,7 +1,7 @@
 /*
- * The tree of processes below the supervisor. As a subreaper it is the ancestor of everything that the job started, daemons
- * included. /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN) lists them without looking at other processes; where the kernel lacks
- * it, all of /proc is searched.
+ * The tree of processes below the supervisor. As a subreaper it is the ancestor of everything that the job started,
+ * daemons included. /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN) lists them without looking at other processes;
+ * where the kernel lacks it, all of /proc is searched.
  */
 #include "backend/supervisor_impl.h"
 
@@ -158,7 +158,7 @@ int64_t tree_pss(pid_t root)
 
 /* --- what is left of a job whose supervisor was killed --- */
 
-#define SWEEP_TRIES 100	/* a hundredth of a second apart */
+#define SWEEP_TRIES 100 /* a hundredth of a second apart */
 
 /* Was it started below the supervisor of this attempt? Its environment says so, wherever it was moved to since. */
 static bool belongs(pid_t pid, const char *mark)

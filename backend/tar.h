@@ -23,8 +23,8 @@ struct tar_extra {
 	const char *path, *name;
 };
 
-/* `dir` may be NULL or missing when there are extras. -ENOENT when there is nothing at all or an extra is missing, -EFBIG for
-   too many entries, or what the system says. */
+/* `dir` may be NULL or missing when there are extras. -ENOENT when there is nothing at all or an extra is missing,
+   -EFBIG for too many entries, or what the system says. */
 int tar_open(const char *dir, const struct tar_extra *extra, size_t n_extra, struct tar **out, struct err *e);
 void tar_close(struct tar *t);
 size_t tar_count(const struct tar *t);  /* entries; 0: nothing to send */

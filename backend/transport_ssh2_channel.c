@@ -198,8 +198,7 @@ void channels_step(struct transport *t)
 
 	if (t->phase != PHASE_READY)
 		return;
-	list_for_each_safe(pos, tmp, &t->channels)
-	{
+	list_for_each_safe (pos, tmp, &t->channels) {
 		step_channel(container_of(pos, struct channel, node));
 		if (t->phase != PHASE_READY)
 			return;
@@ -224,8 +223,7 @@ void channels_abort(struct transport *t, int error)
 	struct list *pos, *tmp;
 
 	t->opening = NULL;
-	list_for_each_safe(pos, tmp, &t->channels)
-	{
+	list_for_each_safe (pos, tmp, &t->channels) {
 		struct channel *c = container_of(pos, struct channel, node);
 
 		if (c->state != CHANNEL_DEAD)
@@ -237,5 +235,6 @@ void channels_free(struct transport *t)
 {
 	struct list *pos, *tmp;
 
-	list_for_each_safe(pos, tmp, &t->channels) channel_free(container_of(pos, struct channel, node));
+	list_for_each_safe (pos, tmp, &t->channels)
+		channel_free(container_of(pos, struct channel, node));
 }

@@ -1,7 +1,7 @@
 /*
- * results/, work/ and files/: directories of paths. results/ of an ended run is its list of results; of a live one, and work/,
- * the last listing (area_look.c says when it is asked for anew). Everything here answers at once from what is known; files/ is a
- * local directory (area_files.c).
+ * results/, work/ and files/: directories of paths. results/ of an ended run is its list of results; of a live one, and
+ * work/, the last listing (area_look.c says when it is asked for anew). Everything here answers at once from what is
+ * known; files/ is a local directory (area_files.c).
  */
 #include "fs/area.h"
 
@@ -133,7 +133,9 @@ int area_stat(struct fsys *fs, uint64_t ino, struct stat *st)
 
 		return area_missing(fs, &s, dir);
 	}
-	st->st_mode = (s.e->type == 'd' ? S_IFDIR | 0555 : s.e->type == 'l' ? S_IFLNK | 0777 : S_IFREG) |
+	st->st_mode = (s.e->type == 'd'   ? S_IFDIR | 0555
+		       : s.e->type == 'l' ? S_IFLNK | 0777
+					  : S_IFREG) |
 		      (s.e->type == 'f' ? (s.e->mode & 0555) | 0400 : 0);
 	st->st_nlink = s.e->type == 'd' ? 2 : 1;
 	st->st_size = (off_t)(s.e->type == 'l' ? strlen(s.e->target) : s.e->type == 'd' ? 0 : s.e->size);

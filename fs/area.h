@@ -12,9 +12,9 @@
 struct spot {
 	const struct run *r;
 	struct paths *p;
-	char area;		/* 'r', 'w', 'f' */
-	const char *path;	/* "" for the area itself */
-	struct pentry *e;	/* NULL for the area itself */
+	char area;        /* 'r', 'w', 'f' */
+	const char *path; /* "" for the area itself */
+	struct pentry *e; /* NULL for the area itself */
 };
 
 struct paths *area_paths(struct fsys *fs, uint32_t run);

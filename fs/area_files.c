@@ -1,7 +1,7 @@
 /*
  * files/: what a run is given. A plain local directory, STATE/files/NUM, which may be changed while the run is a draft
- * and is read-only afterwards. Users name nothing outside it: names come from the kernel one component at a time, and links are
- * not followed.
+ * and is read-only afterwards. Users name nothing outside it: names come from the kernel one component at a time, and
+ * links are not followed.
  */
 #include "fs/area.h"
 
@@ -379,5 +379,6 @@ int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_se
 		ts[1] = st->st_mtim;
 	if (utimensat(AT_FDCWD, full, ts, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
-	return 0; /* owner and group are the mounting user's; a change of them is accepted without effect, as cp -a wants */
+	return 0; /* owner and group are the mounting user's; a change of them is accepted without effect, as cp -a
+		     wants */
 }

@@ -1,10 +1,12 @@
 /*
- * What is known of results/ and work/ of a run, and when it is asked for anew. One listing of a directory is on its way at a time.
+ * What is known of results/ and work/ of a run, and when it is asked for anew. One listing of a directory is on its way
+ * at a time.
  *
- * A directory operation never waits for a network: for a cluster that is reached over one it answers from the last listing and
- * asks for the next, which also come by themselves while somebody looks (backend/remote_watch.c). A directory that was never
- * listed is EHOSTUNREACH while the cluster is away, not empty. On this machine's own cluster no network is in between: there
- * LOOKUP, GETATTR, OPENDIR and READDIR wait for a listing that is new enough, for a second at most.
+ * A directory operation never waits for a network: for a cluster that is reached over one it answers from the last
+ * listing and asks for the next, which also come by themselves while somebody looks (backend/remote_watch.c). A
+ * directory that was never listed is EHOSTUNREACH while the cluster is away, not empty. On this machine's own cluster
+ * no network is in between: there LOOKUP, GETATTR, OPENDIR and READDIR wait for a listing that is new enough, for a
+ * second at most.
  */
 #include "fs/area.h"
 
@@ -14,13 +16,13 @@
 #include <errno.h>
 #include <string.h>
 
-#define FAR_AGE_US (1 * USEC_PER_SEC)	 /* over a network, older listings are asked for again */
+#define FAR_AGE_US (1 * USEC_PER_SEC)    /* over a network, older listings are asked for again */
 #define NEAR_AGE_US (20 * USEC_PER_MSEC) /* of a known name on this machine, unless the run did something since */
 #define NEAR_MANY 1000
-#define NEAR_COSTS 4			 /* a listing of more names serves for this many times what it took */
+#define NEAR_COSTS 4 /* a listing of more names serves for this many times what it took */
 #define NEAR_WAIT_US (1 * USEC_PER_SEC)
 #define FIRST_WAIT_US (10 * USEC_PER_SEC) /* there is nothing older to answer with */
-#define WORK_WAIT_US (5 * USEC_PER_SEC)	 /* opening work/ over a network: nobody walks into it by accident */
+#define WORK_WAIT_US (5 * USEC_PER_SEC)   /* opening work/ over a network: nobody walks into it by accident */
 
 /* --- listings --- */
 
@@ -43,7 +45,8 @@ static void listed(void *arg, int code, const char *text, const char *data, size
 
 		state = paths_dir(p, l->area, l->dir);
 		/* What came with the end of the run is the truth, and what was asked for later is newer. */
-		if ((code == 0 || gone) && state && !(l->area == 'r' && p->manifest) && state->answered_at <= state->asked_at)
+		if ((code == 0 || gone) && state && !(l->area == 'r' && p->manifest) &&
+		    state->answered_at <= state->asked_at)
 			state->names = paths_take(p, l->area, l->dir, false, data, code == 0 ? len : 0);
 		if (state) {
 			state->listing = false;
@@ -170,8 +173,8 @@ void area_news(struct fsys *fs, uint32_t run)
 struct waiting {
 	struct area_request a;
 	char *name;
-	int64_t since;	/* monotonic us: when it came */
-	bool absent;	/* it would be told that a name is not there */
+	int64_t since; /* monotonic us: when it came */
+	bool absent;   /* it would be told that a name is not there */
 };
 
 /* The directory whose listing answers; the caller frees. */
@@ -181,8 +184,8 @@ static char *asked_of(const struct area_request *a, const struct spot *s)
 }
 
 /*
- * May be answered: the listing began after the question, or a little before and the run did nothing since. That a name is not
- * there is said from a later one only, so that whoever was told of a file finds it; unless listings are dear.
+ * May be answered: the listing began after the question, or a little before and the run did nothing since. That a name
+ * is not there is said from a later one only, so that whoever was told of a file finds it; unless listings are dear.
  */
 static bool new_enough(const struct spot *s, const struct pentry *state, const struct waiting *w)
 {

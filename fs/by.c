@@ -1,6 +1,6 @@
 /*
- * by/KIND/VALUE: sets of runs. Nothing is stored: a set is what the runs say. Its node id holds a hash of the value; values that
- * were seen are remembered by hash, and found again by looking through the runs after a restart.
+ * by/KIND/VALUE: sets of runs. Nothing is stored: a set is what the runs say. Its node id holds a hash of the value;
+ * values that were seen are remembered by hash, and found again by looking through the runs after a restart.
  *
  * `wait` and `wait-any` fix their set at the first read: the runs of the set that have not ended then are waited for.
  */
@@ -17,7 +17,7 @@
 #define NAME_MAX_SHOWN 128
 
 struct value {
-	struct hmap_node node;	/* by hash of kind and shown name */
+	struct hmap_node node; /* by hash of kind and shown name */
 	enum set_kind kind;
 	char *shown;
 };
@@ -130,8 +130,8 @@ void sets_release(struct fsys *fs)
 struct search {
 	struct fsys *fs;
 	enum set_kind kind;
-	uint64_t hash;		/* looked for */
-	const char *name;	/* looked for, instead of the hash */
+	uint64_t hash;    /* looked for */
+	const char *name; /* looked for, instead of the hash */
 	const char *found;
 	struct strbuf text;
 };

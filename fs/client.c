@@ -98,8 +98,8 @@ char *client_state_path(void)
 	const char *xdg = getenv("XDG_STATE_HOME");
 	cleanup_free char *base = home();
 	/* The XDG base directory specification: a path that is not absolute is to be ignored. */
-	char *path = xdg && xdg[0] == '/' ? xasprintf("%s/slurmray", xdg) :
-					    xasprintf("%s/.local/state/slurmray", strcmp(base, "/") ? base : "");
+	char *path = xdg && xdg[0] == '/' ? xasprintf("%s/slurmray", xdg)
+					  : xasprintf("%s/.local/state/slurmray", strcmp(base, "/") ? base : "");
 
 	if (!doctor_remote_fs(path))
 		return path;
@@ -205,7 +205,8 @@ static char *only_mount(struct err *e)
 	} else if (found.n > 1) {
 		for (size_t i = 0; i < found.n; i++)
 			strbuf_addf(&list, "%s %s", i ? "," : "", found.v[i]);
-		(void)err_set(e, -EINVAL, "there are several mounts:%s; choose one with --mount DIR or SLURMRAY_MOUNT=DIR",
+		(void)err_set(e, -EINVAL,
+			      "there are several mounts:%s; choose one with --mount DIR or SLURMRAY_MOUNT=DIR",
 			      list.buf);
 	} else {
 		dir = xstrdup(found.v[0]);
@@ -302,7 +303,8 @@ static char *run_by_name(const char *mount, const char *name, struct err *e)
 	if (n == 0)
 		(void)err_set(e, -ENOENT, "there is no run '%s'; %s/runs/list shows them", name, mount);
 	else
-		(void)err_set(e, -EINVAL, "several runs are named '%s': say which by its id, one of%.700s", name, all.buf);
+		(void)err_set(e, -EINVAL, "several runs are named '%s': say which by its id, one of%.700s", name,
+			      all.buf);
 	return NULL;
 }
 
@@ -310,10 +312,11 @@ static char *run_by_name(const char *mount, const char *name, struct err *e)
 static int no_tree(const char *mount, int code, struct err *e)
 {
 	if (code == -ENOTCONN || code == -ECONNABORTED)
-		return err_set(e, code, "the mount %s is dead: nobody serves it; `slurmray mount %s` serves it again", mount,
-			       mount);
+		return err_set(e, code, "the mount %s is dead: nobody serves it; `slurmray mount %s` serves it again",
+			       mount, mount);
 	if (code == -ENOENT || code == -ENOTDIR)
-		return err_set(e, code, "there is no slurmray mount at %s; `slurmray mount %s` makes one", mount, mount);
+		return err_set(e, code, "there is no slurmray mount at %s; `slurmray mount %s` makes one", mount,
+			       mount);
 	return err_sys(e, code, "%s", mount);
 }
 
@@ -374,8 +377,10 @@ int client_recover(struct client_outage *o, int code, struct err *e)
 	if (!is_gone(code) && code != -ENOENT && code != -ENOTDIR)
 		return err_sys(e, code, "%s", o->dir);
 	if (!o->away)
-		client_say("%s is not mounted (any more); waiting for it to come back (`slurmray mount %s`). The job goes on, and "
-			   "an interrupt ends only this wait", mount, mount);
+		client_say(
+			"%s is not mounted (any more); waiting for it to come back (`slurmray mount %s`). The job goes on, and "
+			"an interrupt ends only this wait",
+			mount, mount);
 	o->away = true;
 	(void)poll(NULL, 0, AWAY_PAUSE_MS);
 	return 0;

@@ -1,6 +1,6 @@
 /*
- * The sub-commands that are thin clients of the mounted tree, and what they share. They wait with poll(2) and open again
- * what a restarted keeper closed; nothing is possible only through them.
+ * The sub-commands that are thin clients of the mounted tree, and what they share. They wait with poll(2) and open
+ * again what a restarted keeper closed; nothing is possible only through them.
  *
  * They leave signals as they are: an interrupt ends the client as it ends any program, and never touches a job.
  */
@@ -28,7 +28,8 @@ char *client_default_state(void);
 /* Loads the configuration only to say what is wrong with it before anything is started. NULL: the default path. */
 int client_check_config(const char *path, struct err *e);
 
-/* The mount to use: `option` (may be NULL), else $SLURMRAY_MOUNT, else the only slurmray mount of this user; the caller frees. */
+/* The mount to use: `option` (may be NULL), else $SLURMRAY_MOUNT, else the only slurmray mount of this user; the caller
+ * frees. */
 char *client_find_mount(const char *option, struct err *e);
 /* The directories where this user has a slurmray mount, by a list in the form of /proc/self/mounts; calls back for each
    once. 0 or negative errno. */
@@ -55,8 +56,8 @@ char *client_run_dir(const char *mount, const char *run, struct err *e);
 
 /* A mount that is not there for now: keeper and worker were killed or unmounted, and may come back. */
 struct client_outage {
-	const char *dir;	/* of the run */
-	bool away;		/* it was said */
+	const char *dir; /* of the run */
+	bool away;       /* it was said */
 };
 
 /*
@@ -77,7 +78,8 @@ int client_status(const char *text);
 
 /* --- documents for runs/new (client_spec.c) --- */
 
-/* Adds KEY=VALUE to a spec; relative local paths become absolute, a relative workdir stays (client_workdir). 0, or -EINVAL and a sentence a line in `errors`. */
+/* Adds KEY=VALUE to a spec; relative local paths become absolute, a relative workdir stays (client_workdir). 0, or
+ * -EINVAL and a sentence a line in `errors`. */
 int client_pair(json_t *spec, const char *word, struct strbuf *errors);
 /* Is it KEY=VALUE? */
 bool client_is_pair(const char *word);
@@ -88,8 +90,8 @@ struct client_doc {
 };
 
 /*
- * Makes documents for runs/new of a spec file's bytes; `name` is for messages, `pairs` are laid over what the file says.
- * The number of documents (the caller frees texts and array), or -EINVAL with sentences in `errors`.
+ * Makes documents for runs/new of a spec file's bytes; `name` is for messages, `pairs` are laid over what the file
+ * says. The number of documents (the caller frees texts and array), or -EINVAL with sentences in `errors`.
  */
 int client_documents(const char *name, const char *text, size_t len, json_t *pairs, struct client_doc **out,
 		     struct strbuf *errors);
@@ -102,8 +104,8 @@ int client_documents(const char *name, const char *text, size_t len, json_t *pai
 /* Is it the key of the working directory, with a path that depends on where one stands? */
 bool client_workdir_relative(const char *key, const char *path);
 /*
- * Makes a relative workdir of a document absolute when it goes to a cluster that is this machine; -EINVAL and a sentence in
- * `errors` when it goes elsewhere.
+ * Makes a relative workdir of a document absolute when it goes to a cluster that is this machine; -EINVAL and a
+ * sentence in `errors` when it goes elsewhere.
  */
 int client_workdir(const char *mount, struct client_doc *doc, struct strbuf *errors);
 

@@ -1,6 +1,6 @@
 /*
- * `slurmray doctor`: a line for each thing that has to be right, and what to do about each that is not. Exit status 0 when nothing
- * is bad. Checks run one after the other, each with a deadline of its own where it may wait.
+ * `slurmray doctor`: a line for each thing that has to be right, and what to do about each that is not. Exit status 0
+ * when nothing is bad. Checks run one after the other, each with a deadline of its own where it may wait.
  */
 #include "fs/client.h"
 #include "fs/doctor_fuse.h"
@@ -38,14 +38,20 @@ static struct config *check_config(struct doctor *d, const char *path)
 	for (size_t i = 0; i < c->n_clusters; i++)
 		strbuf_addf(&names, " %s", c->clusters[i]->name);
 	if (!c->path)
-		doctor_note(d, "there is no configuration %s, so jobs run on this machine (cluster local); a section [cluster NAME] with "
-			       "a line `host = ...` in it makes a Slurm cluster known", standard);
+		doctor_note(
+			d,
+			"there is no configuration %s, so jobs run on this machine (cluster local); a section [cluster NAME] with "
+			"a line `host = ...` in it makes a Slurm cluster known",
+			standard);
 	else if (!c->default_cluster)
-		doctor_note(d, "configuration %s: no default cluster; every spec has to say cluster=NAME, or write `cluster = NAME` "
-			       "into [defaults]", c->path);
+		doctor_note(
+			d,
+			"configuration %s: no default cluster; every spec has to say cluster=NAME, or write `cluster = NAME` "
+			"into [defaults]",
+			c->path);
 	else
-		doctor_ok(d, "configuration %s: jobs go to %s unless they say cluster=NAME; clusters:%s", c->path, c->default_cluster,
-			  names.buf);
+		doctor_ok(d, "configuration %s: jobs go to %s unless they say cluster=NAME; clusters:%s", c->path,
+			  c->default_cluster, names.buf);
 	return c;
 }
 

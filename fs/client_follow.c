@@ -1,11 +1,12 @@
 /*
- * `slurmray follow`: copies a run's stdout and stderr to its own, byte for byte, until the run has ended, in one poll loop.
+ * `slurmray follow`: copies a run's stdout and stderr to its own, byte for byte, until the run has ended, in one poll
+ * loop.
  *
- * Invariant: `pos` bytes of a stream were written out, and no byte is written twice or left out. After the mount went away
- * and came back the files are opened again; they cannot seek, so what was written already is read and thrown away.
+ * Invariant: `pos` bytes of a stream were written out, and no byte is written twice or left out. After the mount went
+ * away and came back the files are opened again; they cannot seek, so what was written already is read and thrown away.
  *
- * While nothing has come, and the run has not started, its status and the reason are said on standard error, once and whenever they
- * change: output that does not come is what makes people ask.
+ * While nothing has come, and the run has not started, its status and the reason are said on standard error, once and
+ * whenever they change: output that does not come is what makes people ask.
  */
 #include "fs/client.h"
 
@@ -19,13 +20,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#define PENDING_MS 1000	    /* between looks at a run that has not started */
+#define PENDING_MS 1000 /* between looks at a run that has not started */
 #define WHY_MAX 65536
-#define POLL_MS 30000	    /* then look again: a lost notification must not hang */
-#define READY_PAUSE_MS 100  /* said to be ready, and was not: bytes are on their way from the cluster */
-#define READY_SAY 300	    /* so many such looks (30 s), then say so */
+#define POLL_MS 30000      /* then look again: a lost notification must not hang */
+#define READY_PAUSE_MS 100 /* said to be ready, and was not: bytes are on their way from the cluster */
+#define READY_SAY 300      /* so many such looks (30 s), then say so */
 #define CHUNK 131072
-#define ROUND_MAX 16	    /* chunks of one stream before the other has its turn */
+#define ROUND_MAX 16 /* chunks of one stream before the other has its turn */
 
 struct stream {
 	const char *name;
@@ -158,7 +159,8 @@ static char *without_estimate(const char *text)
 	return strbuf_detach(&sb, NULL);
 }
 
-/* The status and why, as they are to be said: "run 5 is pending: Resources". False: they cannot be read, or say nothing. */
+/* The status and why, as they are to be said: "run 5 is pending: Resources". False: they cannot be read, or say
+ * nothing. */
 static bool read_state(const struct follow *f, char *status, size_t size, struct strbuf *text)
 {
 	cleanup_free char *status_path = xasprintf("%s/status", f->dir), *why_path = xasprintf("%s/why", f->dir);
@@ -216,7 +218,8 @@ static void rest(struct follow *f)
 	if (ready == 0)
 		say_state(f);
 	if (f->idle == READY_SAY)
-		client_say("the run has ended, but the rest of its output is not here yet; still waiting for the cluster");
+		client_say(
+			"the run has ended, but the rest of its output is not here yet; still waiting for the cluster");
 }
 
 /* 0: all was copied; else negative errno and a text, empty when nobody needs it. */
@@ -251,7 +254,8 @@ static int follow_dir(const char *dir)
 {
 	struct follow f = {
 		.dir = dir,
-		.s = { { "stdout.follow", STDOUT_FILENO, -1, 0, 0, false }, { "stderr.follow", STDERR_FILENO, -1, 0, 0, false } },
+		.s = { { "stdout.follow", STDOUT_FILENO, -1, 0, 0, false },
+		       { "stderr.follow", STDERR_FILENO, -1, 0, 0, false } },
 		.outage = { .dir = dir },
 		.buf = xmalloc(CHUNK),
 	};

@@ -1,9 +1,9 @@
 /*
- * Makes documents for runs/new of what a user of `slurmray submit` gives: KEY=VALUE words, or a file in any of the three
- * forms of a spec. Local paths become absolute here, because only here is it known where the user stands.
+ * Makes documents for runs/new of what a user of `slurmray submit` gives: KEY=VALUE words, or a file in any of the
+ * three forms of a spec. Local paths become absolute here, because only here is it known where the user stands.
  *
- * A document that needs no change is sent as it was written. Scripts travel in JSON, whose closing brace makes them complete,
- * so that the write itself tells whether they were accepted. What a value may be is the daemon's business.
+ * A document that needs no change is sent as it was written. Scripts travel in JSON, whose closing brace makes them
+ * complete, so that the write itself tells whether they were accepted. What a value may be is the daemon's business.
  */
 #include "fs/client.h"
 
@@ -223,10 +223,12 @@ static int add_script(struct docs *d, const char *text, size_t len)
 	char *dump;
 
 	if (!script)
-		return complain(d, "the script is not UTF-8; iconv converts it, and payload=FILE ships a file as it is");
+		return complain(d,
+				"the script is not UTF-8; iconv converts it, and payload=FILE ships a file as it is");
 	if (text[len - 1] != '\n') {
 		json_decref(script);
-		return complain(d, "the script does not end in a newline: it may have been cut off, nothing was submitted");
+		return complain(
+			d, "the script does not end in a newline: it may have been cut off, nothing was submitted");
 	}
 	spec = json_deep_copy(d->pairs);
 	dir = json_object_get(spec, "workdir") ? NULL : spec_script_workdir(text, len);
@@ -245,16 +247,21 @@ static int add_line(struct docs *d, const char *text, size_t len)
 	size_t first = nl ? (size_t)(nl - text) : len;
 
 	if (len >= 4 && memcmp(text, "\177ELF", 4) == 0)
-		return complain(d, "this is a program and no spec: write -- %s, or payload=%s to ship it to the cluster", d->name, d->name);
+		return complain(d,
+				"this is a program and no spec: write -- %s, or payload=%s to ship it to the cluster",
+				d->name, d->name);
 	if (memchr(text, '\0', len))
 		return complain(d, "this is no text and so no spec; payload=%s ships a file and executes it", d->name);
 	for (size_t i = first; i < len; i++) /* blank lines may follow */
 		if (!isspace((unsigned char)text[i]))
 			return complain(d, "%s", spec_more_lines(text));
 	if (json_object_size(d->pairs))
-		return complain(d, "KEY=VALUE words and arguments cannot be added to a spec of one line; write them into the line");
+		return complain(
+			d,
+			"KEY=VALUE words and arguments cannot be added to a spec of one line; write them into the line");
 	if (text[len - 1] != '\n')
-		return complain(d, "the line does not end in a newline: it may have been cut off, nothing was submitted");
+		return complain(d,
+				"the line does not end in a newline: it may have been cut off, nothing was submitted");
 	add(d, xstrndup(text, len), len);
 	return 0;
 }

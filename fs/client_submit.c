@@ -1,9 +1,9 @@
 /*
- * `slurmray submit`: makes a document of its arguments or of a file, writes it to runs/new, and reads the id back on the same
- * descriptor. The write decides: when it returned without an error, the run is in the journal.
+ * `slurmray submit`: makes a document of its arguments or of a file, writes it to runs/new, and reads the id back on
+ * the same descriptor. The write decides: when it returned without an error, the run is in the journal.
  *
- * A document is written in pieces that are one request each (WRITE_CHUNK), so that an error belongs to the write that caused it
- * and never comes as a short count that would be followed by the rest.
+ * A document is written in pieces that are one request each (WRITE_CHUNK), so that an error belongs to the write that
+ * caused it and never comes as a short count that would be followed by the rest.
  */
 #include "fs/client.h"
 
@@ -24,9 +24,9 @@ struct request {
 	const char *mount; /* option */
 	bool wait, follow;
 	json_t *pairs;
-	const char *file; /* or "-" */
+	const char *file;   /* or "-" */
 	struct strbuf hint; /* how to write it if the file is a command */
-	char **command;	  /* NULL: a file */
+	char **command;     /* NULL: a file */
 	int n_command;
 };
 
@@ -67,8 +67,10 @@ static int say_refused(int fd, const char *mount, int code)
 	cleanup_strbuf struct strbuf text = STRBUF_INIT;
 
 	if (code == -ENOTCONN || code == -ECONNABORTED || code == -ENODEV || code == -EINTR)
-		client_say("%s went away while the spec was written: %s/runs/list will say whether it became a run. key=NAME in a spec "
-			   "makes it safe to submit it again", mount, mount);
+		client_say(
+			"%s went away while the spec was written: %s/runs/list will say whether it became a run. key=NAME in a spec "
+			"makes it safe to submit it again",
+			mount, mount);
 	else if (strbuf_read_fd(&text, fd, ANSWER_MAX) > 0)
 		client_say("%s", text.buf);
 	else if (code == -ETIMEDOUT)
@@ -108,7 +110,8 @@ static bool are_ids(const char *text)
 }
 
 /* Writes one text that holds n documents; prints their ids, and gives them. */
-static int send_text(const struct request *r, const char *mount, const char *text, size_t len, size_t n, struct strbuf *ids)
+static int send_text(const struct request *r, const char *mount, const char *text, size_t len, size_t n,
+		     struct strbuf *ids)
 {
 	cleanup_close int fd = open_new(mount);
 	int rc;
@@ -128,14 +131,16 @@ static int send_text(const struct request *r, const char *mount, const char *tex
 	if (r->follow) {
 		client_say("run %s", ids->buf); /* standard output is the job's */
 	} else if (fputs(ids->buf, stdout) < 0 || fflush(stdout) < 0) {
-		client_say("the id (%.*s) cannot be printed: %s", (int)strcspn(ids->buf, "\n"), ids->buf, strerror(errno));
+		client_say("the id (%.*s) cannot be printed: %s", (int)strcspn(ids->buf, "\n"), ids->buf,
+			   strerror(errno));
 		return 1;
 	}
 	return 0;
 }
 
 /* Several documents that fit into one write are accepted or refused together; else one after the other. */
-static int send_all(const struct request *r, const char *mount, const struct client_doc *docs, size_t n, struct strbuf *ids)
+static int send_all(const struct request *r, const char *mount, const struct client_doc *docs, size_t n,
+		    struct strbuf *ids)
 {
 	cleanup_strbuf struct strbuf all = STRBUF_INIT;
 	int rc = 0;
@@ -192,13 +197,16 @@ static int file_documents(const struct request *r, struct client_doc **out, stru
 	cleanup_strbuf struct strbuf text = STRBUF_INIT;
 	bool input = strcmp(r->file, "-") == 0;
 	const char *name = input ? "standard input" : r->file;
-	ssize_t n = input ? strbuf_read_fd(&text, STDIN_FILENO, SPEC_MAX_BYTES) :
-			    strbuf_read_file(&text, r->file, SPEC_MAX_BYTES);
+	ssize_t n = input ? strbuf_read_fd(&text, STDIN_FILENO, SPEC_MAX_BYTES)
+			  : strbuf_read_file(&text, r->file, SPEC_MAX_BYTES);
 
 	if (n == -EFBIG)
-		strbuf_addf(errors, "%s is larger than 1 MiB, which is all that a spec may be; payload=FILE ships a file", name);
+		strbuf_addf(errors,
+			    "%s is larger than 1 MiB, which is all that a spec may be; payload=FILE ships a file",
+			    name);
 	else if (n < 0)
-		strbuf_addf(errors, "%s: %s%s%s", name, strerror((int)-n), n == -ENOENT ? "\n" : "", n == -ENOENT ? r->hint.buf : "");
+		strbuf_addf(errors, "%s: %s%s%s", name, strerror((int)-n), n == -ENOENT ? "\n" : "",
+			    n == -ENOENT ? r->hint.buf : "");
 	return n < 0 ? (int)n : client_documents(name, text.buf, text.len, r->pairs, out, errors);
 }
 
@@ -248,7 +256,8 @@ static int script_arguments(struct request *r, char **words, struct strbuf *erro
 	list = json_array();
 	for (size_t i = 0; words[i]; i++)
 		if (json_array_append_new(list, json_string(words[i])) < 0)
-			strbuf_addf(errors, "%sargument %zu of %s is not UTF-8", errors->len ? "\n" : "", i + 1, r->file);
+			strbuf_addf(errors, "%sargument %zu of %s is not UTF-8", errors->len ? "\n" : "", i + 1,
+				    r->file);
 	(void)json_object_set_new(r->pairs, "args", list);
 	return 0;
 }

@@ -1,8 +1,8 @@
 /*
  * Waiting for the end of a run, with poll(2) on its file `wait`, and what the end means for an exit status.
  *
- * A notification that gets lost never hangs anybody: after POLL_MS the file is looked at again. While the mount is away,
- * the file is opened again and again (client_recover).
+ * A notification that gets lost never hangs anybody: after POLL_MS the file is looked at again. While the mount is
+ * away, the file is opened again and again (client_recover).
  */
 #include "fs/client.h"
 

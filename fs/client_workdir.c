@@ -1,9 +1,9 @@
 /*
- * A relative `workdir` means: from where the caller stands. That is a place of this machine, so it is one for jobs of this
- * machine only; another cluster has no such directory, or another one of the same name.
+ * A relative `workdir` means: from where the caller stands. That is a place of this machine, so it is one for jobs of
+ * this machine only; another cluster has no such directory, or another one of the same name.
  *
- * Which cluster a spec goes to is the daemon's to say: it is asked with runs/check, and the type of the cluster is in its file
- * `status`. Documents without a relative workdir are neither looked into nor changed.
+ * Which cluster a spec goes to is the daemon's to say: it is asked with runs/check, and the type of the cluster is in
+ * its file `status`. Documents without a relative workdir are neither looked into nor changed.
  */
 #include "fs/client.h"
 
@@ -52,7 +52,8 @@ static json_t *check(const char *mount, const json_t *spec, struct strbuf *error
 	if (code == EINVAL && answer.len)
 		strbuf_add(errors, answer.buf, answer.len - 1);
 	else
-		strbuf_addf(errors, "%s: %s", path, code ? strerror(code) : "it does not say which cluster the run would go to");
+		strbuf_addf(errors, "%s: %s", path,
+			    code ? strerror(code) : "it does not say which cluster the run would go to");
 	return NULL;
 }
 
@@ -90,10 +91,11 @@ static int settle(const char *mount, json_t *spec, const char *key, struct strbu
 	if (!cluster)
 		return -EINVAL;
 	if (!is_this_machine(mount, cluster)) {
-		strbuf_addf(errors,
-			    "%s=%s: cluster %s is another machine, to which the directory that you are in means nothing: write a "
-			    "directory of the cluster, as /path or '~/path'",
-			    key, path, cluster);
+		strbuf_addf(
+			errors,
+			"%s=%s: cluster %s is another machine, to which the directory that you are in means nothing: write a "
+			"directory of the cluster, as /path or '~/path'",
+			key, path, cluster);
 		return -EINVAL;
 	}
 	full = resolved(path);

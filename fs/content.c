@@ -1,6 +1,7 @@
 /*
  * Fetched content, in chunks of 1 MiB, a few ahead of the reader so that the link is busy. One struct per open handle
- * (readers of the same file share what is on the disk once it is whole). A struct stays until its fetches have answered.
+ * (readers of the same file share what is on the disk once it is whole). A struct stays until its fetches have
+ * answered.
  */
 #include "fs/content.h"
 
@@ -14,8 +15,9 @@
 #include <string.h>
 
 #define CHUNK (1024 * 1024)
-#define SIZE_MAX_BYTES ((uint64_t)16 << 40)	/* what is beyond cannot be read: there are files without bytes of any size */
-#define AHEAD 4			/* chunks on their way for one reader */
+#define SIZE_MAX_BYTES                                                                                                 \
+	((uint64_t)16 << 40) /* what is beyond cannot be read: there are files without bytes of any size */
+#define AHEAD 4              /* chunks on their way for one reader */
 #define DEADLINE_US (30LL * USEC_PER_SEC)
 #define OPEN_DEADLINE_US (5LL * USEC_PER_SEC)
 #define LIVE_AGE_US (1LL * USEC_PER_SEC) /* older bytes of a live file are fetched anew */
@@ -27,17 +29,17 @@ struct content {
 	uint32_t run;
 	int area;
 	char *path;
-	uint64_t size;		/* as listed; grows when more is read of a live file */
+	uint64_t size; /* as listed; grows when more is read of a live file */
 	bool final, whole, closed;
-	bool asking;		/* inside engine_fetch, which may answer at once */
-	int64_t got_at;		/* monotonic us: the last bytes came */
+	bool asking;    /* inside engine_fetch, which may answer at once */
+	int64_t got_at; /* monotonic us: the last bytes came */
 	void (*opened)(struct fsys *, struct handle *, struct fuse_file_info *);
 	int fd;
-	char *part, *done;	/* names on the disk */
-	unsigned char *state;	/* enum chunk_state per chunk */
+	char *part, *done;    /* names on the disk */
+	unsigned char *state; /* enum chunk_state per chunk */
 	size_t n_chunks, n_here;
 	size_t asked;
-	int error;		/* of the last fetch, for who waits */
+	int error; /* of the last fetch, for who waits */
 };
 
 struct fetch {

@@ -21,8 +21,8 @@ bool content_whole(const struct content *c);
 /* A live file is looked at anew: it has this size now. */
 void content_renew(struct content *c, uint64_t size);
 /*
- * Small files are fetched when they are opened: answers now, or parks the OPEN until the file is here or cannot be had (-ENOENT:
- * it was removed; another trouble is left to who reads). `opened` fills in how the kernel may cache it.
+ * Small files are fetched when they are opened: answers now, or parks the OPEN until the file is here or cannot be had
+ * (-ENOENT: it was removed; another trouble is left to who reads). `opened` fills in how the kernel may cache it.
  */
 void content_wait(struct content *c, fuse_req_t req, struct handle *h,
 		  void (*opened)(struct fsys *, struct handle *, struct fuse_file_info *));

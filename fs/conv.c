@@ -1,12 +1,14 @@
 /*
  * The conversation of runs/new, runs/check and a draft's spec: write a document, read back the id.
  *
- * What was acknowledged to a writer must survive the worker: the part of a document that is not complete is kept in a file under
- * STATE/handles; how long it is, and which write made it so, is one 64-bit store in shared memory. The text that will be read
- * back is in a file that is replaced as a whole and says which request it answers. So a request that the kernel delivers
- * again to the next worker is recognised, wherever the last one died. Uniques grow: the later of the two says what is kept.
+ * What was acknowledged to a writer must survive the worker: the part of a document that is not complete is kept in a
+ * file under STATE/handles; how long it is, and which write made it so, is one 64-bit store in shared memory. The text
+ * that will be read back is in a file that is replaced as a whole and says which request it answers. So a request that
+ * the kernel delivers again to the next worker is recognised, wherever the last one died. Uniques grow: the later of
+ * the two says what is kept.
  *
- * Nothing is submitted half: a JSON document ends at its brace, a line at its newline, a script at the end of the descriptor.
+ * Nothing is submitted half: a JSON document ends at its brace, a line at its newline, a script at the end of the
+ * descriptor.
  */
 #include "fs/conv.h"
 
@@ -18,7 +20,7 @@
 #include <fcntl.h>
 #include <string.h>
 
-#define LEN_BITS 21	/* of a kept length or a cursor; the rest is the request that set it */
+#define LEN_BITS 21 /* of a kept length or a cursor; the rest is the request that set it */
 #define LEN_MASK ((1ull << LEN_BITS) - 1)
 
 static char *conv_path(const struct conv *c, const char *what)
@@ -54,8 +56,14 @@ struct saved {
 
 void conv_save_out(const struct conv *c)
 {
-	const struct saved head = { c->request,		 c->code,	       c->poison,	     c->base, (uint32_t)c->n_runs,
-				    (uint32_t)c->n_decided, (uint32_t)c->out.len, (uint32_t)c->in.len };
+	const struct saved head = { c->request,
+				    c->code,
+				    c->poison,
+				    c->base,
+				    (uint32_t)c->n_runs,
+				    (uint32_t)c->n_decided,
+				    (uint32_t)c->out.len,
+				    (uint32_t)c->in.len };
 	cleanup_free char *path = conv_path(c, "out"), *new = conv_path(c, "out.new");
 	cleanup_close int fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	struct strbuf sb = STRBUF_INIT;
@@ -301,7 +309,8 @@ static void submitted(void *arg, int code, const char *text)
 		submit_all(in);
 }
 
-/* Nothing of it is submitted. The answer follows when the row in `errors` is in the journal, so that the writer finds it there. */
+/* Nothing of it is submitted. The answer follows when the row in `errors` is in the journal, so that the writer finds
+ * it there. */
 static void refuse(struct intake *in, int code, const char *why)
 {
 	engine_refuse(in->c->fs->en, in->uid, in->text.buf, in->text.len, why, code, submitted, in);
@@ -338,7 +347,8 @@ static void submit_all(struct intake *in)
 	}
 }
 
-/* Without submitting: what every document would become, or every document's errors and the code of the first that fails. */
+/* Without submitting: what every document would become, or every document's errors and the code of the first that
+ * fails. */
 static int check_all(struct intake *in, struct strbuf *out)
 {
 	int code = 0;
@@ -399,8 +409,8 @@ static bool only_blanks(const char *s, size_t len)
 }
 
 /*
- * Splits in->text into complete documents; in->rest is where the incomplete one begins (the length when there is none). NULL,
- * or why the text cannot be taken.
+ * Splits in->text into complete documents; in->rest is where the incomplete one begins (the length when there is none).
+ * NULL, or why the text cannot be taken.
  */
 static const char *split(struct intake *in)
 {
@@ -495,7 +505,9 @@ static void not_kept(struct conv *c, uint64_t request, const char *data, size_t 
 	struct strbuf why = STRBUF_INIT;
 
 	if (code == -ENOSPC || code == -EDQUOT)
-		strbuf_addstr(&why, "the disk of the state directory is full: nothing was submitted; free space and write it again");
+		strbuf_addstr(
+			&why,
+			"the disk of the state directory is full: nothing was submitted; free space and write it again");
 	else
 		strbuf_addf(&why, "the state directory cannot be written (%s): nothing was submitted", strerror(-code));
 	engine_note_rejected(c->fs->en, c->uid, data, len, why.buf);
@@ -507,7 +519,8 @@ static void not_kept(struct conv *c, uint64_t request, const char *data, size_t 
 	strbuf_release(&why);
 }
 
-static void keep_rest(struct conv *c, uint64_t request, const char *data, size_t len, const struct scan *scan, fuse_req_t req)
+static void keep_rest(struct conv *c, uint64_t request, const char *data, size_t len, const struct scan *scan,
+		      fuse_req_t req)
 {
 	struct shared_handle *sh = record(c);
 	int rc = keep(c, c->in.len, data, len);
@@ -572,7 +585,8 @@ void conv_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *d
 	strbuf_addbuf(&in->text, &c->in);
 	strbuf_add(&in->text, data, len);
 	why = in->text.len > SPEC_MAX_BYTES ? "the spec is larger than 1 MiB" : split(in);
-	/* Behind a document blank lines are nothing; alone they are what `echo "$spec"` writes when the variable is empty. */
+	/* Behind a document blank lines are nothing; alone they are what `echo "$spec"` writes when the variable is
+	 * empty. */
 	if (!why && in->n_docs == 0 && in->rest == in->text.len && !c->request && memchr(data, '\n', len))
 		why = NOTHING_THERE;
 	if (!why && in->n_docs == 0 && in->rest < in->text.len) {
@@ -601,8 +615,9 @@ const char *conv_incomplete(const struct conv *c)
 	if (!c->in.len)
 		return NULL;
 	if (conv_has_script(c))
-		return c->in.buf[c->in.len - 1] == '\n' ? NULL
-							 : "the script does not end in a newline: it may have been cut off, nothing was submitted";
+		return c->in.buf[c->in.len - 1] == '\n'
+			       ? NULL
+			       : "the script does not end in a newline: it may have been cut off, nothing was submitted";
 	if (c->scan.form == SCAN_JSON)
 		return "the JSON document is not complete: nothing was submitted";
 	return "the line does not end in a newline: it may have been cut off, nothing was submitted";

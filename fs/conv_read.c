@@ -1,7 +1,8 @@
 /*
- * Reading a conversation back: first the ids, then, waiting, "accepted JOBID" or "rejected WHY" for each; after an error its
- * text. The reader has a place of its own, because the descriptor's offset was moved by the write. A read that is delivered
- * again after a restart gives the same bytes: the place and the request that moved it are one 64-bit store.
+ * Reading a conversation back: first the ids, then, waiting, "accepted JOBID" or "rejected WHY" for each; after an
+ * error its text. The reader has a place of its own, because the descriptor's offset was moved by the write. A read
+ * that is delivered again after a restart gives the same bytes: the place and the request that moved it are one 64-bit
+ * store.
  */
 #include "fs/conv.h"
 
@@ -26,14 +27,16 @@ static bool give(struct conv *c, fuse_req_t req, uint64_t request, size_t size)
 	struct shared_handle *sh = shared_handle_get(c->fs->shared, c->fh, false);
 	size_t at = cursor_of(c), n;
 
-	if (sh && sh->cursor >> CONV_PLACE_BITS == request << CONV_PLACE_BITS >> CONV_PLACE_BITS && at >= sh->last_read_len)
+	if (sh && sh->cursor >> CONV_PLACE_BITS == request << CONV_PLACE_BITS >> CONV_PLACE_BITS &&
+	    at >= sh->last_read_len)
 		at -= sh->last_read_len; /* the same read again */
 	if (at >= c->out.len)
 		return false;
 	n = c->out.len - at < size ? c->out.len - at : size;
 	if (sh) {
 		sh->last_read_len = n;
-		__atomic_store_n(&sh->cursor, request << CONV_PLACE_BITS | (c->base + at + n) % CONV_PLACES, __ATOMIC_RELEASE);
+		__atomic_store_n(&sh->cursor, request << CONV_PLACE_BITS | (c->base + at + n) % CONV_PLACES,
+				 __ATOMIC_RELEASE);
 	}
 	(void)fuse_reply_buf(req, c->out.buf + at, n);
 	return true;
@@ -45,7 +48,7 @@ struct decision {
 	struct conv *c;
 	struct parked *p;
 	uint64_t request;
-	size_t size, index;	/* of the run that is waited for; another reader may be waiting for the same */
+	size_t size, index; /* of the run that is waited for; another reader may be waiting for the same */
 	bool fsync;
 };
 
@@ -144,7 +147,9 @@ static void answer_read(struct conv *c, fuse_req_t req, uint64_t request, size_t
 		else
 			await_decisions(c, req, request, size, false);
 	} else if (c->out.len == 0 && (c->h->flags & O_ACCMODE) != O_RDONLY) {
-		(void)fuse_reply_err(req, EAGAIN); /* nothing was written yet; who cannot write never will, and reads an empty file */
+		(void)fuse_reply_err(
+			req,
+			EAGAIN); /* nothing was written yet; who cannot write never will, and reads an empty file */
 	} else {
 		(void)fuse_reply_buf(req, NULL, 0);
 	}
@@ -168,7 +173,8 @@ static void script_then_fsync(struct intake *in, int code)
 		await_decisions(in->c, req, in->request, 0, true);
 }
 
-static void commit_first(struct conv *c, fuse_req_t req, uint64_t request, size_t size, void (*then)(struct intake *, int))
+static void commit_first(struct conv *c, fuse_req_t req, uint64_t request, size_t size,
+			 void (*then)(struct intake *, int))
 {
 	struct intake *in = intake_new(c, request, c->uid, then);
 
@@ -267,8 +273,8 @@ void conv_fsync(struct fsys *fs, fuse_req_t req, struct handle *h)
 
 /* --- the end of the descriptor --- */
 
-/* Validates, so that cat, cp and close(2) report what is cut off or wrong. Never submits: shells flush before the first write
-   and once for each child. */
+/* Validates, so that cat, cp and close(2) report what is cut off or wrong. Never submits: shells flush before the first
+   write and once for each child. */
 void conv_flush(struct fsys *fs, fuse_req_t req, struct handle *h)
 {
 	const struct conv *c = h->conv;

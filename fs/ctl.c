@@ -1,8 +1,8 @@
 /*
- * ctl files: each line is a verb, done before the write returns (as in xcpu and cgroup files). What the scheduler says of it
- * is read back on the same descriptor, or waited for with fsync. A write without a final newline is one verb as well: a
- * command is never kept half. The answer has a cursor of its own, for the write moved the descriptor's offset; that there is
- * one to be read survives the worker.
+ * ctl files: each line is a verb, done before the write returns (as in xcpu and cgroup files). What the scheduler says
+ * of it is read back on the same descriptor, or waited for with fsync. A write without a final newline is one verb as
+ * well: a command is never kept half. The answer has a cursor of its own, for the write moved the descriptor's offset;
+ * that there is one to be read survives the worker.
  */
 #include "fs/fuse_ll.h"
 
@@ -20,12 +20,12 @@ enum { ANSWER_NONE, ANSWER_WAITS, ANSWER_REFUSED }; /* shared_handle.user64 */
 /* One write: its lines are done one after the other. */
 struct ctl_call {
 	struct fsys *fs;
-	struct parked *p;	/* the write; NULL once answered */
+	struct parked *p; /* the write; NULL once answered */
 	uint64_t fh, ino;
 	uint64_t request;
-	unsigned index;		/* of the line, for the journal's key */
+	unsigned index; /* of the line, for the journal's key */
 	char *text, *line, *next;
-	size_t len;		/* of the write */
+	size_t len; /* of the write */
 	uint32_t uid;
 };
 

@@ -1,8 +1,8 @@
 /*
  * Self-kills of a worker under test. Owns the hook of backend/base/point.h and, with a shared page, the page's mapping.
  *
- * The page is written by the test (where and when) and by the worker (what happened), each field by one of them, but for
- * `armed`, which is cleared by the worker that dies: so a place that was armed kills one worker and no more. All
+ * The page is written by the test (where and when) and by the worker (what happened), each field by one of them, but
+ * for `armed`, which is cleared by the worker that dies: so a place that was armed kills one worker and no more. All
  * threads pass here; whoever counts down to zero dies.
  */
 #include "fs/die.h"
@@ -24,9 +24,9 @@
 enum { PAGE_SIZE = 4096, PAGE_POINTS = 64, NAME_SIZE = 32 };
 
 struct die_page {
-	uint32_t n_points;	/* of this program */
-	uint32_t armed;		/* point + 1; 0: none */
-	uint32_t countdown;	/* passes until death, > 0 */
+	uint32_t n_points;  /* of this program */
+	uint32_t armed;     /* point + 1; 0: none */
+	uint32_t countdown; /* passes until death, > 0 */
 	uint32_t deaths_all;
 	uint32_t passes[PAGE_POINTS], deaths[PAGE_POINTS];
 	char names[PAGE_POINTS][NAME_SIZE];
@@ -34,11 +34,12 @@ struct die_page {
 
 _Static_assert(sizeof(struct die_page) <= PAGE_SIZE, "a page");
 _Static_assert((int)POINT_N <= (int)PAGE_POINTS, "a row for each point");
-_Static_assert((int)POINT_SESSION_TAKING_OVER == (int)SESSION_TAKING_OVER, "the session's points come first, in their order");
+_Static_assert((int)POINT_SESSION_TAKING_OVER == (int)SESSION_TAKING_OVER,
+	       "the session's points come first, in their order");
 
 static struct die_page *page;
-static int only;	 /* the point, without a page */
-static uint64_t chance;	 /* of 2^32 */
+static int only;        /* the point, without a page */
+static uint64_t chance; /* of 2^32 */
 static uint64_t random_state;
 
 static void __attribute__((noreturn)) die(void)
@@ -113,7 +114,8 @@ static int parse_chance(const char *text, struct err *e)
 		p = strtod(colon + 1, &end);
 	}
 	if (!colon || only < 0 || end == colon + 1 || *end != ':' || !(p >= 0 && p <= 1))
-		return err_set(e, -EINVAL, DIE_VARIABLE " takes POINT:PROBABILITY:SEED or an absolute path, not '%s'", text);
+		return err_set(e, -EINVAL, DIE_VARIABLE " takes POINT:PROBABILITY:SEED or an absolute path, not '%s'",
+			       text);
 	chance = (uint64_t)(p * 4294967296.0);
 	/* Each worker draws other numbers, or all would die at the same place of the same request. */
 	random_state = strtoull(end + 1, NULL, 10) ^ (uint64_t)getpid() << 32;

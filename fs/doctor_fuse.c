@@ -1,6 +1,6 @@
 /*
- * What doctor asks of FUSE: versions, the device, the helper of ordinary users, limits of the kernel, and whether the mounts that are
- * there answer. Changes nothing.
+ * What doctor asks of FUSE: versions, the device, the helper of ordinary users, limits of the kernel, and whether the
+ * mounts that are there answer. Changes nothing.
  *
  * A mount may be dead or stuck, and then whoever looks at it may never come back: a child looks, with a deadline.
  */
@@ -62,8 +62,11 @@ static void check_device(struct doctor *d)
 	if (fd >= 0)
 		(void)close(fd);
 	if (geteuid() == 0 && stat("/dev/fuse", &st) == 0 && (st.st_mode & 06) != 06)
-		doctor_note(d, "/dev/fuse can be used by you, but not by everybody (mode %04o); `chmod 666 /dev/fuse` lets ordinary "
-			       "users mount", st.st_mode & 07777);
+		doctor_note(
+			d,
+			"/dev/fuse can be used by you, but not by everybody (mode %04o); `chmod 666 /dev/fuse` lets ordinary "
+			"users mount",
+			st.st_mode & 07777);
 	else
 		doctor_ok(d, "/dev/fuse can be used");
 }
@@ -79,8 +82,11 @@ static void check_helper(struct doctor *d)
 	if (!path)
 		doctor_bad(d, FUSERMOUNT " is not installed: ask root to install the package fuse3");
 	else if (stat(path, &st) < 0 || st.st_uid != 0 || !(st.st_mode & S_ISUID))
-		doctor_bad(d, "%s is not setuid root, so it cannot mount for you: ask root for `chmod u+s %s`, or to install the "
-			      "package fuse3 again", path, path);
+		doctor_bad(
+			d,
+			"%s is not setuid root, so it cannot mount for you: ask root for `chmod u+s %s`, or to install the "
+			"package fuse3 again",
+			path, path);
 	else
 		doctor_ok(d, "%s mounts for you", path);
 }
@@ -97,8 +103,11 @@ static void check_limit(struct doctor *d, const char *dir, const char *name, boo
 	if (v == 0)
 		return;
 	*found = true;
-	doctor_bad(d, "the kernel ends a file system that does not answer a request for %ld s (fs.fuse.%s), and a read of a run's "
-		      "`wait` may take days: ask root for `sysctl fs.fuse.%s=0` before you mount", v, name, name);
+	doctor_bad(
+		d,
+		"the kernel ends a file system that does not answer a request for %ld s (fs.fuse.%s), and a read of a run's "
+		"`wait` may take days: ask root for `sysctl fs.fuse.%s=0` before you mount",
+		v, name, name);
 }
 
 void doctor_fuse_limits(struct doctor *d, const char *sysctl_dir)
@@ -177,11 +186,17 @@ static void check_mount(void *arg, const char *dir)
 	if (code == 0)
 		doctor_ok(m->d, "mounted on %s, and it answers", dir);
 	else if (code == ENOTCONN || code == ECONNABORTED)
-		doctor_bad(m->d, "the mount on %s is dead, nobody serves it: `slurmray umount %s` takes it away, `slurmray mount %s` "
-				 "serves it again", dir, dir, dir);
+		doctor_bad(
+			m->d,
+			"the mount on %s is dead, nobody serves it: `slurmray umount %s` takes it away, `slurmray mount %s` "
+			"serves it again",
+			dir, dir, dir);
 	else if (code == ETIMEDOUT)
-		doctor_bad(m->d, "the mount on %s did not answer for %d s: if that stays so, `slurmray umount %s`, then mount it again; "
-				 "jobs are not affected", dir, LOOK_MS / 1000, dir);
+		doctor_bad(
+			m->d,
+			"the mount on %s did not answer for %d s: if that stays so, `slurmray umount %s`, then mount it again; "
+			"jobs are not affected",
+			dir, LOOK_MS / 1000, dir);
 	else
 		doctor_bad(m->d, "the mount on %s does not answer: %s", dir, strerror(code));
 }

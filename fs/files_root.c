@@ -13,30 +13,31 @@
 static void render_readme(const struct view *v, struct strbuf *out)
 {
 	(void)v;
-	strbuf_addstr(out,
-		      "slurmray: jobs are files.\n"
-		      "\n"
-		      "  echo 'python train.py' > runs/new          submit a command\n"
-		      "  echo 'nodes=2 time=1:00:00 -- srun ./a.out' > runs/new\n"
-		      "  cat job.sbatch > runs/new                  submit a batch script\n"
-		      "  exec 3<>runs/new; echo hostname >&3; read -r id <&3\n"
-		      "  readlink runs/last                         the newest run\n"
-		      "  cat runs/42/status    tail -f runs/42/log    ls runs/42/results\n"
-		      "  cat runs/42/wait                           blocks until the run has ended: STATUS CODE\n"
-		      "  cat runs/42/log.follow                     the log until the run has ended\n"
-		      "  echo cancel > runs/42/ctl                  also: signal USR1, hold, release, retry\n"
-		      "  rmdir runs/42                              removes a run that has ended\n"
-		      "  mkdir runs/mine; cp data runs/mine/files/; echo 'wc data' > runs/mine/spec\n"
-		      "  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
-		      "  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
-		      "  cat errors                                 what was refused, and why\n"
-		      "\n"
-		      "Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
-		      "  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
-		      "  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
-		      "\n"
-		      "Keys need ` -- ` before the command. A job starts in runs/ID/work, a directory of its own, unless workdir=/path\n"
-		      "says otherwise. runs/template is a commented spec; man 5 slurmray says the rest.\n");
+	strbuf_addstr(
+		out,
+		"slurmray: jobs are files.\n"
+		"\n"
+		"  echo 'python train.py' > runs/new          submit a command\n"
+		"  echo 'nodes=2 time=1:00:00 -- srun ./a.out' > runs/new\n"
+		"  cat job.sbatch > runs/new                  submit a batch script\n"
+		"  exec 3<>runs/new; echo hostname >&3; read -r id <&3\n"
+		"  readlink runs/last                         the newest run\n"
+		"  cat runs/42/status    tail -f runs/42/log    ls runs/42/results\n"
+		"  cat runs/42/wait                           blocks until the run has ended: STATUS CODE\n"
+		"  cat runs/42/log.follow                     the log until the run has ended\n"
+		"  echo cancel > runs/42/ctl                  also: signal USR1, hold, release, retry\n"
+		"  rmdir runs/42                              removes a run that has ended\n"
+		"  mkdir runs/mine; cp data runs/mine/files/; echo 'wc data' > runs/mine/spec\n"
+		"  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
+		"  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
+		"  cat errors                                 what was refused, and why\n"
+		"\n"
+		"Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
+		"  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
+		"  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
+		"\n"
+		"Keys need ` -- ` before the command. A job starts in runs/ID/work, a directory of its own, unless workdir=/path\n"
+		"says otherwise. runs/template is a commented spec; man 5 slurmray says the rest.\n");
 }
 
 static void render_root_status(const struct view *v, struct strbuf *out)
@@ -60,7 +61,11 @@ static void render_root_status(const struct view *v, struct strbuf *out)
 	for (size_t i = 0; i < cf->n_clusters; i++) {
 		const struct engine_link *l = engine_cluster_link(fs->en, cf->clusters[i]->name);
 
-		strbuf_addf(out, "cluster_%s %s\n", cf->clusters[i]->name, !l ? "-" : l->up ? "up" : l->asking ? "down" : "refused");
+		strbuf_addf(out, "cluster_%s %s\n", cf->clusters[i]->name,
+			    !l          ? "-"
+			    : l->up     ? "up"
+			    : l->asking ? "down"
+					: "refused");
 	}
 }
 
@@ -88,10 +93,12 @@ static void render_runs_last(const struct view *v, struct strbuf *out)
 static void render_template(const struct view *v, struct strbuf *out)
 {
 	(void)v;
-	strbuf_addstr(out, "#!/bin/bash\n"
-			   "# A spec to start from: a batch script. Remove a # before SBATCH to use a line, then\n"
-			   "#   cat this-file > runs/new\n"
-			   "# The same keys, with underscores, work on one line (nodes=2 time=1:00:00 -- command) and in JSON.\n");
+	strbuf_addstr(
+		out,
+		"#!/bin/bash\n"
+		"# A spec to start from: a batch script. Remove a # before SBATCH to use a line, then\n"
+		"#   cat this-file > runs/new\n"
+		"# The same keys, with underscores, work on one line (nodes=2 time=1:00:00 -- command) and in JSON.\n");
 	for (const struct spec_key *k = spec_keys; k->name; k++) {
 		if (!(k->flags & SPEC_SBATCH) || (k->flags & (SPEC_LATER | SPEC_OURS)))
 			continue;
@@ -100,10 +107,13 @@ static void render_template(const struct view *v, struct strbuf *out)
 			strbuf_addch(out, *c == '_' ? '-' : *c);
 		strbuf_addf(out, "%s\t# %s\n", k->type == SPEC_FLAG ? "" : "=...", k->help ? k->help : "");
 	}
-	strbuf_addstr(out, "\n# Keys that sbatch does not have, or calls otherwise: on one line, in JSON, for slurmray submit KEY=VALUE.\n");
+	strbuf_addstr(
+		out,
+		"\n# Keys that sbatch does not have, or calls otherwise: on one line, in JSON, for slurmray submit KEY=VALUE.\n");
 	for (const struct spec_key *k = spec_keys; k->name; k++)
 		if (!(k->flags & (SPEC_SBATCH | SPEC_LATER | SPEC_OURS)))
-			strbuf_addf(out, "#   %s%s=...\t# %s\n", k->name, k->type == SPEC_MAP ? ".NAME" : "", k->help ? k->help : "");
+			strbuf_addf(out, "#   %s%s=...\t# %s\n", k->name, k->type == SPEC_MAP ? ".NAME" : "",
+				    k->help ? k->help : "");
 	strbuf_addstr(out, "\nhostname\n");
 }
 
@@ -111,8 +121,8 @@ static void render_list(const struct view *v, struct strbuf *out)
 {
 	struct fsys *fs = v->fs;
 
-	strbuf_addf(out, "%-12s %-13s %-10s %-10s %-20s %9s %4s %s\n", "ID", "STATUS", "CLUSTER", "JOB", "CREATED", "ELAPSED",
-		    "CODE", "NAME");
+	strbuf_addf(out, "%-12s %-13s %-10s %-10s %-20s %9s %4s %s\n", "ID", "STATUS", "CLUSTER", "JOB", "CREATED",
+		    "ELAPSED", "CODE", "NAME");
 	for (const struct run *r = engine_next(fs->en, 0); r; r = engine_next(fs->en, r->num)) {
 		int64_t end = run_is_live(r) ? clock_real(fs->clock) : r->t_ended;
 		char when[CLOCK_TEXT], elapsed[24] = "-", code[12] = "-";
@@ -123,24 +133,32 @@ static void render_list(const struct view *v, struct strbuf *out)
 			(void)snprintf(code, sizeof(code), "%d", r->exit_code >= 0 ? r->exit_code : 128 + r->signal);
 		(void)clock_text(r->t_created, when);
 		strbuf_addf(out, "%-12s %-13s %-10s %-10s %.19sZ %9s %4s %s\n", r->id, run_status_name(r->status),
-			    r->cluster ? r->cluster : "-", r->job_id && *r->job_id ? r->job_id : "-", when, elapsed, code,
-			    r->name ? r->name : run_fact(r, "job_name") ? run_fact(r, "job_name") : "-");
+			    r->cluster ? r->cluster : "-", r->job_id && *r->job_id ? r->job_id : "-", when, elapsed,
+			    code,
+			    r->name                   ? r->name
+			    : run_fact(r, "job_name") ? run_fact(r, "job_name")
+						      : "-");
 	}
 }
 
 const struct node fixed_nodes[] = {
 	[FIXED_NONE] = { ".", NODE_DIR, 0755, 0, NULL, 0, "the root" },
 	[FIXED_README] = { "README", NODE_DOC, 0444, NODE_CONSTANT, render_readme, 0, "one screen of help" },
-	[FIXED_STATUS] = { "status", NODE_DOC, 0444, 0, render_root_status, 0, "health of the daemon, `key value` lines" },
-	[FIXED_ERRORS] = { "errors", NODE_DOC, 0444, NODE_APPENDS, render_errors, 0, "every rejected write: when, who, the text, why; JSON lines" },
+	[FIXED_STATUS] = { "status", NODE_DOC, 0444, 0, render_root_status, 0,
+			   "health of the daemon, `key value` lines" },
+	[FIXED_ERRORS] = { "errors", NODE_DOC, 0444, NODE_APPENDS, render_errors, 0,
+			   "every rejected write: when, who, the text, why; JSON lines" },
 	[FIXED_CTL] = { "ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0, "reload, stop" },
 	[FIXED_LAST] = { "last", NODE_LINK, 0777, 0, render_last, 0, "the newest run" },
 	[FIXED_RUNS] = { "runs", NODE_DIR, 0755, 0, NULL, 0, "one directory per run" },
 	[FIXED_CLUSTERS] = { "clusters", NODE_DIR, 0555, 0, NULL, 0, "one directory per cluster" },
 	[FIXED_BY] = { "by", NODE_DIR, 0555, 0, NULL, 0, "links to runs by status, cluster, tag, name and day" },
-	[FIXED_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0, "write a spec: a job is submitted; read the same descriptor: its id" },
-	[FIXED_CHECK] = { "check", NODE_CONV, 0644, NODE_FRESH, NULL, 0, "the same, nothing is submitted: read the effective spec and the script, or every error" },
-	[FIXED_TEMPLATE] = { "template", NODE_DOC, 0444, NODE_CONSTANT, render_template, 0, "a commented spec to start from" },
+	[FIXED_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
+			"write a spec: a job is submitted; read the same descriptor: its id" },
+	[FIXED_CHECK] = { "check", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
+			  "the same, nothing is submitted: read the effective spec and the script, or every error" },
+	[FIXED_TEMPLATE] = { "template", NODE_DOC, 0444, NODE_CONSTANT, render_template, 0,
+			     "a commented spec to start from" },
 	[FIXED_LIST] = { "list", NODE_DOC, 0444, 0, render_list, 0, "a table, a row per run" },
 	[FIXED_RUNS_LAST] = { "last", NODE_LINK, 0777, NODE_UNLISTED, render_runs_last, 0, "the newest run" },
 	[FIXED_BY_FIRST + SET_STATUS] = { "status", NODE_DIR, 0555, 0, NULL, 0, "runs by status" },
@@ -164,7 +182,11 @@ static void render_cluster_status(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "host %s\n", v->cluster->hosts[0]);
 	if (!l)
 		return;
-	strbuf_addf(out, "link %s\nsince %s\n", l->up ? "up" : l->asking ? "down" : "refused", clock_text(l->since, when));
+	strbuf_addf(out, "link %s\nsince %s\n",
+		    l->up       ? "up"
+		    : l->asking ? "down"
+				: "refused",
+		    clock_text(l->since, when));
 	if (*l->text)
 		strbuf_addf(out, "text %s\n", l->text);
 }
@@ -184,7 +206,8 @@ const struct node cluster_nodes[] = {
 	{ "shares.json", NODE_PROBE, 0444, 0, NULL, 0, "the same as JSON" },
 	{ "ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0, "reconnect" },
 	{ "runs", NODE_DIR, 0755, 0, NULL, 0, "for submitting to this cluster" },
-	{ "new", NODE_CONV, 0644, NODE_FRESH | NODE_UNLISTED, NULL, 0, "clusters/NAME/runs/new: as runs/new, for this cluster" },
+	{ "new", NODE_CONV, 0644, NODE_FRESH | NODE_UNLISTED, NULL, 0,
+	  "clusters/NAME/runs/new: as runs/new, for this cluster" },
 	{ 0 },
 };
 

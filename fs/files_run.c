@@ -115,8 +115,10 @@ static void why_rejected(const struct view *v, struct strbuf *out)
 	uint64_t n = sp ? spool_reader_rejected(sp) : 0;
 
 	if (n)
-		strbuf_addf(out, "%" PRIu64 " %s of the job's message file %s no Dagster Pipes message: see events.rejected\n", n,
-			    n == 1 ? "line" : "lines", n == 1 ? "is" : "are");
+		strbuf_addf(out,
+			    "%" PRIu64
+			    " %s of the job's message file %s no Dagster Pipes message: see events.rejected\n",
+			    n, n == 1 ? "line" : "lines", n == 1 ? "is" : "are");
 }
 
 static void render_rejected(const struct view *v, struct strbuf *out)
@@ -213,7 +215,7 @@ static json_t *info_object(const struct run *r)
 	put_str(o, "started_source", r->t_started ? source_of(r, false) : NULL);
 	put_time(o, "ended", r->t_ended);
 	put_time(o, "estimated_start", r->t_est_start);
-	json_object_foreach(r->facts, key, value) {
+	json_object_foreach (r->facts, key, value) {
 		if (!json_object_get(o, key))
 			(void)json_object_set(o, key, value);
 	}
@@ -236,7 +238,7 @@ static void keyed(const json_t *o, struct strbuf *out)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach((json_t *)o, key, value) {
+	json_object_foreach ((json_t *)o, key, value) {
 		const char *s = json_string_value(value);
 
 		if (s && !strpbrk(s, "\n\r")) {
@@ -291,7 +293,8 @@ static double elapsed_seconds(const struct view *v)
 	return r->t_started && end > r->t_started ? (double)(end - r->t_started) / USEC_PER_SEC : 0;
 }
 
-/* One metric in either form. The number of decimals is fixed: a live file must not get shorter between stat and read. */
+/* One metric in either form. The number of decimals is fixed: a live file must not get shorter between stat and read.
+ */
 static void metric(struct strbuf *out, bool json, const char *name, int decimals, double value)
 {
 	if (json)
@@ -303,7 +306,8 @@ static void metric(struct strbuf *out, bool json, const char *name, int decimals
 /* Names of our own; a job's number of the same name is not shown twice. */
 static bool own_metric(const char *name)
 {
-	static const char *const own[] = { "elapsed", "cpus", "cpu_seconds", "cpu_efficiency", "max_rss", "node_hours", "complete" };
+	static const char *const own[] = { "elapsed", "cpus",       "cpu_seconds", "cpu_efficiency",
+					   "max_rss", "node_hours", "complete" };
 
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 		if (strcmp(own[i], name) == 0)
@@ -324,7 +328,7 @@ static void reported_metrics(const struct view *v, struct strbuf *out, bool json
 	json_t *numbers = run_numbers(v->fs, v->run), *value;
 	const char *name;
 
-	json_object_foreach(numbers, name, value) {
+	json_object_foreach (numbers, name, value) {
 		if (own_metric(name))
 			continue;
 		if (json) {
@@ -382,11 +386,15 @@ static void render_metrics_json(const struct view *v, struct strbuf *out)
 /* --- the table --- */
 
 const struct node run_nodes[] = {
-	[RUN_ROW_DIR] = { ".", NODE_DIR, 0755, 0, NULL, 0, "the run's directory; rmdir purges a draft or an ended run" },
+	[RUN_ROW_DIR] = { ".", NODE_DIR, 0755, 0, NULL, 0,
+			  "the run's directory; rmdir purges a draft or an ended run" },
 	[RUN_ROW_RESULTS] = { "results", NODE_DIR, 0555, 0, NULL, 0, "what the job wrote under $SLURMRAY_RESULTS" },
-	[RUN_ROW_WORK] = { "work", NODE_DIR, 0555, NODE_UNLISTED, NULL, 0, "the remote working directory, read through" },
-	[RUN_ROW_FILES] = { "files", NODE_DIR, 0755, 0, NULL, 0, "inputs; written in a draft, shipped into the working directory" },
-	{ "spec", NODE_SPEC, 0644, NODE_FRESH | NODE_FINAL, NULL, 0, "the spec as written; writing it in a draft submits" },
+	[RUN_ROW_WORK] = { "work", NODE_DIR, 0555, NODE_UNLISTED, NULL, 0,
+			   "the remote working directory, read through" },
+	[RUN_ROW_FILES] = { "files", NODE_DIR, 0755, 0, NULL, 0,
+			    "inputs; written in a draft, shipped into the working directory" },
+	{ "spec", NODE_SPEC, 0644, NODE_FRESH | NODE_FINAL, NULL, 0,
+	  "the spec as written; writing it in a draft submits" },
 	{ "effective", NODE_STORED, 0444, NODE_FINAL, NULL, 0, "the spec with all defaults, each with its source" },
 	{ "script", NODE_STORED, 0444, NODE_FINAL, NULL, 0, "exactly what the scheduler is given" },
 	{ "status", NODE_DOC, 0444, NODE_FINAL | NODE_TRANSITION, render_status, 0, "one word" },
@@ -395,25 +403,34 @@ const struct node run_nodes[] = {
 	{ "info.json", NODE_DOC, 0444, 0, render_info_json, 0, "the same as JSON" },
 	{ "job_id", NODE_DOC, 0444, NODE_FINAL, render_job_id, 0, "the scheduler's id, - before there is one" },
 	{ "cluster", NODE_DOC, 0444, NODE_FINAL, render_cluster, 0, "the cluster's name" },
-	{ "exit_code", NODE_DOC, 0444, NODE_FINAL | NODE_TRANSITION, render_exit_code, 0, "the job's code, 128+N for signal N, - for none" },
+	{ "exit_code", NODE_DOC, 0444, NODE_FINAL | NODE_TRANSITION, render_exit_code, 0,
+	  "the job's code, 128+N for signal N, - for none" },
 	{ "wait", NODE_WAIT, 0444, NODE_UNLISTED, NULL, 0, "blocks until the run has ended: `STATUS CODE`" },
 	{ "stdout", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_OUT, "the job's output, byte-exact" },
 	{ "stderr", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_ERR, "the job's error output, byte-exact" },
 	{ "log", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_LOG, "both, in order of arrival" },
-	{ "stdout.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_OUT, "stdout; blocks at its end until the run has ended" },
-	{ "stderr.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_ERR, "stderr; blocks at its end until the run has ended" },
-	{ "log.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_LOG, "log; blocks at its end until the run has ended" },
-	{ "history", NODE_DOC, 0444, NODE_TRANSITION | NODE_APPENDS, render_history, 0, "state transitions, JSON lines" },
-	{ "metrics", NODE_DOC, 0444, 0, render_metrics, 0, "elapsed, cpu_efficiency, max_rss, node_hours ... `key value` lines" },
+	{ "stdout.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_OUT,
+	  "stdout; blocks at its end until the run has ended" },
+	{ "stderr.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_ERR,
+	  "stderr; blocks at its end until the run has ended" },
+	{ "log.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_LOG,
+	  "log; blocks at its end until the run has ended" },
+	{ "history", NODE_DOC, 0444, NODE_TRANSITION | NODE_APPENDS, render_history, 0,
+	  "state transitions, JSON lines" },
+	{ "metrics", NODE_DOC, 0444, 0, render_metrics, 0,
+	  "elapsed, cpu_efficiency, max_rss, node_hours ... `key value` lines" },
 	{ "metrics.json", NODE_DOC, 0444, 0, render_metrics_json, 0, "the same as JSON" },
-	{ "ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0, "verbs: cancel, signal NAME, hold, release ...; read back for the answer" },
+	{ "ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0,
+	  "verbs: cancel, signal NAME, hold, release ...; read back for the answer" },
 	{ "events", NODE_GROW, 0644, NODE_FINAL, NULL, SPOOL_EVENTS, "Dagster Pipes messages of the job, whole lines" },
-	{ "events.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_EVENTS, "events; blocks at its end until the run has ended" },
+	{ "events.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_EVENTS,
+	  "events; blocks at its end until the run has ended" },
 	{ "events.rejected", NODE_DOC, 0444, NODE_FINAL | NODE_APPENDS, render_rejected, 0,
 	  "what the job wrote that is no message, with offset and reason" },
 	{ "context", NODE_CONTEXT, 0644, 0, NULL, 0, "the Pipes context that the job is given; written in a draft" },
 	{ "pipes", NODE_DIR, 0555, 0, NULL, 0, "what the job reported, JSON lines" },
-	{ "pipes/materializations", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_MATERIALIZATIONS, "asset materializations" },
+	{ "pipes/materializations", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_MATERIALIZATIONS,
+	  "asset materializations" },
 	{ "pipes/checks", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CHECKS, "asset checks" },
 	{ "pipes/logs", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_LOGS, "log messages" },
 	{ "pipes/custom", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CUSTOM, "custom messages" },

@@ -27,26 +27,26 @@ struct handle;
 
 enum node_class {
 	NODE_DIR,
-	NODE_DOC,	/* rendered at open (values, keyed files, documents) */
-	NODE_STORED,	/* a document of the journal: spec, effective, script */
-	NODE_GROW,	/* stdout, stderr, log */
-	NODE_WAIT,	/* blocks until the run has ended */
-	NODE_FOLLOW,	/* blocks at its end until there is more */
-	NODE_CONV,	/* conversation: runs/new, runs/check */
-	NODE_SPEC,	/* a document that is a conversation when opened for writing */
-	NODE_CTL,	/* verbs */
+	NODE_DOC,    /* rendered at open (values, keyed files, documents) */
+	NODE_STORED, /* a document of the journal: spec, effective, script */
+	NODE_GROW,   /* stdout, stderr, log */
+	NODE_WAIT,   /* blocks until the run has ended */
+	NODE_FOLLOW, /* blocks at its end until there is more */
+	NODE_CONV,   /* conversation: runs/new, runs/check */
+	NODE_SPEC,   /* a document that is a conversation when opened for writing */
+	NODE_CTL,    /* verbs */
 	NODE_LINK,
-	NODE_PROBE,	/* a document that the cluster is asked for at open */
-	NODE_CONTEXT,	/* the Pipes context: bytes that a draft is given */
+	NODE_PROBE,   /* a document that the cluster is asked for at open */
+	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
 };
 
 enum node_flags {
 	NODE_UNLISTED = 1 << 0,
-	NODE_FRESH = 1 << 1,	/* a new instance per LOOKUP (see ino.h) */
-	NODE_FINAL = 1 << 2,	/* does not change any more once the run has ended */
-	NODE_CONSTANT = 1 << 3,	/* never changes */
+	NODE_FRESH = 1 << 1,      /* a new instance per LOOKUP (see ino.h) */
+	NODE_FINAL = 1 << 2,      /* does not change any more once the run has ended */
+	NODE_CONSTANT = 1 << 3,   /* never changes */
 	NODE_TRANSITION = 1 << 4, /* changes with the status and at no other time */
-	NODE_APPENDS = 1 << 5,	/* only grows: an open descriptor sees the news, as tail -f wants */
+	NODE_APPENDS = 1 << 5,    /* only grows: an open descriptor sees the news, as tail -f wants */
 };
 
 /* Whose file is rendered. Only what the table's kind has is set. */
@@ -62,21 +62,33 @@ struct node {
 	mode_t mode;
 	unsigned flags;
 	void (*render)(const struct view *v, struct strbuf *out); /* DOC, LINK */
-	int stream;		/* GROW, FOLLOW: enum spool_stream */
-	const char *doc;	/* one line for docs/interface.md */
+	int stream;                                               /* GROW, FOLLOW: enum spool_stream */
+	const char *doc;                                          /* one line for docs/interface.md */
 };
 
-/* Rows of the tables; each ends with a row without a name. Row 0 is the directory itself. A name with a slash is in the directory
-   that is a row of its own. Node ids hold row numbers, so new rows come last. */
+/* Rows of the tables; each ends with a row without a name. Row 0 is the directory itself. A name with a slash is in the
+   directory that is a row of its own. Node ids hold row numbers, so new rows come last. */
 extern const struct node run_nodes[];
 extern const struct node cluster_nodes[];
 extern const struct node fixed_nodes[];
 
 /* Rows of fixed_nodes, in its order. */
 enum fixed {
-	FIXED_NONE, FIXED_README, FIXED_STATUS, FIXED_ERRORS, FIXED_CTL, FIXED_LAST, FIXED_RUNS, FIXED_CLUSTERS, FIXED_BY,
-	FIXED_NEW, FIXED_CHECK, FIXED_TEMPLATE, FIXED_LIST, FIXED_RUNS_LAST,
-	FIXED_BY_FIRST,		/* by/status, then the others in the order of enum set_kind */
+	FIXED_NONE,
+	FIXED_README,
+	FIXED_STATUS,
+	FIXED_ERRORS,
+	FIXED_CTL,
+	FIXED_LAST,
+	FIXED_RUNS,
+	FIXED_CLUSTERS,
+	FIXED_BY,
+	FIXED_NEW,
+	FIXED_CHECK,
+	FIXED_TEMPLATE,
+	FIXED_LIST,
+	FIXED_RUNS_LAST,
+	FIXED_BY_FIRST, /* by/status, then the others in the order of enum set_kind */
 };
 
 enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_N };
@@ -92,32 +104,32 @@ struct fsys {
 	struct shared *shared;
 	const struct clock *clock;
 	const char *state_dir, *mount_dir;
-	char *handle_dir;	/* STATE/handles: conversations of open handles */
+	char *handle_dir; /* STATE/handles: conversations of open handles */
 	uid_t uid;
 	gid_t gid;
-	uid_t *allow_uids;	/* with --allow-uid, ended by n */
+	uid_t *allow_uids; /* with --allow-uid, ended by n */
 	size_t n_allow;
-	bool others;		/* the kernel lets other users in: nothing is cached that only some may see */
-	int64_t started;	/* real us */
-	int64_t mounted;	/* real us; the same for each worker of a mount */
-	int64_t built;		/* real us; of the program, whose constant texts change with it */
-	int64_t runs_changed;	/* real us: the newest creation, or the last purge that this worker saw */
-	uint32_t instance;	/* last one given out */
-	struct hmap handles;	/* by fh */
-	struct hmap parked;	/* by run number; 0: not tied to a run */
-	struct hmap spools;	/* readers, by run number */
-	struct hmap numbers;	/* what runs reported, by run number */
-	struct hmap values;	/* known set values, by hash */
-	struct hmap paths;	/* path tables, by run number */
-	struct hmap probes;	/* last answers of clusters */
+	bool others;          /* the kernel lets other users in: nothing is cached that only some may see */
+	int64_t started;      /* real us */
+	int64_t mounted;      /* real us; the same for each worker of a mount */
+	int64_t built;        /* real us; of the program, whose constant texts change with it */
+	int64_t runs_changed; /* real us: the newest creation, or the last purge that this worker saw */
+	uint32_t instance;    /* last one given out */
+	struct hmap handles;  /* by fh */
+	struct hmap parked;   /* by run number; 0: not tied to a run */
+	struct hmap spools;   /* readers, by run number */
+	struct hmap numbers;  /* what runs reported, by run number */
+	struct hmap values;   /* known set values, by hash */
+	struct hmap paths;    /* path tables, by run number */
+	struct hmap probes;   /* last answers of clusters */
 	size_t n_parked;
-	bool asleep;		/* the machine is about to sleep: nobody may wait */
-	int64_t journal_us;	/* for how long requests wait for the journal */
-	int64_t journal_since;	/* monotonic us: since when it owes an answer, if it does */
+	bool asleep;           /* the machine is about to sleep: nobody may wait */
+	int64_t journal_us;    /* for how long requests wait for the journal */
+	int64_t journal_since; /* monotonic us: since when it owes an answer, if it does */
 	size_t journal_owes;
-	int retrying;		/* park_retry calls that are under way, and what went away meanwhile */
+	int retrying; /* park_retry calls that are under way, and what went away meanwhile */
 	struct parked *graves;
-	long n_pollers;		/* handles whose kernel handle is kept */
+	long n_pollers; /* handles whose kernel handle is kept */
 	bool stopping, restart;
 	uint64_t n_requests;
 };
@@ -125,22 +137,22 @@ struct fsys {
 /* --- handles (handle.c) --- */
 
 struct handle {
-	struct hmap_node node;	/* by fh */
+	struct hmap_node node; /* by fh */
 	uint64_t fh, ino;
-	uint32_t flags;		/* of open(2) */
-	uint32_t run;		/* number, or 0 */
-	const struct node *nd;	/* NULL for path files and sets */
-	struct strbuf text;	/* DOC: snapshot; CTL: last answer */
+	uint32_t flags;        /* of open(2) */
+	uint32_t run;          /* number, or 0 */
+	const struct node *nd; /* NULL for path files and sets */
+	struct strbuf text;    /* DOC: snapshot; CTL: last answer */
 	bool have_text;
-	struct conv *conv;	/* CONV, SPEC for writing */
-	bool verb_seen;		/* CTL: a verb was written on this handle, its answer was not read */
-	int failed;		/* CTL: what the last verb was refused with */
-	int fd;			/* files/: local descriptor; -1 */
+	struct conv *conv; /* CONV, SPEC for writing */
+	bool verb_seen;    /* CTL: a verb was written on this handle, its answer was not read */
+	int failed;        /* CTL: what the last verb was refused with */
+	int fd;            /* files/: local descriptor; -1 */
 	struct content *content;
-	uint32_t *set;		/* sets: runs that are waited for */
+	uint32_t *set; /* sets: runs that are waited for */
 	size_t n_set;
 	bool have_set;
-	uint64_t pos;		/* FOLLOW: how far this handle has read; CTL: of the answer */
+	uint64_t pos; /* FOLLOW: how far this handle has read; CTL: of the answer */
 };
 
 struct handle *handle_new(struct fsys *fs, uint64_t fh, uint64_t ino, uint32_t flags);
@@ -152,13 +164,13 @@ void handle_free(struct fsys *fs, struct handle *h);
 /* --- parked requests (park.c) --- */
 
 struct parked {
-	struct hmap_node node;	/* by run number */
+	struct hmap_node node; /* by run number */
 	struct fsys *fs;
 	fuse_req_t req;
 	struct handle *h;
 	uint64_t off;
 	size_t size;
-	int64_t deadline;	/* monotonic us; 0: none (a signal or the end of the run lets go) */
+	int64_t deadline; /* monotonic us; 0: none (a signal or the end of the run lets go) */
 	int deadline_errno;
 	/* Tries again; true when the request was answered (then the record is gone). */
 	bool (*retry)(struct parked *p);
@@ -169,7 +181,7 @@ struct parked {
 	uint64_t user;
 	bool uninterruptible;
 	bool registering, interrupted; /* a signal came before park_interruptible */
-	bool trying, gone;	/* private to park_retry */
+	bool trying, gone;             /* private to park_retry */
 	struct parked *grave;
 };
 
@@ -188,12 +200,12 @@ void park_drain(struct fsys *fs, int error);
 void park_interrupt(struct fsys *fs);
 
 /*
- * Nobody waits for the journal longer than fs->journal_us (ETIMEDOUT then), and that counts from when it fell silent: who comes
- * later, or was behind another in a queue of the kernel (a directory's lock), does not wait all of it again.
+ * Nobody waits for the journal longer than fs->journal_us (ETIMEDOUT then), and that counts from when it fell silent:
+ * who comes later, or was behind another in a queue of the kernel (a directory's lock), does not wait all of it again.
  */
-void journal_asked(struct fsys *fs);	/* something is on its way to it */
-void journal_heard(struct fsys *fs);	/* it said something, and more is to come */
-void journal_answered(struct fsys *fs);	/* the end of what was asked */
+void journal_asked(struct fsys *fs);    /* something is on its way to it */
+void journal_heard(struct fsys *fs);    /* it said something, and more is to come */
+void journal_answered(struct fsys *fs); /* the end of what was asked */
 void park_for_journal(struct parked *p);
 /* Row in `errors` for a write that was answered so. */
 void journal_note_late(struct fsys *fs, uint32_t uid, const char *text, size_t len);
@@ -245,7 +257,7 @@ bool conv_ready(const struct conv *c);
 
 void ctl_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *data, size_t len);
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
-const char *ctl_verbs(const struct view *v); /* what reading it lists */
+const char *ctl_verbs(const struct view *v);             /* what reading it lists */
 bool ctl_ready(struct fsys *fs, const struct handle *h); /* would a read be answered now? */
 void ctl_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
 
@@ -273,21 +285,21 @@ int pipes_unlink(struct fsys *fs, const struct run *r, const char *name);
 json_t *run_numbers(struct fsys *fs, const struct run *r);
 void run_numbers_forget(struct fsys *fs, uint32_t num);
 
-
 /* --- results, work and files (area.c, area_look.c, content.c) --- */
 
 /* A request about an area. */
 enum area_question { AREA_LOOKUP, AREA_GETATTR, AREA_OPENDIR, AREA_READDIR };
 struct area_request {
 	enum area_question what;
-	uint64_t ino;		/* LOOKUP: of the parent */
-	const char *name;	/* LOOKUP */
+	uint64_t ino;     /* LOOKUP: of the parent */
+	const char *name; /* LOOKUP */
 	uint64_t fh;
-	size_t size;		/* READDIR from the beginning */
+	size_t size; /* READDIR from the beginning */
 	bool plus;
 	void (*go)(struct fsys *fs, fuse_req_t req, const struct area_request *a); /* answers from what is known */
 };
-/* Asks for news where there may be some. True: the request waits for them, for a second or so, and `go` answers it then. */
+/* Asks for news where there may be some. True: the request waits for them, for a second or so, and `go` answers it
+ * then. */
 bool area_wait(struct fsys *fs, fuse_req_t req, const struct area_request *a);
 /* A listing came unasked (struct engine_observer). */
 void area_listed(struct fsys *fs, uint32_t run, int area, bool whole, int64_t began, const char *data, size_t len);
@@ -318,7 +330,8 @@ void area_forget(struct fsys *fs, uint32_t run);
 size_t probe_size(struct fsys *fs, const struct view *v, const char *name);
 int64_t probe_mtime(struct fsys *fs, const struct view *v, const char *name);
 void probes_release(struct fsys *fs);
-/* Opens: at once when a fresh answer is here, else when the cluster has answered; an old answer serves when it does not. */
+/* Opens: at once when a fresh answer is here, else when the cluster has answered; an old answer serves when it does
+ * not. */
 void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h);
 /* Reads; asks again when an earlier worker had the answer. */
 void probe_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);

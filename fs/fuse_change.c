@@ -1,7 +1,7 @@
 /*
- * Requests that make, rename or remove something: drafts and purges in runs/, anything in files/ of a draft, and EPERM everywhere
- * else: files of a run go with its directory, as in cgroup. What waits for a commit cannot be interrupted, and is answered
- * with ETIMEDOUT when the journal takes too long; the kernel keeps the directory locked meanwhile.
+ * Requests that make, rename or remove something: drafts and purges in runs/, anything in files/ of a draft, and EPERM
+ * everywhere else: files of a run go with its directory, as in cgroup. What waits for a commit cannot be interrupted,
+ * and is answered with ETIMEDOUT when the journal takes too long; the kernel keeps the directory locked meanwhile.
  */
 #include "fs/fuse_ll.h"
 
@@ -13,7 +13,7 @@
 /* A MKDIR or RMDIR that waits for its commit; it cannot be interrupted. */
 struct change {
 	struct fsys *fs;
-	struct parked *p;	/* NULL: answered with ETIMEDOUT */
+	struct parked *p; /* NULL: answered with ETIMEDOUT */
 	char *name;
 };
 
@@ -97,8 +97,8 @@ static bool is_run(uint64_t ino)
 }
 
 /*
- * EPERM tells nobody what would have been right: a row in `errors` does, for runs/ and for drafts, where people expect that files
- * can be made. Removing a run's files has none: `rm -r` of a run tries them all.
+ * EPERM tells nobody what would have been right: a row in `errors` does, for runs/ and for drafts, where people expect
+ * that files can be made. Removing a run's files has none: `rm -r` of a run tries them all.
  */
 static int refused(fuse_req_t req, fuse_ino_t parent, const char *name, bool making)
 {
@@ -115,8 +115,10 @@ static int refused(fuse_req_t req, fuse_ino_t parent, const char *name, bool mak
 	else if (making && draft)
 		why = xasprintf("%s: inputs of a draft go into its directory files/, as %s/files/%s", what, dir, name);
 	else if (making)
-		why = xasprintf("%s: there are no files in runs/ but those of the tree: write a spec to runs/new, as `cat FILE > "
-				"runs/new` does, or make a draft with mkdir", what);
+		why = xasprintf(
+			"%s: there are no files in runs/ but those of the tree: write a spec to runs/new, as `cat FILE > "
+			"runs/new` does, or make a draft with mkdir",
+			what);
 	if (why)
 		engine_note_rejected(fs->en, fuse_req_ctx(req)->uid, what, strlen(what), why);
 	return -EPERM;
@@ -176,13 +178,14 @@ void change_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 	else if (r && pipes_unlink(fs, r, name) != -EPERM)
 		reply_rc(req, pipes_unlink(fs, r, name));
 	else if (!area_is(parent))
-		reply_rc(req, refused(req, parent, name, false)); /* files of a run go with its directory, as in cgroup */
+		reply_rc(req,
+			 refused(req, parent, name, false)); /* files of a run go with its directory, as in cgroup */
 	else
 		reply_rc(req, area_unlink(fs, parent, name, false));
 }
 
 void change_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t to, const char *new_name,
-		      unsigned int flags)
+		   unsigned int flags)
 {
 	struct fsys *fs = fsys_of(req);
 

@@ -1,10 +1,10 @@
 /*
- * FUSE requests to calls: which function serves which operation on which kind of node. No state and no policy of its own but
- * permissions and flags of opens.
+ * FUSE requests to calls: which function serves which operation on which kind of node. No state and no policy of its
+ * own but permissions and flags of opens.
  *
- * Files are opened direct_io: their sizes and contents change without the kernel knowing. The exceptions are logs and results of
- * ended runs that are here as a whole: they change no more, and a read of them cannot fail, which through the page cache
- * would be EIO. Files whose reads block, and conversations, are opened without seeking.
+ * Files are opened direct_io: their sizes and contents change without the kernel knowing. The exceptions are logs and
+ * results of ended runs that are here as a whole: they change no more, and a read of them cannot fail, which through
+ * the page cache would be EIO. Files whose reads block, and conversations, are opened without seeking.
  */
 #include "fs/fuse_ll.h"
 
@@ -191,8 +191,8 @@ static bool retry_last(struct parked *p)
 	return true;
 }
 
-/* `last` waits for the commits that are on their way: a script is committed when its descriptor is closed, which close(2) does
-   not wait for. */
+/* `last` waits for the commits that are on their way: a script is committed when its descriptor is closed, which
+   close(2) does not wait for. */
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
 	struct fsys *fs = fsys_of(req);
@@ -252,7 +252,8 @@ static bool fill(void *arg, const char *name, uint64_t ino, uint64_t next_off)
 	if (d->plus) {
 		if (fill_entry(d->fs, ino, &ep) < 0)
 			return true; /* it went away just now */
-		n = fuse_add_direntry_plus(d->req, d->buf + d->len, d->size - d->len, name, &ep, (off_t)next_off + DOTS);
+		n = fuse_add_direntry_plus(d->req, d->buf + d->len, d->size - d->len, name, &ep,
+					   (off_t)next_off + DOTS);
 	} else {
 		struct stat st;
 
@@ -276,8 +277,10 @@ static void fill_dots(struct dir_fill *d, uint64_t ino, off_t *off)
 		memset(&ep, 0, sizeof(ep)); /* node id 0: nothing is looked up by it */
 		ep.attr.st_ino = *off ? FUSE_ROOT_ID : ino_stable(ino);
 		ep.attr.st_mode = S_IFDIR;
-		d->len += d->plus ? fuse_add_direntry_plus(d->req, d->buf + d->len, d->size - d->len, names[*off], &ep, *off + 1)
-				  : fuse_add_direntry(d->req, d->buf + d->len, d->size - d->len, names[*off], &ep.attr, *off + 1);
+		d->len += d->plus ? fuse_add_direntry_plus(d->req, d->buf + d->len, d->size - d->len, names[*off], &ep,
+							   *off + 1)
+				  : fuse_add_direntry(d->req, d->buf + d->len, d->size - d->len, names[*off], &ep.attr,
+						      *off + 1);
 	}
 }
 
@@ -305,7 +308,9 @@ static void go_readdir(struct fsys *fs, fuse_req_t req, const struct area_reques
 /* From the beginning a directory is read anew (rewinddir); what follows goes on in what was read then. */
 static void list_directory(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
-	const struct area_request a = { .what = AREA_READDIR, .ino = ino, .size = size, .plus = plus, .go = go_readdir };
+	const struct area_request a = {
+		.what = AREA_READDIR, .ino = ino, .size = size, .plus = plus, .go = go_readdir
+	};
 	struct fsys *fs = fsys_of(req);
 
 	if (off || !area_is(ino) || !area_wait(fs, req, &a))
@@ -348,7 +353,7 @@ static void open_text(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse
 /* A document that was asked of the journal, for an OPEN or (opened by an earlier worker) a READ. */
 struct doc_wait {
 	struct fsys *fs;
-	struct parked *p;	/* NULL: who asked is gone */
+	struct parked *p; /* NULL: who asked is gone */
 	uint64_t fh;
 	bool opening;
 };
@@ -558,7 +563,8 @@ static void read_context(struct fsys *fs, fuse_req_t req, const struct handle *h
 		(void)fuse_reply_err(req, ENOENT);
 }
 
-static void write_context(struct fsys *fs, fuse_req_t req, const struct handle *h, const char *buf, size_t size, uint64_t off)
+static void write_context(struct fsys *fs, fuse_req_t req, const struct handle *h, const char *buf, size_t size,
+			  uint64_t off)
 {
 	const struct run *r = engine_run(fs->en, h->run);
 	int rc = r ? context_write(fs, r, buf, size, off) : -ENOENT;
@@ -575,7 +581,8 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 	struct handle *h = handle_get(fs, fi, ino);
 	uint64_t off = (uint64_t)offset;
 
-	h->flags = (h->flags & ~(uint32_t)O_NONBLOCK) | ((uint32_t)fi->flags & O_NONBLOCK); /* F_SETFL may have changed it */
+	h->flags = (h->flags & ~(uint32_t)O_NONBLOCK) |
+		   ((uint32_t)fi->flags & O_NONBLOCK); /* F_SETFL may have changed it */
 	if (area_is(ino)) {
 		area_read(fs, req, h, off, size);
 	} else if (!h->nd) {

@@ -1,6 +1,7 @@
 /*
  * Open handles. A handle is found by its fh, which is the kernel's number of the OPEN request and therefore the same
- * after a restart; what a handle cannot compute anew (a conversation, a fixed set) is kept in files under STATE/handles.
+ * after a restart; what a handle cannot compute anew (a conversation, a fixed set) is kept in files under
+ * STATE/handles.
  */
 #include "fs/fsys.h"
 

@@ -15,15 +15,15 @@
 #include <stdint.h>
 
 enum ino_kind {
-	INO_ROOT,	/* the id 1 only */
-	INO_FIXED,	/* sub: enum fixed, instance */
-	INO_RUN,	/* number: run; sub: row in run_nodes, instance; row 0 is the directory */
-	INO_PATH,	/* number: run; sub: index in its path table */
-	INO_CLUSTER,	/* number: cluster; sub: row in cluster_nodes, instance; row 0 is the directory */
-	INO_SET,	/* by/KIND/VALUE */
-	INO_SET_WAIT,	/* by/KIND/VALUE/wait */
-	INO_SET_ANY,	/* by/KIND/VALUE/wait-any */
-	INO_LINK,	/* number: run: by/.../ID */
+	INO_ROOT,     /* the id 1 only */
+	INO_FIXED,    /* sub: enum fixed, instance */
+	INO_RUN,      /* number: run; sub: row in run_nodes, instance; row 0 is the directory */
+	INO_PATH,     /* number: run; sub: index in its path table */
+	INO_CLUSTER,  /* number: cluster; sub: row in cluster_nodes, instance; row 0 is the directory */
+	INO_SET,      /* by/KIND/VALUE */
+	INO_SET_WAIT, /* by/KIND/VALUE/wait */
+	INO_SET_ANY,  /* by/KIND/VALUE/wait-any */
+	INO_LINK,     /* number: run: by/.../ID */
 };
 
 #define INO_SUB_BITS 26

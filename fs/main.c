@@ -1,5 +1,6 @@
 /*
- * slurmray(1): the command line. Only `mount` does anything by itself; every other sub-command is a client of the files.
+ * slurmray(1): the command line. Only `mount` does anything by itself; every other sub-command is a client of the
+ * files.
  */
 #include "fs/client.h"
 #include "fs/keeper.h"
@@ -82,9 +83,12 @@ static char *absolute(const char *path)
 static int run_mount(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "config", required_argument, NULL, 'c' },	 { "state", required_argument, NULL, 's' },
-		{ "foreground", no_argument, NULL, 'f' },	 { "verbose", no_argument, NULL, 'v' },
-		{ "allow-other", no_argument, NULL, 'o' },	 { "allow-uid", required_argument, NULL, 'u' },
+		{ "config", required_argument, NULL, 'c' },
+		{ "state", required_argument, NULL, 's' },
+		{ "foreground", no_argument, NULL, 'f' },
+		{ "verbose", no_argument, NULL, 'v' },
+		{ "allow-other", no_argument, NULL, 'o' },
+		{ "allow-uid", required_argument, NULL, 'u' },
 		{ 0 },
 	};
 	struct mount_conf mc = { 0 };
@@ -156,9 +160,8 @@ int main(int argc, char **argv)
 		const char *name;
 		int (*run)(int argc, char **argv);
 	} commands[] = {
-		{ "mount", run_mount },		  { "umount", run_umount },
-		{ "submit", client_submit_main }, { "follow", client_follow_main },
-		{ "doctor", client_doctor_main }, { "__supervise", supervisor_main },
+		{ "mount", run_mount },           { "umount", run_umount },         { "submit", client_submit_main },
+		{ "follow", client_follow_main }, { "doctor", client_doctor_main }, { "__supervise", supervisor_main },
 	};
 
 	/* Descriptors 0 to 2 are somebody's for ever: nothing that is opened later may become one of them. */

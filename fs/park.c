@@ -1,7 +1,7 @@
 /*
- * Parked requests: reads that wait for an event of a run, writes that wait for their commit. A parked request is a small
- * record; the kernel's copy of it is kept by the session for the next worker. Every one can be interrupted by a signal,
- * except those whose effect is already on its way to the journal.
+ * Parked requests: reads that wait for an event of a run, writes that wait for their commit. A parked request is a
+ * small record; the kernel's copy of it is kept by the session for the next worker. Every one can be interrupted by a
+ * signal, except those whose effect is already on its way to the journal.
  */
 #include "fs/fsys.h"
 
@@ -21,9 +21,9 @@ static void let_go(struct parked *p)
 }
 
 /*
- * libfuse (3.14, lib/fuse_lowlevel.c) calls this with the request's lock held, so nothing here may register or take back a
- * callback; and where it calls from inside fuse_req_interrupt_func it uses the request afterwards, so it may not be
- * answered there.
+ * libfuse (3.14, lib/fuse_lowlevel.c) calls this with the request's lock held, so nothing here may register or take
+ * back a callback; and where it calls from inside fuse_req_interrupt_func it uses the request afterwards, so it may not
+ * be answered there.
  */
 static void on_interrupt(fuse_req_t req, void *arg)
 {
@@ -92,8 +92,8 @@ static void bury(struct fsys *fs)
 }
 
 /*
- * A retry may answer others, park new requests and lead to another park_retry: so the records are listed first, and those that
- * go away meanwhile are freed in the end.
+ * A retry may answer others, park new requests and lead to another park_retry: so the records are listed first, and
+ * those that go away meanwhile are freed in the end.
  */
 void park_retry(struct fsys *fs, uint32_t run)
 {
@@ -202,8 +202,10 @@ void park_for_journal(struct parked *p)
 
 void journal_note_late(struct fsys *fs, uint32_t uid, const char *text, size_t len)
 {
-	cleanup_free char *why = xasprintf("the journal has not answered for %lld seconds (ETIMEDOUT): another row will say what "
-					   "became of it", (long long)(fs->journal_us / USEC_PER_SEC));
+	cleanup_free char *why =
+		xasprintf("the journal has not answered for %lld seconds (ETIMEDOUT): another row will say what "
+			  "became of it",
+			  (long long)(fs->journal_us / USEC_PER_SEC));
 
 	engine_note_rejected(fs->en, uid, text, len, why);
 }

@@ -1,6 +1,6 @@
 /*
- * The path table. Invariants: entries[i]->index == i; a number is in the file before anybody sees it. The file holds records
- * "AREA PATH NUL" in order of numbers; "=INDEX AREA PATH NUL" renames one.
+ * The path table. Invariants: entries[i]->index == i; a number is in the file before anybody sees it. The file holds
+ * records "AREA PATH NUL" in order of numbers; "=INDEX AREA PATH NUL" renames one.
  */
 #include "fs/paths.h"
 
@@ -246,8 +246,8 @@ static bool name_ok(const char *path)
 }
 
 /*
- * A link is shown only when it stays inside the area: no absolute target, no more ".." than there are directories above it, and
- * those first. Behind a name they lead anywhere: the name may be a link to ".".
+ * A link is shown only when it stays inside the area: no absolute target, no more ".." than there are directories above
+ * it, and those first. Behind a name they lead anywhere: the name may be a link to ".".
  */
 static bool link_inside(const char *path, const char *target)
 {
@@ -313,7 +313,8 @@ static bool take_record(struct paths *p, char area, const char *path, const char
 {
 	struct pentry *e;
 
-	if (!name_ok(path) || !field[0][0] || !strchr("fdl", field[0][0]) || (field[0][0] == 'l' && !link_inside(path, field[5])))
+	if (!name_ok(path) || !field[0][0] || !strchr("fdl", field[0][0]) ||
+	    (field[0][0] == 'l' && !link_inside(path, field[5])))
 		return true;
 	e = paths_add(p, area, path);
 	if (!e)
@@ -405,7 +406,8 @@ void paths_merge(struct paths *p, char area, bool whole, int64_t began, const ch
 
 	batch_begin(p, &batch);
 	for (size_t i = 0; whole && i < p->n; i++)
-		if (p->entries[i]->area == area && p->entries[i]->known && !known_later(p, area, p->entries[i]->path, began))
+		if (p->entries[i]->area == area && p->entries[i]->known &&
+		    !known_later(p, area, p->entries[i]->path, began))
 			p->entries[i]->known = false;
 	while ((data = next_record(data, end, field)))
 		if (!known_later(p, area, field[4], began) && !take_record(p, area, field[4], field))

@@ -17,36 +17,36 @@
 struct pentry {
 	struct hmap_node by_name;
 	uint32_t index;
-	char area;		/* 'r', 'w', 'f' */
-	char *path;		/* relative to the area, never "" */
-	bool known;		/* the members below are set, the path was there when last looked */
+	char area;  /* 'r', 'w', 'f' */
+	char *path; /* relative to the area, never "" */
+	bool known; /* the members below are set, the path was there when last looked */
 	/* directories: what was asked of their children; all times are monotonic us */
-	bool listed;		/* they were listed at least once */
-	bool listing;		/* a listing is under way */
-	int64_t asked_at;	/* when it began, or the last one did */
-	int64_t answered_at;	/* when the last one began that was answered, even with an error */
-	int64_t cost;		/* how long that took */
-	size_t names;		/* how many it brought */
-	char type;		/* 'f', 'd', 'l' */
+	bool listed;         /* they were listed at least once */
+	bool listing;        /* a listing is under way */
+	int64_t asked_at;    /* when it began, or the last one did */
+	int64_t answered_at; /* when the last one began that was answered, even with an error */
+	int64_t cost;        /* how long that took */
+	size_t names;        /* how many it brought */
+	char type;           /* 'f', 'd', 'l' */
 	uint64_t size;
-	int64_t mtime;		/* real us */
+	int64_t mtime; /* real us */
 	mode_t mode;
-	char *target;		/* 'l' */
-	bool cached;		/* opened with the page cache by this worker */
+	char *target; /* 'l' */
+	bool cached;  /* opened with the page cache by this worker */
 };
 
 struct paths {
-	struct hmap_node node;	/* by run */
+	struct hmap_node node; /* by run */
 	uint32_t run;
 	struct pentry **entries;
 	size_t n, cap;
 	struct hmap by_name;
-	struct pentry root[2];	/* listing state of results/ and work/ themselves */
-	bool manifest;		/* results are known from the manifest */
-	int64_t news_at;	/* monotonic us: the run did something, so that older listings may be wrong */
-	uint32_t attempt;	/* that all of this is known of */
+	struct pentry root[2]; /* listing state of results/ and work/ themselves */
+	bool manifest;         /* results are known from the manifest */
+	int64_t news_at;       /* monotonic us: the run did something, so that older listings may be wrong */
+	uint32_t attempt;      /* that all of this is known of */
 	char *file;
-	struct strbuf *batch;	/* records that are not in the file yet, from entry `batch_from` on; else NULL */
+	struct strbuf *batch; /* records that are not in the file yet, from entry `batch_from` on; else NULL */
 	size_t batch_from;
 };
 
@@ -60,15 +60,15 @@ struct pentry *paths_add(struct paths *p, char area, const char *path);
 int paths_move(struct paths *p, struct pentry *e, const char *path);
 /* The path was removed: what is made in its place gets another number. */
 int paths_remove(struct paths *p, struct pentry *e);
-/* Takes a listing's records in (backend/cluster.h): `dir` is the directory that was listed ("" the area), or with `deep`
-   PATH is relative to the area and everything of the area that is not in it is gone. */
+/* Takes a listing's records in (backend/cluster.h): `dir` is the directory that was listed ("" the area), or with
+   `deep` PATH is relative to the area and everything of the area that is not in it is gone. */
 /* How many were taken. */
 size_t paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);
 /* Another attempt has other results and another work: nothing is known of them. Numbers stay. */
 void paths_forget(struct paths *p);
 /*
- * The same for a listing of a whole area that began at `began`: it says nothing of directories of which something newer is known.
- * Not `whole`: it was cut off, and what is not in it may be there. Directories count as listed then.
+ * The same for a listing of a whole area that began at `began`: it says nothing of directories of which something newer
+ * is known. Not `whole`: it was cut off, and what is not in it may be there. Directories count as listed then.
  */
 void paths_merge(struct paths *p, char area, bool whole, int64_t began, const char *data, size_t len);
 /* It was listed again, and is as it was. */

@@ -1,6 +1,6 @@
 /*
- * What the files of Dagster Pipes need beyond growing files: the context, which a draft is given and which then stays as it is, and the
- * numbers in reported metadata, which are metrics of the run.
+ * What the files of Dagster Pipes need beyond growing files: the context, which a draft is given and which then stays
+ * as it is, and the numbers in reported metadata, which are metrics of the run.
  *
  * The context has no handle: every operation finds it by the run's number, so that any worker can do it.
  */
@@ -114,7 +114,8 @@ void context_read(struct fsys *fs, fuse_req_t req, const struct run *r, uint64_t
 		(void)fuse_reply_buf(req, buf, (size_t)n);
 }
 
-/* Dagster's readers and injectors remove their files when they are done. The run keeps what it was given and what it reported. */
+/* Dagster's readers and injectors remove their files when they are done. The run keeps what it was given and what it
+ * reported. */
 int pipes_unlink(struct fsys *fs, const struct run *r, const char *name)
 {
 	cleanup_free char *path = NULL;

@@ -1,7 +1,7 @@
 /*
- * Documents of clusters/NAME that the cluster itself has to be asked for: info, partitions, nodes, queue, shares. The answer is
- * JSON and is kept for a few seconds; the plain file shows the same as a table. When the cluster does not answer in time, the
- * last answer serves.
+ * Documents of clusters/NAME that the cluster itself has to be asked for: info, partitions, nodes, queue, shares. The
+ * answer is JSON and is kept for a few seconds; the plain file shows the same as a table. When the cluster does not
+ * answer in time, the last answer serves.
  */
 #include "fs/fsys.h"
 #include "fs/table.h"
@@ -15,11 +15,11 @@
 #define DEADLINE_US (15LL * USEC_PER_SEC)
 
 struct probe {
-	struct hmap_node node;	/* by hash of CLUSTER/WHAT */
+	struct hmap_node node; /* by hash of CLUSTER/WHAT */
 	struct fsys *fs;
 	char *cluster, *what;
-	char *json;		/* last answer, or NULL */
-	int64_t at, when;	/* monotonic and real us of it */
+	char *json;       /* last answer, or NULL */
+	int64_t at, when; /* monotonic and real us of it */
 	bool asked;
 	int error;
 };

@@ -17,9 +17,9 @@
 #define REACTOR_NEVER INT64_MAX
 
 struct reactor_conf {
-	int fuse_fd;               /* non-blocking */
-	int engine_fd;             /* readable while there is something to take; -1: none */
-	int signal_fd;             /* a signalfd, non-blocking; -1: none */
+	int fuse_fd;   /* non-blocking */
+	int engine_fd; /* readable while there is something to take; -1: none */
+	int signal_fd; /* a signalfd, non-blocking; -1: none */
 	/* A descriptor that may come and go: -1 while there is none. NULL: there is never one. */
 	int (*other_fd)(void *arg);
 	void (*other)(void *arg);

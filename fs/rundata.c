@@ -1,9 +1,9 @@
 /*
- * What runs write, as readers see it: growing files, their blocking twins, and `wait`. The offset of a read says all: these
- * files are opened without seeking, so that a new worker can answer a read that an old one had parked.
+ * What runs write, as readers see it: growing files, their blocking twins, and `wait`. The offset of a read says all:
+ * these files are opened without seeking, so that a new worker can answer a read that an old one had parked.
  *
- * An ended run's streams have the lengths of its exit record at once; bytes that are not here yet are waited for, with a
- * deadline. A live run's streams are as long as what is here.
+ * An ended run's streams have the lengths of its exit record at once; bytes that are not here yet are waited for, with
+ * a deadline. A live run's streams are as long as what is here.
  */
 #include "fs/fsys.h"
 
@@ -13,12 +13,12 @@
 #include <fcntl.h>
 #include <string.h>
 
-#define DATA_DEADLINE_US (30 * USEC_PER_SEC)	/* for bytes that the exit record promises */
+#define DATA_DEADLINE_US (30 * USEC_PER_SEC) /* for bytes that the exit record promises */
 
 struct spool_entry {
 	struct hmap_node node;
 	struct spool_reader *reader;
-	unsigned cached;	/* bit per stream: opened with the page cache since the end */
+	unsigned cached; /* bit per stream: opened with the page cache since the end */
 };
 
 static struct spool_entry *entry_of(struct fsys *fs, const struct run *r)
@@ -87,8 +87,8 @@ uint64_t run_stream_len(struct fsys *fs, const struct run *r, int stream, bool *
 }
 
 /*
- * The first opening since the end drops the pages that are there: a private mapping of the live file may have left a last page
- * that was not full.
+ * The first opening since the end drops the pages that are there: a private mapping of the live file may have left a
+ * last page that was not full.
  */
 void grow_open(struct fsys *fs, const struct run *r, int stream, struct fuse_file_info *fi)
 {
@@ -121,7 +121,8 @@ static void set_pos(struct fsys *fs, struct handle *h, uint64_t pos)
 }
 
 /* Answers from the spool; false when there is nothing at `off` yet. */
-static bool reply_spool(struct fsys *fs, fuse_req_t req, struct handle *h, const struct run *r, uint64_t off, size_t size)
+static bool reply_spool(struct fsys *fs, fuse_req_t req, struct handle *h, const struct run *r, uint64_t off,
+			size_t size)
 {
 	static char buf[1024 * 1024]; /* touched memory: one thread, replies are copied by the kernel */
 	struct spool_reader *sp = run_spool(fs, r);

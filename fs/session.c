@@ -124,7 +124,8 @@ static ssize_t hook_writev(int fd, struct iovec *iov, int count, void *userdata)
 	(void)userdata;
 	if (mine)
 		s->answered = true;
-	if (mine && s->in->opcode == FUSE_OPEN && s->stream && count == 2 && iov[1].iov_len == sizeof(struct fuse_open_out))
+	if (mine && s->in->opcode == FUSE_OPEN && s->stream && count == 2 &&
+	    iov[1].iov_len == sizeof(struct fuse_open_out))
 		((struct fuse_open_out *)iov[1].iov_base)->open_flags |= FOPEN_STREAM;
 	if (mine && s->in->opcode == FUSE_INIT) {
 		if (s->taking_init)

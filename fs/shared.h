@@ -1,7 +1,7 @@
 /*
  * Memory that keeper and workers share (a memfd that survives exec): what a new worker needs to go on where a killed
- * one stopped. Written by one worker at a time; read by the next one. Every update is ordered so that a kill between any two
- * stores leaves something that can be taken over (payload first, the field that makes it valid last).
+ * one stopped. Written by one worker at a time; read by the next one. Every update is ordered so that a kill between
+ * any two stores leaves something that can be taken over (payload first, the field that makes it valid last).
  *
  * Holds: the request that is being read or processed (`cur`), the requests that are parked (slots), the INIT request
  * with our answer to it, and a small record per open handle.
@@ -23,15 +23,15 @@ struct shared;
 
 /* What a handle must remember beyond a worker's life. All zero but fh when new. */
 struct shared_handle {
-	uint64_t fh;		/* unique of the OPEN; 0: free record */
+	uint64_t fh; /* unique of the OPEN; 0: free record */
 	uint64_t ino;
-	uint64_t cursor;	/* own read position (conversation files) */
-	uint64_t last_read;	/* unique of the last READ that moved the cursor, and by how much */
+	uint64_t cursor;    /* own read position (conversation files) */
+	uint64_t last_read; /* unique of the last READ that moved the cursor, and by how much */
 	uint64_t last_read_len;
-	uint64_t last_write;	/* unique of the last WRITE that was taken in */
-	uint64_t poll_kh;	/* kernel poll handle, 0: nobody polls */
-	uint32_t flags;		/* of open(2) */
-	uint32_t user;		/* free for the file's class */
+	uint64_t last_write; /* unique of the last WRITE that was taken in */
+	uint64_t poll_kh;    /* kernel poll handle, 0: nobody polls */
+	uint32_t flags;      /* of open(2) */
+	uint32_t user;       /* free for the file's class */
 	uint64_t user64;
 	uint64_t spare;
 };
@@ -51,8 +51,8 @@ void shared_handle_walk(struct shared *sh, void (*cb)(void *arg, struct shared_h
 
 /*
  * The request that is being read or processed, as the kernel wrote it: read(2) goes straight into this buffer of
- * SHARED_REQUEST_MAX bytes, so that no instruction of ours lies between the kernel's hand-over and its being kept. It is
- * there when its unique (a field of its header) is not 0; `len` is checked against the buffer.
+ * SHARED_REQUEST_MAX bytes, so that no instruction of ours lies between the kernel's hand-over and its being kept. It
+ * is there when its unique (a field of its header) is not 0; `len` is checked against the buffer.
  */
 void *shared_cur(struct shared *sh);
 uint64_t shared_cur_unique(const struct shared *sh);
@@ -65,8 +65,8 @@ uint64_t shared_busy(const struct shared *sh);
 /* Forgets a request wherever it is: it was answered by the keeper. */
 void shared_forget(struct shared *sh, uint64_t unique);
 
-/* Parked requests. Park copies: 0, or -ENOMEM when there is no slot left that is large enough. Unpark is harmless on one
-   that is not there. */
+/* Parked requests. Park copies: 0, or -ENOMEM when there is no slot left that is large enough. Unpark is harmless on
+   one that is not there. */
 int shared_park(struct shared *sh, uint64_t unique, const void *data, size_t len);
 void shared_unpark(struct shared *sh, uint64_t unique);
 const void *shared_parked_data(const struct shared *sh, uint64_t unique, size_t *len); /* NULL: not parked */

@@ -2,9 +2,10 @@
  * The sleep of the machine, told by logind (org.freedesktop.login1.Manager: Inhibit and PrepareForSleep,
  * https://www.freedesktop.org/wiki/Software/systemd/inhibit) over the system bus.
  *
- * Owns the connection and the inhibitor's descriptor; closing that one lets the machine sleep. Messages are read and written as
- * the D-Bus specification 0.38 has them ("Message Protocol"), in the byte order of this machine. Anything that is not expected
- * ends the connection, and the next try begins anew: losing the inhibitor costs a suspend that takes longer, and nothing else.
+ * Owns the connection and the inhibitor's descriptor; closing that one lets the machine sleep. Messages are read and
+ * written as the D-Bus specification 0.38 has them ("Message Protocol"), in the byte order of this machine. Anything
+ * that is not expected ends the connection, and the next try begins anew: losing the inhibitor costs a suspend that
+ * takes longer, and nothing else.
  */
 #include "fs/sleep.h"
 
@@ -36,16 +37,16 @@
 #define ORDER 'B'
 #endif
 
-enum { CALL = 1, REPLY, FAILURE, SIGNAL };				 /* types of messages */
+enum { CALL = 1, REPLY, FAILURE, SIGNAL };                                                      /* types of messages */
 enum { F_PATH = 1, F_INTERFACE, F_MEMBER, F_REPLY_SERIAL = 5, F_DESTINATION, F_SIGNATURE = 8 }; /* header fields */
-enum { S_HELLO = 1, S_MATCH, S_INHIBIT };				 /* serials of our calls */
+enum { S_HELLO = 1, S_MATCH, S_INHIBIT }; /* serials of our calls */
 
 struct sleep_watch {
 	void (*tell)(void *arg, bool asleep);
 	void *arg;
 	int bus, inhibitor, came; /* descriptors; `came` with a message that is not taken yet; -1: none */
 	struct strbuf in;
-	bool begun;		/* the text before the messages (SASL) is over */
+	bool begun; /* the text before the messages (SASL) is over */
 	bool asleep;
 	int64_t try_at;
 };
@@ -118,7 +119,7 @@ static bool send_all(const struct sleep_watch *w, const void *data, size_t len)
 struct call {
 	uint32_t serial;
 	const char *to, *path, *interface, *member;
-	const char *args[4];	/* all strings */
+	const char *args[4]; /* all strings */
 };
 
 static bool send_call(const struct sleep_watch *w, const struct call *c)
@@ -155,15 +156,18 @@ static bool send_call(const struct sleep_watch *w, const struct call *c)
 
 static bool call_bus(const struct sleep_watch *w, uint32_t serial, const char *member, const char *arg)
 {
-	const struct call c = { serial, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", member, { arg } };
+	const struct call c = { serial, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", member,
+				{ arg } };
 
 	return send_call(w, &c);
 }
 
 static bool inhibit(const struct sleep_watch *w)
 {
-	const struct call c = { S_INHIBIT, LOGIND, "/org/freedesktop/login1", LOGIND ".Manager", "Inhibit",
-				{ "sleep", "slurmray", "blocked readers are let go first", "delay" } };
+	const struct call c = {
+		S_INHIBIT,         LOGIND,    "/org/freedesktop/login1",
+		LOGIND ".Manager", "Inhibit", { "sleep", "slurmray", "blocked readers are let go first", "delay" }
+	};
 
 	return send_call(w, &c);
 }
@@ -276,7 +280,8 @@ static bool take_message(struct sleep_watch *w, struct message *m)
 		log_debug("logind waits for us before the machine sleeps");
 	} else if (m->type == FAILURE && m->reply_to == S_INHIBIT) {
 		log_debug("logind gives no delay inhibitor");
-	} else if (m->type == SIGNAL && strcmp(m->interface, LOGIND ".Manager") == 0 && strcmp(m->member, "PrepareForSleep") == 0) {
+	} else if (m->type == SIGNAL && strcmp(m->interface, LOGIND ".Manager") == 0 &&
+		   strcmp(m->member, "PrepareForSleep") == 0) {
 		bool asleep = take_u32(&m->body) != 0;
 
 		if (m->body.bad)
@@ -287,10 +292,12 @@ static bool take_message(struct sleep_watch *w, struct message *m)
 	return true;
 }
 
-/* "OK GUID", then the answer to NEGOTIATE_UNIX_FD, each a line; then messages only (specification, "Authentication Protocol"). */
+/* "OK GUID", then the answer to NEGOTIATE_UNIX_FD, each a line; then messages only (specification, "Authentication
+ * Protocol"). */
 static bool greet(struct sleep_watch *w)
 {
-	static const char rule[] = "type='signal',sender='" LOGIND "',interface='" LOGIND ".Manager',member='PrepareForSleep'";
+	static const char rule[] =
+		"type='signal',sender='" LOGIND "',interface='" LOGIND ".Manager',member='PrepareForSleep'";
 	static const char begin[] = "BEGIN\r\n";
 	const char *first = strstr(w->in.buf, "\r\n"), *second = first ? strstr(first + 2, "\r\n") : NULL;
 
@@ -332,7 +339,9 @@ static ssize_t receive(struct sleep_watch *w, char *buf, size_t size)
 {
 	_Alignas(struct cmsghdr) char control[CMSG_SPACE(FDS_MAX * sizeof(int))];
 	struct iovec iov = { buf, size };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control) };
+	struct msghdr mh = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)
+	};
 	ssize_t n = recvmsg(w->bus, &mh, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
 	for (struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL; c; c = CMSG_NXTHDR(&mh, c)) {
@@ -374,7 +383,8 @@ void sleep_step(struct sleep_watch *w)
 
 /* --- the connection --- */
 
-/* Only the forms that a system bus on this machine has (specification, "Server Addresses"); others are no bus for us. */
+/* Only the forms that a system bus on this machine has (specification, "Server Addresses"); others are no bus for us.
+ */
 static bool address(struct sockaddr_un *sa, socklen_t *size)
 {
 	const char *text = getenv("DBUS_SYSTEM_BUS_ADDRESS"), *path = BUS_PATH;

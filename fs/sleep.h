@@ -1,9 +1,9 @@
 /*
- * Asks logind for a moment before the machine sleeps (a delay inhibitor), and says when it is about to: a reader that is blocked in
- * FUSE cannot be frozen, and would abort the suspend.
+ * Asks logind for a moment before the machine sleeps (a delay inhibitor), and says when it is about to: a reader that
+ * is blocked in FUSE cannot be frozen, and would abort the suspend.
  *
- * Speaks D-Bus itself, as much as five messages need, so that nothing is linked for it; without a system bus or logind there
- * is nothing to do. Reactor thread only; nothing here waits.
+ * Speaks D-Bus itself, as much as five messages need, so that nothing is linked for it; without a system bus or logind
+ * there is nothing to do. Reactor thread only; nothing here waits.
  */
 #ifndef FS_SLEEP_H
 #define FS_SLEEP_H
@@ -12,8 +12,8 @@
 
 struct sleep_watch;
 
-/* `tell` is called with true before the machine sleeps (what it does may take a second or two: then the machine goes on) and
-   with false when it woke up, or when nobody knows any more. */
+/* `tell` is called with true before the machine sleeps (what it does may take a second or two: then the machine goes
+   on) and with false when it woke up, or when nobody knows any more. */
 struct sleep_watch *sleep_new(void (*tell)(void *arg, bool asleep), void *arg);
 void sleep_free(struct sleep_watch *w); /* NULL is fine; does not call back */
 /* The bus: what the loop polls for input; -1 while there is no connection. */

@@ -53,10 +53,11 @@ static int check_owner(const char *path, struct err *e)
 			       "the state directory %s belongs to uid %u, not to you (%u); choose another with --state",
 			       path, st.st_uid, geteuid());
 	if (st.st_mode & 077)
-		return err_set(e, -EPERM,
-			       "the state directory %s is open to others (mode %04o), and has to be yours alone: run `chmod 700 "
-			       "%s`, then mount again",
-			       path, st.st_mode & 07777, path);
+		return err_set(
+			e, -EPERM,
+			"the state directory %s is open to others (mode %04o), and has to be yours alone: run `chmod 700 "
+			"%s`, then mount again",
+			path, st.st_mode & 07777, path);
 	return 0;
 }
 
@@ -133,8 +134,8 @@ static int in_use(const char *state_dir, int fd, struct err *e)
 }
 
 /*
- * Takes the lock. Killed processes hold it for a moment longer than they can be seen: the kernel still takes them down, or a child
- * that they had forked has not come to its exec. So when nobody is left who could keep it, it is waited for.
+ * Takes the lock. Killed processes hold it for a moment longer than they can be seen: the kernel still takes them down,
+ * or a child that they had forked has not come to its exec. So when nobody is left who could keep it, it is waited for.
  */
 static int take_lock(const char *state_dir, int fd)
 {

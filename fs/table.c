@@ -1,9 +1,9 @@
 /*
  * Tables of what clusters answer. Pure: JSON text in, text out.
  *
- * Invariants: a row is one line and has as many cells as the heading, whatever is in the JSON (control characters become
- * blanks); nothing but the last cell of a row is followed by padding that means anything. Widths count characters, not
- * bytes (RFC 3629: 10xxxxxx continues one).
+ * Invariants: a row is one line and has as many cells as the heading, whatever is in the JSON (control characters
+ * become blanks); nothing but the last cell of a row is followed by padding that means anything. Widths count
+ * characters, not bytes (RFC 3629: 10xxxxxx continues one).
  */
 #include "fs/table.h"
 
@@ -68,7 +68,7 @@ static void add_cell(struct strbuf *out, const char *key, const json_t *v)
 	const char *name;
 	json_t *one;
 
-	json_array_foreach((json_t *)v, i, one) {
+	json_array_foreach ((json_t *)v, i, one) {
 		strbuf_addstr(out, i ? "," : "");
 		add_scalar(out, key, one);
 	}
@@ -79,7 +79,7 @@ static void add_cell(struct strbuf *out, const char *key, const json_t *v)
 		}
 		return;
 	}
-	json_object_foreach((json_t *)v, name, one) {
+	json_object_foreach ((json_t *)v, name, one) {
 		strbuf_addf(out, "%s%s=", out->len > before ? "," : "", name);
 		add_scalar(out, name, one);
 	}
@@ -134,7 +134,7 @@ static void measure(struct table *t, struct column *c)
 	add_heading(&cell, c, json_array_get(t->rows, 0));
 	widen(c, &cell);
 	c->number = true;
-	json_array_foreach((json_t *)t->rows, i, row) {
+	json_array_foreach ((json_t *)t->rows, i, row) {
 		const json_t *v = json_object_get(row, c->key);
 
 		strbuf_reset(&cell);
@@ -185,14 +185,14 @@ static void add_table(struct strbuf *out, const json_t *rows)
 	json_t *v;
 	size_t i;
 
-	json_object_foreach(json_array_get(rows, 0), key, v)
+	json_object_foreach (json_array_get(rows, 0), key, v)
 		if (t.n < MAX_COLUMNS)
 			t.columns[t.n++].key = key;
 	for (i = 0; i < t.n; i++)
 		measure(&t, &t.columns[i]);
 	if (t.n)
 		add_row(out, &t, NULL);
-	json_array_foreach((json_t *)rows, i, v)
+	json_array_foreach ((json_t *)rows, i, v)
 		if (t.n)
 			add_row(out, &t, v);
 }
@@ -211,10 +211,10 @@ static void add_lines(struct strbuf *out, const json_t *o)
 	const char *key, *member;
 	json_t *v, *one;
 
-	json_object_foreach((json_t *)o, key, v) {
+	json_object_foreach ((json_t *)o, key, v) {
 		if (!json_object_size(v))
 			add_line(out, key, "", v);
-		json_object_foreach(v, member, one)
+		json_object_foreach (v, member, one)
 			add_line(out, key, member, one);
 	}
 }

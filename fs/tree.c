@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#define LIVE_TIMEOUT 0.0	/* attributes of what may change at any moment */
-#define FINAL_TIMEOUT 1.0	/* of ended runs; also how long a purged or new run may be seen or missed */
+#define LIVE_TIMEOUT 0.0  /* attributes of what may change at any moment */
+#define FINAL_TIMEOUT 1.0 /* of ended runs; also how long a purged or new run may be seen or missed */
 
 static uint64_t fixed_ino(struct fsys *fs, uint32_t row)
 {
@@ -215,7 +215,8 @@ static int64_t link_mtime(const struct fsys *fs, const char *cluster)
 	return l ? later(l->since, fs->started) : fs->started;
 }
 
-/* Of documents that tell of all runs: the last change of any, not the time of the look, or tar and make see a change in each. */
+/* Of documents that tell of all runs: the last change of any, not the time of the look, or tar and make see a change in
+ * each. */
 static int64_t runs_mtime(const struct fsys *fs, bool health)
 {
 	const struct config *cf = engine_config(fs->en);
@@ -400,13 +401,13 @@ double tree_attr_timeout(struct fsys *fs, uint64_t ino)
 	if (nd->class == NODE_DIR)
 		return v.run && run_is_live(v.run) ? LIVE_TIMEOUT : FINAL_TIMEOUT;
 	return v.run && !run_is_live(v.run) && (nd->flags & NODE_FINAL) && !(nd->flags & NODE_FRESH) ? FINAL_TIMEOUT
-												      : LIVE_TIMEOUT;
+												     : LIVE_TIMEOUT;
 }
 
 /* --- listing --- */
 
-static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, uint32_t last, uint64_t base, uint64_t off,
-			tree_fill fill, void *arg)
+static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, uint32_t last, uint64_t base,
+			uint64_t off, tree_fill fill, void *arg)
 {
 	for (uint32_t i = first; i <= last && t[i].name; i++) {
 		if (i < off || (t[i].flags & NODE_UNLISTED) || strchr(t[i].name, '/'))
@@ -434,7 +435,7 @@ static void readdir_run(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill f
 			return;
 }
 
-#define ROWS_OFF 256	/* offsets below are rows of a table; run N is at ROWS_OFF + N */
+#define ROWS_OFF 256 /* offsets below are rows of a table; run N is at ROWS_OFF + N */
 
 static void readdir_runs(struct fsys *fs, uint64_t off, tree_fill fill, void *arg)
 {
@@ -482,8 +483,8 @@ int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, vo
 		return 0;
 	case INO_CLUSTER:
 		if (ino_row(ino) == 0)
-			(void)readdir_rows(fs, cluster_nodes, 1, 255, ino_make(INO_CLUSTER, ino_number(ino), 0), off, fill,
-					   arg);
+			(void)readdir_rows(fs, cluster_nodes, 1, 255, ino_make(INO_CLUSTER, ino_number(ino), 0), off,
+					   fill, arg);
 		else if (off == 0)
 			(void)fill(arg, "new", ino_make(INO_CLUSTER, ino_number(ino), cluster_row("new")), 1);
 		return 0;

@@ -1,6 +1,6 @@
 /*
- * The worker: everything but the mount itself. Puts the parts together, runs the loop, and goes in an orderly way; a kill
- * at any moment is what the next worker is made for.
+ * The worker: everything but the mount itself. Puts the parts together, runs the loop, and goes in an orderly way; a
+ * kill at any moment is what the next worker is made for.
  *
  * Exit status: 0 the mount is gone or a stop was asked for; 75 start me again (reload, upgrade); 1 could not start.
  */
@@ -23,8 +23,8 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 
-#define EXIT_AGAIN 75		/* EX_TEMPFAIL of sysexits.h */
-#define STOP_MS 3000		/* for clusters and the journal to finish */
+#define EXIT_AGAIN 75                    /* EX_TEMPFAIL of sysexits.h */
+#define STOP_MS 3000                     /* for clusters and the journal to finish */
 #define JOURNAL_US (30LL * USEC_PER_SEC) /* for how long requests wait for the journal */
 #define TICK_US (1 * USEC_PER_SEC)
 
@@ -82,7 +82,7 @@ static void listed(void *arg, const struct run *r, int area, bool whole, int64_t
 
 struct poll_walk {
 	struct fsys *fs;
-	uint32_t run;	/* 0: all */
+	uint32_t run; /* 0: all */
 };
 
 /* The run that a poller waits for; 0: several, or a conversation, whose pollers look for themselves. */
@@ -126,8 +126,9 @@ static void settle(struct fsys *fs)
 }
 
 /*
- * A blocked reader cannot be frozen, and the machine would not sleep: all are let go, and nobody may wait until it woke up. Programs
- * that go on after EINTR (cat, tail, Python) come again and again until they are frozen, and wait as before afterwards.
+ * A blocked reader cannot be frozen, and the machine would not sleep: all are let go, and nobody may wait until it woke
+ * up. Programs that go on after EINTR (cat, tail, Python) come again and again until they are frozen, and wait as
+ * before afterwards.
  */
 static void on_sleep(void *arg, bool asleep)
 {
@@ -303,7 +304,9 @@ static void count_poller(void *arg, struct shared_handle *sh)
 static int start(struct worker *w, const struct worker_conf *conf, struct err *e)
 {
 	struct fsys *fs = &w->fs;
-	struct engine_conf ec = { .clock = &clock_system, .state_dir = conf->mount->state_dir, .mount_dir = conf->mount->dir };
+	struct engine_conf ec = { .clock = &clock_system,
+				  .state_dir = conf->mount->state_dir,
+				  .mount_dir = conf->mount->dir };
 	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew, listed };
 	cleanup_free char *path = conf->mount->config_path ? xstrdup(conf->mount->config_path) : config_default_path();
 	int rc;

@@ -1,11 +1,12 @@
 /*
- * The environment of a job as shell text for the file `job`: modules, a directory (venv, conda prefix, unpacked archive),
- * a hook of the site's, a container around the command.
+ * The environment of a job as shell text for the file `job`: modules, a directory (venv, conda prefix, unpacked
+ * archive), a hook of the site's, a container around the command.
  *
  * Invariants: the command is never reached when a part failed, by whatever way: each part is checked for its effect and
  * not for its status alone, and a trap catches a shell that was ended; then `fault` in the attempt's directory says
- * `environment`, and `reason` has a sentence for the exit record. What activation prints goes to the file `activation`, so that the command's streams are
- * its own; after a failure it goes to stderr as well. Names begin with _. bash and POSIX sh.
+ * `environment`, and `reason` has a sentence for the exit record. What activation prints goes to the file `activation`,
+ * so that the command's streams are its own; after a failure it goes to stderr as well. Names begin with _. bash and
+ * POSIX sh.
  */
 #include "launchers/wrapper.h"
 
@@ -37,7 +38,8 @@ static const char tail[] = "trap - EXIT\n"
 			   "exec >&3 2>&4 3>&- 4>&-\n"
 			   "cd \"$_work\" || _no_path workdir \"$_work\" 'Permission denied'\n";
 
-/* Old releases of Environment Modules say 0 when they loaded nothing; each that loads something changes LOADEDMODULES. */
+/* Old releases of Environment Modules say 0 when they loaded nothing; each that loads something changes LOADEDMODULES.
+ */
 static const char modules[] =
 	"if ! command -v module; then\n"
 	"\tfor _f in \"${LMOD_PKG:-/usr/share/lmod/lmod}\" \"${MODULESHOME:-/usr/share/modules}\"; do\n"
@@ -79,25 +81,25 @@ static const char inside[] =
 	"\t[ -d \"$1\" ] || _fail \"there is no such directory on $(uname -n)\"\n"
 	"}\n";
 
-static const char venv[] = "_venv() {\n"
-			   "\t[ -r \"$1/bin/activate\" ] || _fail 'it has no bin/activate: it is no virtual environment'\n"
-			   "\t[ -x \"$1/bin/python\" ] ||\n"
-			   "\t\t_fail 'its bin/python leads nowhere: the Python that it was made of is not on this node'\n"
-			   "\t_source \"$1/bin/activate\"\n"
-			   "\t_inside \"$1\"\n"
-			   "}\n";
-
-/* What `conda activate` does, without a conda on the node. */
-static const char prefix[] =
-	"_prefix() {\n"
-	"\t[ -d \"$1/conda-meta\" ] || _fail 'it has no conda-meta: it is no conda environment'\n"
-	"\tPATH=$1/bin:$PATH CONDA_PREFIX=$1 CONDA_DEFAULT_ENV=${1##*/} CONDA_SHLVL=1\n"
-	"\texport PATH CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_SHLVL\n"
-	"\tfor _d in \"$1\"/etc/conda/activate.d/*.sh; do\n"
-	"\t\t[ ! -r \"$_d\" ] || _source \"$_d\"\n"
-	"\tdone\n"
+static const char venv[] =
+	"_venv() {\n"
+	"\t[ -r \"$1/bin/activate\" ] || _fail 'it has no bin/activate: it is no virtual environment'\n"
+	"\t[ -x \"$1/bin/python\" ] ||\n"
+	"\t\t_fail 'its bin/python leads nowhere: the Python that it was made of is not on this node'\n"
+	"\t_source \"$1/bin/activate\"\n"
 	"\t_inside \"$1\"\n"
 	"}\n";
+
+/* What `conda activate` does, without a conda on the node. */
+static const char prefix[] = "_prefix() {\n"
+			     "\t[ -d \"$1/conda-meta\" ] || _fail 'it has no conda-meta: it is no conda environment'\n"
+			     "\tPATH=$1/bin:$PATH CONDA_PREFIX=$1 CONDA_DEFAULT_ENV=${1##*/} CONDA_SHLVL=1\n"
+			     "\texport PATH CONDA_PREFIX CONDA_DEFAULT_ENV CONDA_SHLVL\n"
+			     "\tfor _d in \"$1\"/etc/conda/activate.d/*.sh; do\n"
+			     "\t\t[ ! -r \"$_d\" ] || _source \"$_d\"\n"
+			     "\tdone\n"
+			     "\t_inside \"$1\"\n"
+			     "}\n";
 
 static const char found[] = "_found() {\n"
 			    "\tif [ -r \"$1/activate.sh\" ]; then\n"
@@ -136,14 +138,13 @@ static const char named[] =
 	"}\n";
 
 /* The link was made when the job was submitted; see backend/envs_shell.c for what is behind it. */
-static const char packed[] =
-	"_key=$(readlink \"$_home/" JOB_ENVIRONMENT_LINK "\")\n"
-	"[ -n \"$_key\" ] && [ -e \"$_key/complete\" ] ||\n"
-	"\t_fail 'the unpacked archive is not on the cluster any more; submit the run again'\n"
-	"touch \"$_key/last_used\"\n"
-	"_dir=$_key/root\n"
-	"[ ! -L \"$_dir\" ] || _dir=$_key/$(readlink \"$_dir\")\n"
-	"_found \"$_dir\"\n";
+static const char packed[] = "_key=$(readlink \"$_home/" JOB_ENVIRONMENT_LINK "\")\n"
+			     "[ -n \"$_key\" ] && [ -e \"$_key/complete\" ] ||\n"
+			     "\t_fail 'the unpacked archive is not on the cluster any more; submit the run again'\n"
+			     "touch \"$_key/last_used\"\n"
+			     "_dir=$_key/root\n"
+			     "[ ! -L \"$_dir\" ] || _dir=$_key/$(readlink \"$_dir\")\n"
+			     "_found \"$_dir\"\n";
 
 static void add_what(struct strbuf *body, const char *kind, const char *name)
 {
@@ -280,6 +281,8 @@ void wrap_container(const struct environment *env, struct strbuf *body)
 void wrap_reason(const struct environment *env, struct strbuf *out)
 {
 	if (job_environment_is_set(env))
-		strbuf_addstr(out, "_reason=$([ ! -s reason ] || head -c 600 reason | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
-				   "\tsed 's/ *$//; s/%/%25/g; s/ /%20/g')\n");
+		strbuf_addstr(
+			out,
+			"_reason=$([ ! -s reason ] || head -c 600 reason | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
+			"\tsed 's/ *$//; s/%/%25/g; s/ /%20/g')\n");
 }

@@ -13,14 +13,14 @@
 
 /* Which run this is, on which attempt, and where it lives on the cluster. */
 struct launch_ctx {
-	const char *run_id;	/* as users see it */
-	uint32_t run_num;	/* names its directories */
-	uint32_t attempt;	/* from 1 */
-	const char *uuid;	/* of the state directory */
+	const char *run_id; /* as users see it */
+	uint32_t run_num;   /* names its directories */
+	uint32_t attempt;   /* from 1 */
+	const char *uuid;   /* of the state directory */
 };
 
 struct launcher {
-	const char *name;	/* value of `launcher` in a spec */
+	const char *name; /* value of `launcher` in a spec */
 	/*
 	 * The whole batch script, from "#!" to its last newline. The job is valid (job_from_effective accepted
 	 * it). 0, or a negative errno with a text (nothing was appended then).

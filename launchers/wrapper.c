@@ -88,8 +88,8 @@ static const char guard_claim[] = "for _f in claim started; do\n"
 				  "\t[ \"$(readlink \"$_f\")\" = \"$_me\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n"
 				  "done\n";
 /*
- * A controller that was killed before it saved a start comes back with the job pending and starts it again, with the same
- * id and no restart counted (seen with 22.05). So each start has a name of its own as well.
+ * A controller that was killed before it saved a start comes back with the job pending and starts it again, with the
+ * same id and no restart counted (seen with 22.05). So each start has a name of its own as well.
  */
 static const char guard_begun[] =
 	"_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}\n"
@@ -100,22 +100,21 @@ static const char guard_begun[] =
  * The job's process writes `pid` and then looks for `signal`; the trap writes `signal` and then looks for `pid`. So a
  * signal is passed on whenever it comes.
  */
-static const char signals[] =
-	"# Signals go to the job's process.\n"
-	"_rc='' _sig=-\n"
-	"rm -f pid signal rc fault\n"
-	"# shellcheck disable=SC2317 # called by the traps\n"
-	"pass() {\n"
-	"\t_sig=$1\n"
-	"\techo \"$1\" >signal\n"
-	"\t{ read -r _to <pid && kill -s \"$1\" \"$_to\"; } 2>/dev/null\n"
-	"}\n"
-	"trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP\n"
-	"trap 'pass USR1' USR1; trap 'pass USR2' USR2\n\n";
+static const char signals[] = "# Signals go to the job's process.\n"
+			      "_rc='' _sig=-\n"
+			      "rm -f pid signal rc fault\n"
+			      "# shellcheck disable=SC2317 # called by the traps\n"
+			      "pass() {\n"
+			      "\t_sig=$1\n"
+			      "\techo \"$1\" >signal\n"
+			      "\t{ read -r _to <pid && kill -s \"$1\" \"$_to\"; } 2>/dev/null\n"
+			      "}\n"
+			      "trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP\n"
+			      "trap 'pass USR1' USR1; trap 'pass USR2' USR2\n\n";
 
 /*
- * What fails before the job's own command is not the command's code. But a program that a signal ended was ended for the
- * job's sake: that is the job's end.
+ * What fails before the job's own command is not the command's code. But a program that a signal ended was ended for
+ * the job's sake: that is the job's end.
  */
 static const char unready[] = "# Directories and environment.\n"
 			      "_fault=-\n"
@@ -159,8 +158,9 @@ static void add_directories(struct strbuf *out, const struct job *job, const str
 }
 
 /*
- * Dagster's variables are JSON, deflated, in base64 (dagster_pipes, decode_param). The path in them is known here and not before,
- * so they are made here: a zlib stream (RFC 1950) of one stored block (RFC 1951, 3.2.4), which needs no compressor.
+ * Dagster's variables are JSON, deflated, in base64 (dagster_pipes, decode_param). The path in them is known here and
+ * not before, so they are made here: a zlib stream (RFC 1950) of one stored block (RFC 1951, 3.2.4), which needs no
+ * compressor.
  */
 static const char pipes_encode[] =
 	"# Dagster Pipes: the context is in the file `context`, messages go to the file `events`.\n"
@@ -233,8 +233,9 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 }
 
 /*
- * The word that ends a here-document: END_OF_FILE where the text does not have it, else with the first number that does not follow
- * it there. One look at the text, however often it holds the word; SPEC_MAX_BYTES of it cannot use up all numbers.
+ * The word that ends a here-document: END_OF_FILE where the text does not have it, else with the first number that does
+ * not follow it there. One look at the text, however often it holds the word; SPEC_MAX_BYTES of it cannot use up all
+ * numbers.
  */
 #define DELIMITERS (1u << 17)
 
@@ -281,8 +282,9 @@ void wrap_file(struct strbuf *out, const char *name, const char *text, size_t le
 }
 
 /*
- * What stands between the job and a path of the spec, as ls has it, in words that end in the run's `why`; the key itself goes
- * into the exit record. `exec` is no test: where its redirection fails, dash ends at once (POSIX XCU 2.8.1).
+ * What stands between the job and a path of the spec, as ls has it, in words that end in the run's `why`; the key
+ * itself goes into the exit record. `exec` is no test: where its redirection fails, dash ends at once (POSIX
+ * XCU 2.8.1).
  */
 static const char no_path[] = "_no_path() {\n"
 			      "\t_why=$(LC_ALL=C ls -ld -- \"$2\" 2>&1 >/dev/null)\n"
@@ -302,8 +304,8 @@ static void add_cd(const struct job *job, struct strbuf *body)
 	else
 		strbuf_addstr(&dir, "\"${0%/job}/work\"");
 	if (job->workdir)
-		strbuf_addf(body, "[ ! -e %s ] || [ -d %s ] || _no_path workdir %s 'Not a directory'\n", dir.buf, dir.buf,
-			    dir.buf);
+		strbuf_addf(body, "[ ! -e %s ] || [ -d %s ] || _no_path workdir %s 'Not a directory'\n", dir.buf,
+			    dir.buf, dir.buf);
 	strbuf_addf(body, "cd %s 2>/dev/null || _no_path workdir %s 'Permission denied'\n", dir.buf, dir.buf);
 }
 
@@ -375,51 +377,50 @@ void wrap_exec(const struct job *job, struct strbuf *body)
  * because bash can lose it when a trap interrupts the builtin `wait` (seen with 5.2: 255 when the job ends while the
  * signal comes, which is what happens whenever Slurm signals all processes of a job).
  */
-static const char run_job[] =
-	"# Run it, bash where there is one.\n"
-	"_env='env --default-signal=INT,QUIT'\n"
-	"$_env true 2>/dev/null || _env=''\n"
-	"_sh=$(command -v bash) || _sh=/bin/sh\n"
-	"if [ -z \"$_rc\" ]; then\n"
-	"\t(\n"
-	"\t\ttrap : TERM INT HUP USR1 USR2\n"
-	"\t\t(exec 2>&3 3>&- && exec $_env \"$_sh\" \"$_dir/job\" </dev/null)\n"
-	"\t\t_rc=$?\n"
-	"\t\techo \"$_rc\" >rc\n"
-	"\t\texit \"$_rc\"\n"
-	"\t) 3>&2 2>/dev/null &\n"
-	"\t_pid=$!\n"
-	"\texec 2>/dev/null\n"
-	"\twait \"$_pid\"\n"
-	"\t_rc=$?\n"
-	"\twhile kill -0 \"$_pid\"; do # a signal ended the wait\n"
-	"\t\twait \"$_pid\"\n"
-	"\t\t_rc=$?\n"
-	"\tdone\n"
-	"\t[ ! -s rc ] || read -r _rc <rc\n"
-	"\t[ ! -s fault ] || read -r _fault <fault\n"
-	"\tcase $_fault in workdir | input | environment) ;; *) _fault=- ;; esac\n"
-	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
-	"\trm -f pid\n"
-	"fi\n"
-	"exec 2>/dev/null\n"
-	"trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed\n\n";
+static const char run_job[] = "# Run it, bash where there is one.\n"
+			      "_env='env --default-signal=INT,QUIT'\n"
+			      "$_env true 2>/dev/null || _env=''\n"
+			      "_sh=$(command -v bash) || _sh=/bin/sh\n"
+			      "if [ -z \"$_rc\" ]; then\n"
+			      "\t(\n"
+			      "\t\ttrap : TERM INT HUP USR1 USR2\n"
+			      "\t\t(exec 2>&3 3>&- && exec $_env \"$_sh\" \"$_dir/job\" </dev/null)\n"
+			      "\t\t_rc=$?\n"
+			      "\t\techo \"$_rc\" >rc\n"
+			      "\t\texit \"$_rc\"\n"
+			      "\t) 3>&2 2>/dev/null &\n"
+			      "\t_pid=$!\n"
+			      "\texec 2>/dev/null\n"
+			      "\twait \"$_pid\"\n"
+			      "\t_rc=$?\n"
+			      "\twhile kill -0 \"$_pid\"; do # a signal ended the wait\n"
+			      "\t\twait \"$_pid\"\n"
+			      "\t\t_rc=$?\n"
+			      "\tdone\n"
+			      "\t[ ! -s rc ] || read -r _rc <rc\n"
+			      "\t[ ! -s fault ] || read -r _fault <fault\n"
+			      "\tcase $_fault in workdir | input | environment) ;; *) _fault=- ;; esac\n"
+			      "\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
+			      "\trm -f pid\n"
+			      "fi\n"
+			      "exec 2>/dev/null\n"
+			      "trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed\n\n";
 
-/* The second line of `times` (POSIX XCU, special built-ins) is for children; its decimal point may be the locale's comma. */
-static const char cpu_time[] =
-	"# Processor time of all that the job waited for, in microseconds.\n"
-	"_us() {\n"
-	"\t_m=${1%%m*} _s=${1#*m}\n"
-	"\t_s=${_s%s}\n"
-	"\t_f=$(printf '%.6s' \"${_s#*[.,]}000000\")\n"
-	"\techo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))\n"
-	"}\n"
-	"_cpu='' _user='' _sys=''\n"
-	"times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp\n"
-	"case $_user:$_sys in\n"
-	"[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us \"$_user\") + $(_us \"$_sys\"))) ;;\n"
-	"esac\n"
-	"rm -f times.tmp\n\n";
+/* The second line of `times` (POSIX XCU, special built-ins) is for children; its decimal point may be the locale's
+ * comma. */
+static const char cpu_time[] = "# Processor time of all that the job waited for, in microseconds.\n"
+			       "_us() {\n"
+			       "\t_m=${1%%m*} _s=${1#*m}\n"
+			       "\t_s=${_s%s}\n"
+			       "\t_f=$(printf '%.6s' \"${_s#*[.,]}000000\")\n"
+			       "\techo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))\n"
+			       "}\n"
+			       "_cpu='' _user='' _sys=''\n"
+			       "times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp\n"
+			       "case $_user:$_sys in\n"
+			       "[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us \"$_user\") + $(_us \"$_sys\"))) ;;\n"
+			       "esac\n"
+			       "rm -f times.tmp\n\n";
 
 /* Fields as documented at CREQ_MANIFEST in backend/cluster.h. The slash follows `results` where it is a link. */
 static const char manifest[] =
@@ -429,8 +430,8 @@ static const char manifest[] =
 	"\t-printf '%y\\0%s\\0%T@\\0%m\\0%P\\0%l\\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1\n\n";
 
 /*
- * A cgroup of the job's own (Slurm's job_N, version 1 or 2) knows all of the job's steps on this node. `times` is right only
- * as long as all of the job are children of this shell, and those of srun are not.
+ * A cgroup of the job's own (Slurm's job_N, version 1 or 2) knows all of the job's steps on this node. `times` is right
+ * only as long as all of the job are children of this shell, and those of srun are not.
  */
 static const char peak[] =
 	"# Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.\n"
@@ -457,16 +458,17 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	if (job->pipes_messages)
 		strbuf_addstr(out, "_events=$(wc -c <events)\n");
 	wrap_reason(&job->environment, out);
-	strbuf_addf(out,
-		    "_code=$_rc\n"
-		    "[ \"$_fault\" = - ] || _code=-\n"
-		    "record() {\n"
-		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
-		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		    "nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
-		    "}\n",
-		    ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
-		    job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "", ctx->run_num, ctx->attempt);
+	strbuf_addf(
+		out,
+		"_code=$_rc\n"
+		"[ \"$_fault\" = - ] || _code=-\n"
+		"record() {\n"
+		"\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
+		"out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
+		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		"}\n",
+		ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
+		job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "", ctx->run_num, ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
 			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"

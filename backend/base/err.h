@@ -9,11 +9,14 @@
 #define BASE_ERR_H
 
 struct err {
-	int code;	 /* negative errno, 0 when nothing was reported */
+	int code;        /* negative errno, 0 when nothing was reported */
 	char text[1024]; /* one or more sentences, no final newline */
 };
 
-#define ERR_INIT { 0, "" }
+#define ERR_INIT                                                                                                       \
+	{                                                                                                              \
+		0, ""                                                                                                  \
+	}
 
 /* Sets code and text and returns `code`, so that one line reports and fails. `code` must be negative. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

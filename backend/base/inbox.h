@@ -11,9 +11,9 @@
 #include <pthread.h>
 
 struct msg {
-	struct list node;		/* private to the inbox */
-	int type;			/* meaning is the receiver's */
-	void (*release)(struct msg *);	/* frees the message and what it owns */
+	struct list node;              /* private to the inbox */
+	int type;                      /* meaning is the receiver's */
+	void (*release)(struct msg *); /* frees the message and what it owns */
 };
 
 struct inbox {
@@ -22,8 +22,8 @@ struct inbox {
 	int fd;
 };
 
-int inbox_init(struct inbox *in);	/* 0 or negative errno */
-void inbox_release(struct inbox *in);	/* releases the messages that are still there */
+int inbox_init(struct inbox *in);     /* 0 or negative errno */
+void inbox_release(struct inbox *in); /* releases the messages that are still there */
 void inbox_post(struct inbox *in, struct msg *m);
 
 /* Moves all messages that are there to `out` (an initialised list of msg.node); never waits. */

@@ -30,8 +30,7 @@ void log_msg(enum log_level level, const char *fmt, ...)
 
 	if (level > log_max)
 		return;
-	n = (size_t)snprintf(line, sizeof(line), "%s %s ", clock_text(clock_real(&clock_system), when),
-			     names[level]);
+	n = (size_t)snprintf(line, sizeof(line), "%s %s ", clock_text(clock_real(&clock_system), when), names[level]);
 	va_start(ap, fmt);
 	(void)vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
 	va_end(ap);

@@ -17,8 +17,8 @@ int near_distance(const char *a, const char *b);
 int near_prefix(const char *a, const char *b);
 
 /*
- * Takes `candidate` for *found when it is nearer to `name` than *best, or as near and alike for longer at the beginning. Begin
- * with the distance that is too far in *best and NULL in *found.
+ * Takes `candidate` for *found when it is nearer to `name` than *best, or as near and alike for longer at the
+ * beginning. Begin with the distance that is too far in *best and NULL in *found.
  */
 void near_consider(const char *name, const char *candidate, int *best, const char **found);
 

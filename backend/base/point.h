@@ -17,43 +17,43 @@ enum point {
 	POINT_SESSION_CLEARED,
 	POINT_SESSION_TAKING_OVER,
 	/* conversations */
-	POINT_CONV_SAVED,	/* the text to read back is on disk, the write is not marked as taken in */
-	POINT_CONV_MARKED,	/* it is, and its writer has no answer */
-	POINT_CONV_DECIDED,	/* "accepted JOBID" is on disk, its reader has no answer */
+	POINT_CONV_SAVED,   /* the text to read back is on disk, the write is not marked as taken in */
+	POINT_CONV_MARKED,  /* it is, and its writer has no answer */
+	POINT_CONV_DECIDED, /* "accepted JOBID" is on disk, its reader has no answer */
 	/* the journal's thread */
-	POINT_STORE_COMMITTING,	/* a group is written, its COMMIT is not asked for */
-	POINT_STORE_COMMITTED,	/* it is durable, and nobody knows */
+	POINT_STORE_COMMITTING, /* a group is written, its COMMIT is not asked for */
+	POINT_STORE_COMMITTED,  /* it is durable, and nobody knows */
 	/* the engine */
-	POINT_ENGINE_CREATED,	/* a run is durable, its writer has no answer */
-	POINT_ENGINE_ACCEPTED,	/* its writer has one, nothing else was done */
-	POINT_ENGINE_COMMITTED,	/* an event is durable and not applied */
-	POINT_ENGINE_APPLIED,	/* applied, waiters were told, nothing was done about it */
-	POINT_ENGINE_SENDING,	/* an attempt is about to be given to its cluster */
+	POINT_ENGINE_CREATED,   /* a run is durable, its writer has no answer */
+	POINT_ENGINE_ACCEPTED,  /* its writer has one, nothing else was done */
+	POINT_ENGINE_COMMITTED, /* an event is durable and not applied */
+	POINT_ENGINE_APPLIED,   /* applied, waiters were told, nothing was done about it */
+	POINT_ENGINE_SENDING,   /* an attempt is about to be given to its cluster */
 	POINT_ENGINE_SENT,
 	POINT_ENGINE_CANCEL_SENT,
 	POINT_ENGINE_END_RECEIVED,
-	POINT_ENGINE_END_HELD,	/* the list of results is here, the end is not posted */
+	POINT_ENGINE_END_HELD, /* the list of results is here, the end is not posted */
 	/* the cluster of this machine */
-	POINT_LOCAL_PREPARED,	/* the attempt's directory is made, nothing was reported */
+	POINT_LOCAL_PREPARED, /* the attempt's directory is made, nothing was reported */
 	POINT_LOCAL_SUBMITTED,
-	POINT_LOCAL_STARTED,	/* the supervisor's process is there, nobody has noted it */
-	POINT_LOCAL_RUNNING,	/* `running` was reported */
-	POINT_LOCAL_CANCELLED,	/* the supervisor was told, the verb has no answer */
-	POINT_LOCAL_ENDING,	/* the supervisor is gone, nothing was looked at */
-	POINT_LOCAL_ENDED,	/* the end was reported */
+	POINT_LOCAL_STARTED,   /* the supervisor's process is there, nobody has noted it */
+	POINT_LOCAL_RUNNING,   /* `running` was reported */
+	POINT_LOCAL_CANCELLED, /* the supervisor was told, the verb has no answer */
+	POINT_LOCAL_ENDING,    /* the supervisor is gone, nothing was looked at */
+	POINT_LOCAL_ENDED,     /* the end was reported */
 	/* clusters behind a transport */
-	POINT_REMOTE_SENDING,	/* the submission is about to leave */
-	POINT_REMOTE_SENT,	/* submissions are on their way */
-	POINT_REMOTE_ANSWERED,	/* the scheduler's answer is here, nothing was reported */
+	POINT_REMOTE_SENDING,  /* the submission is about to leave */
+	POINT_REMOTE_SENT,     /* submissions are on their way */
+	POINT_REMOTE_ANSWERED, /* the scheduler's answer is here, nothing was reported */
 	POINT_REMOTE_SUBMITTED,
 	POINT_REMOTE_CANCEL_SENT,
-	POINT_REMOTE_RECORD,	/* an exit record came in */
+	POINT_REMOTE_RECORD, /* an exit record came in */
 	POINT_REMOTE_ENDED,
 	/* log copies */
-	POINT_SPOOL_DATA,	/* bytes without their order record */
+	POINT_SPOOL_DATA, /* bytes without their order record */
 	POINT_SPOOL_APPENDED,
-	POINT_EVENTS_DATA,	/* bytes of messages that nobody has judged */
-	POINT_EVENTS_JUDGED,	/* their lines are visible, nobody was told */
+	POINT_EVENTS_DATA,   /* bytes of messages that nobody has judged */
+	POINT_EVENTS_JUDGED, /* their lines are visible, nobody was told */
 	POINT_N
 };
 

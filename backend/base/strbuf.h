@@ -23,14 +23,17 @@ struct strbuf {
 
 extern char strbuf_slop[1];
 
-#define STRBUF_INIT { strbuf_slop, 0, 0 }
+#define STRBUF_INIT                                                                                                    \
+	{                                                                                                              \
+		strbuf_slop, 0, 0                                                                                      \
+	}
 
 void strbuf_init(struct strbuf *sb);
-void strbuf_release(struct strbuf *sb);		      /* frees; the buffer is empty and usable afterwards */
-void strbuf_reset(struct strbuf *sb);		      /* length 0, memory kept */
-void strbuf_setlen(struct strbuf *sb, size_t len);    /* shortens */
-void strbuf_grow(struct strbuf *sb, size_t extra);    /* makes room for `extra` more bytes */
-char *strbuf_detach(struct strbuf *sb, size_t *len);  /* the caller frees the result; len may be NULL */
+void strbuf_release(struct strbuf *sb);              /* frees; the buffer is empty and usable afterwards */
+void strbuf_reset(struct strbuf *sb);                /* length 0, memory kept */
+void strbuf_setlen(struct strbuf *sb, size_t len);   /* shortens */
+void strbuf_grow(struct strbuf *sb, size_t extra);   /* makes room for `extra` more bytes */
+char *strbuf_detach(struct strbuf *sb, size_t *len); /* the caller frees the result; len may be NULL */
 
 void strbuf_add(struct strbuf *sb, const void *data, size_t len);
 void strbuf_addbuf(struct strbuf *sb, const struct strbuf *other);

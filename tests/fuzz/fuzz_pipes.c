@@ -1,5 +1,6 @@
 /*
- * Anything that a job may write into its message file: a verdict whose parts are inside the line, and reports that can be looked into.
+ * Anything that a job may write into its message file: a verdict whose parts are inside the line, and reports that can
+ * be looked into.
  */
 #include "backend/base/mem.h"
 #include "backend/pipes.h"

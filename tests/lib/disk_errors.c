@@ -1,7 +1,7 @@
 /*
  * For LD_PRELOAD: a disk that fails. While the file $DISK_ERROR holds an errno, whatever would change something below
- * $DISK_DIR fails with it; EIO fails fsync(2) as well, EROFS every open for writing and every removal. Reading goes on. The
- * test that needs it compiles it.
+ * $DISK_DIR fails with it; EIO fails fsync(2) as well, EROFS every open for writing and every removal. Reading goes on.
+ * The test that needs it compiles it.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,6 +1,6 @@
 /*
- * For LD_PRELOAD: fsync(2) and fdatasync(2) of the journal wait while the file $SLOW_FSYNC is there, as they do on a disk
- * that hangs. The test that needs it compiles it.
+ * For LD_PRELOAD: fsync(2) and fdatasync(2) of the journal wait while the file $SLOW_FSYNC is there, as they do on a
+ * disk that hangs. The test that needs it compiles it.
  */
 #define _GNU_SOURCE
 #include <limits.h>

@@ -1,10 +1,11 @@
 /*
- * Times small file operations on two paths, A and B, in turns: a round does N of A, then N of B, so that whatever else the
- * machine does hits both alike. What counts is the ratio of the medians within each round; its spread over the rounds
- * says how far to believe it.
+ * Times small file operations on two paths, A and B, in turns: a round does N of A, then N of B, so that whatever else
+ *the machine does hits both alike. What counts is the ratio of the medians within each round; its spread over the
+ *rounds says how far to believe it.
  *
  *	fsbench [-n N] [-r ROUNDS] A B			stat and open+read+close; a Markdown table in microseconds
- *	fsbench [-n N] --fsync FILE			write+fsync of one block: what a durable answer costs at least here
+ *	fsbench [-n N] --fsync FILE			write+fsync of one block: what a durable answer costs at least
+ *here
  *
  * Every single operation is timed; medians and percentiles are over all rounds.
  */

@@ -1,6 +1,7 @@
 /*
- * idbench RUNS-NEW FILE N: how long a write to runs/new takes until its id is read back, against one write and fsync of FILE on
- * the state's disk, in turns. Prints medians and the difference in microseconds. The runs are held, so that no job disturbs.
+ * idbench RUNS-NEW FILE N: how long a write to runs/new takes until its id is read back, against one write and fsync of
+ * FILE on the state's disk, in turns. Prints medians and the difference in microseconds. The runs are held, so that no
+ * job disturbs.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 /*
- * Says of each line on standard input whether a run's events would show it: `yes KIND` or `no REASON`. For comparing the judge
- * with Dagster's own handler.
+ * Says of each line on standard input whether a run's events would show it: `yes KIND` or `no REASON`. For comparing
+ * the judge with Dagster's own handler.
  */
 #include "backend/pipes.h"
 

@@ -1,7 +1,8 @@
 /*
  * The least that a FUSE server can be: one directory with one file, `status`, which always says "running". It is what
  * slurmray's stat and open+read+close are measured against, since no file system in user space can be much quicker than
- * libfuse's own loop around an answer that is a constant. direct_io and timeouts of zero, as slurmray's live files have.
+ * libfuse's own loop around an answer that is a constant. direct_io and timeouts of zero, as slurmray's live files
+ *have.
  *
  *	minifs DIR		in the foreground, until it is unmounted or gets SIGTERM
  */
@@ -67,7 +68,8 @@ static void mini_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
 	(void)ino;
 	(void)fi;
 	for (i = (size_t)off; i < 3; i++) {
-		struct stat st = { .st_ino = i == 2 ? STATUS_INO : FUSE_ROOT_ID, .st_mode = i == 2 ? S_IFREG : S_IFDIR };
+		struct stat st = { .st_ino = i == 2 ? STATUS_INO : FUSE_ROOT_ID,
+				   .st_mode = i == 2 ? S_IFREG : S_IFDIR };
 		size_t room = (size < sizeof(buf) ? size : sizeof(buf)) - used;
 		size_t n = fuse_add_direntry(req, buf + used, room, names[i], &st, (off_t)i + 1);
 

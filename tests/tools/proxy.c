@@ -3,14 +3,14 @@
  *
  *	proxy LISTEN TARGET [--delay MS] [--rate BYTES/S] [--stats FILE] [--control FIFO]
  *
- * Both ports are on 127.0.0.1; LISTEN 0 takes a free one, which FILE tells. One thread and one poll loop. Each connection
- * has two directions; a direction is a queue of chunks, each with the time at which it may go on. Bytes are therefore never
- * reordered, and a direction that holds too much stops reading, as a network does.
+ * Both ports are on 127.0.0.1; LISTEN 0 takes a free one, which FILE tells. One thread and one poll loop. Each
+ *connection has two directions; a direction is a queue of chunks, each with the time at which it may go on. Bytes are
+ *therefore never reordered, and a direction that holds too much stops reading, as a network does.
  *
  * FILE holds `key value` lines and is replaced when something changed. `flips` counts how often data from the client
  * followed data from the server: the round trips that a conversation needed. Commands, one a line, to the FIFO (made
- * when it is missing): cut (reset all connections), stall (forward nothing), refuse (no new connections), go (ends stall
- * and refuse), delay MS, rate N, reset (the counters), quit. `commands` in FILE says how many have taken effect.
+ * when it is missing): cut (reset all connections), stall (forward nothing), refuse (no new connections), go (ends
+ *stall and refuse), delay MS, rate N, reset (the counters), quit. `commands` in FILE says how many have taken effect.
  */
 #include "backend/base/clock.h"
 #include "backend/base/list.h"
@@ -44,15 +44,15 @@ struct direction {
 	struct list chunks;
 	size_t held;
 	int64_t line_free; /* when the line has sent what is before: for the rate */
-	bool ended;	   /* the source sent EOF */
-	bool shut;	   /* and that was passed on */
+	bool ended;        /* the source sent EOF */
+	bool shut;         /* and that was passed on */
 };
 
 struct conn {
 	struct list node;
 	int client, server;
 	struct direction up, down; /* client to server, and back */
-	bool server_spoke;	   /* the last data came from the server */
+	bool server_spoke;         /* the last data came from the server */
 	bool dead;
 };
 
@@ -281,7 +281,7 @@ static void cut(void)
 {
 	struct list *pos, *tmp;
 
-	list_for_each_safe(pos, tmp, &proxy.conns) {
+	list_for_each_safe (pos, tmp, &proxy.conns) {
 		struct conn *c = container_of(pos, struct conn, node);
 
 		c->dead = true;
@@ -347,7 +347,8 @@ static void write_stats(void)
 	f = fopen(tmp, "we");
 	if (!f)
 		die(tmp);
-	fprintf(f, "port %u\nconnections %ld\nopen %ld\nflips %ld\nclient_bytes %lld\nserver_bytes %lld\ncommands %ld\n",
+	fprintf(f,
+		"port %u\nconnections %ld\nopen %ld\nflips %ld\nclient_bytes %lld\nserver_bytes %lld\ncommands %ld\n",
 		proxy.listen_port, proxy.connections, proxy.open, proxy.flips, proxy.client_bytes, proxy.server_bytes,
 		proxy.commands);
 	if (fclose(f) || rename(tmp, proxy.stats_path) < 0)
@@ -371,7 +372,7 @@ static int prepare(struct pollfd *set, size_t *n)
 	want(&set[0], proxy.listener, proxy.listener >= 0 && proxy.open < CONNS_MAX, false);
 	want(&set[1], proxy.control, proxy.control >= 0, false);
 	*n = 2;
-	list_for_each_safe(pos, tmp, &proxy.conns) {
+	list_for_each_safe (pos, tmp, &proxy.conns) {
 		struct conn *c = container_of(pos, struct conn, node);
 		const struct direction *both[] = { &c->up, &c->down };
 		size_t i;
@@ -415,7 +416,7 @@ static void serve_all(const struct pollfd *set)
 	size_t i = 2;
 
 	/* Connections that are accepted later in this round come behind those of the set. */
-	list_for_each_safe(pos, tmp, &proxy.conns) {
+	list_for_each_safe (pos, tmp, &proxy.conns) {
 		serve_conn(container_of(pos, struct conn, node), set[i].revents, set[i + 1].revents);
 		i += 2;
 	}
@@ -448,7 +449,8 @@ static void parse_options(int argc, char **argv)
 	int i;
 
 	if (argc < 3 || argc % 2 == 0) {
-		fprintf(stderr, "usage: proxy LISTEN TARGET [--delay MS] [--rate BYTES/S] [--stats FILE] [--control FIFO]\n");
+		fprintf(stderr,
+			"usage: proxy LISTEN TARGET [--delay MS] [--rate BYTES/S] [--stats FILE] [--control FIFO]\n");
 		exit(2);
 	}
 	proxy.listen_port = (unsigned)number(argv[1], "LISTEN");

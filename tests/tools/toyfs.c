@@ -186,8 +186,7 @@ static void wake(struct toy *t)
 {
 	struct list *n, *tmp;
 
-	list_for_each_safe(n, tmp, &t->parked)
-	{
+	list_for_each_safe (n, tmp, &t->parked) {
 		struct parked *p = container_of(n, struct parked, node);
 		fuse_req_t req = p->req;
 		size_t size = p->size;
@@ -210,8 +209,7 @@ static int64_t on_timer(void *arg, int64_t now)
 		worker_ready(t->ready_fd, NULL);
 		t->said_ready = true;
 	}
-	list_for_each_safe(n, tmp, &t->parked)
-	{
+	list_for_each_safe (n, tmp, &t->parked) {
 		struct parked *p = container_of(n, struct parked, node);
 		fuse_req_t req = p->req;
 		size_t size = p->size;
@@ -459,8 +457,7 @@ static void on_signal(void *arg, const struct signalfd_siginfo *si)
 		reactor_stop(&t->reactor, 75);
 		return;
 	}
-	list_for_each_safe(n, tmp, &t->parked)
-	{
+	list_for_each_safe (n, tmp, &t->parked) {
 		fuse_req_t req = container_of(n, struct parked, node)->req;
 
 		forget(container_of(n, struct parked, node));

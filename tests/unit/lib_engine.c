@@ -69,7 +69,11 @@ static void fake_stop(struct cluster *c, int deadline_ms)
 }
 
 static const struct cluster_ops fake_ops = {
-	.type = CLUSTER_SLURM, .word = "fake", .start = fake_start, .post = fake_post, .stop = fake_stop,
+	.type = CLUSTER_SLURM,
+	.word = "fake",
+	.start = fake_start,
+	.post = fake_post,
+	.stop = fake_stop,
 };
 
 static const struct cluster_ops *find(enum cluster_type type)
@@ -239,7 +243,9 @@ json_t *ef_json(const char *text)
 void ef_submit(struct ef *f, const char *spec, uint32_t draft, struct said *s)
 {
 	cleanup_free char *text = quotes(spec);
-	const struct engine_submit sub = { .text = text, .len = strlen(text), .draft = draft, .request = ++f->request, .uid = 5 };
+	const struct engine_submit sub = {
+		.text = text, .len = strlen(text), .draft = draft, .request = ++f->request, .uid = 5
+	};
 
 	memset(s, 0, sizeof(*s));
 	engine_submit(f->en, &sub, said, s);
@@ -438,12 +444,15 @@ enum run_status ef_status(const struct ef *f, uint32_t run)
 	return r->status;
 }
 
-/* --- the journal, from outside: by a process of its own, since close(2) here would drop SQLite's locks (fcntl(2)) --- */
+/* --- the journal, from outside: by a process of its own, since close(2) here would drop SQLite's locks (fcntl(2)) ---
+ */
 
 static void copy_journal(const struct ef *f, const char *to)
 {
-	cleanup_free char *cmd = xasprintf("cp '%s/journal.db' '%s'; if [ -e '%s/journal.db-wal' ]; then cp '%s/journal.db-wal' "
-					   "'%s-wal'; fi", f->dir, to, f->dir, f->dir, to);
+	cleanup_free char *cmd =
+		xasprintf("cp '%s/journal.db' '%s'; if [ -e '%s/journal.db-wal' ]; then cp '%s/journal.db-wal' "
+			  "'%s-wal'; fi",
+			  f->dir, to, f->dir, f->dir, to);
 	pid_t pid = fork();
 	int status;
 

@@ -1,6 +1,6 @@
 /*
- * The engine over a real store in a directory that is thrown away, and clusters that only note what they are sent: the test answers in
- * their place. Everything is in the test's thread but the store's own.
+ * The engine over a real store in a directory that is thrown away, and clusters that only note what they are sent: the
+ * test answers in their place. Everything is in the test's thread but the store's own.
  */
 #ifndef TESTS_LIB_ENGINE_H
 #define TESTS_LIB_ENGINE_H

@@ -22,7 +22,7 @@ struct fake_faults {
 	atomic_bool unreachable; /* log-ins fail */
 	atomic_bool stall;       /* nothing moves any more */
 	atomic_long cut_at;      /* the connection breaks at the transfer with this number (from 1); 0: never */
-	atomic_long cut_every;	 /* the same at each multiple of this; 0: never */
+	atomic_long cut_every;   /* the same at each multiple of this; 0: never */
 	atomic_long transfers;   /* reads and writes that moved something, over all connections */
 	atomic_int logins;
 };

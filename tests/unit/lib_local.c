@@ -40,8 +40,9 @@ struct lx *lx_new(void)
 	(void)snprintf(f->base, sizeof(f->base), "%s/" LX_UUID, f->directory);
 	f->conf = (struct cluster_conf){ .name = (char *)"local", .type = CLUSTER_LOCAL, .directory = f->directory };
 	assert_int_equal(inbox_init(&f->replies), 0);
-	f->ctx = (struct cluster_ctx){ .conf = &f->conf, .clock = &clock_system, .uuid = LX_UUID, .state_dir = f->state,
-				       .replies = &f->replies };
+	f->ctx = (struct cluster_ctx){
+		.conf = &f->conf, .clock = &clock_system, .uuid = LX_UUID, .state_dir = f->state, .replies = &f->replies
+	};
 	lx_start(f);
 	return f;
 }

@@ -1,6 +1,6 @@
 /*
- * The local cluster with real supervisors (this test program, started again as `__supervise`), in a directory that is thrown away.
- * What it reports is collected; waiting is for what it says, with a deadline that only a failure meets.
+ * The local cluster with real supervisors (this test program, started again as `__supervise`), in a directory that is
+ * thrown away. What it reports is collected; waiting is for what it says, with a deadline that only a failure meets.
  */
 #ifndef TESTS_LIB_LOCAL_H
 #define TESTS_LIB_LOCAL_H

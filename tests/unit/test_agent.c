@@ -333,8 +333,8 @@ static void a_thousand_requests_in_order(void **state)
 }
 
 /*
- * bash's read may report a timeout although it has read the newline, when its timer ends just then; the clock is quick while
- * something runs beside the loop.
+ * bash's read may report a timeout although it has read the newline, when its timer ends just then; the clock is quick
+ * while something runs beside the loop.
  */
 static void requests_come_at_every_moment(void **state)
 {

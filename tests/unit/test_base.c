@@ -544,9 +544,16 @@ static void names_are_near(void **state)
 		const char *a, *b;
 		int distance;
 	} cases[] = {
-		{ "", "", 0 },		 { "", "ab", 2 },	   { "nodes", "nodes", 0 },  { "nodez", "nodes", 1 },
-		{ "ndoes", "nodes", 1 }, { "node", "nodes", 1 },   { "nodees", "nodes", 1 }, { "submit", "sumbit", 1 },
-		{ "ca", "abc", 3 },	 { "kitten", "sitting", 3 },
+		{ "", "", 0 },
+		{ "", "ab", 2 },
+		{ "nodes", "nodes", 0 },
+		{ "nodez", "nodes", 1 },
+		{ "ndoes", "nodes", 1 },
+		{ "node", "nodes", 1 },
+		{ "nodees", "nodes", 1 },
+		{ "submit", "sumbit", 1 },
+		{ "ca", "abc", 3 },
+		{ "kitten", "sitting", 3 },
 		{ "0123456789012345678901234567890123", "0123456789012345678901234567890123", NEAR_MAX_LEN },
 	};
 	const char *found = NULL;

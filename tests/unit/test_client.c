@@ -1,6 +1,6 @@
 /*
- * The clients of the tree without a mount: what they make of arguments and files, which mount and run they mean, and how they
- * read a run, with a tree of ordinary files and FIFOs in place of the real one.
+ * The clients of the tree without a mount: what they make of arguments and files, which mount and run they mean, and
+ * how they read a run, with a tree of ordinary files and FIFOs in place of the real one.
  */
 #include "fs/client.h"
 #include "fs/doctor_fuse.h"
@@ -25,7 +25,7 @@
 /* --- a tree of files --- */
 
 static char base[64]; /* of the test */
-static int fifo = -1;  /* that a thread of the test writes to; clients do not keep it */
+static int fifo = -1; /* that a thread of the test writes to; clients do not keep it */
 
 static char *at(const char *path)
 {
@@ -98,7 +98,8 @@ static int teardown(void **state)
 
 static void make_run(const char *id, const char *status, const char *wait, const char *why)
 {
-	cleanup_free char *dir = xasprintf("mnt/runs/%s", id), *s = xasprintf("%s/status", dir), *w = xasprintf("%s/wait", dir);
+	cleanup_free char *dir = xasprintf("mnt/runs/%s", id), *s = xasprintf("%s/status", dir),
+			  *w = xasprintf("%s/wait", dir);
 	cleanup_free char *y = xasprintf("%s/why", dir), *o = xasprintf("%s/stdout.follow", dir);
 	cleanup_free char *e = xasprintf("%s/stderr.follow", dir);
 
@@ -203,7 +204,8 @@ static void test_absolute(void **state)
 
 static void test_state_path(void **state)
 {
-	cleanup_free char *plain = NULL, *xdg = NULL, *relative = NULL, *made = NULL, *share = at("share"), *dir = at(".local/state");
+	cleanup_free char *plain = NULL, *xdg = NULL, *relative = NULL, *made = NULL, *share = at("share"),
+			  *dir = at(".local/state");
 	cleanup_free char *want = at(".local/state/slurmray"), *want_xdg = at("share/deep/slurmray");
 	cleanup_free char *deep = at("share/deep");
 	struct stat st;
@@ -299,7 +301,8 @@ static void assert_run(const char *mount, const char *run, const char *want)
 
 static void test_run_dir(void **state)
 {
-	cleanup_free char *mount = at("mnt"), *last = at("mnt/last"), *path = at("mnt/runs/7/"), *link = at("mnt/by/name/one/7");
+	cleanup_free char *mount = at("mnt"), *last = at("mnt/last"), *path = at("mnt/runs/7/"),
+			  *link = at("mnt/by/name/one/7");
 	cleanup_free char *one = at("mnt/by/name/one"), *out_of = at("mnt/by"), *none = at("none");
 
 	(void)state;
@@ -358,8 +361,9 @@ static void test_pairs(void **state)
 	assert_int_equal(chdir(base), 0);
 	a = pairs(good, &rc, &errors);
 	assert_int_equal(rc, 0);
-	assert_string_equal(a, "{\"cpus_per_task\":3,\"env\":{\"A\":\"b=c\",\"EMPTY\":\"\"},\"hold\":true,\"nodes\":\"2\","
-			       "\"tags\":[\"x\",\"y\"]}");
+	assert_string_equal(a,
+			    "{\"cpus_per_task\":3,\"env\":{\"A\":\"b=c\",\"EMPTY\":\"\"},\"hold\":true,\"nodes\":\"2\","
+			    "\"tags\":[\"x\",\"y\"]}");
 	b = pairs(bad, &rc, &errors);
 	assert_int_equal(rc, -EINVAL);
 	assert_string_equal(b, "{\"time\":\"1\"}");
@@ -437,12 +441,14 @@ static void test_json_documents(void **state)
 	(void)state;
 	assert_int_equal(chdir(base), 0);
 	/* what needs no change is sent as it was written */
-	assert_docs("\n {\"command\": \"x\",  \"env\": {\"V\": 1.10}}\n\n", NULL, "{\"command\": \"x\",  \"env\": {\"V\": 1.10}}|");
+	assert_docs("\n {\"command\": \"x\",  \"env\": {\"V\": 1.10}}\n\n", NULL,
+		    "{\"command\": \"x\",  \"env\": {\"V\": 1.10}}|");
 	assert_docs("{\"command\":\"a\"} {\"command\":\"b\"}", NULL, "{\"command\":\"a\"}|{\"command\":\"b\"}|");
 	assert_docs("{\"payload\":\"/p\",\"files\":[\"/a\"]}", NULL, "{\"payload\":\"/p\",\"files\":[\"/a\"]}|");
 	want = xasprintf("{\"files\":[\"%s/a\",\"/b\",3],\"payload\":\"%s/p\",\"x\":1.1}|", base, base);
 	assert_docs("{\"files\":[\"a\",\"/b\",3], \"payload\":\"./p\",\"x\":1.1}", NULL, want);
-	assert_docs("{\"env\":{\"A\":\"1\",\"B\":\"2\"},\"nodes\":1}", "env.A=3", "{\"env\":{\"A\":\"3\",\"B\":\"2\"},\"nodes\":1}|");
+	assert_docs("{\"env\":{\"A\":\"1\",\"B\":\"2\"},\"nodes\":1}", "env.A=3",
+		    "{\"env\":{\"A\":\"3\",\"B\":\"2\"},\"nodes\":1}|");
 	assert_docs("{\"nodes\":1}", "nodes=2", "{\"nodes\":\"2\"}|");
 	assert_no_docs("{\"a\":", NULL, "not complete");
 	assert_no_docs("{\"a\" 1}", NULL, "line 1, column");
@@ -470,9 +476,11 @@ static void test_other_documents(void **state)
 	assert_no_docs("echo\n", "nodes=2", "into the line");
 	assert_no_docs("echo\n", "args=x", "arguments");
 	assert_docs("#!/bin/sh\necho \"a\"\n", NULL, "{\"script\":\"#!/bin/sh\\necho \\\"a\\\"\\n\"}|");
-	assert_docs("#!/bin/sh\n#SBATCH -D .\n", NULL, "{\"workdir\":\".\",\"script\":\"#!/bin/sh\\n#SBATCH -D .\\n\"}|");
+	assert_docs("#!/bin/sh\n#SBATCH -D .\n", NULL,
+		    "{\"workdir\":\".\",\"script\":\"#!/bin/sh\\n#SBATCH -D .\\n\"}|");
 	assert_docs("#!/bin/sh\n#SBATCH -D /x\n", NULL, "{\"script\":\"#!/bin/sh\\n#SBATCH -D /x\\n\"}|");
-	assert_docs("#!/bin/sh\n#SBATCH -D .\n", "workdir=/y", "{\"workdir\":\"/y\",\"script\":\"#!/bin/sh\\n#SBATCH -D .\\n\"}|");
+	assert_docs("#!/bin/sh\n#SBATCH -D .\n", "workdir=/y",
+		    "{\"workdir\":\"/y\",\"script\":\"#!/bin/sh\\n#SBATCH -D .\\n\"}|");
 	assert_docs("#!/bin/sh\n", "nodes=2", "{\"nodes\":\"2\",\"script\":\"#!/bin/sh\\n\"}|");
 	assert_no_docs("#!/bin/sh\nrm -rf /tmp/x", NULL, "cut off");
 	latin = docs_of(script, sizeof(script) - 1, NULL);
@@ -534,7 +542,8 @@ static void test_submit_usage(void **state)
 	assert_int_equal(SUBMIT("--mount"), 2);
 	assert_int_equal(SUBMIT("word", "--", "x"), 2);
 	assert_int_equal(SUBMIT("nodes=1", "true", "a b"), 2);
-	assert_has("err", "there is no file 'true'; a command is written behind --: slurmray submit nodes=1 -- true 'a b'\n");
+	assert_has("err",
+		   "there is no file 'true'; a command is written behind --: slurmray submit nodes=1 -- true 'a b'\n");
 	assert_int_equal(SUBMIT("nodes=1", "/bin/true-not-there"), 1);
 	assert_has("err", "slurmray: a command is written behind --: slurmray submit nodes=1 -- /bin/true-not-there\n");
 	assert_int_equal(SUBMIT("--wait", "--follow", "--", "x"), 2);
@@ -681,8 +690,8 @@ static void test_follow(void **state)
 }
 
 /*
- * Runs whose stdout is a FIFO that a thread writes to. The descriptor is open for reading and writing, so that nothing depends
- * on who comes first; a client closes its copy, and sees the end when the thread closes the other.
+ * Runs whose stdout is a FIFO that a thread writes to. The descriptor is open for reading and writing, so that nothing
+ * depends on who comes first; a client closes its copy, and sees the end when the thread closes the other.
  */
 static void fifo_open(const char *path)
 {
@@ -809,9 +818,10 @@ static void test_follow_pending(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(ok); i++)
 		assert_true(ok[i]);
 	assert_file("out", "first\n");
-	assert_file("err", "slurmray: run 5 is pending: Priority\nslurmray: estimated start: 1\n"
-			   "slurmray: run 5 is pending\n"
-			   "slurmray: run 5 is pending: Resources\nslurmray: held: by nobody\nslurmray: run 5 is running\n");
+	assert_file("err",
+		    "slurmray: run 5 is pending: Priority\nslurmray: estimated start: 1\n"
+		    "slurmray: run 5 is pending\n"
+		    "slurmray: run 5 is pending: Resources\nslurmray: held: by nobody\nslurmray: run 5 is running\n");
 }
 
 /* The mount goes away at the end of the output and comes back when the run has ended. */
@@ -890,7 +900,8 @@ static char *findings(void (*check)(struct doctor *d, const char *arg), const ch
 	return text;
 }
 
-static void assert_findings(void (*check)(struct doctor *d, const char *arg), const char *arg, unsigned bad, const char *part)
+static void assert_findings(void (*check)(struct doctor *d, const char *arg), const char *arg, unsigned bad,
+			    const char *part)
 {
 	unsigned n;
 	cleanup_free char *text = findings(check, arg, &n);
@@ -924,8 +935,9 @@ static void test_doctor_state(void **state)
 	assert_findings(doctor_state, file, 1, "not a directory");
 	put("state/lock", "123 /some/where\n");
 	assert_findings(doctor_state, dir, 0, "no journal yet");
-	put("state/journal.db", "this is no database, and long enough to be seen as one by whoever reads its first bytes, which are "
-				"a hundred; so here are some more of them, and more\n");
+	put("state/journal.db",
+	    "this is no database, and long enough to be seen as one by whoever reads its first bytes, which are "
+	    "a hundred; so here are some more of them, and more\n");
 	assert_findings(doctor_state, dir, 1, "journal: ");
 	assert_int_equal(chmod(dir, 0755), 0);
 	assert_findings(doctor_state, dir, 1, "chmod 700");
@@ -974,8 +986,7 @@ static void hello(struct doctor *d, const char *text)
 	doctor_remote_hello(d, "node1", text, 1000000);
 }
 
-#define ALL_PROGRAMS \
-	"have sbatch /usr/bin/sbatch\nhave squeue /x\nhave scancel /x\nhave scontrol /x\nhave sinfo /x\n"
+#define ALL_PROGRAMS "have sbatch /usr/bin/sbatch\nhave squeue /x\nhave scancel /x\nhave scontrol /x\nhave sinfo /x\n"
 
 static void test_doctor_remote(void **state)
 {
@@ -984,13 +995,16 @@ static void test_doctor_remote(void **state)
 			ALL_PROGRAMS "have sacct /x\nversion slurm-wlm 22.05.8\nping Slurmctld(primary) at ctl is UP\n"
 				     "directory /home/u/.slurmray\nfree 99999999\n",
 			0, "ok   node1: slurm-wlm 22.05.8; Slurmctld(primary) at ctl is UP");
-	assert_findings(answers, ALL_PROGRAMS "ping Slurmctld(primary) at ctl is DOWN\ndirectory /d\n", 1, "does not answer");
+	assert_findings(answers, ALL_PROGRAMS "ping Slurmctld(primary) at ctl is DOWN\ndirectory /d\n", 1,
+			"does not answer");
 	assert_findings(answers, ALL_PROGRAMS "directory /d\n", 0, "note node1: there is no sacct");
-	assert_findings(answers, "have sacct /x\nhave sbatch /x\ndirectory /d\n", 1, "squeue, scancel, scontrol, sinfo");
+	assert_findings(answers, "have sacct /x\nhave sbatch /x\ndirectory /d\n", 1,
+			"squeue, scancel, scontrol, sinfo");
 	assert_findings(answers, ALL_PROGRAMS "nodirectory mkdir: no room\n", 1, "mkdir: no room");
 	assert_findings(answers, ALL_PROGRAMS "directory /d\nfree 2048\n", 1, "only 2 MiB are free");
 	assert_findings(answers, "", 2, "not in the PATH");
-	assert_findings(hello, "shell bash\nversion 5.2\nuser u\nhome /h\nhost n\nepoch 1000005\n", 0, "user u on n, home /h, bash 5.2");
+	assert_findings(hello, "shell bash\nversion 5.2\nuser u\nhome /h\nhost n\nepoch 1000005\n", 0,
+			"user u on n, home /h, bash 5.2");
 	assert_findings(hello, "shell sh\nversion -\nuser u\nhome /h\nhost n\nepoch 1000000\n", 0, "no bash");
 	assert_findings(hello, "shell bash\nepoch 1000100\n", 0, "100 s ahead of ours");
 	assert_findings(hello, "shell bash\nepoch 999900\n", 0, "100 s behind ours");
@@ -998,7 +1012,8 @@ static void test_doctor_remote(void **state)
 
 static void test_find_program(void **state)
 {
-	cleanup_free char *sh = NULL, *none = doctor_find_program("no-such-program-anywhere"), *mine = NULL, *want = at("tool");
+	cleanup_free char *sh = NULL, *none = doctor_find_program("no-such-program-anywhere"), *mine = NULL,
+			  *want = at("tool");
 
 	(void)state;
 	sh = doctor_find_program("sh");
@@ -1021,34 +1036,13 @@ static void test_find_program(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_status),
-		T(test_absolute),
-		T(test_state_path),
-		T(test_check_config),
-		T(test_each_mount),
-		T(test_find_mount),
-		T(test_run_dir),
-		T(test_pairs),
-		T(test_is_pair),
-		T(test_json_documents),
-		T(test_other_documents),
-		T(test_submit),
-		T(test_submit_usage),
-		T(test_submit_file),
-		T(test_submit_workdir),
-		T(test_submit_wait),
-		T(test_follow),
-		T(test_follow_live),
-		T(test_follow_pending),
-		T(test_wait_outage),
-		T(test_purged),
-		T(test_recover),
-		T(test_doctor_limits),
-		T(test_doctor_state),
-		T(test_doctor_mounts),
-		T(test_doctor_text),
-		T(test_doctor_remote),
-		T(test_find_program),
+		T(test_status),        T(test_absolute),       T(test_state_path),      T(test_check_config),
+		T(test_each_mount),    T(test_find_mount),     T(test_run_dir),         T(test_pairs),
+		T(test_is_pair),       T(test_json_documents), T(test_other_documents), T(test_submit),
+		T(test_submit_usage),  T(test_submit_file),    T(test_submit_workdir),  T(test_submit_wait),
+		T(test_follow),        T(test_follow_live),    T(test_follow_pending),  T(test_wait_outage),
+		T(test_purged),        T(test_recover),        T(test_doctor_limits),   T(test_doctor_state),
+		T(test_doctor_mounts), T(test_doctor_text),    T(test_doctor_remote),   T(test_find_program),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

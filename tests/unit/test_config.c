@@ -43,8 +43,9 @@ static void expect_mistake(const char *text, const char *want)
 /* Sections may come in any order, and what names them too. */
 static void names_of_sections(void **state)
 {
-	struct config *c = parse("[defaults]\nprofile = p\ncluster = a\n[profile p]\ncluster = local\n[profile q]\ncluster = null\n"
-				 "[cluster a]\nhost = a\n");
+	struct config *c = parse(
+		"[defaults]\nprofile = p\ncluster = a\n[profile p]\ncluster = local\n[profile q]\ncluster = null\n"
+		"[cluster a]\nhost = a\n");
 
 	(void)state;
 	assert_string_equal(c->default_cluster, "a");
@@ -165,14 +166,16 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 		{ "[defaults]\nnodes = many\n", "conf:2: " },
 		{ "[defaults]\nhost = a\n", "conf:2: 'host' belongs into a section [cluster NAME]" },
 		{ "[defaults]\narray = 1-3\n", "conf:2: " },
-		{ "[defaults]\n\ncluster = x\n[cluster y]\nhost = h\n", "conf:3: cluster = x: there is no [cluster x]" },
+		{ "[defaults]\n\ncluster = x\n[cluster y]\nhost = h\n",
+		  "conf:3: cluster = x: there is no [cluster x]" },
 		{ "[defaults]\ncluster = hcp\n[cluster hpc]\nhost = h\n",
 		  "conf:2: cluster = hcp: there is no [cluster hcp]: did you mean 'hpc'?" },
 		{ "[defaults]\ntime = 1\nprofile = gpus\n[profile big]\ntime = 2\n[profile gpu]\ntime = 3\n",
 		  "conf:3: profile = gpus: there is no [profile gpus]: did you mean 'gpu'?" },
 		{ "[profile p]\nargs = a b\n", "conf:2: 'args' belongs to the script of a spec, and is no default" },
 		{ "[defaults]\nprofile = x\n", "conf:2: profile = x: there is no [profile x]" },
-		{ "[profile p]\ntime = 1\ncluster = lokal\n", "conf:3: cluster = lokal: there is no [cluster lokal]: did you mean 'local'?" },
+		{ "[profile p]\ntime = 1\ncluster = lokal\n",
+		  "conf:3: cluster = lokal: there is no [cluster lokal]: did you mean 'local'?" },
 		{ "[cluster a]\nhost = a\nprofile = p\n[profile p]\n",
 		  "conf:3: 'profile' has no use in the section of a cluster; it belongs into [defaults]" },
 		{ "[profile p]\nprofile = q\n[profile q]\n",

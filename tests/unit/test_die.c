@@ -1,6 +1,6 @@
 /*
- * Self-kills of workers under test: each case forks a process that sets itself up from the environment, passes points and
- * says by its end how that went.
+ * Self-kills of workers under test: each case forks a process that sets itself up from the environment, passes points
+ * and says by its end how that went.
  */
 #include "fs/die.h"
 
@@ -81,8 +81,16 @@ static void chances(void **state)
 
 static void nonsense_is_refused(void **state)
 {
-	static const char *const wrong[] = { "x", "nowhere:1:1", "spool.data", "spool.data:", "spool.data:2:1", "spool.data:-1:1",
-					     "spool.data:1", "spool.data:x:1", "999:1:1", ":1:1" };
+	static const char *const wrong[] = { "x",
+					     "nowhere:1:1",
+					     "spool.data",
+					     "spool.data:",
+					     "spool.data:2:1",
+					     "spool.data:-1:1",
+					     "spool.data:1",
+					     "spool.data:x:1",
+					     "999:1:1",
+					     ":1:1" };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
@@ -131,7 +139,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_are_unique),  cmocka_unit_test(nothing_happens_without_it),
-		cmocka_unit_test(chances),	     cmocka_unit_test(nonsense_is_refused),
+		cmocka_unit_test(chances),           cmocka_unit_test(nonsense_is_refused),
 		cmocka_unit_test(a_page_kills_once), cmocka_unit_test(session_points_are_points),
 	};
 

@@ -1,6 +1,6 @@
 /*
- * The engine with a fake cluster: what users may do, in which order the journal, the cluster and the user hear of it, and what
- * comes of what a cluster reports. Restarts, purging and full disks are in test_engine_restart.c.
+ * The engine with a fake cluster: what users may do, in which order the journal, the cluster and the user hear of it,
+ * and what comes of what a cluster reports. Restarts, purging and full disks are in test_engine_restart.c.
  */
 #include "tests/unit/lib_engine.h"
 
@@ -22,11 +22,14 @@ static void reason_is_journaled(struct ef *f, const struct creq *r)
 	char sql[200];
 
 	if (r->m.type == (int)CREQ_SUBMIT)
-		(void)snprintf(sql, sizeof(sql), "SELECT count(*) FROM event WHERE run = %u AND type = 'submitting'", r->run);
+		(void)snprintf(sql, sizeof(sql), "SELECT count(*) FROM event WHERE run = %u AND type = 'submitting'",
+			       r->run);
 	else if (r->m.type == (int)CREQ_VERB && strcmp(r->verb, "signal") == 0)
-		(void)snprintf(sql, sizeof(sql), "SELECT count(*) FROM event WHERE run = %u AND data LIKE '%%signal USR1%%'", r->run);
+		(void)snprintf(sql, sizeof(sql),
+			       "SELECT count(*) FROM event WHERE run = %u AND data LIKE '%%signal USR1%%'", r->run);
 	else if (r->m.type == (int)CREQ_VERB)
-		(void)snprintf(sql, sizeof(sql), "SELECT count(*) FROM event WHERE run = %u AND type = '%s_wanted'", r->run, r->verb);
+		(void)snprintf(sql, sizeof(sql), "SELECT count(*) FROM event WHERE run = %u AND type = '%s_wanted'",
+			       r->run, r->verb);
 	else if (r->m.type == (int)CREQ_END_SEEN)
 		(void)snprintf(sql, sizeof(sql), "SELECT count(*) FROM run WHERE num = %u AND live = 0", r->run);
 	else
@@ -120,7 +123,8 @@ static void drafts(void **state)
 	struct ef *f = ef_new(NULL);
 	struct said s = { 0 }, s2 = { 0 }, s3 = { 0 }, s4 = { 0 };
 	uint32_t run = ef_draft(f, "step");
-	const struct engine_submit equal = { DOC("{\"command\":\"ls\",\"env\":{\"DAGSTER_PIPES_CONTEXT\":\"2\"}}"), .draft = 1 };
+	const struct engine_submit equal = { DOC("{\"command\":\"ls\",\"env\":{\"DAGSTER_PIPES_CONTEXT\":\"2\"}}"),
+					     .draft = 1 };
 
 	(void)state;
 	STATUS(f, run, "draft");
@@ -314,7 +318,8 @@ static void check_says_everything(void **state)
 	assert_int_equal(code, 0);
 	assert_non_null(strstr(out.buf, "\"cluster hpc\"") ? out.buf : strstr(out.buf, "#!/bin/sh"));
 	strbuf_reset(&out);
-	engine_check(f->en, "{\"command\":\"ls\",\"afterok\":[\"9\"]}", strlen("{\"command\":\"ls\",\"afterok\":[\"9\"]}"), NULL, &out, &code);
+	engine_check(f->en, "{\"command\":\"ls\",\"afterok\":[\"9\"]}",
+		     strlen("{\"command\":\"ls\",\"afterok\":[\"9\"]}"), NULL, &out, &code);
 	assert_int_equal(code, -EINVAL);
 	assert_non_null(strstr(out.buf, "no run 9"));
 	assert_null(engine_next(f->en, 0));

@@ -1,5 +1,6 @@
 /*
- * The engine and Dagster Pipes: the context that a job is given, ends that wait for messages, exceptions that fail a run.
+ * The engine and Dagster Pipes: the context that a job is given, ends that wait for messages, exceptions that fail a
+ * run.
  */
 #include "tests/unit/lib_engine.h"
 
@@ -10,7 +11,7 @@
 #include <sys/stat.h>
 
 #define PIPES "{'command': 'echo', 'pipes': true}"
-#define CLOSED_BADLY \
+#define CLOSED_BADLY                                                                                                                    \
 	"{\"method\": \"closed\", \"params\": {\"exception\": {\"message\": \"bad\", \"stack\": [], \"name\": \"E\", \"cause\": null, " \
 	"\"context\": null}}}\n"
 /* zlib.compress and base64 of {"path": "/mnt/runs/step/context"} */
@@ -65,7 +66,8 @@ static void ends_wait_for_messages(void **state)
 	assert_non_null(ef_req(f, CREQ_SUBMIT, run)->context);
 	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0, 'events_len': 100}");
 	STATUS(f, run, "running");
-	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0, 'events_len': 100}"); /* once more */
+	ef_event(f, run, EV_END,
+		 "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0, 'events_len': 100}"); /* once more */
 	ef_log(f, run, 0, 0, false);
 	STATUS(f, run, "running");
 	ef_events_last(f, run);

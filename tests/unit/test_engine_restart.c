@@ -1,6 +1,6 @@
 /*
- * The engine's memory: stopped and started at every step, killed at any moment, with a full disk, with runs taken away and
- * clusters taken out of the configuration. Nothing that was accepted may be lost, nothing may be submitted twice.
+ * The engine's memory: stopped and started at every step, killed at any moment, with a full disk, with runs taken away
+ * and clusters taken out of the configuration. Nothing that was accepted may be lost, nothing may be submitted twice.
  */
 #include "tests/unit/lib_engine.h"
 
@@ -55,10 +55,12 @@ static void stopped_at_every_step(void **state)
 	STATUS(f, 1, "completing");
 	assert_string_equal(engine_run(f->en, 1)->nodes, "n1");
 	/* the end is held for the manifest: it is reported again */
-	ef_event(f, 1, EV_END, "{'attempt': 1, 'status': 'failed', 'exit_code': 4, 'manifest': true, 'out_len': 1, 'err_len': 0}");
+	ef_event(f, 1, EV_END,
+		 "{'attempt': 1, 'status': 'failed', 'exit_code': 4, 'manifest': true, 'out_len': 1, 'err_len': 0}");
 	ef_reopen(f);
 	STATUS(f, 1, "completing");
-	ef_event(f, 1, EV_END, "{'attempt': 1, 'status': 'failed', 'exit_code': 4, 'manifest': true, 'out_len': 1, 'err_len': 0}");
+	ef_event(f, 1, EV_END,
+		 "{'attempt': 1, 'status': 'failed', 'exit_code': 4, 'manifest': true, 'out_len': 1, 'err_len': 0}");
 	ef_answer(f, ef_req(f, CREQ_MANIFEST, 1), 0, "", "", 0);
 	ef_reopen(f);
 	STATUS(f, 1, "failed");
@@ -150,7 +152,8 @@ static void work(struct ef *f, int fd)
 			else if (r->status == RUN_SUBMITTING && r->attempt == 1)
 				ef_event(f, r->num, EV_SUBMITTED, "{'attempt': 1, 'job_id': '1'}");
 			else if (r->status == RUN_PENDING)
-				ef_event(f, r->num, EV_END, "{'attempt': 1, 'status': 'succeeded', 'out_len': 0, 'err_len': 0}");
+				ef_event(f, r->num, EV_END,
+					 "{'attempt': 1, 'status': 'succeeded', 'out_len': 0, 'err_len': 0}");
 		}
 		ef_step(f);
 	}
@@ -242,7 +245,8 @@ static void purging(void **state)
 	(void)mkdir(dir.buf, 0700);
 	engine_decided(f->en, draft, said, &w);
 	engine_purge(f->en, draft, 0, said, &p);
-	engine_submit(f->en, &(struct engine_submit){ .text = "{\"command\":\"ls\"}", .len = 16, .draft = draft }, said, &s);
+	engine_submit(f->en, &(struct engine_submit){ .text = "{\"command\":\"ls\"}", .len = 16, .draft = draft }, said,
+		      &s);
 	FAILED(&s, -ENOENT, "purged");
 	ef_quiet(f);
 	SAID(&p, 0, "");
@@ -344,7 +348,8 @@ static void a_full_disk(void **state)
 	FAILED(&s, -ENOSPC, "still there");
 	assert_int_equal(f->gone, 0);
 	/* a report is kept until there is room */
-	engine_report(f->en, engine_find(f->en, run), event_new(EV_END, 5, ef_json("{'attempt': 1, 'status': 'failed'}")));
+	engine_report(f->en, engine_find(f->en, run),
+		      event_new(EV_END, 5, ef_json("{'attempt': 1, 'status': 'failed'}")));
 	for (int i = 0; i < 20; i++)
 		ef_step(f);
 	STATUS(f, run, "running");
@@ -371,7 +376,8 @@ static void a_full_disk(void **state)
 static void a_section_is_gone(void **state)
 {
 	struct ef *f = ef_new(NULL);
-	uint32_t draft = ef_draft(f, "d"), queued = ef_run(f, "{'command': 'ls', 'afterany': ['d']}"), sent, running, other, ended;
+	uint32_t draft = ef_draft(f, "d"), queued = ef_run(f, "{'command': 'ls', 'afterany': ['d']}"), sent, running,
+		 other, ended;
 	struct said s, a = { 0 };
 
 	(void)state;
@@ -454,7 +460,8 @@ static void a_damaged_journal(void **state)
 
 	(void)state;
 	store_txn_summary(t, run, "1", false, nothing);
-	store_txn_summary(t, 9, "nine", true, nothing); /* a live run without a word about it, and one that makes no sense */
+	store_txn_summary(t, 9, "nine", true,
+			  nothing); /* a live run without a word about it, and one that makes no sense */
 	store_txn_summary(t, 10, "ten", true, nothing);
 	store_txn_event(t, 10, ev);
 	store_post(f->en->store, t);
@@ -555,8 +562,8 @@ static void ten_thousand_runs(void **state)
 	t2 = milliseconds();
 	for (int i = 0; i < 100; i++)
 		engine_act_gated(f->en);
-	print_message("%d runs: opened in %lld ms; 100 looks at 300 waiting runs among them in %lld ms\n", MANY, (long long)(t1 - t0),
-		      (long long)(milliseconds() - t2));
+	print_message("%d runs: opened in %lld ms; 100 looks at 300 waiting runs among them in %lld ms\n", MANY,
+		      (long long)(t1 - t0), (long long)(milliseconds() - t2));
 	STATUS(f, gate, "draft");
 	ef_free(f);
 }

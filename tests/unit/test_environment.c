@@ -96,7 +96,8 @@ static void mistakes(void **state)
 		{ "{\"command\": \"x\", \"environment\": 5}", "must be a directory" },
 		{ "{\"command\": \"x\", \"environment\": {\"spack\": \"a\"}}", "unknown member 'spack'" },
 		{ "{\"command\": \"x\", \"environment\": {\"path\": [\"a\"]}}", "'environment.path' must be text" },
-		{ "{\"command\": \"x\", \"environment\": {\"modules\": [1, {}]}}", "'environment.modules' must be text" },
+		{ "{\"command\": \"x\", \"environment\": {\"modules\": [1, {}]}}",
+		  "'environment.modules' must be text" },
 	};
 
 	(void)state;
@@ -234,9 +235,10 @@ static void fails(struct box *b, const struct job *job, const char *want)
 }
 
 /* As python3 -m venv makes it, only sooner. */
-static const char make_venv[] = "mkdir -p v/bin && : >v/pyvenv.cfg && printf '#!/bin/sh\\n' >v/bin/python3 && "
-				"chmod +x v/bin/python3 && ln -s python3 v/bin/python && echo \"VIRTUAL_ENV=\\\"$PWD/v\\\"\n"
-				"PATH=\\\"\\$VIRTUAL_ENV/bin:\\$PATH\\\"\nexport VIRTUAL_ENV PATH\nhash -r\" >v/bin/activate";
+static const char make_venv[] =
+	"mkdir -p v/bin && : >v/pyvenv.cfg && printf '#!/bin/sh\\n' >v/bin/python3 && "
+	"chmod +x v/bin/python3 && ln -s python3 v/bin/python && echo \"VIRTUAL_ENV=\\\"$PWD/v\\\"\n"
+	"PATH=\\\"\\$VIRTUAL_ENV/bin:\\$PATH\\\"\nexport VIRTUAL_ENV PATH\nhash -r\" >v/bin/activate";
 static const char make_prefix[] = "mkdir -p %s/bin %s/conda-meta %s/etc/conda/activate.d && "
 				  "printf '#!/bin/sh\\necho fake\\n' >%s/bin/python3 && chmod +x %s/bin/python3 && "
 				  "echo 'export D=$CONDA_PREFIX$#' >%s/etc/conda/activate.d/a.sh";
@@ -258,37 +260,43 @@ static void arrange_prefix(const struct box *b, const char *dir)
 
 static void venvs(void **state)
 {
-	struct job job = in(ENV_VENV, "~/v", "command -v python3; echo $VIRTUAL_ENV | sed 's|.*/||'; pwd | sed 's|.*/||'");
+	struct job job =
+		in(ENV_VENV, "~/v", "command -v python3; echo $VIRTUAL_ENV | sed 's|.*/||'; pwd | sed 's|.*/||'");
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, make_venv);
 		job.environment.kind = ENV_VENV;
 		job.environment.where = "~/v";
 		runs(&b, &job, "%H/v/bin/python3\nv\nwork\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, make_venv);
 		job.environment.kind = ENV_PATH;
 		runs(&b, &job, "%H/v/bin/python3\nv\nwork\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, make_venv);
 		arrange(&b, "cp -r v moved");
 		job.environment.where = "~/moved";
 		fails(&b, &job, "the directory was moved or copied");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, make_venv);
 		arrange(&b, "rm v/bin/python v/bin/python3*; ln -s /no/python v/bin/python");
 		job.environment.where = "~/v";
 		fails(&b, &job, "its bin/python leads nowhere");
 	}
 	job.environment.kind = ENV_VENV;
-	EACH_SHELL (b)
-		fails(&b, &job, "there is no such directory");
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	fails(&b, &job, "there is no such directory");
+	EACH_SHELL(b)
+	{
 		arrange(&b, "mkdir v");
 		fails(&b, &job, "it has no bin/activate");
 	}
@@ -300,29 +308,35 @@ static void directories(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange_prefix(&b, "p");
 		runs(&b, &job, "fake\n%H/p0\n\n");
 	}
-	EACH_SHELL (b) { /* pixi-unpack */
+	EACH_SHELL(b)
+	{ /* pixi-unpack */
 		arrange_prefix(&b, "p/env");
 		arrange(&b, "echo \"cd /; echo noise; export A=5 PATH=\\\"$PWD/p/env/bin:\\$PATH\\\"\" >p/activate.sh");
 		runs(&b, &job, "fake\n\n5\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, "mkdir -p p/bin && echo 'export A=6' >p/bin/activate");
 		job.command = "echo $A";
 		runs(&b, &job, "6\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, "mkdir -p p/bin && echo 'exit 0' >p/bin/activate");
 		fails(&b, &job, "its activation ended the shell");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, "mkdir p");
 		fails(&b, &job, "it has none of activate.sh, bin/activate, conda-meta");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, ": >p");
 		fails(&b, &job, "it is a file, not a directory");
 	}
@@ -334,41 +348,44 @@ static void conda_names(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange_prefix(&b, "miniforge3/envs/ml");
 		job.environment.where = "ml";
 		runs(&b, &job, "fake\n%H/miniforge3/envs/ml\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange_prefix(&b, "elsewhere/ml");
 		arrange(&b, "mkdir .conda && echo \"$PWD/elsewhere/ml\" >.conda/environments.txt");
 		runs(&b, &job, "fake\n%H/elsewhere/ml\n");
 	}
-	EACH_SHELL (b)
-		fails(&b, &job, "conda has no environment of this name");
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	fails(&b, &job, "conda has no environment of this name");
+	EACH_SHELL(b)
+	{
 		arrange_prefix(&b, "'c d'");
 		job.environment.where = "~/c d";
 		runs(&b, &job, "fake\n%H/c d\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		arrange(&b, "mkdir 'c d'");
 		fails(&b, &job, "it has no conda-meta");
 	}
 }
 
 /* A command `module` such as sites define in what BASH_ENV names; here `setup` does. */
-static const char modules[] =
-	"module() {\n"
-	"\t[ \"$1\" = load ] || return 1\n"
-	"\tcase $2 in\n"
-	"\tgone*) echo \"unable to locate a modulefile for '$2'\" >&2; return 1 ;;\n"
-	"\told*) echo 'cannot find it' >&2; return 0 ;;\n"
-	"\tesac\n"
-	"\techo loading $2\n"
-	"\tLOADEDMODULES=${LOADEDMODULES:+$LOADEDMODULES:}$2/1.0\n"
-	"\texport LOADEDMODULES GOT=\"$GOT $2\"\n"
-	"}";
+static const char modules[] = "module() {\n"
+			      "\t[ \"$1\" = load ] || return 1\n"
+			      "\tcase $2 in\n"
+			      "\tgone*) echo \"unable to locate a modulefile for '$2'\" >&2; return 1 ;;\n"
+			      "\told*) echo 'cannot find it' >&2; return 0 ;;\n"
+			      "\tesac\n"
+			      "\techo loading $2\n"
+			      "\tLOADEDMODULES=${LOADEDMODULES:+$LOADEDMODULES:}$2/1.0\n"
+			      "\texport LOADEDMODULES GOT=\"$GOT $2\"\n"
+			      "}";
 
 static void modules_are_loaded(void **state)
 {
@@ -379,22 +396,27 @@ static void modules_are_loaded(void **state)
 
 	(void)state;
 	job.setup = (char *)modules;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		job.environment.modules = two;
 		runs(&b, &job, "gcc python/3\ngcc/1.0:python/3/1.0\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		job.environment.modules = gone;
-		fails(&b, &job, "environment module gone/1: it cannot be loaded (unable to locate a modulefile for 'gone/1')");
+		fails(&b, &job,
+		      "environment module gone/1: it cannot be loaded (unable to locate a modulefile for 'gone/1')");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		job.environment.modules = old;
 		fails(&b, &job, "environment module old: nothing was loaded (cannot find it)");
 	}
 	job.setup = NULL;
-	EACH_SHELL (b) /* there is none on a machine that builds this */
-		if (box_exec((char *[]){ "bash", "-c", "! command -v module && ! test -e /usr/share/modules", NULL }, &out) == 0)
-			fails(&b, &job, "environment module gcc: there is no command module");
+	EACH_SHELL(b) /* there is none on a machine that builds this */
+	if (box_exec((char *[]){ "bash", "-c", "! command -v module && ! test -e /usr/share/modules", NULL }, &out) ==
+	    0)
+		fails(&b, &job, "environment module gcc: there is no command module");
 }
 
 static void hooks(void **state)
@@ -403,19 +425,23 @@ static void hooks(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		job.environment.hook = "echo noise; cat; export A='it'\\''s'\ncd /";
 		runs(&b, &job, "it's\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		job.environment.hook = "echo 'no licence' >&2; false";
 		fails(&b, &job, "environment hook echo 'no licence' >&2; false: it ended with code 1 (no licence)");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		job.environment.hook = "if";
 		fails(&b, &job, "environment hook if");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		job.environment.hook = "PATH=/nowhere; exit 0";
 		fails(&b, &job, "its activation ended the shell");
 	}
@@ -430,34 +456,39 @@ static void a_container_is_around_the_command(void **state)
 
 	(void)state;
 	job.environment.container = "docker://debian";
-	EACH_SHELL (b)
-		fails(&b, &job, "neither apptainer nor singularity is on");
+	EACH_SHELL(b)
+	fails(&b, &job, "neither apptainer nor singularity is on");
 	job.env = &path;
 	job.n_env = 1;
 	for (int form = 0; form < 3; form++) {
-		EACH_SHELL (b) {
+		EACH_SHELL(b)
+		{
 			cleanup_free char *value = xasprintf("%s/bin:/usr/bin:/bin", b.home);
 
 			/* Says what it was given, up to the image, and runs the rest. */
-			arrange(&b, "mkdir bin && printf '%s\\n' '#!/bin/sh' 'echo \"$1\" >\"$HOME/box\"' "
-				    "'while [ \"$1\" != /i.sif ]; do shift; done; shift; exec \"$@\"' >bin/singularity && "
-				    "chmod +x bin/singularity");
+			arrange(&b,
+				"mkdir bin && printf '%s\\n' '#!/bin/sh' 'echo \"$1\" >\"$HOME/box\"' "
+				"'while [ \"$1\" != /i.sif ]; do shift; done; shift; exec \"$@\"' >bin/singularity && "
+				"chmod +x bin/singularity");
 			path.value = value;
 			job.environment.container = "/i.sif";
 			job.environment.options = options;
 			fails(&b, &job, "environment container /i.sif: there is no such image");
 		}
-		EACH_SHELL (b) {
+		EACH_SHELL(b)
+		{
 			cleanup_free char *value = xasprintf("%s/bin:/usr/bin:/bin", b.home);
 
-			arrange(&b, "mkdir bin && printf '%s\\n' '#!/bin/sh' 'echo \"$*\" >box' "
-				    "'while [ \"$1\" != docker://x ]; do shift; done; shift; exec \"$@\"' >bin/apptainer && "
-				    "chmod +x bin/apptainer");
+			arrange(&b,
+				"mkdir bin && printf '%s\\n' '#!/bin/sh' 'echo \"$*\" >box' "
+				"'while [ \"$1\" != docker://x ]; do shift; done; shift; exec \"$@\"' >bin/apptainer && "
+				"chmod +x bin/apptainer");
 			path.value = value;
 			job.environment.container = "docker://x";
 			job.form = form == 0 ? JOB_COMMAND : form == 1 ? JOB_EXEC : JOB_SCRIPT;
 			job.argv = argv;
-			job.command = form == 2 ? "#!/bin/sh\necho script\n" : "echo \"it's $((1+1))\"; pwd | sed 's|.*/||'";
+			job.command =
+				form == 2 ? "#!/bin/sh\necho script\n" : "echo \"it's $((1+1))\"; pwd | sed 's|.*/||'";
 			job.command_len = strlen(job.command);
 			runs(&b, &job, form == 0 ? "it's 2\nwork\n" : form == 1 ? "a b.." : "script\n");
 			{
@@ -480,7 +511,8 @@ static void all_together_in_order(void **state)
 	job.setup = (char *)modules;
 	job.environment.modules = one;
 	job.environment.hook = "A=\"$GOT $VIRTUAL_ENV\"";
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		cleanup_free char *want = NULL;
 
 		arrange(&b, make_venv);
@@ -497,9 +529,10 @@ static void an_archive_that_is_gone(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b)
-		fails(&b, &job, "environment archive /home/me/e.tar: the unpacked archive is not on the cluster any more");
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	fails(&b, &job, "environment archive /home/me/e.tar: the unpacked archive is not on the cluster any more");
+	EACH_SHELL(b)
+	{
 		cleanup_strbuf struct strbuf code = STRBUF_INIT;
 
 		arrange_prefix(&b, "K/env/sub");

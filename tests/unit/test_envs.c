@@ -98,7 +98,8 @@ static void sums(void **state)
 		const char *text;
 		size_t repeat;
 		const char *want;
-	} rows[] = { /* FIPS 180-4's examples (NIST CSRC), and one of a million */
+	} rows[] = {
+		/* FIPS 180-4's examples (NIST CSRC), and one of a million */
 		{ "", 1, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" },
 		{ "abc", 1, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" },
 		{ "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 1,
@@ -352,12 +353,13 @@ static struct envs_archive packed; /* env.tar: what pixi-unpack leaves */
 /* A tree whose python is a script, so that it starts; `noise` makes another content. */
 static void pack(const char *name, const char *noise)
 {
-	assert_int_equal(sh(NULL,
-			    "rm -rf p && mkdir -p p/env/bin p/env/conda-meta && printf '#!/bin/sh\\n' >p/env/bin/python3 && "
-			    "chmod +x p/env/bin/python3 && echo %s >p/env/noise && echo : >p/activate.sh && "
-			    "tar -C p -cf %s env activate.sh",
-			    noise, name),
-			 0);
+	assert_int_equal(
+		sh(NULL,
+		   "rm -rf p && mkdir -p p/env/bin p/env/conda-meta && printf '#!/bin/sh\\n' >p/env/bin/python3 && "
+		   "chmod +x p/env/bin/python3 && echo %s >p/env/noise && echo : >p/activate.sh && "
+		   "tar -C p -cf %s env activate.sh",
+		   noise, name),
+		0);
 	packed = must_read(name);
 }
 
@@ -467,7 +469,8 @@ static void without_sha256sum(void **state)
 
 	(void)state;
 	pack("n.tar", "n");
-	assert_int_equal(sh(NULL, "mkdir -p bin && for i in %s; do ln -sf \"$(command -v $i)\" bin/$i; done", tools), 0);
+	assert_int_equal(sh(NULL, "mkdir -p bin && for i in %s; do ln -sf \"$(command -v $i)\" bin/$i; done", tools),
+			 0);
 	code = unpack_code("u");
 	strbuf_addf(&sb, "PATH=");
 	quote_sh(&sb, dir);
@@ -488,7 +491,8 @@ static void unfit(void **state)
 		{ "mkdir -p u/conda-meta u/bin && printf '#!/bin/sh\\necho broken >&2\\nexit 1\\n' >u/bin/python3 && "
 		  "chmod +x u/bin/python3",
 		  "its python does not start on" },
-		{ "mkdir -p u/conda-meta u/bin && ln -s /no/python u/bin/python3", "leads to /no/python, which is not on" },
+		{ "mkdir -p u/conda-meta u/bin && ln -s /no/python u/bin/python3",
+		  "leads to /no/python, which is not on" },
 		{ "mkdir -p u/bin && : >u/pyvenv.cfg && printf '#!/bin/sh\\n' >u/bin/python3 && chmod +x u/bin/python3 && "
 		  "echo 'PATH=/usr/bin:$PATH' >u/bin/activate",
 		  "it is a virtual environment, which cannot be moved" },
@@ -510,8 +514,11 @@ static void unfit(void **state)
 		sent("u.tar");
 		if (unpack(&out) != ENVS_RC_UNFIT || !strstr(out.buf, rows[i].want))
 			fail_msg("'%s' does not say '%s'", out.buf, rows[i].want);
-		assert_int_equal(sh(NULL, "test ! -e d/envs/%s/complete && test ! -L d/envs/%s/lock && "
-				    "grep -q failed: d/envs/%s/log", packed.key, packed.key, packed.key), 0);
+		assert_int_equal(sh(NULL,
+				    "test ! -e d/envs/%s/complete && test ! -L d/envs/%s/lock && "
+				    "grep -q failed: d/envs/%s/log",
+				    packed.key, packed.key, packed.key),
+				 0);
 	}
 	must("gzip -c c.tar | head -c 150 >cut.tar.gz");
 	packed = must_read("cut.tar.gz");
@@ -548,7 +555,8 @@ static void ten_at_once(void **state)
 		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
 		assert_int_equal(status, 0);
 	}
-	assert_int_equal(sh(&out, "grep -c unpacked d/envs/%s/log; ls -A d/envs/%s | tr '\\n' ' '", packed.key, packed.key), 0);
+	assert_int_equal(
+		sh(&out, "grep -c unpacked d/envs/%s/log; ls -A d/envs/%s | tr '\\n' ' '", packed.key, packed.key), 0);
 	assert_string_equal(out.buf, "1\ncomplete env last_used log root ");
 }
 
@@ -556,7 +564,7 @@ static void ten_at_once(void **state)
 static void dead_owners(void **state)
 {
 	static const char *const owners[] = {
-		"$my:$p:1",			      /* the number belongs to another by now */
+		"$my:$p:1", /* the number belongs to another by now */
 		"$my:999999999:1",
 		"${my%%:*}:another-boot:$p:1",
 		"elsewhere.1:b:1:1",
@@ -582,8 +590,11 @@ static void dead_owners(void **state)
 		code = unpack_code("u");
 		all = xasprintf("ENVS_PATIENCE=2\n%s", code);
 		assert_int_equal(box_exec((char *[]){ "sh", "-c", all, NULL }, &out), 0);
-		assert_int_equal(sh(NULL, "kill $(cat pid); test -e d/envs/%s/complete && test ! -L d/envs/%s/lock && "
-				    "test -z \"$(ls d/envs/%s | grep over)\"", packed.key, packed.key, packed.key), 0);
+		assert_int_equal(sh(NULL,
+				    "kill $(cat pid); test -e d/envs/%s/complete && test ! -L d/envs/%s/lock && "
+				    "test -z \"$(ls d/envs/%s | grep over)\"",
+				    packed.key, packed.key, packed.key),
+				 0);
 	}
 }
 
@@ -608,8 +619,10 @@ static void killed_in_the_middle(void **state)
 		(void)execl("/bin/sh", "sh", "-c", code, (char *)NULL);
 		_exit(126);
 	}
-	assert_int_equal(sh(NULL, "i=0; until [ -e d/envs/%s/begun ]; do i=$((i+1)); [ $i -lt 300 ] || exit 1; sleep 0.1; done",
-			    packed.key), 0);
+	assert_int_equal(
+		sh(NULL, "i=0; until [ -e d/envs/%s/begun ]; do i=$((i+1)); [ $i -lt 300 ] || exit 1; sleep 0.1; done",
+		   packed.key),
+		0);
 	(void)kill(-pid, SIGKILL);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	must_look(&look);
@@ -634,7 +647,8 @@ static void links(void **state)
 	assert_int_equal(sh(NULL, "%s", code.buf), ENVS_RC_GONE);
 	assert_int_equal(unpack(&out), 0);
 	assert_int_equal(sh(NULL, "%s", code.buf), 0);
-	assert_int_equal(sh(NULL, "test -e run/a1/environment/complete && test -d d/envs/%s/users/u.1.a1/.", packed.key), 0);
+	assert_int_equal(
+		sh(NULL, "test -e run/a1/environment/complete && test -d d/envs/%s/users/u.1.a1/.", packed.key), 0);
 	assert_int_equal(sh(NULL, ": >run/a1/intent; rm d/envs/%s/complete", packed.key), 0);
 	assert_int_equal(sh(NULL, "%s", code.buf), 0); /* it was sent before: left as it is */
 }
@@ -668,13 +682,14 @@ static void eviction(void **state)
 	ended = deploy("q3");
 	voided = deploy("q4");
 	fresh = deploy("q5");
-	assert_int_equal(sh(NULL,
-			    "mkdir -p U/runs/2/a1 U/runs/3/a1 U/runs/4/a1 U/ends && : >U/ends/3.a1 && ln -s void U/runs/4/a1/started\n"
-			    "for i in 2:%s 3:%s 4:%s; do\n"
-			    "mkdir d/envs/${i#*:}/users; ln -s \"$PWD/U/runs/${i%%:*}/a1\" d/envs/${i#*:}/users/u; done\n"
-			    "n=1; for i in %s %s %s %s %s; do touch -d \"2020-01-0$n\" d/envs/$i/last_used; n=$((n+1)); done",
-			    used, ended, voided, old, used, ended, voided, fresh),
-			 0);
+	assert_int_equal(
+		sh(NULL,
+		   "mkdir -p U/runs/2/a1 U/runs/3/a1 U/runs/4/a1 U/ends && : >U/ends/3.a1 && ln -s void U/runs/4/a1/started\n"
+		   "for i in 2:%s 3:%s 4:%s; do\n"
+		   "mkdir d/envs/${i#*:}/users; ln -s \"$PWD/U/runs/${i%%:*}/a1\" d/envs/${i#*:}/users/u; done\n"
+		   "n=1; for i in %s %s %s %s %s; do touch -d \"2020-01-0$n\" d/envs/$i/last_used; n=$((n+1)); done",
+		   used, ended, voided, old, used, ended, voided, fresh),
+		0);
 	quota = 1000000; /* all fit */
 	last = deploy("q6");
 	assert_true(there(old) && there(used) && there(ended) && there(voided) && there(fresh) && there(last));
@@ -694,9 +709,16 @@ static void eviction(void **state)
 
 static void answers(void **state)
 {
-	static const char *const bad[] = { "", "machine", "machine x\n", "machine x86_64 glibc\n", "machine a b\npart\n",
-					   "machine a b\npart x\n", "machine a b\npart -1\n", "machine a b\npart 5 6\n",
-					   "machine a b\npart 99999999999999999999999\n", "x\ncomplete\n" };
+	static const char *const bad[] = { "",
+					   "machine",
+					   "machine x\n",
+					   "machine x86_64 glibc\n",
+					   "machine a b\npart\n",
+					   "machine a b\npart x\n",
+					   "machine a b\npart -1\n",
+					   "machine a b\npart 5 6\n",
+					   "machine a b\npart 99999999999999999999999\n",
+					   "x\ncomplete\n" };
 	struct envs_look look;
 
 	(void)state;

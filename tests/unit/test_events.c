@@ -1,5 +1,6 @@
 /*
- * Messages in the spool: whatever the pieces they come in and wherever a kill cuts the files, each view holds whole lines, each once.
+ * Messages in the spool: whatever the pieces they come in and wherever a kill cuts the files, each view holds whole
+ * lines, each once.
  */
 #include "backend/spool_format.h"
 
@@ -18,17 +19,20 @@
 #include <cmocka.h>
 
 #define OPENED "{\"__dagster_pipes_version\": \"0.1\", \"method\": \"opened\", \"params\": {\"extras\": {}}}\n"
-#define LOG(m) "{\"__dagster_pipes_version\": \"0.1\", \"params\": {\"message\": \"" m "\", \"level\": \"info\"}, \"method\": \"log\"}\n"
+#define LOG(m)                                                                                                         \
+	"{\"__dagster_pipes_version\": \"0.1\", \"params\": {\"message\": \"" m                                        \
+	"\", \"level\": \"info\"}, \"method\": \"log\"}\n"
 #define LOG_PARAMS(m) "{\"message\": \"" m "\", \"level\": \"info\"}\n"
 #define MAT "{\"method\": \"report_asset_materialization\", \"params\": " MAT_PARAMS "}"
 #define MAT_PARAMS "{\"asset_key\": \"a\", \"data_version\": null, \"metadata\": null}"
 #define CUSTOM "{\"method\": \"report_custom_message\", \"params\": {\"payload\": 1} }\r\n"
-#define FAILED \
+#define FAILED                                                                                                                          \
 	"{\"method\": \"closed\", \"params\": {\"exception\": {\"message\": \"bad\", \"stack\": [], \"name\": \"E\", \"cause\": null, " \
 	"\"context\": null}}}\n"
 #define TORN "{\"__dagster_pipes_version\": \"0.1\", \"meth"
 
-static const char job[] = OPENED LOG("one") "junk \xff\n\n" TORN LOG("two") CUSTOM "{\"method\": \"x\", \"params\": {}}\n" FAILED MAT;
+static const char job[] =
+	OPENED LOG("one") "junk \xff\n\n" TORN LOG("two") CUSTOM "{\"method\": \"x\", \"params\": {}}\n" FAILED MAT;
 static const char want[] = OPENED LOG("one") LOG("two") CUSTOM FAILED MAT;
 
 static char dir[64];
@@ -282,12 +286,9 @@ static void large_ones(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(pieces_of_every_size),
-		cmocka_unit_test(readers_see_whole_lines),
-		cmocka_unit_test(cuts_are_mended),
-		cmocka_unit_test(files_written_anew),
-		cmocka_unit_test(no_exception),
-		cmocka_unit_test(large_ones),
+		cmocka_unit_test(pieces_of_every_size), cmocka_unit_test(readers_see_whole_lines),
+		cmocka_unit_test(cuts_are_mended),      cmocka_unit_test(files_written_anew),
+		cmocka_unit_test(no_exception),         cmocka_unit_test(large_ones),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -178,7 +178,8 @@ static void test_ends(void **state)
 		  "reached its time limit after 01:01:01; exited with code 0", 0, 0 },
 		{ 0, "", "", "out_of_memory", false, "out_of_memory",
 		  "used more memory than it was given (its peak was 1 MiB); exited with code 0", 0, 0 },
-		{ 5, "TERM", "", "cancelled", false, "cancelled", "cancelled outside slurmray (scancel, or an administrator); exited with code 5", 5, 0 },
+		{ 5, "TERM", "", "cancelled", false, "cancelled",
+		  "cancelled outside slurmray (scancel, or an administrator); exited with code 5", 5, 0 },
 		{ 143, "TERM", "", "preempted", false, "preempted",
 		  "preempted: the scheduler gave its nodes to another job; killed by SIGTERM (143)", 143, 15 },
 		{ 0, "", "", "preempted", false, "succeeded", "exited with code 0", 0, 0 },
@@ -191,8 +192,7 @@ static void test_ends(void **state)
 		{ 3, "", "", "succeeded", false, "failed", "exited with code 3", 3, 0 },
 		/* the supervisor did it */
 		{ 137, "KILL", "time", NULL, false, "timeout",
-		  "reached its time limit after 01:01:01; it took SIGKILL (137) to end it",
-		  137, 9 },
+		  "reached its time limit after 01:01:01; it took SIGKILL (137) to end it", 137, 9 },
 		{ 137, "", "mem", NULL, true, "out_of_memory",
 		  "used more memory than it was given (its peak was 1 MiB); killed by SIGKILL (137): the kernel's "
 		  "out-of-memory "
@@ -221,8 +221,8 @@ static void test_faults(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
-		cleanup_free char *text = xasprintf("v=1 run=1 attempt=1 job=5 rc=- sig=%s fault=%s limit=-", rows[i].sig,
-						    rows[i].fault);
+		cleanup_free char *text =
+			xasprintf("v=1 run=1 attempt=1 job=5 rc=- sig=%s fault=%s limit=-", rows[i].sig, rows[i].fault);
 		struct exit_record r = parse(text);
 		struct event *ev = exit_record_event(&r, NULL, true, 1);
 
@@ -285,10 +285,10 @@ static void test_members(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_whole),         cmocka_unit_test(test_dashes_are_not_said),
-		cmocka_unit_test(test_unknown_words), cmocka_unit_test(test_every_cut_is_refused),
-		cmocka_unit_test(test_nonsense),      cmocka_unit_test(test_ends),
-		cmocka_unit_test(test_members),       cmocka_unit_test(test_faults),
+		cmocka_unit_test(test_whole),          cmocka_unit_test(test_dashes_are_not_said),
+		cmocka_unit_test(test_unknown_words),  cmocka_unit_test(test_every_cut_is_refused),
+		cmocka_unit_test(test_nonsense),       cmocka_unit_test(test_ends),
+		cmocka_unit_test(test_members),        cmocka_unit_test(test_faults),
 		cmocka_unit_test(test_what_was_given),
 	};
 

@@ -100,8 +100,12 @@ static void rows_fit(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(parts_come_back),	  cmocka_unit_test(root_is_one),	 cmocka_unit_test(sets),
-		cmocka_unit_test(instances_share_st_ino), cmocka_unit_test(paths_keep_all_bits), cmocka_unit_test(rows_fit),
+		cmocka_unit_test(parts_come_back),
+		cmocka_unit_test(root_is_one),
+		cmocka_unit_test(sets),
+		cmocka_unit_test(instances_share_st_ino),
+		cmocka_unit_test(paths_keep_all_bits),
+		cmocka_unit_test(rows_fit),
 	};
 
 	return cmocka_run_group_tests_name("ino", tests, NULL, NULL);

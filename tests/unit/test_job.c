@@ -482,7 +482,8 @@ static void files_are_shipped_side_by_side(void **state)
 	assert_non_null(job.files);
 	assert_null(job.files[0]);
 	job_release(&job);
-	assert_int_equal(make(slurm, "{\"command\": \"ls\", \"files\": [\"/a/x\", \"/b/x/\"]}", &job, &errors), -EINVAL);
+	assert_int_equal(make(slurm, "{\"command\": \"ls\", \"files\": [\"/a/x\", \"/b/x/\"]}", &job, &errors),
+			 -EINVAL);
 	assert_non_null(strstr(errors.buf, "/a/x and /b/x/"));
 	strbuf_reset(&errors);
 	assert_int_equal(make(slurm, "{\"command\": \"ls\", \"files\": [\"/\"]}", &job, &errors), -EINVAL);

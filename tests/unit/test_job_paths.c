@@ -86,15 +86,16 @@ static char *in_base(const char *name)
 
 static void files_and_payload(void **state)
 {
-	char *files[] = { in_base("file"), in_base("dir"), in_base("dir/"), in_base("none"), in_base("file/x"), in_base("loop"),
-			  in_base("fifo"), NULL };
+	char *files[] = { in_base("file"),   in_base("dir"),  in_base("dir/"), in_base("none"),
+			  in_base("file/x"), in_base("loop"), in_base("fifo"), NULL };
 	struct job job = { .form = JOB_COMMAND, .command = (char *)"x", .files = files };
 
 	(void)state;
 	for (int here = 0; here < 2; here++)
-		ASSERT_SAID(job, here, NULL,
-			    "files: @/none: No such file or directory\nfiles: @/file/x: Not a directory\n"
-			    "files: @/loop: Too many levels of symbolic links\nfiles: @/fifo: it is neither a file nor a directory");
+		ASSERT_SAID(
+			job, here, NULL,
+			"files: @/none: No such file or directory\nfiles: @/file/x: Not a directory\n"
+			"files: @/loop: Too many levels of symbolic links\nfiles: @/fifo: it is neither a file nor a directory");
 	job.files = NULL;
 	job.form = JOB_PAYLOAD;
 	job.command = files[0];
@@ -115,7 +116,8 @@ static void workdir_and_input(void **state)
 
 	(void)state;
 	ASSERT_SAID(job, false, NULL, ""); /* of another machine */
-	ASSERT_SAID(job, true, NULL, "workdir: @/none: No such file or directory\ninput: @/none: No such file or directory");
+	ASSERT_SAID(job, true, NULL,
+		    "workdir: @/none: No such file or directory\ninput: @/none: No such file or directory");
 	job.after = runs; /* they may be made by then */
 	ASSERT_SAID(job, true, NULL, "");
 	job.after = NULL;
@@ -127,7 +129,8 @@ static void workdir_and_input(void **state)
 	ASSERT_SAID(job, true, NULL, "");
 	job.workdir = (char *)"~/none";
 	job.input = (char *)"~/none";
-	ASSERT_SAID(job, true, NULL, "workdir: ~/none: No such file or directory\ninput: ~/none: No such file or directory");
+	ASSERT_SAID(job, true, NULL,
+		    "workdir: ~/none: No such file or directory\ninput: ~/none: No such file or directory");
 	job.workdir = (char *)"~";
 	job.input = (char *)"file"; /* from there */
 	ASSERT_SAID(job, true, NULL, "");
@@ -152,8 +155,9 @@ static void the_mount_is_left_alone(void **state)
 	struct job job = { .form = JOB_COMMAND, .files = files };
 
 	(void)state;
-	ASSERT_SAID(job, true, mount,
-		    "files: @/fifo/runs/1/results/x: it is in the mount that is to ship it: copy it to another place first");
+	ASSERT_SAID(
+		job, true, mount,
+		"files: @/fifo/runs/1/results/x: it is in the mount that is to ship it: copy it to another place first");
 	files[0] = beside;
 	ASSERT_SAID(job, true, mount, "files: @/fifo2: No such file or directory");
 	files[0] = NULL;
@@ -161,7 +165,8 @@ static void the_mount_is_left_alone(void **state)
 	ASSERT_SAID(job, true, mount, ""); /* nobody looks */
 	job.form = JOB_PAYLOAD;
 	job.command = mount;
-	ASSERT_SAID(job, false, mount, "payload: @/fifo: it is in the mount that is to ship it: copy it to another place first");
+	ASSERT_SAID(job, false, mount,
+		    "payload: @/fifo: it is in the mount that is to ship it: copy it to another place first");
 	free(in);
 	free(mount);
 	free(beside);

@@ -131,7 +131,8 @@ static void exit_codes_are_the_commands(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		struct job job = command(rows[i].command);
 
-		EACH_SHELL (b) {
+		EACH_SHELL(b)
+		{
 			if (strcmp(rows[i].command, "if") == 0) /* a syntax error: 1 or 2 */
 				assert_in_range(box_run(&b, &job), 1, 2);
 			else
@@ -149,7 +150,8 @@ static void the_record_is_whole(void **state)
 
 	(void)state;
 	(void)gethostname(host, sizeof(host) - 1);
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		expect_word(&b, "v", "1");
 		expect_word(&b, "run", "7");
@@ -177,7 +179,8 @@ static void a_killed_command_leaves_no_words_of_the_shell(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 139);
 		expect_text(&b, "stderr", "");
 	}
@@ -201,7 +204,8 @@ static void signals_are_passed_on(void **state)
 		(void)snprintf(text, sizeof(text), "trap 'echo got %s; exit 9' %s; : >up; while :; do sleep 0.02; done",
 			       rows[i].name, rows[i].name);
 		job = command(text);
-		EACH_SHELL (b) {
+		EACH_SHELL(b)
+		{
 			box_start(&b, &job);
 			box_wait_file(&b, "work/up");
 			(void)kill(b.pid, rows[i].num);
@@ -218,7 +222,8 @@ static void a_default_signal_ends_the_command(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		box_start(&b, &job);
 		box_wait_file(&b, "work/up");
 		(void)kill(b.pid, SIGINT);
@@ -236,7 +241,8 @@ static void signals_do_not_end_the_wait(void **state)
 	char stop[256];
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		box_start(&b, &job);
 		box_wait_file(&b, "work/up");
 		for (int i = 0; i < 50; i++) {
@@ -258,7 +264,8 @@ static void an_end_among_signals_keeps_its_code(void **state)
 
 	(void)state;
 	for (int round = 0; round < 8; round++) {
-		EACH_SHELL(b) {
+		EACH_SHELL(b)
+		{
 			int n = 0, status;
 
 			box_start(&b, &job);
@@ -280,7 +287,8 @@ static void an_early_signal_arrives(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL(b) {
+	EACH_SHELL(b)
+	{
 		box_start(&b, &job);
 		box_wait_file(&b, "results"); /* the traps are set, `job` is about to be written */
 		(void)kill(b.pid, SIGTERM);
@@ -297,7 +305,8 @@ static void output_is_byte_exact(void **state)
 	size_t len;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		char *copy = box_read(&b, "work/copy", &len);
 
@@ -317,7 +326,8 @@ static void merged_streams_count_once(void **state)
 
 	(void)state;
 	job.merged = true;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		expect_word(&b, "out", "6");
 		expect_word(&b, "err", "0");
@@ -337,13 +347,15 @@ static void scripts_are_byte_exact(void **state)
 		strbuf_addch(&sb, (char)i);
 	strbuf_addstr(&sb, "\r\n\n\n");
 	job = script(sb.buf);
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 3);
 		expect_file(&b, "payload", sb.buf, sb.len);
 	}
 	strbuf_setlen(&sb, sb.len - 3); /* without a newline at the end */
 	job = script(sb.buf);
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 3);
 		expect_file(&b, "payload", sb.buf, sb.len);
 	}
@@ -382,13 +394,15 @@ static void scripts_run_by_their_first_line(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 5);
 		expect_text(&b, "stdout", "42\n");
 	}
 	if (box_exec(which, NULL))
 		return;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &python, 4);
 		expect_text(&b, "stdout", "payload\n");
 	}
@@ -403,7 +417,8 @@ static void a_shipped_payload_is_executed(void **state)
 
 	(void)state;
 	job.form = JOB_PAYLOAD;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		box_path(&b, "payload", path, sizeof(path));
 		char *copy[] = { "cp", "/bin/echo", path, NULL };
 
@@ -413,7 +428,8 @@ static void a_shipped_payload_is_executed(void **state)
 		expect_text(&b, "stdout", "\n");
 	}
 	job.args = args;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		box_path(&b, "payload", path, sizeof(path));
 		char *copy[] = { "cp", "/bin/echo", path, NULL };
 
@@ -431,7 +447,8 @@ static void scripts_have_arguments(void **state)
 
 	(void)state;
 	job.args = args;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		expect_text(&b, "stdout", "5|-x|a  b||it's $HOME|two\nlines|");
 	}
@@ -453,13 +470,14 @@ static void words_reach_a_program_as_they_are(void **state)
 		strbuf_addf(&want, "%s|", argv[i]);
 	job.form = JOB_EXEC;
 	job.argv = argv;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		expect_file(&b, "stdout", want.buf, want.len);
 	}
 	argv[0] = "no-such-program-here";
-	EACH_SHELL (b)
-		expect_run(&b, &job, 127);
+	EACH_SHELL(b)
+	expect_run(&b, &job, 127);
 	strbuf_release(&want);
 }
 
@@ -485,7 +503,8 @@ static void the_environment_arrives(void **state)
 	strbuf_addstr(&want, "train|1|ALL|none|");
 	job.env = env;
 	job.n_env = ARRAY_SIZE(env);
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		expect_file(&b, "stdout", want.buf, want.len);
 	}
@@ -499,12 +518,14 @@ static void directories_are_there(void **state)
 	char dir[256];
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0); /* `cat`: stdin is at its end */
 		expect_text(&b, "results/a", "hi\n");
 	}
 	job.scratch = "~/big space";
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		(void)snprintf(dir, sizeof(dir), "%s/big space/" BOX_UUID "/runs/7/a1/results/a", b.home);
 		expect_text(&b, dir, "hi\n");
@@ -521,39 +542,46 @@ static void workdir_setup_and_input(void **state)
 	job.workdir = "/usr/bin";
 	job.setup = "X=1\nexport X=2\ncd /";
 	job.input = "/proc/self/comm";
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		expect_text(&b, "stdout", "/usr/bin\n2\ncat\n");
 	}
 	job.workdir = "/no/such/dir";
 	job.setup = NULL;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_fault(&b, &job, 66, "workdir");
 		expect_text(&b, "stderr", "slurmray: workdir: /no/such/dir: No such file or directory\n");
 	}
 	job.workdir = "/etc/passwd";
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_fault(&b, &job, 66, "workdir");
 		expect_text(&b, "stderr", "slurmray: workdir: /etc/passwd: Not a directory\n");
 	}
 	job.workdir = NULL;
 	job.input = "no such 'file";
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_fault(&b, &job, 66, "input");
 		expect_text(&b, "stderr", "slurmray: input: no such 'file: No such file or directory\n");
 	}
 	job.input = "/proc";
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_fault(&b, &job, 66, "input");
 		expect_text(&b, "stderr", "slurmray: input: /proc: Is a directory\n");
 	}
 	job.input = "/proc/self/comm/x";
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_fault(&b, &job, 66, "input");
 		expect_text(&b, "stderr", "slurmray: input: /proc/self/comm/x: Not a directory\n");
 	}
 	job.input = "~/no";
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		char want[300];
 
 		expect_fault(&b, &job, 66, "input");
@@ -562,18 +590,20 @@ static void workdir_setup_and_input(void **state)
 	}
 	job.input = NULL;
 	job.setup = "mkdir -p ../gone; cd ../gone; rmdir ../work";
-	EACH_SHELL (b)
-		expect_fault(&b, &job, 66, "workdir");
+	EACH_SHELL(b)
+	expect_fault(&b, &job, 66, "workdir");
 	job = command("echo 'a word or two that are none of these' >../fault; exit 66");
-	EACH_SHELL (b)
-		expect_run(&b, &job, 66);
+	EACH_SHELL(b)
+	expect_run(&b, &job, 66);
 	job = command("exit 66"); /* that is the user's */
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 66);
 		expect_word(&b, "fault", "-");
 	}
 	job = command("exit 73");
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 73);
 		expect_word(&b, "fault", "-");
 	}
@@ -586,7 +616,8 @@ static void signalled_preparation(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		cleanup_free char *old = xstrdup(getenv("PATH"));
 		cleanup_free char *bin = xasprintf("%s/bin", b.home), *path = xasprintf("%s:%s", bin, old);
 		char *const argv[] = { "sh", "-c",
@@ -609,8 +640,8 @@ static void nodes_and_cpus(void **state)
 	static const struct {
 		const char *nodes, *cpus, *want_nodes, *want_cpus;
 	} rows[] = {
-		{ "1", "4", "1", "4" },     { "3", "4(x2),1", "3", "9" }, { "5", "2(x3),16(x2)", "5", "38" },
-		{ "x", "many", "-", "0" },  { "2 3", "", "-", "-" },
+		{ "1", "4", "1", "4" },    { "3", "4(x2),1", "3", "9" }, { "5", "2(x3),16(x2)", "5", "38" },
+		{ "x", "many", "-", "0" }, { "2 3", "", "-", "-" },
 	};
 	struct job job = command("true");
 	struct box b;
@@ -642,7 +673,8 @@ static void srun_has_no_cpu_time(void **state)
 	struct box b;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		expect_word(&b, "cpu", "-");
 	}
@@ -658,7 +690,8 @@ static void broken_setup_leaves_a_record(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(setups); i++) {
 		job.setup = (char *)setups[i];
-		EACH_SHELL (b) {
+		EACH_SHELL(b)
+		{
 			int rc = box_run(&b, &job);
 			char want[16];
 
@@ -688,20 +721,23 @@ static void an_attempt_starts_once(void **state)
 	char path[256];
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		b.job_id = "4712";
 		box_restart(&b);
 		expect_refused(&b, "claim is 4711");
 		expect_text(&b, "stdout", "ran\n");
 	}
-	EACH_SHELL (b) { /* a controller that forgot the start gives the same id again, and counts no restart */
+	EACH_SHELL(b)
+	{ /* a controller that forgot the start gives the same id again, and counts no restart */
 		expect_run(&b, &job, 0);
 		box_restart(&b);
 		expect_refused(&b, "it began before");
 		expect_text(&b, "stdout", "ran\n");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		box_path(&b, "claim", path, sizeof(path));
 		assert_int_equal(symlink("99", path), 0);
 		box_start(&b, &job);
@@ -709,14 +745,16 @@ static void an_attempt_starts_once(void **state)
 		expect_text(&b, "stdout", "");
 		assert_null(box_read(&b, b.record, NULL));
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		box_path(&b, "started", path, sizeof(path));
 		assert_int_equal(symlink("void", path), 0);
 		box_start(&b, &job);
 		expect_refused(&b, "started is void");
 		expect_text(&b, "stdout", "");
 	}
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		b.job_id = "";
 		box_start(&b, &job);
 		expect_refused(&b, "no job id");
@@ -730,7 +768,8 @@ static void restarts_need_a_grant(void **state)
 	char path[256];
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		b.restart = "1";
 		box_start(&b, &job);
 		expect_refused(&b, "restart 1");
@@ -744,7 +783,8 @@ static void restarts_need_a_grant(void **state)
 		expect_refused(&b, "restart 2");
 	}
 	job.requeue = true;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		b.restart = "3";
 		expect_run(&b, &job, 0);
 		expect_word(&b, "restart", "3");
@@ -761,7 +801,8 @@ static void the_manifest_lists_results(void **state)
 	size_t len = 0;
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		expect_run(&b, &job, 0);
 		char *text = box_read(&b, "manifest", &len);
 		int n = 0;
@@ -804,7 +845,8 @@ static void patterns_are_linked(void **state)
 	(void)state;
 	job.output = "%j.out";
 	job.error = "%j.err";
-	EACH_SHELL (b) { /* the second time as if Slurm had opened other files */
+	EACH_SHELL(b)
+	{ /* the second time as if Slurm had opened other files */
 		struct strbuf out = STRBUF_INIT;
 		char *argv[] = { "sh",
 				 "-c",
@@ -854,7 +896,8 @@ static void without_its_directory_nothing_runs(void **state)
 	char nowhere[] = "~/elsewhere";
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		job.directory = nowhere;
 		assert_int_equal(box_run(&b, &job), 66);
 		job.directory = "~/.slurmray";
@@ -869,7 +912,8 @@ static void unpreparable_runs_say_so(void **state)
 	char path[256];
 
 	(void)state;
-	EACH_SHELL (b) {
+	EACH_SHELL(b)
+	{
 		box_path(&b, "job", path, sizeof(path));
 		assert_int_equal(mkdir(path, 0700), 0); /* the file cannot be written */
 		expect_fault(&b, &job, 73, "write");

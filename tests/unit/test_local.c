@@ -1,6 +1,6 @@
 /*
- * The local cluster's jobs: how they end, what ends them, in which order they start, and what becomes of them when the cluster, a
- * supervisor or a worker before this one is killed.
+ * The local cluster's jobs: how they end, what ends them, in which order they start, and what becomes of them when the
+ * cluster, a supervisor or a worker before this one is killed.
  */
 #include "tests/unit/lib_local.h"
 
@@ -64,10 +64,11 @@ static void output_that_cannot_be(void **state)
 	q->job->output = xstrdup("logs/%j.out");
 	lx_post(f, q);
 	lx_assert_end(f, 1, "failed", 126);
-	(void)snprintf(want, sizeof(want),
-		       "output: %s/runs/1/a1/logs/1.1.out: No such file or directory: the job was not started (the directory has to "
-		       "be there before; sbatch makes none either)",
-		       f->base);
+	(void)snprintf(
+		want, sizeof(want),
+		"output: %s/runs/1/a1/logs/1.1.out: No such file or directory: the job was not started (the directory has to "
+		"be there before; sbatch makes none either)",
+		f->base);
 	assert_string_equal(event_str(lx_event(f, 1, EV_END, NULL), "why"), want);
 
 	q = lx_make(f, CREQ_SUBMIT, 2, "echo ran");
@@ -75,9 +76,10 @@ static void output_that_cannot_be(void **state)
 	str_set(&q->job->name, "n");
 	lx_post(f, q);
 	lx_assert_end(f, 2, "failed", 126);
-	assert_string_equal(event_str(lx_event(f, 2, EV_END, NULL), "why"),
-			    "error: /proc/self/comm/n: Not a directory: the job was not started (the directory has to be there "
-			    "before; sbatch makes none either)");
+	assert_string_equal(
+		event_str(lx_event(f, 2, EV_END, NULL), "why"),
+		"error: /proc/self/comm/n: Not a directory: the job was not started (the directory has to be there "
+		"before; sbatch makes none either)");
 	/* after a restart the reason is still known */
 	lx_forget_events(f);
 	lx_restart(f);
@@ -88,7 +90,8 @@ static void output_that_cannot_be(void **state)
 	q->job->output = xstrdup("/tmp");
 	lx_post(f, q);
 	lx_assert_end(f, 3, "failed", 126);
-	assert_string_equal(event_str(lx_event(f, 3, EV_END, NULL), "why"), "output: /tmp: Is a directory: the job was not started");
+	assert_string_equal(event_str(lx_event(f, 3, EV_END, NULL), "why"),
+			    "output: /tmp: Is a directory: the job was not started");
 	lx_free(f);
 }
 
@@ -103,23 +106,28 @@ static void inputs_that_are_gone(void **state)
 	q->job->files[0] = xstrdup("/no/such/file/");
 	lx_post(f, q);
 	LX_WAIT(f, lx_event(f, 1, EV_REJECTED, NULL));
-	assert_string_equal(event_str(lx_event(f, 1, EV_REJECTED, NULL), "why"), "files: /no/such/file: No such file or directory");
+	assert_string_equal(event_str(lx_event(f, 1, EV_REJECTED, NULL), "why"),
+			    "files: /no/such/file: No such file or directory");
 	q = lx_make(f, CREQ_SUBMIT, 2, "/no/such/tool");
 	q->job->form = JOB_PAYLOAD;
 	lx_post(f, q);
 	LX_WAIT(f, lx_event(f, 2, EV_REJECTED, NULL));
-	assert_string_equal(event_str(lx_event(f, 2, EV_REJECTED, NULL), "why"), "payload: /no/such/tool: No such file or directory");
+	assert_string_equal(event_str(lx_event(f, 2, EV_REJECTED, NULL), "why"),
+			    "payload: /no/such/tool: No such file or directory");
 	q = lx_make(f, CREQ_SUBMIT, 3, "/proc");
 	q->job->form = JOB_PAYLOAD;
 	lx_post(f, q);
 	LX_WAIT(f, lx_event(f, 3, EV_REJECTED, NULL));
-	assert_string_equal(event_str(lx_event(f, 3, EV_REJECTED, NULL), "why"), "payload: /proc: it is not a regular file");
+	assert_string_equal(event_str(lx_event(f, 3, EV_REJECTED, NULL), "why"),
+			    "payload: /proc: it is not a regular file");
 	lx_free(f);
 }
 
 static void times_that_fit(void **state)
 {
-	struct exit_record r = { .run = 1, .attempt = 1, .start = 1000, .end = 1001, .rc = 0, .out_len = -1, .err_len = -1 };
+	struct exit_record r = {
+		.run = 1, .attempt = 1, .start = 1000, .end = 1001, .rc = 0, .out_len = -1, .err_len = -1
+	};
 	struct event *ev = exit_record_event(&r, NULL, false, 1001900000);
 
 	(void)state;
@@ -143,8 +151,10 @@ static void environment_and_streams(void **state)
 	(void)state;
 	(void)setenv("SLURM_FOREIGN", "x", 1);
 	(void)setenv("SLURMRAY_FOREIGN", "x", 1);
-	lx_submit(f, 1, "echo \"$SLURM_FOREIGN$SLURMRAY_FOREIGN|$SLURM_JOB_ID|$SLURMRAY_RUN|$SLURMRAY_ATTEMPT|$SLURM_NTASKS\"; pwd; "
-			"echo oops >&2; cat");
+	lx_submit(
+		f, 1,
+		"echo \"$SLURM_FOREIGN$SLURMRAY_FOREIGN|$SLURM_JOB_ID|$SLURMRAY_RUN|$SLURMRAY_ATTEMPT|$SLURM_NTASKS\"; pwd; "
+		"echo oops >&2; cat");
 	lx_assert_end(f, 1, "succeeded", 0);
 	(void)snprintf(want, sizeof(want), "|1.1|1|1|1\n%s/runs/1/a1/work\n", f->base);
 	lx_assert_log(f, 1, SPOOL_OUT, want, strlen(want));
@@ -159,10 +169,11 @@ static void left_behind(void **state)
 	pid_t quiet, stubborn, daemon;
 
 	(void)state;
-	lx_submit(f, 1, "sleep 300 & echo $! >../quiet\n"
-			"(trap '' TERM; while :; do echo more; sleep 0.05; done) & echo $! >../stubborn\n"
-			"setsid sh -c 'echo $$ >../daemon; sleep 300' </dev/null >/dev/null 2>&1 &\n"
-			"while [ ! -s ../daemon ]; do sleep 0.02; done; echo end; exit 5");
+	lx_submit(f, 1,
+		  "sleep 300 & echo $! >../quiet\n"
+		  "(trap '' TERM; while :; do echo more; sleep 0.05; done) & echo $! >../stubborn\n"
+		  "setsid sh -c 'echo $$ >../daemon; sleep 300' </dev/null >/dev/null 2>&1 &\n"
+		  "while [ ! -s ../daemon ]; do sleep 0.02; done; echo end; exit 5");
 	lx_assert_end(f, 1, "failed", 5);
 	quiet = lx_wait_pid(f, 1, "quiet");
 	stubborn = lx_wait_pid(f, 1, "stubborn");
@@ -178,10 +189,11 @@ static void cancel_of_a_tree(void **state)
 	pid_t pid[3];
 
 	(void)state;
-	lx_submit(f, 1, "sh -c 'trap \"\" TERM INT HUP; echo $$ >../a; while :; do sleep 1; done' &\n"
-			"(setsid sh -c 'sh -c \"echo \\$\\$ >../b; exec sleep 300\" & ' &) \n"
-			"sh -c 'kill -STOP $$' & echo $! >../c\n"
-			"while [ ! -s ../a ] || [ ! -s ../b ]; do sleep 0.02; done; echo ready; sleep 300");
+	lx_submit(f, 1,
+		  "sh -c 'trap \"\" TERM INT HUP; echo $$ >../a; while :; do sleep 1; done' &\n"
+		  "(setsid sh -c 'sh -c \"echo \\$\\$ >../b; exec sleep 300\" & ' &) \n"
+		  "sh -c 'kill -STOP $$' & echo $! >../c\n"
+		  "while [ ! -s ../a ] || [ ! -s ../b ]; do sleep 0.02; done; echo ready; sleep 300");
 	lx_wait_out(f, 1, 6);
 	pid[0] = lx_wait_pid(f, 1, "a");
 	pid[1] = lx_wait_pid(f, 1, "b");
@@ -217,8 +229,9 @@ static void limits(void **state)
 	assert_non_null(strstr(event_str(lx_event(f, 1, EV_END, NULL), "why"), "time limit"));
 	lx_assert_end(f, 2, "out_of_memory", 137);
 	/* what processes share counts once: four shells with one great variable */
-	q = lx_make(f, CREQ_SUBMIT, 3, "x=$(head -c 60000000 /dev/zero | tr '\\0' x)\n"
-				       "for i in 1 2 3 4; do (sleep 1.2; : \"${#x}\") & done; wait; echo fine");
+	q = lx_make(f, CREQ_SUBMIT, 3,
+		    "x=$(head -c 60000000 /dev/zero | tr '\\0' x)\n"
+		    "for i in 1 2 3 4; do (sleep 1.2; : \"${#x}\") & done; wait; echo fine");
 	q->job->mem_bytes = 200 << 20;
 	lx_post(f, q);
 	lx_assert_end(f, 3, "succeeded", 0);
@@ -281,7 +294,8 @@ static void all_cores(struct lx *f, uint32_t run, const char *command, bool hold
 static size_t place(const struct lx *f, uint32_t run, const char *status)
 {
 	for (size_t i = 0; i < f->n_ev; i++)
-		if (f->ev_run[i] == run && f->ev[i]->type == EV_STATE && strcmp(event_str(f->ev[i], "status"), status) == 0)
+		if (f->ev_run[i] == run && f->ev[i]->type == EV_STATE &&
+		    strcmp(event_str(f->ev[i], "status"), status) == 0)
 			return i;
 	fail_msg("run %u never was %s", run, status);
 	return 0;

@@ -1,5 +1,6 @@
 /*
- * What local jobs write and what others see of it: logs byte for byte, results, files that are shipped, paths that lead nowhere.
+ * What local jobs write and what others see of it: logs byte for byte, results, files that are shipped, paths that lead
+ * nowhere.
  */
 #include "tests/unit/lib_local.h"
 
@@ -35,7 +36,8 @@ static void bytes_are_exact(void **state)
 static void long_logs(void **state)
 {
 	struct lx *f = lx_new();
-	static const char job[] = "for i in $(seq 20); do seq -f '%.0f of a long log' 1 5000; echo \"e $i\" >&2; sleep 0.02; done";
+	static const char job[] =
+		"for i in $(seq 20); do seq -f '%.0f of a long log' 1 5000; echo \"e $i\" >&2; sleep 0.02; done";
 	struct strbuf want = STRBUF_INIT, err = STRBUF_INIT;
 
 	(void)state;
@@ -206,13 +208,17 @@ static void results(void **state)
 	char *text;
 
 	(void)state;
-	lx_submit(f, 1, "cd \"$SLURMRAY_RESULTS\"; umask 022; mkdir sub; echo model >sub/model; ln -s sub/model in; ln -s /etc/passwd out\n"
-			"ln -s ../../../../.. up; mkfifo fifo; echo x >'odd\n name'; echo y >\"$(printf '\\377')\"; chmod 4755 sub/model");
+	lx_submit(
+		f, 1,
+		"cd \"$SLURMRAY_RESULTS\"; umask 022; mkdir sub; echo model >sub/model; ln -s sub/model in; ln -s /etc/passwd out\n"
+		"ln -s ../../../../.. up; mkfifo fifo; echo x >'odd\n name'; echo y >\"$(printf '\\377')\"; chmod 4755 sub/model");
 	lx_assert_end(f, 1, "succeeded", 0);
 	a = lx_answer(f, lx_ask(f, CREQ_MANIFEST, 1, AREA_RESULTS, ""));
 	text = records(a);
-	assert_string_equal(text, "d 755 sub \nf 644 odd\n name \nf 644 \xff \nf 755 sub/model \nl 777 in sub/model\nl 777 out /etc/passwd\n"
-				  "l 777 up ../../../../..\n");
+	assert_string_equal(
+		text,
+		"d 755 sub \nf 644 odd\n name \nf 644 \xff \nf 755 sub/model \nl 777 in sub/model\nl 777 out /etc/passwd\n"
+		"l 777 up ../../../../..\n");
 	free(text);
 	a = lx_answer(f, lx_ask(f, CREQ_LIST, 1, AREA_RESULTS, "sub"));
 	text = records(a);
@@ -297,7 +303,8 @@ static void what_is_shipped(void **state)
 	shell("mkdir -p \"$A\"/in/tree/deep \"$A\"/draft; echo one >\"$A\"/in/one; echo two >\"$A\"/in/tree/deep/two; chmod 750 \"$A\"/in/one\n"
 	      "ln -s deep/two \"$A\"/in/tree/link; ln -s one \"$A\"/in/alias; mkfifo \"$A\"/in/tree/fifo; echo mine >\"$A\"/draft/own\n"
 	      "printf '#!/bin/sh\\necho \"$0\" \"$#\" $(stat -c %%a one) $(readlink tree/link); cat one tree/deep/two alias own; ls tree'\\\n"
-	      " >\"$A\"/program", f->root);
+	      " >\"$A\"/program",
+	      f->root);
 	q = lx_make(f, CREQ_SUBMIT, 1, "");
 	q->job->form = JOB_PAYLOAD;
 	free(q->job->command);
@@ -310,7 +317,8 @@ static void what_is_shipped(void **state)
 	lx_post(f, q);
 	lx_assert_end(f, 1, "succeeded", 0);
 	{
-		cleanup_free char *want = xasprintf("%s/runs/1/a1/payload 0 750 deep/two\none\ntwo\none\nmine\ndeep\nlink\n", f->base);
+		cleanup_free char *want =
+			xasprintf("%s/runs/1/a1/payload 0 750 deep/two\none\ntwo\none\nmine\ndeep\nlink\n", f->base);
 
 		lx_assert_log(f, 1, SPOOL_OUT, want, strlen(want));
 	}
@@ -328,7 +336,8 @@ static void what_is_shipped(void **state)
 	lx_post(f, q);
 	LX_WAIT(f, lx_event(f, 3, EV_REJECTED, NULL));
 	assert_non_null(strstr(event_str(lx_event(f, 3, EV_REJECTED, NULL), "why"), "not a regular file"));
-	/* the same for one that was accepted before (a power failure took its directory): an end that fits its status */
+	/* the same for one that was accepted before (a power failure took its directory): an end that fits its status
+	 */
 	q = lx_make(f, CREQ_WATCH, 4, "true");
 	q->job_id = xstrdup("4.1");
 	q->job->files = xcalloc(2, sizeof(char *));
@@ -361,7 +370,8 @@ static void prepared_once(void **state)
 	lx_wait_state(f, 1, "pending");
 	lx_restart(f);
 	lx_path(f, 1, "params", path);
-	shell("sed -i 's/\"boot\":\"[^\"]*\"/\"boot\":\"another\"/' \"$A\"; : >\"${A%params}script\"", path); /* a power failure */
+	shell("sed -i 's/\"boot\":\"[^\"]*\"/\"boot\":\"another\"/' \"$A\"; : >\"${A%params}script\"",
+	      path); /* a power failure */
 	q = lx_make(f, CREQ_WATCH, 1, "cat input");
 	q->job_id = xstrdup("1.1");
 	q->files_dir = xasprintf("%s/files", f->root);

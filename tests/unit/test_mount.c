@@ -148,8 +148,8 @@ static void test_state_refused(void **state)
 static void test_worker_args(void **state)
 {
 	char prog[] = "p", worker[] = "--worker", fds[64], s[] = "--state", sv[] = "/s", c[] = "--config", cv[] = "/c",
-	     o[] = "--allow-other", u[] = "--allow-uid", uv[] = "1,2", v[] = "--verbose", dir[] = "/mnt", bad[] = "0,0,0",
-	     odd[] = "--odd";
+	     o[] = "--allow-other", u[] = "--allow-uid", uv[] = "1,2", v[] = "--verbose", dir[] = "/mnt",
+	     bad[] = "0,0,0", odd[] = "--odd";
 	char *all[] = { prog, worker, fds, s, sv, c, cv, o, u, uv, v, dir, NULL };
 	char *few[] = { prog, worker, fds, dir, NULL };
 	char *unknown[] = { prog, worker, fds, odd, dir, NULL };
@@ -223,7 +223,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	static const char *const files[] = { "link", "loop", "absolute", "file", "a/b/state/lock", "a/b/state/worker.pid" };
+	static const char *const files[] = { "link", "loop",           "absolute",
+					     "file", "a/b/state/lock", "a/b/state/worker.pid" };
 	static const char *const dirs[] = { "dir", "a/b/state", "a/b", "a", "open/state", "open", "" };
 	size_t i;
 
@@ -244,8 +245,8 @@ static int teardown(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_resolve),	     cmocka_unit_test(test_lookup),
-		cmocka_unit_test(test_keeper_of),    cmocka_unit_test(test_state_lock),
+		cmocka_unit_test(test_resolve),       cmocka_unit_test(test_lookup),
+		cmocka_unit_test(test_keeper_of),     cmocka_unit_test(test_state_lock),
 		cmocka_unit_test(test_state_refused), cmocka_unit_test(test_worker_args),
 		cmocka_unit_test(test_ready_line),
 	};

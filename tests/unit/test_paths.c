@@ -1,6 +1,6 @@
 /*
- * The path table: numbers that stay what they are, through renames, removals, restarts and files that a kill cut off; and
- * what is taken from listings that a cluster sends, whatever is in them.
+ * The path table: numbers that stay what they are, through renames, removals, restarts and files that a kill cut off;
+ * and what is taken from listings that a cluster sends, whatever is in them.
  */
 #include "fs/paths.h"
 
@@ -232,8 +232,8 @@ static void cannot_be_written(void **state)
 
 /* --- listings --- */
 
-static void rec(struct strbuf *out, const char *type, const char *size, const char *mtime, const char *mode, const char *path,
-		const char *target)
+static void rec(struct strbuf *out, const char *type, const char *size, const char *mtime, const char *mode,
+		const char *path, const char *target)
 {
 	const char *const field[] = { type, size, mtime, mode, path, target };
 
@@ -296,8 +296,8 @@ static void one_directory(void **state)
 
 static void hostile_names(void **state)
 {
-	static const char *const bad[] = { "",	      ".",	  "..",	   "../up", "a/..",    "a/../b", "/abs", "a//b", "a/",
-					   "./here", "a/./b", "//",	   "//0",    "..//..", "a/.." };
+	static const char *const bad[] = { "",   ".",      "..",    "../up", "a/..", "a/../b", "/abs", "a//b",
+					   "a/", "./here", "a/./b", "//",    "//0",  "..//..", "a/.." };
 	struct paths *p = *state;
 	struct strbuf sb = STRBUF_INIT;
 	char name[300];
@@ -387,7 +387,8 @@ static void whole_area(void **state)
 	paths_add(p, 'w', "w")->known = true;
 	merge(p, true, 100, first, "fdfd");
 	assert_true(is_known(p, 'r', "a") && is_known(p, 'r', "d/x") && is_known(p, 'w', "w"));
-	assert_true(paths_dir(p, 'r', "")->listed && paths_dir(p, 'r', "d")->listed && paths_dir(p, 'r', "d/e")->listed);
+	assert_true(paths_dir(p, 'r', "")->listed && paths_dir(p, 'r', "d")->listed &&
+		    paths_dir(p, 'r', "d/e")->listed);
 	assert_int_equal(paths_dir(p, 'r', "d")->answered_at, 100);
 	assert_false(paths_dir(p, 'w', "")->listed);
 	assert_false(paths_dir(p, 'r', "a")->listed);
@@ -494,9 +495,24 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(numbers_stay), T(many), T(moves), T(directories_move_with_what_is_below), T(removed_paths_get_new_numbers),
-		T(cut_off), T(damaged), T(cannot_be_written), T(listing), T(one_directory), T(hostile_names), T(links),
-		T(cut_listing), T(whole_area), T(older_listing), T(cut_area), T(another_attempt), T(half_written),
+		T(numbers_stay),
+		T(many),
+		T(moves),
+		T(directories_move_with_what_is_below),
+		T(removed_paths_get_new_numbers),
+		T(cut_off),
+		T(damaged),
+		T(cannot_be_written),
+		T(listing),
+		T(one_directory),
+		T(hostile_names),
+		T(links),
+		T(cut_listing),
+		T(whole_area),
+		T(older_listing),
+		T(cut_area),
+		T(another_attempt),
+		T(half_written),
 	};
 
 	return cmocka_run_group_tests_name("paths", tests, NULL, NULL);

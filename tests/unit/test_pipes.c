@@ -1,6 +1,6 @@
 /*
- * The judge of Pipes messages, line by line. What it takes and refuses was compared with the handlers of Dagster 1.10 and 1.13; the
- * comparison itself is in tests/real.
+ * The judge of Pipes messages, line by line. What it takes and refuses was compared with the handlers of Dagster 1.10
+ * and 1.13; the comparison itself is in tests/real.
  */
 #include "backend/pipes.h"
 
@@ -17,8 +17,9 @@
 
 #define HEAD "{\"__dagster_pipes_version\": \"0.1\", \"method\": \""
 #define MSG(method, params) HEAD method "\", \"params\": " params "}\n"
-#define META(value, type) \
-	MSG("report_asset_materialization", "{\"asset_key\": \"a\", \"data_version\": null, \"metadata\": {\"k\": {\"raw_value\": " value \
+#define META(value, type)                                                                                              \
+	MSG("report_asset_materialization",                                                                            \
+	    "{\"asset_key\": \"a\", \"data_version\": null, \"metadata\": {\"k\": {\"raw_value\": " value              \
 	    ", \"type\": \"" type "\"}}}")
 
 static struct pipes_verdict judge(const char *line)
@@ -52,15 +53,18 @@ static void what_the_library_writes(void **state)
 	takes(MSG("closed", "{}"), PIPES_CLOSED);
 	takes(MSG("closed", "null"), PIPES_CLOSED);
 	takes(MSG("log", "{\"message\": \"m\", \"level\": \"INFO\"}"), PIPES_LOG);
-	takes(MSG("report_asset_materialization", "{\"asset_key\": \"a/b\", \"data_version\": \"v\", \"metadata\": null}"),
+	takes(MSG("report_asset_materialization",
+		  "{\"asset_key\": \"a/b\", \"data_version\": \"v\", \"metadata\": null}"),
 	      PIPES_MATERIALIZATION);
-	takes(MSG("report_asset_check", "{\"asset_key\": \"a\", \"check_name\": \"c\", \"passed\": true, \"metadata\": {}, "
-					"\"severity\": \"ERROR\"}"),
+	takes(MSG("report_asset_check",
+		  "{\"asset_key\": \"a\", \"check_name\": \"c\", \"passed\": true, \"metadata\": {}, "
+		  "\"severity\": \"ERROR\"}"),
 	      PIPES_CHECK);
 	takes(MSG("report_custom_message", "{\"payload\": [1, null]}"), PIPES_CUSTOM);
 	takes(MSG("log_external_stream", "{\"stream\": \"stdout\", \"text\": \"t\", \"extras\": {}}"), PIPES_OTHER);
-	takes(MSG("closed", "{\"exception\": {\"message\": \"E: x\", \"stack\": [\"s\"], \"name\": \"E\", \"cause\": {\"message\": \"y\", "
-			    "\"stack\": [], \"name\": null, \"cause\": null, \"context\": null}, \"context\": null}}"),
+	takes(MSG("closed",
+		  "{\"exception\": {\"message\": \"E: x\", \"stack\": [\"s\"], \"name\": \"E\", \"cause\": {\"message\": \"y\", "
+		  "\"stack\": [], \"name\": null, \"cause\": null, \"context\": null}, \"context\": null}}"),
 	      PIPES_FAILED);
 }
 
@@ -103,11 +107,13 @@ static void wrong_parameters(void **state)
 	takes(MSG("log_external_stream", "{\"stream\": \"stderr\", \"text\": \"\\ud83d\\ude00\"}"), PIPES_OTHER);
 	refuses(MSG("log_external_stream", "{\"stream\": \"log\", \"text\": \"\"}"), PIPES_STREAM);
 	refuses(MSG("report_custom_message", "{}"), PIPES_PARAMS);
-	refuses(MSG("report_asset_check", "{\"asset_key\": \"a\", \"check_name\": \"c\", \"passed\": 1, \"metadata\": {}, "
-					  "\"severity\": \"ERROR\"}"),
+	refuses(MSG("report_asset_check",
+		    "{\"asset_key\": \"a\", \"check_name\": \"c\", \"passed\": 1, \"metadata\": {}, "
+		    "\"severity\": \"ERROR\"}"),
 		PIPES_TYPE);
-	refuses(MSG("report_asset_check", "{\"asset_key\": \"a\", \"check_name\": \"c\", \"passed\": true, \"metadata\": {}, "
-					  "\"severity\": \"error\"}"),
+	refuses(MSG("report_asset_check",
+		    "{\"asset_key\": \"a\", \"check_name\": \"c\", \"passed\": true, \"metadata\": {}, "
+		    "\"severity\": \"error\"}"),
 		PIPES_SEVERITY);
 	refuses(MSG("closed", "{\"exception\": {}}"), PIPES_EXCEPTION);
 	refuses(MSG("closed", "{\"exception\": {\"message\": \"m\", \"stack\": null, \"name\": null, \"cause\": null, "
@@ -120,24 +126,53 @@ static void wrong_parameters(void **state)
 static void metadata_of_all_types(void **state)
 {
 	static const char *const good[][2] = {
-		{ "null", "__infer__" }, { "NaN", "__infer__" }, { "{\"a\": [1]}", "__infer__" }, { "\"x\"", "text" }, { "null", "url" },
-		{ "\"\"", "path" }, { "\"n\"", "notebook" }, { "[1]", "json" }, { "\"s\"", "json" }, { "\"m\"", "md" },
-		{ "1.5", "float" }, { "-Infinity", "float" }, { "1e5", "float" }, { "3", "int" }, { "true", "int" },
-		{ "false", "bool" }, { "null", "bool" }, { "\"r\"", "dagster_run" }, { "\"a/b\"", "asset" }, { "[]", "null" },
-		{ "3", "timestamp" }, { "3.5", "timestamp" },
+		{ "null", "__infer__" },
+		{ "NaN", "__infer__" },
+		{ "{\"a\": [1]}", "__infer__" },
+		{ "\"x\"", "text" },
+		{ "null", "url" },
+		{ "\"\"", "path" },
+		{ "\"n\"", "notebook" },
+		{ "[1]", "json" },
+		{ "\"s\"", "json" },
+		{ "\"m\"", "md" },
+		{ "1.5", "float" },
+		{ "-Infinity", "float" },
+		{ "1e5", "float" },
+		{ "3", "int" },
+		{ "true", "int" },
+		{ "false", "bool" },
+		{ "null", "bool" },
+		{ "\"r\"", "dagster_run" },
+		{ "\"a/b\"", "asset" },
+		{ "[]", "null" },
+		{ "3", "timestamp" },
+		{ "3.5", "timestamp" },
 		{ "{\"records\": [{\"a\": 1, \"b\": null}, {\"b\": \"x\", \"a\": 2.5}], \"schema\": [{\"name\": \"a\", \"type\": \"int\", "
-		  "\"constraints\": {\"nullable\": true, \"other\": [\"x\"]}, \"tags\": {\"t\": \"u\"}}]}", "table" },
+		  "\"constraints\": {\"nullable\": true, \"other\": [\"x\"]}, \"tags\": {\"t\": \"u\"}}]}",
+		  "table" },
 		{ "{\"columns\": [{\"name\": \"a\", \"type\": \"int\", \"description\": null}]}", "table_schema" },
-		{ "{\"deps_by_column\": {\"c\": [{\"asset_key\": [\"a\", \"b\"], \"column_name\": \"d\"}]}}", "table_column_lineage" },
+		{ "{\"deps_by_column\": {\"c\": [{\"asset_key\": [\"a\", \"b\"], \"column_name\": \"d\"}]}}",
+		  "table_column_lineage" },
 	};
 	static const char *const bad[][2] = {
-		{ "1", "text" }, { "{}", "url" }, { "1", "json" }, { "3", "float" }, { "true", "float" }, { "1.0", "int" },
-		{ "1", "bool" }, { "null", "asset" }, { "null", "dagster_run" }, { "\"3\"", "timestamp" }, { "1", "nope" },
+		{ "1", "text" },
+		{ "{}", "url" },
+		{ "1", "json" },
+		{ "3", "float" },
+		{ "true", "float" },
+		{ "1.0", "int" },
+		{ "1", "bool" },
+		{ "null", "asset" },
+		{ "null", "dagster_run" },
+		{ "\"3\"", "timestamp" },
+		{ "1", "nope" },
 		{ "{\"records\": [{\"a\": 1}, {\"b\": 1}], \"schema\": []}", "table" },
 		{ "{\"records\": [{\"a\": [1]}], \"schema\": []}", "table" },
 		{ "{\"records\": [], \"schema\": [{\"name\": \"a\"}]}", "table" },
 		{ "{\"columns\": [{\"name\": 1, \"type\": \"x\"}]}", "table_schema" },
-		{ "{\"deps_by_column\": {\"c\": [{\"asset_key\": \"a\", \"column_name\": \"d\", \"z\": 1}]}}", "table_column_lineage" },
+		{ "{\"deps_by_column\": {\"c\": [{\"asset_key\": \"a\", \"column_name\": \"d\", \"z\": 1}]}}",
+		  "table_column_lineage" },
 	};
 
 	(void)state;
@@ -153,10 +188,13 @@ static void metadata_of_all_types(void **state)
 		refuses(line, PIPES_METADATA);
 		free(line);
 	}
-	refuses(MSG("report_asset_materialization", "{\"asset_key\": \"a\", \"data_version\": null, \"metadata\": {\"k\": 1}}"),
+	refuses(MSG("report_asset_materialization",
+		    "{\"asset_key\": \"a\", \"data_version\": null, \"metadata\": {\"k\": 1}}"),
 		PIPES_METADATA);
-	refuses(MSG("report_asset_materialization", "{\"asset_key\": \"a\", \"data_version\": null, \"metadata\": []}"), PIPES_METADATA);
-	refuses(MSG("report_asset_materialization", "{\"asset_key\": null, \"data_version\": null, \"metadata\": {}}"), PIPES_TYPE);
+	refuses(MSG("report_asset_materialization", "{\"asset_key\": \"a\", \"data_version\": null, \"metadata\": []}"),
+		PIPES_METADATA);
+	refuses(MSG("report_asset_materialization", "{\"asset_key\": null, \"data_version\": null, \"metadata\": {}}"),
+		PIPES_TYPE);
 	refuses(MSG("report_asset_materialization", "{\"asset_key\": \"a\", \"metadata\": {}}"), PIPES_PARAMS);
 }
 
@@ -198,10 +236,13 @@ static void bounds(void **state)
 
 static void numbers_and_strings(void **state)
 {
-	static const char *const good[] = { "NaN", "Infinity", "-Infinity", "-0", "1e5", "1E+5", "0.5", "\"\\/\"", "\"\x7f\"",
-					    "\"\\ud800\\u0041\"", " [ ] ", "{ }", "[{\"a\" : 1 } , 2]" };
-	static const char *const bad[] = { "-NaN", "01", "1.", ".5", "+1", "-", "1e", "1 2", "tru", "\"\t\"", "\"\\u12\"", "\"\\x41\"",
-					   "\"abc", "[1,]", "{\"a\":1,}", "{a:1}", "{\"a\" 1}", "[1", "]", "" };
+	static const char *const good[] = { "NaN",   "Infinity", "-Infinity",         "-0",       "1e5",
+					    "1E+5",  "0.5",      "\"\\/\"",           "\"\x7f\"", "\"\\ud800\\u0041\"",
+					    " [ ] ", "{ }",      "[{\"a\" : 1 } , 2]" };
+	static const char *const bad[] = { "-NaN",      "01",        "1.",    ".5",   "+1",
+					   "-",         "1e",        "1 2",   "tru",  "\"\t\"",
+					   "\"\\u12\"", "\"\\x41\"", "\"abc", "[1,]", "{\"a\":1,}",
+					   "{a:1}",     "{\"a\" 1}", "[1",    "]",    "" };
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
@@ -245,10 +286,12 @@ static void a_message_behind_a_torn_one(void **state)
 
 static void exceptions_as_text(void **state)
 {
-	static const char line[] = MSG("closed", "{\"exception\": {\"message\": \"bad\\nsecond\", \"stack\": [], \"name\": \"E\\u00e4\", "
-						 "\"cause\": null, \"context\": null}}");
-	static const char both[] = MSG("closed", "{\"exception\": {\"message\": \"ValueError: x\\n\", \"stack\": [], \"name\": "
-						 "\"ValueError\", \"cause\": null, \"context\": null}}");
+	static const char line[] =
+		MSG("closed", "{\"exception\": {\"message\": \"bad\\nsecond\", \"stack\": [], \"name\": \"E\\u00e4\", "
+			      "\"cause\": null, \"context\": null}}");
+	static const char both[] =
+		MSG("closed", "{\"exception\": {\"message\": \"ValueError: x\\n\", \"stack\": [], \"name\": "
+			      "\"ValueError\", \"cause\": null, \"context\": null}}");
 	struct strbuf out = STRBUF_INIT;
 
 	(void)state;
@@ -270,10 +313,11 @@ static void note(void *arg, const char *name, const char *number, size_t len)
 
 static void numbers_in_metadata(void **state)
 {
-	static const char params[] = "{\"asset_key\": \"a\", \"metadata\": {\"rows\": {\"raw_value\": 10, \"type\": \"int\"}, \"x\": "
-				     "{\"raw_value\": \"5\", \"type\": \"text\"}, \"acc\\u00e9\": {\"type\": \"__infer__\", \"raw_value\": "
-				     "0.930}, \"n\": {\"raw_value\": NaN, \"type\": \"float\"}, \"t\": {\"raw_value\": true, \"type\": "
-				     "\"bool\"}}}";
+	static const char params[] =
+		"{\"asset_key\": \"a\", \"metadata\": {\"rows\": {\"raw_value\": 10, \"type\": \"int\"}, \"x\": "
+		"{\"raw_value\": \"5\", \"type\": \"text\"}, \"acc\\u00e9\": {\"type\": \"__infer__\", \"raw_value\": "
+		"0.930}, \"n\": {\"raw_value\": NaN, \"type\": \"float\"}, \"t\": {\"raw_value\": true, \"type\": "
+		"\"bool\"}}}";
 	struct strbuf out = STRBUF_INIT;
 
 	(void)state;
@@ -286,11 +330,13 @@ static void numbers_in_metadata(void **state)
 	strbuf_release(&out);
 }
 
-/* Every beginning of a message, and every byte of it replaced: no verdict may read outside, and none but whole lines may be taken. */
+/* Every beginning of a message, and every byte of it replaced: no verdict may read outside, and none but whole lines
+ * may be taken. */
 static void pieces_are_never_taken(void **state)
 {
-	static const char line[] = META("{\"deps_by_column\": {\"c\": [{\"asset_key\": \"\\u0061\", \"column_name\": \"d\"}]}}",
-					"table_column_lineage");
+	static const char line[] =
+		META("{\"deps_by_column\": {\"c\": [{\"asset_key\": \"\\u0061\", \"column_name\": \"d\"}]}}",
+		     "table_column_lineage");
 	size_t len = strlen(line) - 1;
 
 	(void)state;

@@ -21,7 +21,7 @@ struct rig {
 	struct reactor_conf conf;
 	int fuse[2], engine[2];
 	int tries, served, engine_calls, signals, timer_calls;
-	int stop_after;	   /* requests */
+	int stop_after;    /* requests */
 	int fuse_result;   /* answered instead of serving, when not 0 */
 	int64_t first_now; /* of the timer's first call; it stops the loop 2 ms later */
 };
@@ -83,8 +83,13 @@ static int setup(void **state)
 
 	assert_int_equal(pipe2(g->fuse, O_NONBLOCK), 0);
 	assert_int_equal(pipe2(g->engine, O_NONBLOCK), 0);
-	g->conf = (struct reactor_conf){ .fuse_fd = g->fuse[0], .engine_fd = g->engine[0], .signal_fd = -1,
-					 .retries = 5, .fuse = on_fuse, .engine = on_engine, .signal = on_signal,
+	g->conf = (struct reactor_conf){ .fuse_fd = g->fuse[0],
+					 .engine_fd = g->engine[0],
+					 .signal_fd = -1,
+					 .retries = 5,
+					 .fuse = on_fuse,
+					 .engine = on_engine,
+					 .signal = on_signal,
 					 .arg = g };
 	*state = g;
 	return 0;

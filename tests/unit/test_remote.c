@@ -147,7 +147,7 @@ static void test_cut_everywhere(void **state)
 		fx_start(f);
 		run_noisy(f);
 		if (fake.transfers < at)
-			last = at; /* it was over before that */
+			last = at;            /* it was over before that */
 		else if (fake.transfers > at) /* with the cut at the very last one nothing is left to come back for */
 			assert_true(fake.logins >= 2);
 		fx_free(f);
@@ -237,8 +237,10 @@ static void test_usage(void **state)
 	FX_WAIT(f, fx_event(f, 7, EV_END, "failed"));
 	FX_WAIT(f, fx_home_has(f, "fake/asked"));
 	assert_null(fx_event(f, 7, EV_FACTS, NULL));
-	fx_shell(f->home, "t=$(cat fake/*/token) j=$(cd fake && echo */token); j=${j%/token}; "
-			  "{ echo \"$j other 5 6\"; echo \"99 $t 5 6\"; echo \"$j $t 4096 77\"; } >fake/u && mv fake/u fake/usage");
+	fx_shell(
+		f->home,
+		"t=$(cat fake/*/token) j=$(cd fake && echo */token); j=${j%/token}; "
+		"{ echo \"$j other 5 6\"; echo \"99 $t 5 6\"; echo \"$j $t 4096 77\"; } >fake/u && mv fake/u fake/usage");
 	FX_WAIT(f, fx_event(f, 7, EV_FACTS, NULL));
 	assert_int_equal(event_int(fx_event(f, 7, EV_FACTS, NULL), "max_rss", 0), 4096);
 	assert_int_equal(event_int(fx_event(f, 7, EV_FACTS, NULL), "cpu_us", 0), 77);

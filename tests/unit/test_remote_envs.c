@@ -33,10 +33,11 @@ static void pack(const struct fx *f, int kib)
 {
 	char code[1024];
 
-	(void)snprintf(code, sizeof(code),
-		       "{ printf '%%s\\n' '#!/bin/sh' 'mkdir conda-meta bin; printf \"#!/bin/sh\\necho OK\\n\" >bin/python3; "
-		       "chmod +x bin/python3' 'exit 0'; head -c %d /dev/urandom; } >\"%s/env.sh\"",
-		       kib * 1024, f->state);
+	(void)snprintf(
+		code, sizeof(code),
+		"{ printf '%%s\\n' '#!/bin/sh' 'mkdir conda-meta bin; printf \"#!/bin/sh\\necho OK\\n\" >bin/python3; "
+		"chmod +x bin/python3' 'exit 0'; head -c %d /dev/urandom; } >\"%s/env.sh\"",
+		kib * 1024, f->state);
 	fx_shell(f->home, code);
 }
 
@@ -85,7 +86,8 @@ static void check_many(struct fx *f)
 	for (uint32_t i = 1; i <= 6; i++)
 		succeeds(f, i);
 	fx_shell(f->home, "[ \"$(grep -c OK executed)\" = 6 ] && [ $(ls '.slurm ray'/envs | wc -l) = 1 ]");
-	fx_shell(f->home, "cd '.slurm ray'/envs/* && ! ls | grep -e part -e archive -e lock && [ $(ls users | wc -l) = 6 ]");
+	fx_shell(f->home,
+		 "cd '.slurm ray'/envs/* && ! ls | grep -e part -e archive -e lock && [ $(ls users | wc -l) = 6 ]");
 	assert_noted(f, "sending from 0 of", 1);
 	assert_noted(f, " unpacked", 1);
 }
@@ -215,10 +217,11 @@ static void test_cancelled(void **state)
 	char code[512];
 	uint64_t t;
 
-	(void)snprintf(code, sizeof(code),
-		       "printf '%%s\\n' '#!/bin/sh' 'mkdir conda-meta bin; printf \"#!/bin/sh\\necho OK\\n\" >bin/python3; chmod +x "
-		       "bin/python3; : >\"$HOME/begun\"; until [ -e \"$HOME/go\" ]; do sleep 0.05; done' >\"%s/env.sh\"",
-		       f->state);
+	(void)snprintf(
+		code, sizeof(code),
+		"printf '%%s\\n' '#!/bin/sh' 'mkdir conda-meta bin; printf \"#!/bin/sh\\necho OK\\n\" >bin/python3; chmod +x "
+		"bin/python3; : >\"$HOME/begun\"; until [ -e \"$HOME/go\" ]; do sleep 0.05; done' >\"%s/env.sh\"",
+		f->state);
 	fx_shell(f->home, code);
 	fx_start(f);
 	submit(f, 1);

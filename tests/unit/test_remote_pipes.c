@@ -1,6 +1,6 @@
 /*
- * Messages of jobs on a cluster behind a transport: wherever the connection breaks, each is in the spool once when the cluster says
- * that there are no more; and the two variables of the job say where its files are.
+ * Messages of jobs on a cluster behind a transport: wherever the connection breaks, each is in the spool once when the
+ * cluster says that there are no more; and the two variables of the job say where its files are.
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_cluster.h"
@@ -23,16 +23,18 @@ static const char with_python[] =
 	"  f.write(json.dumps({\"method\": \"report_custom_message\", \"params\": {\"payload\": what}}) + \"\\n\")\n"
 	"'";
 
-static const char many[] = "e=${SLURMRAY_RESULTS%/results}/events\n"
-			   "echo '{\"method\": \"opened\", \"params\": {}}' >>\"$e\"\n"
-			   "i=0; while [ $i -lt 400 ]; do i=$((i + 1))\n"
-			   "echo '{\"method\": \"report_custom_message\", \"params\": {\"payload\": '$i'}}'; done >>\"$e\"\n"
-			   "echo junk >>\"$e\"\n"
-			   "echo '{\"method\": \"closed\", \"params\": {}}' >>\"$e\"\n";
+static const char many[] =
+	"e=${SLURMRAY_RESULTS%/results}/events\n"
+	"echo '{\"method\": \"opened\", \"params\": {}}' >>\"$e\"\n"
+	"i=0; while [ $i -lt 400 ]; do i=$((i + 1))\n"
+	"echo '{\"method\": \"report_custom_message\", \"params\": {\"payload\": '$i'}}'; done >>\"$e\"\n"
+	"echo junk >>\"$e\"\n"
+	"echo '{\"method\": \"closed\", \"params\": {}}' >>\"$e\"\n";
 
-static const char anew[] = "e=${SLURMRAY_RESULTS%/results}/events\n"
-			   "for i in 1 2 3; do echo '{\"method\": \"opened\", \"params\": {}}' >>\"$e\"; done; sleep 1\n"
-			   "echo '{\"method\": \"closed\", \"params\": {}}' >\"$e\"\n";
+static const char anew[] =
+	"e=${SLURMRAY_RESULTS%/results}/events\n"
+	"for i in 1 2 3; do echo '{\"method\": \"opened\", \"params\": {}}' >>\"$e\"; done; sleep 1\n"
+	"echo '{\"method\": \"closed\", \"params\": {}}' >\"$e\"\n";
 
 static struct fx *begin(void)
 {

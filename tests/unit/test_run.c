@@ -111,8 +111,9 @@ static void create_keeps_what_it_is_told(void **state)
 
 	(void)state;
 	now = 1000;
-	ok(r, EV_CREATE, "{'id': '3', 'cluster': 'hpc', 'name': 'n', 'tags': ['a', 'b'], 'key': 'k', 'merged': true,"
-			 " 'spec': 'command=x', 'effective_len': 12, 'later': 1, 'source': 'user'}");
+	ok(r, EV_CREATE,
+	   "{'id': '3', 'cluster': 'hpc', 'name': 'n', 'tags': ['a', 'b'], 'key': 'k', 'merged': true,"
+	   " 'spec': 'command=x', 'effective_len': 12, 'later': 1, 'source': 'user'}");
 	assert_string_equal(r->id, "3");
 	assert_string_equal(r->cluster, "hpc");
 	assert_string_equal(r->name, "n");
@@ -323,9 +324,10 @@ static void an_end_keeps_everything(void **state)
 	refused(r, EV_END, "{'attempt': 1, 'status': 'nonsense'}");
 	refused(r, EV_END, "{'attempt': 1}");
 	refused(r, EV_END, "{'attempt': 2, 'status': 'failed'}");
-	ok(r, EV_END, "{'attempt': 1, 'status': 'failed', 'exit_code': 3, 'why': 'exit 3', 'source': 'exit record',"
-		      " 'start': 10, 'end': 20, 'out_len': 100, 'err_len': 0, 'manifest': true, 'max_rss': 4096,"
-		      " 'cpu_us': 12, 'nodes': 'n9', 'gpu': {'util': 0.5}, 'nothing': null}");
+	ok(r, EV_END,
+	   "{'attempt': 1, 'status': 'failed', 'exit_code': 3, 'why': 'exit 3', 'source': 'exit record',"
+	   " 'start': 10, 'end': 20, 'out_len': 100, 'err_len': 0, 'manifest': true, 'max_rss': 4096,"
+	   " 'cpu_us': 12, 'nodes': 'n9', 'gpu': {'util': 0.5}, 'nothing': null}");
 	assert_int_equal(r->status, RUN_FAILED);
 	assert_int_equal(r->exit_code, 3);
 	assert_string_equal(r->why, "exit 3");
@@ -416,8 +418,9 @@ static void ended_never_changes(void **state)
 	ok(r, EV_END, "{'attempt': 1, 'status': 'cancelled'}");
 	for (int i = 0; i < EV_N; i++)
 		if (i != EV_FACTS && i != EV_PURGE)
-			refused(r, (enum event_type)i, "{'id': '7', 'cluster': 'c', 'attempt': 1, 'job_id': '1',"
-						       " 'status': 'failed', 'why': 'late'}");
+			refused(r, (enum event_type)i,
+				"{'id': '7', 'cluster': 'c', 'attempt': 1, 'job_id': '1',"
+				" 'status': 'failed', 'why': 'late'}");
 	ok(r, EV_FACTS, "{'status': 'failed', 'exit_code': 143, 'out_len': 9, 'why': 'by root', 'energy': 5}");
 	assert_int_equal(r->status, RUN_CANCELLED);
 	assert_int_equal(r->exit_code, 143);
@@ -512,7 +515,10 @@ static void long_sources_are_cut_between_characters(void **state)
 static void damaged_summaries(void **state)
 {
 	static const char *const bad[] = {
-		"[]", "{}", "{\"id\": \"1\"}", "{\"id\": \"1\", \"status\": \"failed\", \"facts\": {}}",
+		"[]",
+		"{}",
+		"{\"id\": \"1\"}",
+		"{\"id\": \"1\", \"status\": \"failed\", \"facts\": {}}",
 		"{\"id\": \"1\", \"status\": \"done\", \"facts\": {}, \"history\": []}",
 		"{\"id\": \"1\", \"status\": \"unknown\", \"facts\": {}, \"history\": []}",
 		"{\"id\": 1, \"status\": \"failed\", \"facts\": {}, \"history\": []}",
@@ -566,13 +572,15 @@ static struct event *random_event(const struct run *r, int64_t time)
 
 	(void)json_object_set_new(o, "status", json_string(pick_status()));
 	if (pick(4))
-		(void)json_object_set_new(o, "attempt", json_integer((json_int_t)r->attempt + pick(3) - (pick(4) == 0)));
+		(void)json_object_set_new(o, "attempt",
+					  json_integer((json_int_t)r->attempt + pick(3) - (pick(4) == 0)));
 	for (size_t i = 0; i < ARRAY_SIZE(strings); i++)
 		if (pick(2))
 			(void)json_object_set_new(o, strings[i], json_string(texts[pick(ARRAY_SIZE(texts))]));
 	for (size_t i = 0; i < ARRAY_SIZE(ints); i++)
 		if (pick(2))
-			(void)json_object_set_new(o, ints[i], pick(9) ? json_integer((json_int_t)pick(300) - 1) : json_null());
+			(void)json_object_set_new(o, ints[i],
+						  pick(9) ? json_integer((json_int_t)pick(300) - 1) : json_null());
 	if (pick(2))
 		(void)json_object_set_new(o, "manifest", json_boolean(pick(2)));
 	return event_new((enum event_type)pick(EV_N), time, o);
@@ -688,7 +696,8 @@ static void metrics_follow_the_last_start(void **state)
 	assert_int_equal(json_integer_value(json_object_get(r->facts, "node_count")), 2);
 	assert_int_equal(json_integer_value(json_object_get(r->facts, "cpus")), 8);
 	refused(r, EV_STATE, "{'status': 'running', 'start': 10000000, 'node_count': 2, 'cpus': 8}");
-	ok(r, EV_STATE, "{'status': 'pending', 'node_count': 5, 'cpus': 50}"); /* requeued; what it wants is not what it has */
+	ok(r, EV_STATE,
+	   "{'status': 'pending', 'node_count': 5, 'cpus': 50}"); /* requeued; what it wants is not what it has */
 	assert_true(r->t_started == 0);
 	assert_int_equal(json_integer_value(json_object_get(r->facts, "node_count")), 2);
 	assert_int_equal(json_integer_value(json_object_get(r->facts, "restarts")), 1);

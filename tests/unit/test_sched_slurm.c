@@ -287,7 +287,8 @@ static void test_sacct_numbers(void **state)
 
 static void add_usage(void *arg, const struct sched_usage *u)
 {
-	strbuf_addf(arg, "%s %s %lld %lld %d\n", u->job_id, u->token, (long long)u->max_rss, (long long)u->cpu_us, u->ended);
+	strbuf_addf(arg, "%s %s %lld %lld %d\n", u->job_id, u->token, (long long)u->max_rss, (long long)u->cpu_us,
+		    u->ended);
 }
 
 static void test_usage(void **state)
@@ -347,7 +348,8 @@ static void test_poll_odd_rows(void **state)
 					  "", add_row, &rows, NULL),
 			 0);
 	assert_string_equal(rows.buf, "");
-	assert_int_equal(OPS->poll_result(0, "12|SUSPENDED|None|n1|1|slurmray:u/1/a1|/d\n", "", add_row, &rows, NULL), 0);
+	assert_int_equal(OPS->poll_result(0, "12|SUSPENDED|None|n1|1|slurmray:u/1/a1|/d\n", "", add_row, &rows, NULL),
+			 0);
 	assert_non_null(strstr(rows.buf, "SUSPENDED running r=suspended by an administrator or by the scheduler"));
 }
 
@@ -522,13 +524,16 @@ static void test_verify_made_up(void **state)
 		{ WITNESS(JOB_AGAIN("TIMEOUT", "0:15", "1") RECORD("143", "TERM") "started 5\n"), "end timeout -1 15",
 		  NULL },
 		/* told to end by cancel with a grace period: only signalled, for Slurm */
-		{ WITNESS(JOB("FAILED", "0:9") "started 5\ncancelled 1\n"), "end cancelled -1 9", "cancelled; it took SIGKILL" },
+		{ WITNESS(JOB("FAILED", "0:9") "started 5\ncancelled 1\n"), "end cancelled -1 9",
+		  "cancelled; it took SIGKILL" },
 		{ WITNESS(JOB("FAILED", "143:0") "started 5\ncancelled 1\n"), "end cancelled 143 0", "cancelled" },
 		{ WITNESS(JOB("FAILED", "0:9") "started 5\n"), "end failed -1 9", "killed by signal 9" },
 		{ WITNESS(JOB("FAILED", "3:0") "started 5\ncancelled 1\n"), "end failed 3 0", NULL },
 		/* its script ended before the guard: that is not the command's code */
-		{ WITNESS(JOB("FAILED", "66:0") "started void\n"), "end failed -1 0", "cannot enter the run's control directory" },
-		{ WITNESS(JOB("FAILED", "2:0") "started void\n"), "end failed -1 0", "before the job's command could begin" },
+		{ WITNESS(JOB("FAILED", "66:0") "started void\n"), "end failed -1 0",
+		  "cannot enter the run's control directory" },
+		{ WITNESS(JOB("FAILED", "2:0") "started void\n"), "end failed -1 0",
+		  "before the job's command could begin" },
 		{ WITNESS(JOB("FAILED", "66:0") "started 5\n"), "end failed 66 0", "exited with code 66" },
 		/* only accounting knows */
 		{ WITNESS(SACCT("CANCELLED by 1000", "0:0") "started void\n"), "end cancelled -1 0",
@@ -905,7 +910,8 @@ static void test_shell_races(void **state)
 		box_open(&b, shells[i]);
 		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"", "");
 		submit(&b, "ok 78\n");
-		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\n"); /* the surplus one, and its cancellation shows in no log */
+		expect(&b, "cat \"$BOX/cancelled\"",
+		       "hold 77\n--state=PENDING 77\n"); /* the surplus one, and its cancellation shows in no log */
 		box_close(&b);
 
 		box_open(&b, shells[i]);
@@ -916,7 +922,9 @@ static void test_shell_races(void **state)
 
 		/* what cannot be cancelled must not wait for ever either */
 		box_open(&b, shells[i]);
-		expect(&b, "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"; : >\"$BOX/scancel.rc\"", "");
+		expect(&b,
+		       "echo 'ln -s 78 \"$HOME/d/u/runs/7/a1/claim\"' >\"$BOX/sbatch.hook\"; : >\"$BOX/scancel.rc\"",
+		       "");
 		submit(&b, "ok 78\n");
 		expect(&b, "cat \"$BOX/cancelled\"", "hold 77\n--state=PENDING 77\nrelease 77\n");
 		box_close(&b);
@@ -980,16 +988,22 @@ static void test_shell_grace(void **state)
 		struct box b;
 
 		box_open(&b, shells[i]);
-		expect(&b, "mkdir \"$HOME/d\"; ln -s 5 \"$HOME/d/started\"; " QUEUED("RUNNING")
-			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
+		expect(&b,
+		       "mkdir \"$HOME/d\"; ln -s 5 \"$HOME/d/started\"; " QUEUED(
+			       "RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000",
+		       "ok\nagain 1000\n");
 		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\"", "--full -s TERM 5\n");
 		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000 | sed 's/[0-9]*$//'",
 		       "ok\nagain \n");
 		expect(&b, "cat \"$BOX/cancelled\" 2>/dev/null", "");
-		expect(&b, "echo 99999999999 >\"$HOME/d/term\"; " QUEUED("RUNNING")
-			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\nagain 1000\n");
-		expect(&b, "echo 1 >\"$HOME/d/term\"; " QUEUED("RUNNING")
-			   "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000", "ok\n\n");
+		expect(&b,
+		       "echo 99999999999 >\"$HOME/d/term\"; " QUEUED(
+			       "RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000",
+		       "ok\nagain 1000\n");
+		expect(&b,
+		       "echo 1 >\"$HOME/d/term\"; " QUEUED(
+			       "RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 1000",
+		       "ok\n\n");
 		expect(&b, "cat \"$BOX/cancelled\"; rm \"$BOX/cancelled\" \"$HOME/d/term\"", "--batch -s KILL 5\n5\n");
 		/* none at all, and jobs that do not run */
 		expect(&b, QUEUED("RUNNING") "sl_verb cancel \"$HOME/d\" slurmray:u/7/a1 5 0 0", "ok\n\n");
@@ -1046,18 +1060,35 @@ static void test_prelude_is_posix(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_submit_code),      cmocka_unit_test(test_other_code),
-		cmocka_unit_test(test_verb_code),         cmocka_unit_test(test_cancel_with_grace),        cmocka_unit_test(test_verb_before_submission),
-		cmocka_unit_test(test_submit_result),    cmocka_unit_test(test_poll),
-		cmocka_unit_test(test_poll_odd_rows), cmocka_unit_test(test_poll_numbers), cmocka_unit_test(test_sacct_numbers), cmocka_unit_test(test_usage),    cmocka_unit_test(test_poll_failed),
-		cmocka_unit_test(test_state_words),      cmocka_unit_test(test_verify_recordings),
-		cmocka_unit_test(test_verify_cut),       cmocka_unit_test(test_verify_made_up),
-		cmocka_unit_test(test_verify_members),   cmocka_unit_test(test_verb_result),
-		cmocka_unit_test(test_probes),           cmocka_unit_test(test_probe_errors),
-		cmocka_unit_test(test_prelude_is_posix), cmocka_unit_test(test_shell_submit),
-		cmocka_unit_test(test_shell_verdicts),   cmocka_unit_test(test_shell_lost_reply),
-		cmocka_unit_test(test_shell_races),      cmocka_unit_test(test_shell_payload_cut),
-		cmocka_unit_test(test_shell_cancel),     cmocka_unit_test(test_shell_grace),     cmocka_unit_test(test_shell_verify),
+		cmocka_unit_test(test_submit_code),
+		cmocka_unit_test(test_other_code),
+		cmocka_unit_test(test_verb_code),
+		cmocka_unit_test(test_cancel_with_grace),
+		cmocka_unit_test(test_verb_before_submission),
+		cmocka_unit_test(test_submit_result),
+		cmocka_unit_test(test_poll),
+		cmocka_unit_test(test_poll_odd_rows),
+		cmocka_unit_test(test_poll_numbers),
+		cmocka_unit_test(test_sacct_numbers),
+		cmocka_unit_test(test_usage),
+		cmocka_unit_test(test_poll_failed),
+		cmocka_unit_test(test_state_words),
+		cmocka_unit_test(test_verify_recordings),
+		cmocka_unit_test(test_verify_cut),
+		cmocka_unit_test(test_verify_made_up),
+		cmocka_unit_test(test_verify_members),
+		cmocka_unit_test(test_verb_result),
+		cmocka_unit_test(test_probes),
+		cmocka_unit_test(test_probe_errors),
+		cmocka_unit_test(test_prelude_is_posix),
+		cmocka_unit_test(test_shell_submit),
+		cmocka_unit_test(test_shell_verdicts),
+		cmocka_unit_test(test_shell_lost_reply),
+		cmocka_unit_test(test_shell_races),
+		cmocka_unit_test(test_shell_payload_cut),
+		cmocka_unit_test(test_shell_cancel),
+		cmocka_unit_test(test_shell_grace),
+		cmocka_unit_test(test_shell_verify),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -271,13 +271,15 @@ static void test_line_is_command(void **state)
 static void test_line_without_separator(void **state)
 {
 	(void)state;
-	refuse("nodes=2 true\n", "'nodes' is a key of the spec, and a command comes behind ` -- `: write `nodes=2 -- true`, or "
-				 "`-- nodes=2 true` to give the command a variable of that name");
+	refuse("nodes=2 true\n",
+	       "'nodes' is a key of the spec, and a command comes behind ` -- `: write `nodes=2 -- true`, or "
+	       "`-- nodes=2 true` to give the command a variable of that name");
 	refuse("A=1 time=5  mem='1 G'  ./run -x -- y \n",
 	       "'time' is a key of the spec, and a command comes behind ` -- `: write `A=1 time=5  mem='1 G' -- ./run -x -- y`, or "
 	       "`-- A=1 time=5  mem='1 G'  ./run -x -- y` to give the command a variable of that name");
-	refuse("nodez=2 true\n", "'nodez' looks like the key 'nodes', and a command comes behind ` -- `: write `nodes=2 -- true`, "
-				 "or `-- nodez=2 true` to give the command a variable of that name");
+	refuse("nodez=2 true\n",
+	       "'nodez' looks like the key 'nodes', and a command comes behind ` -- `: write `nodes=2 -- true`, "
+	       "or `-- nodez=2 true` to give the command a variable of that name");
 	refuse_with("cpus-per-task=2 true\n", "'cpus_per_task' is a key of the spec");
 	refuse_with("env.A=1 true\n", "write `env.A=1 -- true`");
 	refuse_with("nodes=2 --x y\n", "write `nodes=2 -- --x y`");
@@ -287,9 +289,10 @@ static void test_line_without_separator(void **state)
 	refuse("A=1 nodes=2\n", "there is nothing to run: write `A=1 nodes=2 -- COMMAND`");
 	refuse("payload=/x foo=1\n", "unknown key 'foo': runs/template lists the keys");
 	refuse("nodes=2 name='x true\n", "a quote is not closed");
-	refuse_with("nodes=2 "
-		    "cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc\n",
-		    "cccc...`");
+	refuse_with(
+		"nodes=2 "
+		"cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc\n",
+		"cccc...`");
 }
 
 static void test_line_of_pairs(void **state)
@@ -311,12 +314,14 @@ static void test_line_mistakes(void **state)
 	refuse("nodes=2 --\n", "'command' must not be empty");
 	refuse("--\n", "'command' must not be empty");
 	refuse("# a comment\n", "'command' must not be a comment alone");
-	refuse("#SBATCH -N 2\n", "this does not look like a batch script: the first line of one begins with #! and the path of an "
-				"interpreter, such as #!/bin/bash");
+	refuse("#SBATCH -N 2\n",
+	       "this does not look like a batch script: the first line of one begins with #! and the path of an "
+	       "interpreter, such as #!/bin/bash");
 	refuse("name='a -- b\n", "a quote before ` -- ` is not closed");
 	refuse("echo a\r\n", "the line ends in a carriage return (CR LF); end it with LF alone");
-	refuse("echo a\necho b\n", "there is more behind the line: a batch script begins with #! and the path of an interpreter, "
-				   "such as #!/bin/bash; else write one spec at a time");
+	refuse("echo a\necho b\n",
+	       "there is more behind the line: a batch script begins with #! and the path of an interpreter, "
+	       "such as #!/bin/bash; else write one spec at a time");
 	refuse("# train\n#SBATCH -N 2\nsrun x\n",
 	       "this does not look like a batch script: the first line of one begins with #! and the path of an interpreter, "
 	       "such as #!/bin/bash");
@@ -460,9 +465,10 @@ static void test_script_in_json(void **state)
 	       "{\"script\": \"#!/bin/sh\\n#SBATCH -N2 -n4\\n\", \"nodes\": \"3\", \"ntasks\": 4}");
 	expect("{\"script\": \"#!/bin/sh\\n#SBATCH -N2\\n\", \"nodes\": null}",
 	       "{\"script\": \"#!/bin/sh\\n#SBATCH -N2\\n\", \"nodes\": null}");
-	refuse("{\"script\": \"/home/me/job.sh\"}", "'script' must be the text of a script that begins with #! and the path of an "
-						 "interpreter, such as #!/bin/bash (a file is shipped with `payload`), not "
-						 "'/home/me/job.sh'");
+	refuse("{\"script\": \"/home/me/job.sh\"}",
+	       "'script' must be the text of a script that begins with #! and the path of an "
+	       "interpreter, such as #!/bin/bash (a file is shipped with `payload`), not "
+	       "'/home/me/job.sh'");
 	refuse_with("#!\necho\n", "'script' must be");
 	refuse_with("#! \t\n/bin/sh\n", "'script' must be");
 	expect("#! /bin/sh\n", "{\"script\": \"#! /bin/sh\\n\"}");
@@ -576,8 +582,9 @@ static void test_choices(void **state)
 	check_value("pipes", "true", "true");
 	check_value("pipes", "\"false\"", "false");
 	check_value("pipes", "1", NULL);
-	refuse("pipes=inject -- a\n", "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the job runs, "
-				      "or list its one file in `files`");
+	refuse("pipes=inject -- a\n",
+	       "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the job runs, "
+	       "or list its one file in `files`");
 	check_value("extras", "{\"a\": [1, {\"b\": null}]}", "{\"a\": [1, {\"b\": null}]}");
 	check_value("extras", "\"{}\"", "{}");
 	check_value("extras", "[1]", NULL);
@@ -770,7 +777,9 @@ static void test_large(void **state)
 	strbuf_addstr(&many, " -- x\n");
 	spec = parse_n(many.buf, many.len);
 	assert_true(json_array_size(json_object_get(spec, "afterok")) > 30000);
-	assert_true(json_array_size(json_object_get(spec, "afterany")) * 2 - json_array_size(json_object_get(spec, "afterok")) <= 2);
+	assert_true(json_array_size(json_object_get(spec, "afterany")) * 2 -
+			    json_array_size(json_object_get(spec, "afterok")) <=
+		    2);
 	json_decref(spec);
 	for (int i = 1; lines.len < 900000; i++)
 		strbuf_addf(&lines, "#SBATCH -d afterok:%d\n", i);

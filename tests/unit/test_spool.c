@@ -220,7 +220,7 @@ struct piece {
 };
 
 static const struct piece pieces[] = {
-	{ SPOOL_OUT, "abc" }, { SPOOL_ERR, "ABCDE" }, { SPOOL_OUT, "d" }, { SPOOL_OUT, "efghi" },
+	{ SPOOL_OUT, "abc" }, { SPOOL_ERR, "ABCDE" }, { SPOOL_OUT, "d" },   { SPOOL_OUT, "efghi" },
 	{ SPOOL_ERR, "F" },   { SPOOL_OUT, "jk" },    { SPOOL_ERR, "GHI" },
 };
 

@@ -428,7 +428,8 @@ static void what_is_posted_is_loaded(void **state)
 		     "doc 3 script 0 \ndoc 3 spec 3 A0B\n"
 		     "key k 3 three\n"
 		     "seen ffffffffffffffff 1 7\n\nseen 1 fffffffffffffffe 8\n"
-		     "rejected 99 1000 bad why\n", 4);
+		     "rejected 99 1000 bad why\n",
+		     4);
 }
 
 static void an_end_leaves_the_summary_and_a_purge_the_key(void **state)
@@ -450,7 +451,8 @@ static void an_end_leaves_the_summary_and_a_purge_the_key(void **state)
 		expect(&f, STORE_DONE, i, 0);
 	fix_close(&f);
 	assert_holds("run 1 one 0 {\"id\":\"one\"}\nrun 2 two 1 {\"id\":\"two\"}\n"
-		     "event 2 1002 facts {\"n\":2}\nkey k 1 one\n", 3);
+		     "event 2 1002 facts {\"n\":2}\nkey k 1 one\n",
+		     3);
 	fix_start(&f);
 	store_ask_doc(f.s, 8, 1, "spec"); /* documents of ended runs stay */
 	expect(&f, STORE_DOC, 8, 0);
@@ -526,7 +528,8 @@ static void what_can_never_be_leaves_the_others_alone(void **state)
 	expect(&f, STORE_DONE, 3, 0);
 	fix_close(&f);
 	assert_holds("run 1 name 1 {\"id\":\"name\"}\nrun 2 other 1 {\"id\":\"other\"}\n"
-		     "event 1 1001 facts {\"n\":1}\nevent 2 1003 facts {\"n\":3}\n", 3);
+		     "event 1 1001 facts {\"n\":1}\nevent 2 1003 facts {\"n\":3}\n",
+		     3);
 }
 
 static void what_is_posted_before_start_or_close_is_committed(void **state)
@@ -600,9 +603,10 @@ static void remote_file_systems(void **state)
 	assert_string_equal(store_remote_fs(0x6969), "NFS");
 	assert_string_equal(store_remote_fs(0x47504653), "GPFS");
 	assert_string_equal(store_remote_fs(0xff534d42), "CIFS");
-	assert_string_equal(store_remote_fs((unsigned long)(long)(int)0xff534d42), "CIFS"); /* f_type is signed on some */
+	assert_string_equal(store_remote_fs((unsigned long)(long)(int)0xff534d42),
+			    "CIFS"); /* f_type is signed on some */
 	assert_string_equal(store_remote_fs(0x65735546), "FUSE");
-	assert_null(store_remote_fs(0xef53));	  /* ext4 */
+	assert_null(store_remote_fs(0xef53));     /* ext4 */
 	assert_null(store_remote_fs(0x01021994)); /* tmpfs */
 	assert_null(store_remote_fs(0x794c7630)); /* overlayfs */
 }
@@ -663,7 +667,8 @@ static void a_second_user_is_refused(void **state)
 		struct store *s = NULL;
 		char uuid[37];
 
-		_exit(store_open(dir, &clock_system, &s, uuid, &e) == -EBUSY && strstr(e.text, "another slurmray") ? 0 : 1);
+		_exit(store_open(dir, &clock_system, &s, uuid, &e) == -EBUSY && strstr(e.text, "another slurmray") ? 0
+														   : 1);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
@@ -738,11 +743,12 @@ static int open_with(const struct store_migration *steps, struct err *e)
 
 static void migrations_keep_a_copy(void **state)
 {
-	static const char good[] = "ALTER TABLE run RENAME TO old;"
-				   "CREATE TABLE run (num INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, live INTEGER NOT NULL,"
-				   "  summary TEXT NOT NULL);"
-				   "INSERT INTO run SELECT num, num, live, summary FROM old; DROP TABLE old;"
-				   "CREATE TABLE rejected (seq INTEGER PRIMARY KEY, time, uid, text, why);";
+	static const char good[] =
+		"ALTER TABLE run RENAME TO old;"
+		"CREATE TABLE run (num INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, live INTEGER NOT NULL,"
+		"  summary TEXT NOT NULL);"
+		"INSERT INTO run SELECT num, num, live, summary FROM old; DROP TABLE old;"
+		"CREATE TABLE rejected (seq INTEGER PRIMARY KEY, time, uid, text, why);";
 	const struct store_migration steps[] = { { 0, good }, { 0, NULL } };
 	const struct store_migration bad_steps[] = { { 0, "DROP TABLE run; SELECT nonsense" }, { 0, NULL } };
 	struct err e = ERR_INIT;
@@ -798,7 +804,8 @@ static void check_trouble(int after, int code, int want)
 	assert_holds("run 1 1 1 {\"id\":\"1\"}\nrun 2 2 1 {\"id\":\"2\"}\nrun 4 4 1 {\"id\":\"4\"}\n"
 		     "run 5 5 1 {\"id\":\"5\"}\n"
 		     "event 1 1001 facts {\"n\":1}\nevent 2 1002 facts {\"n\":2}\nevent 4 1004 facts {\"n\":4}\n"
-		     "event 5 1005 facts {\"n\":5}\ndoc 4 spec 1 s\n", 6);
+		     "event 5 1005 facts {\"n\":5}\ndoc 4 spec 1 s\n",
+		     6);
 }
 
 static void a_full_disk_loses_nothing(void **state)
@@ -1013,7 +1020,8 @@ static void count_event(void *arg, uint32_t run, int64_t time, const char *type,
 
 	c->n++;
 	(void)snprintf(want, sizeof(want), "{\"n\":%llu}", (unsigned long long)c->n);
-	c->in_order &= run == 1 && strcmp(data, want) == 0 && time == 1000 + (int64_t)c->n && strcmp(type, "facts") == 0;
+	c->in_order &=
+		run == 1 && strcmp(data, want) == 0 && time == 1000 + (int64_t)c->n && strcmp(type, "facts") == 0;
 }
 
 static void killed_at_any_time(void **state)
@@ -1031,8 +1039,8 @@ static void killed_at_any_time(void **state)
 		fix_open(&f);
 		assert_int_equal(store_load(f.s, &l, &f.next, &e), 0);
 		fix_close(&f);
-		assert_true(c.in_order);       /* 1, 2, 3 ... without a hole and none twice */
-		assert_true(c.n >= answered);  /* all that was answered */
+		assert_true(c.in_order);      /* 1, 2, 3 ... without a hole and none twice */
+		assert_true(c.n >= answered); /* all that was answered */
 		assert_true(c.n <= answered + 8);
 		at = c.n;
 	}

@@ -40,7 +40,8 @@ static void odd_rows(void **state)
 {
 	(void)state;
 	check("[{\"a\": 1, \"b\": \"\"}, {\"b\": [], \"c\": 2}, 5]", "A  B\n1  -\n-  -\n-  -\n");
-	check("[{\"n\": \"\\u00e4\\u00f6\", \"m\": 1}, {\"n\": \"abc\", \"m\": 22}]", "N     M\n\xc3\xa4\xc3\xb6    1\nabc  22\n");
+	check("[{\"n\": \"\\u00e4\\u00f6\", \"m\": 1}, {\"n\": \"abc\", \"m\": 22}]",
+	      "N     M\n\xc3\xa4\xc3\xb6    1\nabc  22\n");
 	check("[]", "");
 	check("[{}]", "");
 	check("[5]", "");

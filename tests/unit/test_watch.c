@@ -1,6 +1,6 @@
 /*
- * Directories of live runs that come by themselves (backend/remote_watch.c), over a fake cluster: what a line of the log
- * announces is listed before the line can be read, nothing is asked for what nobody looks at, and logs stay exact.
+ * Directories of live runs that come by themselves (backend/remote_watch.c), over a fake cluster: what a line of the
+ * log announces is listed before the line can be read, nothing is asked for what nobody looks at, and logs stay exact.
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_cluster.h"
@@ -69,7 +69,7 @@ static size_t lines_of_log(const struct fx *f, uint32_t run, size_t *bytes)
 
 /* Line N says: rN is there, deep/N/x has two bytes, `all` has N lines, r(N-1) is gone. */
 #define ANNOUNCES                                                                                                      \
-	"cd \"$SLURMRAY_RESULTS\"; n=0; while [ $n -lt 40 ]; do n=$((n + 1)); mkdir -p deep/$n; echo x >deep/$n/x; "    \
+	"cd \"$SLURMRAY_RESULTS\"; n=0; while [ $n -lt 40 ]; do n=$((n + 1)); mkdir -p deep/$n; echo x >deep/$n/x; "   \
 	"printf .. >>all; echo $n >r$n; rm -f r$((n - 1)); echo $n; sleep 0.07; done; until [ -e \"$HOME/go\" ]; do "  \
 	"sleep 0.05; done"
 
@@ -136,7 +136,9 @@ static void test_cut(void **state)
 
 	fake.cut_every = 60;
 	fx_start(f);
-	fx_submit(f, 7, "cd \"$SLURMRAY_RESULTS\"; n=0; while [ $n -lt 60 ]; do n=$((n + 1)); echo $n >r$n; echo $n; sleep 0.03; done");
+	fx_submit(
+		f, 7,
+		"cd \"$SLURMRAY_RESULTS\"; n=0; while [ $n -lt 60 ]; do n=$((n + 1)); echo $n >r$n; echo $n; sleep 0.03; done");
 	FX_WAIT(f, fx_event(f, 7, EV_SUBMITTED, NULL));
 	for (int i = 1; i <= 60; i++)
 		strbuf_addf(&want, "%d\n", i);
@@ -153,10 +155,12 @@ static void test_unchanged(void **state)
 	int before;
 
 	fx_start(f);
-	fx_submit(f, 7, "echo 1 >\"$SLURMRAY_RESULTS/r\"; echo first; sleep 3.5; echo second; sleep 0.3; : >\"$HOME/settled\"; "
-			"until [ -e \"$HOME/on\" ]; do sleep 0.05; done; for i in 1 2 3 4 5 6 7 8 9 10; do echo line; sleep 0.1; done; "
-			": >\"$HOME/said\"; until [ -e \"$HOME/go\" ]; do sleep 0.05; done; echo 22 >\"$SLURMRAY_RESULTS/r\"; echo x; "
-			"until [ -e \"$HOME/end\" ]; do sleep 0.05; done");
+	fx_submit(
+		f, 7,
+		"echo 1 >\"$SLURMRAY_RESULTS/r\"; echo first; sleep 3.5; echo second; sleep 0.3; : >\"$HOME/settled\"; "
+		"until [ -e \"$HOME/on\" ]; do sleep 0.05; done; for i in 1 2 3 4 5 6 7 8 9 10; do echo line; sleep 0.1; done; "
+		": >\"$HOME/said\"; until [ -e \"$HOME/go\" ]; do sleep 0.05; done; echo 22 >\"$SLURMRAY_RESULTS/r\"; echo x; "
+		"until [ -e \"$HOME/end\" ]; do sleep 0.05; done");
 	FX_WAIT(f, fx_event(f, 7, EV_SUBMITTED, NULL));
 	look(f, 7, CLUSTER_LOOK_RUN);
 	FX_WAIT(f, fx_home_has(f, "settled") && f->out_len == 13);
@@ -180,8 +184,10 @@ static void test_by_itself(void **state)
 	struct fx *f = *state;
 
 	fx_start(f);
-	fx_submit(f, 7, "echo w >in-work; for i in 1 2 3; do until [ -e \"$HOME/go$i\" ]; do sleep 0.02; done; "
-			"echo $i >\"$SLURMRAY_RESULTS/r$i\"; mv in-work in-work$i; cp in-work$i in-work; done; until [ -e \"$HOME/end\" ]; do sleep 0.05; done");
+	fx_submit(
+		f, 7,
+		"echo w >in-work; for i in 1 2 3; do until [ -e \"$HOME/go$i\" ]; do sleep 0.02; done; "
+		"echo $i >\"$SLURMRAY_RESULTS/r$i\"; mv in-work in-work$i; cp in-work$i in-work; done; until [ -e \"$HOME/end\" ]; do sleep 0.05; done");
 	FX_WAIT(f, fx_event(f, 7, EV_STATE, "running"));
 	look(f, 7, CLUSTER_LOOK_RESULTS);
 	FX_WAIT(f, f->listings);
@@ -216,8 +222,10 @@ static void test_large(void **state)
 	struct fx *f = *state;
 
 	fx_start(f);
-	fx_submit(f, 7, "cd \"$SLURMRAY_RESULTS\"; seq -f file-with-a-long-name-that-takes-room-%06.0f 3000 | xargs touch; "
-			"until [ -e \"$HOME/go\" ]; do sleep 0.02; done; for i in 1 2 3; do echo $i; touch new$i; done; sleep 0.5");
+	fx_submit(
+		f, 7,
+		"cd \"$SLURMRAY_RESULTS\"; seq -f file-with-a-long-name-that-takes-room-%06.0f 3000 | xargs touch; "
+		"until [ -e \"$HOME/go\" ]; do sleep 0.02; done; for i in 1 2 3; do echo $i; touch new$i; done; sleep 0.5");
 	FX_WAIT(f, fx_event(f, 7, EV_STATE, "running"));
 	look(f, 7, CLUSTER_LOOK_RESULTS);
 	FX_WAIT(f, f->listings && !f->listing_whole && f->listing_len[AREA_RESULTS] > 100000);
@@ -232,8 +240,10 @@ static void test_names(void **state)
 	struct fx *f = *state;
 
 	fx_start(f);
-	fx_submit(f, 7, "cd \"$SLURMRAY_RESULTS\"; touch 'new\nline' ' blank' ./-dash; mkdir -p '$(touch x)'; mkfifo fifo; "
-			"ln -s ../../out away; ln -s //0 marks; ln -s ' blank' link; touch last; until [ -e \"$HOME/end\" ]; do sleep 0.05; done");
+	fx_submit(
+		f, 7,
+		"cd \"$SLURMRAY_RESULTS\"; touch 'new\nline' ' blank' ./-dash; mkdir -p '$(touch x)'; mkfifo fifo; "
+		"ln -s ../../out away; ln -s //0 marks; ln -s ' blank' link; touch last; until [ -e \"$HOME/end\" ]; do sleep 0.05; done");
 	FX_WAIT(f, fx_event(f, 7, EV_STATE, "running"));
 	look(f, 7, CLUSTER_LOOK_RESULTS);
 	FX_WAIT(f, f->listing[AREA_RESULTS] && listed(f, AREA_RESULTS, "last") == 0);
@@ -255,7 +265,8 @@ static void test_many(void **state)
 
 	fx_start(f);
 	for (uint32_t i = 1; i <= 10; i++)
-		fx_submit(f, i, "echo r >\"$SLURMRAY_RESULTS/r\"; echo said; until [ -e \"$HOME/go\" ]; do sleep 1; done");
+		fx_submit(f, i,
+			  "echo r >\"$SLURMRAY_RESULTS/r\"; echo said; until [ -e \"$HOME/go\" ]; do sleep 1; done");
 	for (uint32_t i = 1; i <= 10; i++)
 		FX_WAIT(f, fx_event(f, i, EV_SUBMITTED, NULL));
 	for (uint32_t i = 1; i <= 10; i++)
@@ -270,8 +281,16 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-		T(test_announced), T(test_announced_without_sftp), T(test_announced_plain_sh), T(test_cut), T(test_unchanged),
-		T(test_by_itself), T(test_nobody_looks), T(test_large), T(test_names), T(test_many),
+		T(test_announced),
+		T(test_announced_without_sftp),
+		T(test_announced_plain_sh),
+		T(test_cut),
+		T(test_unchanged),
+		T(test_by_itself),
+		T(test_nobody_looks),
+		T(test_large),
+		T(test_names),
+		T(test_many),
 	};
 
 	(void)signal(SIGPIPE, SIG_IGN);
