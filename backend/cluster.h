@@ -8,9 +8,11 @@
  *    then it tries again by itself.
  *  - From CREQ_SUBMIT or CREQ_WATCH on it reports every change as events, and the end exactly as events too; the
  *    same report may come twice (run_apply drops it). An `end` needs a witness; not being able to ask is CREP_LINK.
- *  - It appends both streams to the spool and reports lengths (CREP_LOG). After `end` it goes on until the lengths of the
+ *  - It appends both streams and (job->pipes_messages) the job's message file to the spool and reports lengths (CREP_LOG). After `end` it goes on until the lengths of the
  *    end are there or cannot be had (then facts `log_incomplete` come first), and says so once (`last`); it may come before
  *    the end is told. A WATCH of an ended run is answered in this way always.
+ *  - The same for messages: `events_last` once nothing more of them will come; the end is held back until then. An end with
+ *    `events_len` 0 has none, and none are waited for.
  *  - Every request with a ticket is answered by exactly one CREP_REPLY, at the latest when the cluster is closed, and
  *    at its deadline with -EHOSTUNREACH.
  */
@@ -64,6 +66,7 @@ struct creq {
 	struct job *job;	/* SUBMIT, WATCH */
 	char *script;		/* SUBMIT, WATCH: what the scheduler is given */
 	size_t script_len;
+	char *context;		/* SUBMIT, WATCH: local file that becomes the attempt's `context`, or NULL */
 	char *files_dir;	/* SUBMIT, WATCH: local directory whose contents go to the working directory, or NULL */
 	int64_t out_len, err_len; /* WATCH of an ended run whose logs are not complete: final lengths; else -1 */
 	bool ended;		/* WATCH: only logs are still wanted */
@@ -103,6 +106,7 @@ struct crep {
 	struct event *ev;
 	int64_t out_len, err_len;
 	bool last;	/* LOG: the job has ended, nothing more will come, and all of it is on the disk (spool_sync) */
+	bool events_last; /* LOG: all messages are here and on the disk, or cannot be had */
 	bool up, asking;
 	int code;	/* 0 or negative errno */
 	char *text;	/* a sentence (LINK, failed REPLY, verb's answer) */

@@ -152,6 +152,7 @@ static void ended(struct cluster *c, struct local_job *j)
 	j->pid_fd = -1;
 	j->out_len = event_int(ev, "out_len", 0);
 	j->err_len = event_int(ev, "err_len", 0);
+	j->events_len = event_int(ev, "events_len", 0);
 	local_logs(c, j);
 	if (j->spool && !j->logs_done)
 		(void)spool_sync(j->spool);
@@ -206,8 +207,8 @@ static void submitted(struct cluster *c, const struct local_job *j, bool known)
 static void refuse(struct cluster *c, struct local_job *j, bool known, const char *why)
 {
 	if (known)
-		local_event(c, j, EV_END, json_pack("{s:s, s:s, s:i, s:i}", "status", "failed", "why", why, "out_len", 0,
-						    "err_len", 0));
+		local_event(c, j, EV_END, json_pack("{s:s, s:s, s:i, s:i, s:i}", "status", "failed", "why", why, "out_len", 0,
+						    "err_len", 0, "events_len", 0));
 	else
 		local_event(c, j, EV_REJECTED, json_pack("{s:s}", "why", why));
 	forget(c, j);

@@ -21,6 +21,7 @@ static void creq_release(struct msg *m)
 	}
 	free(r->script);
 	free(r->files_dir);
+	free(r->context);
 	free(r->verb);
 	free(r->arg);
 	free(r->path);

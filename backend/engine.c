@@ -408,6 +408,8 @@ static void on_log(struct engine *en, struct erun *er, const struct crep *rep)
 	er->spooled_out = (uint64_t)rep->out_len;
 	er->spooled_err = (uint64_t)rep->err_len;
 	er->logs_last = er->logs_last || rep->last;
+	er->events_last = er->events_last || rep->events_last;
+	engine_end_ready(en, er);
 	if (er->visible && en->ob.log_grew)
 		en->ob.log_grew(en->ob.arg, r);
 	engine_logs_done(en, er);
@@ -522,6 +524,7 @@ static void repair_spools(struct engine *en)
 		const struct run *r = en->order[i]->r;
 		cleanup_free char *dir = xasprintf("%s/%u", en->spool_dir, r->num);
 		struct err e = ERR_INIT;
+		struct events *ev;
 		struct spool *s;
 
 		if (!r->attempt || (!run_is_live(r) && run_fact(r, "logs")) || access(dir, F_OK) < 0)
@@ -530,6 +533,12 @@ static void repair_spools(struct engine *en)
 			log_warn("run %s: %s", r->id, e.text);
 		else
 			spool_close(s);
+		if (!engine_has_pipes(r))
+			continue;
+		if (events_open(en->spool_dir, r->num, &ev, &e) < 0)
+			log_warn("run %s: %s", r->id, e.text);
+		else
+			events_close(ev);
 	}
 }
 

@@ -144,6 +144,12 @@ void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, siz
 void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code, engine_done cb,
 		   void *arg);
 
+/* STATE/spool/NUM/context: the Pipes context of a run; in a draft the caller may write it (at most ENGINE_CONTEXT_MAX bytes). */
+#define ENGINE_CONTEXT_MAX ((uint64_t)64 * 1024 * 1024)
+void engine_context_path(const struct engine *en, uint32_t num, struct strbuf *out);
+/* Does the run report by Dagster Pipes? */
+bool engine_has_pipes(const struct run *r);
+
 /* STATE/files/NUM: what a draft's files/ holds; the caller makes files there. */
 void engine_files_dir(const struct engine *en, uint32_t num, struct strbuf *out);
 

@@ -115,7 +115,7 @@ static void new_attempt(struct erun *er, const struct event *ev)
 {
 	str_set(&er->directory, event_str(ev, "directory"));
 	str_set(&er->scratch, event_str(ev, "scratch"));
-	er->logs_last = false;
+	er->logs_last = er->events_last = false;
 	er->spooled_out = er->spooled_err = 0;
 }
 

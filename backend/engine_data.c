@@ -199,15 +199,40 @@ static void have_manifest(void *arg, int code, const char *text, const char *dat
 
 	(void)text;
 	if (er && er->held_end) {
-		struct event *ev = er->held_end;
-
-		er->held_end = NULL;
 		if (code == 0)
 			save_manifest(w->en, w->run, data, len);
+		er->manifest_wanted = false;
 		point(POINT_ENGINE_END_HELD);
-		engine_post(w->en, er, ev, 0, NULL);
+		engine_end_ready(w->en, er);
 	}
 	free(w);
+}
+
+/* Messages that may still come. */
+static bool events_wanted(const struct erun *er, const struct event *ev)
+{
+	return engine_has_pipes(er->r) && !er->events_last && event_int(ev, "events_len", -1) != 0;
+}
+
+void engine_end_ready(struct engine *en, struct erun *er)
+{
+	struct event *ev = er->held_end;
+
+	if (!ev || er->manifest_wanted || events_wanted(er, ev))
+		return;
+	er->held_end = NULL;
+	engine_pipes_end(en, er->r, ev);
+	engine_post(en, er, ev, 0, NULL);
+}
+
+static void ask_manifest(struct engine *en, struct erun *er)
+{
+	struct manifest_wait *w = xmalloc(sizeof(*w));
+
+	w->en = en;
+	w->run = er->r->num;
+	er->manifest_wanted = true;
+	engine_send(en, er, data_request(en, er, CREQ_MANIFEST, have_manifest, free, w));
 }
 
 /* Readers may have seen more than the record counted (a job that cut its own output): a log never shrinks. */
@@ -221,9 +246,8 @@ static void raise_length(const struct event *ev, const char *key, uint64_t spool
 
 void engine_report(struct engine *en, struct erun *er, struct event *ev)
 {
-	const json_t *left = json_object_get(ev->data, "manifest");
+	bool left = json_is_true(json_object_get(ev->data, "manifest"));
 	bool ours = event_int(ev, "attempt", er->r->attempt) == er->r->attempt;
-	struct manifest_wait *w;
 
 	if (ev->type == EV_END)
 		point(POINT_ENGINE_END_RECEIVED);
@@ -233,7 +257,7 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev)
 		if (er->logs_last || (event_int(ev, "out_len", -1) == 0 && event_int(ev, "err_len", -1) == 0))
 			(void)json_object_set_new(ev->data, "logs", json_string("complete"));
 	}
-	if (ev->type != EV_END || !ours || !er->r->attempt || !json_is_true(left) || !run_is_live(er->r)) {
+	if (ev->type != EV_END || !ours || !er->r->attempt || !run_is_live(er->r)) {
 		engine_post(en, er, ev, 0, NULL);
 		return;
 	}
@@ -242,8 +266,8 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev)
 		return;
 	}
 	er->held_end = ev;
-	w = xmalloc(sizeof(*w));
-	w->en = en;
-	w->run = er->r->num;
-	engine_send(en, er, data_request(en, er, CREQ_MANIFEST, have_manifest, free, w));
+	er->manifest_wanted = false;
+	if (left)
+		ask_manifest(en, er);
+	engine_end_ready(en, er);
 }

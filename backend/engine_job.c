@@ -62,6 +62,7 @@ int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbu
 		return rc;
 	engine_job_place(en, job, er->directory, er->scratch);
 	job->hold = er->r->hold_wanted; /* began as the spec's */
+	engine_pipes_flags(en, er->r, job);
 	return 0;
 }
 
@@ -182,6 +183,7 @@ struct creq *engine_creq_placed(struct engine *en, struct erun *er, enum creq_ty
 
 	rq->job = xcalloc(1, sizeof(*rq->job));
 	rq->job->merged = er->r->merged;
+	rq->job->pipes_messages = engine_has_pipes(er->r);
 	engine_job_place(en, rq->job, er->directory ? er->directory : run_fact(er->r, "directory"),
 			 er->scratch ? er->scratch : run_fact(er->r, "scratch"));
 	return rq;
@@ -189,7 +191,7 @@ struct creq *engine_creq_placed(struct engine *en, struct erun *er, enum creq_ty
 
 struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type type, struct strbuf *why)
 {
-	struct strbuf text = STRBUF_INIT, files = STRBUF_INIT;
+	struct strbuf text = STRBUF_INIT, files = STRBUF_INIT, context = STRBUF_INIT;
 	struct creq *rq = NULL;
 	struct err e = ERR_INIT;
 	struct job job;
@@ -203,6 +205,10 @@ struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type 
 		rq->script = strbuf_detach(&text, &rq->script_len);
 		engine_files_dir(en, er->r->num, &files);
 		rq->files_dir = strbuf_detach(&files, NULL);
+		engine_context_path(en, er->r->num, &context);
+		if (job.pipes_context)
+			rq->context = strbuf_detach(&context, NULL);
+		strbuf_release(&context);
 	} else {
 		strbuf_addstr(why, e.text);
 		job_release(&job);

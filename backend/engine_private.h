@@ -6,6 +6,7 @@
 
 #include "backend/cluster.h"
 #include "backend/engine.h"
+#include "backend/spool.h"
 #include "backend/store.h"
 
 #define PRINT_SIZE 17	/* of a spec's fingerprint, with its NUL */
@@ -49,7 +50,9 @@ struct erun {
 	struct erun *walked_from;
 	char *gate;		/* why a queued run is not submitted yet, or NULL */
 	struct list decided;	/* of struct waiter */
-	struct event *held_end;	/* an end that waits for its list of results, or NULL */
+	struct event *held_end;	/* an end that waits for its list of results, or for messages, or NULL */
+	bool manifest_wanted;	/* the list is on its way */
+	bool events_last;	/* the attempt's messages are all in the spool, or cannot be had */
 	struct list verb_waiters;
 	uint64_t verb_ticket;	/* of the verb that is under way; 0: none */
 	bool verb_told;		/* a cluster was told something since the last wish was posted */
@@ -186,6 +189,19 @@ bool engine_circle(struct engine *en, struct erun *draft, char *const *after, st
 void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg), void *arg);
 /* A cluster's report (owned): an end waits until the list of the run's results is here. */
 void engine_report(struct engine *en, struct erun *er, struct event *ev);
+
+/* Tells an end that has waited for everything. */
+void engine_end_ready(struct engine *en, struct erun *er);
+
+/* engine_pipes.c */
+/* The context of a run that is about to be: job->pipes_* and its text, not written yet. `from`: the run that is tried again, or NULL. */
+int engine_context(struct engine *en, const struct run *as, const struct run *from, struct job *job, struct strbuf *text,
+		   struct strbuf *errors);
+int engine_context_write(struct engine *en, const struct run *as, const struct job *job, const struct strbuf *text, struct err *e);
+/* The flags of a run that was accepted. */
+void engine_pipes_flags(struct engine *en, const struct run *r, struct job *job);
+/* What the messages say of the end: an exception makes it a failure. */
+void engine_pipes_end(struct engine *en, const struct run *r, struct event *ev);
 
 /* engine_files.c */
 void engine_remove_tree(const char *path);

@@ -82,7 +82,7 @@ struct prepared {
 	json_t *spec;
 	struct effective eff;
 	struct job job;
-	struct strbuf effective, script, errors;
+	struct strbuf effective, script, context, errors;
 	char print[PRINT_SIZE];
 };
 
@@ -93,6 +93,7 @@ static void prepared_release(struct prepared *p)
 	job_release(&p->job);
 	strbuf_release(&p->effective);
 	strbuf_release(&p->script);
+	strbuf_release(&p->context);
 	strbuf_release(&p->errors);
 }
 
@@ -131,6 +132,7 @@ static int parse(const char *text, size_t len, bool again, struct prepared *p)
 	memset(p, 0, sizeof(*p));
 	strbuf_init(&p->effective);
 	strbuf_init(&p->script);
+	strbuf_init(&p->context);
 	strbuf_init(&p->errors);
 	rc = spec_parse(text, len, &p->spec, &p->errors);
 	if (rc < 0)
@@ -142,7 +144,7 @@ static int parse(const char *text, size_t len, bool again, struct prepared *p)
 }
 
 /* Everything else that can be said without submitting; 0 or -EINVAL with the sentences in p->errors. */
-static int prepare(struct engine *en, const char *hint, const struct run *as, struct prepared *p)
+static int prepare(struct engine *en, const char *hint, const struct run *as, const struct run *from, struct prepared *p)
 {
 	struct err e = ERR_INIT;
 	int rc;
@@ -154,6 +156,8 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, st
 		rc = check_dependencies(en, as, p);
 	if (rc == 0)
 		rc = check_paths(en, p);
+	if (rc == 0)
+		rc = engine_context(en, as, from, &p->job, &p->context, &p->errors);
 	if (rc < 0)
 		return rc;
 	engine_job_place(en, &p->job, NULL, NULL);
@@ -172,7 +176,7 @@ void engine_check(struct engine *en, const char *text, size_t len, const char *c
 	as->id = xasprintf("%u", as->num);
 	*code = parse(text, len, false, &p);
 	if (*code == 0)
-		*code = prepare(en, cluster_hint, as, &p);
+		*code = prepare(en, cluster_hint, as, NULL, &p);
 	if (*code == 0) {
 		strbuf_addbuf(out, &p.effective);
 		strbuf_addch(out, '\n');
@@ -197,6 +201,7 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	const char *name = json_string_value(json_object_get(p->spec, "name"));
 	const char *key = json_string_value(json_object_get(p->spec, "key"));
 	json_t *tags = json_object_get(p->eff.values, "tags");
+	json_t *rule = p->job.pipes_messages ? json_object_get(p->eff.values, "pipes_exception") : NULL;
 
 	(void)json_object_set_new(d, "id", json_string(r->id));
 	(void)json_object_set_new(d, "cluster", json_string(p->eff.cluster->name));
@@ -212,6 +217,10 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	(void)json_object_set_new(d, "merged", json_boolean(p->job.merged));
 	if (p->job.hold)
 		(void)json_object_set_new(d, "hold", json_true());
+	if (p->job.pipes_messages)
+		(void)json_object_set_new(d, "pipes", json_true());
+	if (rule)
+		(void)json_object_set(d, "pipes_exception", rule);
 	(void)json_object_set_new(d, "spec_print", json_string(p->print));
 	(void)json_object_set_new(d, "cpus", json_integer((p->job.ntasks > 0 ? p->job.ntasks : 1) *
 							  (p->job.cpus_per_task > 0 ? p->job.cpus_per_task : 1)));
@@ -345,6 +354,7 @@ static void not_created(struct engine *en, struct erun *er, struct pending *p, i
 	engine_files_dir(en, er->r->num, &files);
 	engine_remove_tree(files.buf);
 	strbuf_release(&files);
+	(void)spool_remove(en->spool_dir, er->r->num);
 	engine_remove(en, er);
 	erun_free(er);
 }
@@ -443,6 +453,11 @@ static void create(struct engine *en, const struct submission *sub, struct erun 
 	struct err e = ERR_INIT;
 	json_t *d;
 
+	if (engine_context_write(en, er ? er->r : fresh, &p->job, &p->context, &e) < 0) {
+		refuse(en, sub, e.code, e.text);
+		run_free(fresh);
+		return;
+	}
 	if (!er) {
 		if (sub->retry_of && engine_link_files(en, sub->retry_of->num, fresh->num, &e) < 0) {
 			sub->cb(sub->arg, e.code, e.text);
@@ -479,7 +494,7 @@ static void submit(struct engine *en, const struct submission *sub)
 	if (rc < 0) {
 		refuse(en, sub, rc, p.errors.buf);
 	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p)) {
-		rc = prepare(en, s->cluster_hint, er ? er->r : fresh, &p);
+		rc = prepare(en, s->cluster_hint, er ? er->r : fresh, sub->retry_of, &p);
 		if (rc < 0) {
 			refuse(en, sub, rc, p.errors.buf);
 		} else {

@@ -125,6 +125,7 @@ static bool take(struct exit_record *r, const char *key, const char *value, unsi
 		{ "end", &r->end, INT64_MAX / USEC_PER_SEC },
 		{ "out", &r->out_len, INT64_MAX },
 		{ "err", &r->err_len, INT64_MAX },
+		{ "events", &r->events_len, INT64_MAX },
 		{ "maxrss", &r->maxrss, INT64_MAX },
 		{ "cpu", &r->cpu_us, INT64_MAX },
 		{ "restart", &r->restart, INT32_MAX },
@@ -182,7 +183,7 @@ int exit_record_parse(const char *text, struct exit_record *out, struct err *e)
 {
 	size_t len = strcspn(text, "\n");
 	cleanup_free char *line = xstrndup(text, len);
-	struct exit_record r = { .rc = -1, .out_len = -1, .err_len = -1, .maxrss = -1, .cpu_us = -1 };
+	struct exit_record r = { .rc = -1, .out_len = -1, .err_len = -1, .events_len = -1, .maxrss = -1, .cpu_us = -1 };
 	unsigned seen = 0;
 
 	if (text[len] && text[len + 1])
@@ -367,6 +368,7 @@ struct event *exit_record_event(const struct exit_record *r, const char *sched_s
 	put_int(o, "end", end_time(r, now), 1);
 	put_int(o, "out_len", r->out_len, 0);
 	put_int(o, "err_len", r->err_len, 0);
+	put_int(o, "events_len", r->events_len, 0);
 	put_int(o, "restarts", r->restart, 1);
 	put_int(o, "node_count", r->nodes, 1);
 	put_int(o, "cpus", r->cpus, 1);

@@ -100,7 +100,7 @@ static int check_var(const char *name, const char *val, struct strbuf *errors)
 	for (size_t i = 0; i < ARRAY_SIZE(readonly); i++)
 		if (strcmp(name, readonly[i]) == 0)
 			return strbuf_complain(errors, "env: %s belongs to the shell and cannot be set", name);
-	if (strlen(name) + strlen(val) + 2 > ARG_MAX_BYTES)
+	if (strlen(name) + strlen(val) + 2 > ARG_MAX_BYTES && strcmp(name, "DAGSTER_PIPES_CONTEXT") != 0)
 		return strbuf_complain(errors, "env: %s is over 128 KiB, more than a variable can hold: put it into a file",
 				name);
 	return 0;
@@ -122,7 +122,16 @@ static int fill_env(const struct effective *eff, struct job *job, struct strbuf 
 		else
 			var_fill(&job->env[job->n_env++], name, json_string_value(v));
 	}
-	return rc;
+	return rc ? rc : job_pipes_env(job, errors);
+}
+
+static void fill_pipes(const struct effective *eff, struct job *job)
+{
+	const json_t *on = value(eff, "pipes"), *extras = value(eff, "extras");
+
+	job->pipes_off = json_is_false(on);
+	job->pipes_asked = json_is_true(on) || (extras && !job->pipes_off);
+	job->pipes_extras = extras ? json_dumps(extras, JSON_COMPACT) : NULL;
 }
 
 static int fill_argv(const json_t *words, struct job *job, struct strbuf *errors)
@@ -485,6 +494,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 
 	memset(job, 0, sizeof(*job));
 	rc = fill_form(eff, job, errors);
+	fill_pipes(eff, job);
 	rc |= fill_env(eff, job, errors);
 	rc |= fill_streams(eff, job, errors);
 	rc |= fill_signal(eff, job, errors);
@@ -531,5 +541,8 @@ void job_release(struct job *job)
 	free(job->input);
 	free(job->directory);
 	free(job->scratch);
+	free(job->pipes_data);
+	free(job->pipes_extras);
+	free(job->pipes_params);
 	memset(job, 0, sizeof(*job));
 }

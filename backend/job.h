@@ -65,6 +65,15 @@ struct job {
 	int signal_num, signal_lead_s; /* `signal`: number and seconds before the limit; 0, 0: none */
 	bool requeue;		/* the spec asked for --requeue: restarts by the scheduler are allowed */
 	char **files;		/* absolute local paths, shipped into the working directory by their base names; NULL-ended */
+	/* Dagster Pipes: what of a session the job is given; decided by job_pipes, the texts are what the spec says */
+	bool pipes_context;	/* a context, as a file that travels with its inputs */
+	bool pipes_messages;	/* a message file, which is read as the run's `events` */
+	bool pipes_off;		/* the spec says `pipes = false` */
+	bool pipes_asked;	/* it says `pipes = true`, or gives `extras` */
+	bool pipes_named;	/* its DAGSTER_PIPES_CONTEXT names the run's own `context` */
+	char *pipes_data;	/* the context in it, as JSON, or NULL */
+	char *pipes_extras;	/* JSON, or NULL */
+	char *pipes_params;	/* JSON members for DAGSTER_PIPES_MESSAGES besides `path`, each behind a comma; or NULL */
 	char **after;		/* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
 };
 
@@ -74,6 +83,21 @@ struct job {
  */
 int job_from_effective(const struct effective *eff, struct job *job, struct strbuf *errors);
 void job_release(struct job *job);
+
+/*
+ * Reads the DAGSTER_PIPES_ variables out of `job->env`: those that slurmray sets itself are taken out. 0, or -EINVAL with a
+ * sentence. Part of job_from_effective (job_pipes.c).
+ */
+int job_pipes_env(struct job *job, struct strbuf *errors);
+
+/*
+ * The context that the job is given. `draft` is what was written into the run's file `context` (NULL: nothing); `run_id` goes into
+ * a context that nobody wrote. Sets pipes_context and pipes_messages, and `out` to the context's text when there is one.
+ * 0, or -EINVAL with a sentence. Pure.
+ */
+int job_pipes(struct job *job, const char *run_id, const char *draft, size_t draft_len, struct strbuf *out, struct strbuf *errors);
+/* Sets the two flags alone; `context`: there is one already. */
+void job_pipes_flags(struct job *job, bool context);
 
 /* Fills `out` from the canonical value (may be NULL); -EINVAL with a sentence, and `out` zeroed. job_environment.c */
 int job_environment_fill(const struct json_t *value, struct environment *out, struct strbuf *errors);

@@ -40,6 +40,9 @@ struct local_job {
 	int64_t hot_until;
 	struct strbuf to_tell;	/* lines for a supervisor that does not listen yet */
 	struct spool *spool;
+	struct events *events;	/* while messages are followed */
+	bool events_done;	/* all that can be had is in the spool, or there are none */
+	int64_t events_len;	/* as out_len */
 	int64_t out_len, err_len; /* final lengths, -1 while not known */
 	int logs_tries;		/* looks at logs that cannot be opened */
 	bool begun;		/* the files of the streams are this job's */

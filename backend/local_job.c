@@ -157,6 +157,8 @@ struct local_job *local_job_new(struct cluster *c, struct creq *r)
 	strbuf_init(&j->to_tell);
 	j->out_len = r->out_len;
 	j->err_len = r->err_len;
+	j->events_len = -1;
+	j->events_done = !j->job->pipes_messages || r->ended;
 	list_init(&j->order);
 	set_streams(j);
 	return j;
@@ -168,6 +170,7 @@ void local_job_free(struct local_job *j)
 		(void)close(j->pid_fd);
 	if (j->spool)
 		spool_close(j->spool);
+	events_close(j->events);
 	job_release(j->job);
 	free(j->job);
 	free(j->job_id);
@@ -262,6 +265,14 @@ static int ship_file(const char *path, const char *work, struct err *e)
 	return local_copy_tree(from, to, e);
 }
 
+/* Where the script would move it from the working directory (launchers/wrapper.c). */
+static int ship_context(const struct local_job *j, const char *context, struct err *e)
+{
+	cleanup_free char *to = xasprintf("%s/context", j->dir);
+
+	return context ? local_copy_tree(context, to, e) : 0;
+}
+
 static int ship_inputs(const struct local_job *j, const char *work, const char *files_dir, struct err *e)
 {
 	int rc = 0;
@@ -310,6 +321,8 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 	if (rc < 0)
 		return err_sys(e, rc, "cannot prepare %s", j->dir);
 	rc = ship_payload(j, e);
+	if (rc == 0)
+		rc = ship_context(j, r->context, e);
 	if (rc == 0)
 		rc = ship_inputs(j, work, r->files_dir, e);
 	if (rc == 0)
@@ -376,14 +389,18 @@ static struct event *no_record(struct local_job *j, const char *status, const ch
 {
 	json_t *d = json_pack("{s:i, s:s, s:s, s:s, s:b, s:I, s:I}", "attempt", (int)j->attempt, "status", status, "why", why,
 			      "source", "supervisor", "manifest", 0, "out_len", (json_int_t)0, "err_len", (json_int_t)0);
+	cleanup_free char *events = xasprintf("%s/events", j->dir);
 	struct stat st;
 
+	(void)json_object_set_new(d, "events_len", json_integer(0));
 	if (!local_job_begun(j))
 		return event_new(EV_END, clock_real(&clock_system), d);
 	if (stat(j->out, &st) == 0)
 		(void)json_object_set_new(d, "out_len", json_integer(st.st_size));
 	if (!j->merged && stat(j->err, &st) == 0)
 		(void)json_object_set_new(d, "err_len", json_integer(st.st_size));
+	if (stat(events, &st) == 0)
+		(void)json_object_set_new(d, "events_len", json_integer(st.st_size));
 	return event_new(EV_END, clock_real(&clock_system), d);
 }
 

@@ -103,6 +103,7 @@ static void run_free_members(struct rrun *r)
 	free(r->token);
 	free(r->script);
 	free(r->files_dir);
+	free(r->context);
 	free(r->status);
 	free(r->reason);
 	free(r->nodes);
@@ -165,14 +166,18 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	r->script = q->script;
 	r->script_len = q->script_len;
 	r->files_dir = q->files_dir;
+	r->context = q->context;
 	r->job = q->job;
-	q->run_id = q->job_id = q->token = q->script = q->files_dir = NULL;
+	q->run_id = q->job_id = q->token = q->script = q->files_dir = q->context = NULL;
 	q->job = NULL;
 	if (!r->token)
 		r->token = default_token(c, r);
 	r->merged = r->job && r->job->merged;
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < RSTREAMS; i++)
 		r->stream[i].final = -1;
+	r->stream[RSTREAM_ERR].done = r->merged;
+	/* Those of an ended run were here before its end was told. */
+	r->stream[RSTREAM_EVENTS].done = q->ended || !r->job || !r->job->pipes_messages;
 	hmap_insert(&c->runs, &r->node, hash_u64(r->num));
 	rruns_touch(c);
 	return r;
@@ -235,7 +240,7 @@ static void on_watch(struct cluster *c, struct creq *q)
 		rrun_phase(c, r, RR_ENDED);
 		r->end_seen = true;
 		rlogs_start(c, r);
-		rlogs_final(c, r, q->out_len, q->err_len);
+		rlogs_final(c, r, (const int64_t[RSTREAMS]){ q->out_len, q->err_len, -1 });
 		rrun_maybe_drop(c, r);
 	} else if (r->job_id) {
 		rrun_phase(c, r, RR_SUBMITTED);

@@ -11,7 +11,7 @@
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
  *	remote_usage.c	what ended jobs used
  *	remote_chores.c	moving exit records away, removing directories
- *	remote_logs.c	the followers of stdout and stderr
+ *	remote_logs.c	the followers of stdout, stderr and messages
  *	remote_files.c	list, read, manifest
  *	remote_watch.c	directories of runs that somebody looks at
  *
@@ -138,6 +138,8 @@ enum rrun_phase {
 
 enum cancel_state { CANCEL_NO, CANCEL_WANTED, CANCEL_SENT, CANCEL_GRACE, CANCEL_DONE };
 
+enum { RSTREAM_OUT, RSTREAM_ERR, RSTREAM_EVENTS, RSTREAMS };
+
 struct rstream {
 	struct rfile *f;
 	bool busy; /* an open or a read is on its way */
@@ -145,7 +147,10 @@ struct rstream {
 	bool short_said;
 	int64_t next_at, interval;
 	size_t window;         /* bytes asked for in one look */
+	bool full;             /* the last look brought all of them: there may be more */
 	int64_t final;         /* promised length, -1: not known */
+	int64_t cut_to;        /* messages: the file is shorter than what is here, and what is in it is to be compared; 0: no */
+	bool cut_seen;         /* it was compared, and is the beginning of what is here */
 	int64_t waiting_since; /* ended and nothing came since; 0: not waiting */
 	unsigned empties;
 	char *held; /* read, and not to be seen yet (remote_watch.c); `busy` meanwhile */
@@ -157,7 +162,7 @@ struct rrun {
 	struct list queue;     /* cluster.submit_queue while RR_QUEUED */
 	uint32_t num, attempt;
 	uint64_t serial; /* of this struct */
-	char *run_id, *job_id, *token, *script, *files_dir;
+	char *run_id, *job_id, *token, *script, *files_dir, *context;
 	size_t script_len;
 	struct job *job;
 	enum rrun_phase phase;
@@ -193,7 +198,8 @@ struct rrun {
 	} seen;
 	/* logs */
 	struct spool *spool;
-	struct rstream stream[2];
+	struct events *events;
+	struct rstream stream[RSTREAMS];
 	int64_t hot_until;
 	bool follow;
 	struct rwatch *watch; /* NULL: nobody looks */
@@ -343,7 +349,8 @@ int64_t rverbs_cancel_run(struct cluster *c, struct rrun *r);
 
 /* remote_logs.c */
 void rlogs_start(struct cluster *c, struct rrun *r);
-void rlogs_final(struct cluster *c, struct rrun *r, int64_t out_len, int64_t err_len);
+/* Lengths of the streams at the end, -1 where nobody knows. */
+void rlogs_final(struct cluster *c, struct rrun *r, const int64_t len[RSTREAMS]);
 void rlogs_hot(struct cluster *c, struct rrun *r);
 bool rlogs_done(const struct rrun *r);
 int64_t rlogs_run_step(struct cluster *c, struct rrun *r);

@@ -87,12 +87,14 @@ void rjobs_link_up(struct cluster *c)
 
 void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *source)
 {
-	long long out = event_int(ev, "out_len", -1), err = event_int(ev, "err_len", -1);
+	int64_t len[RSTREAMS] = { event_int(ev, "out_len", -1), event_int(ev, "err_len", -1), event_int(ev, "events_len", -1) };
 
 	if (r->has_record) {
-		out = out < 0 ? r->record.out_len : out;
-		err = err < 0 ? r->record.err_len : err;
+		len[RSTREAM_OUT] = len[RSTREAM_OUT] < 0 ? r->record.out_len : len[RSTREAM_OUT];
+		len[RSTREAM_ERR] = len[RSTREAM_ERR] < 0 ? r->record.err_len : len[RSTREAM_ERR];
 	}
+	if (r->merged)
+		len[RSTREAM_ERR] = 0;
 	if (r->has_record || event_int(ev, "start", 0) > 0)
 		rusage_want(c, r);
 	rrun_event_post(c, r, ev, source);
@@ -100,7 +102,7 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 	rrun_phase(c, r, RR_ENDED);
 	r->decide_at = r->verify_at = 0;
 	rlogs_start(c, r);
-	rlogs_final(c, r, out, r->merged ? 0 : err);
+	rlogs_final(c, r, len);
 	rreq_done_cancel(c, r->num, 0, "");
 	point(POINT_REMOTE_ENDED);
 }
@@ -108,7 +110,8 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 void rjobs_end_cancelled(struct cluster *c, struct rrun *r, const char *why)
 {
 	rrun_event(c, r, EV_END, "user",
-		   json_pack("{s:s, s:s, s:i, s:i}", "status", "cancelled", "why", why, "out_len", 0, "err_len", 0));
+		   json_pack("{s:s, s:s, s:i, s:i, s:i}", "status", "cancelled", "why", why, "out_len", 0, "err_len", 0,
+			     "events_len", 0));
 	list_del(&r->queue);
 	rrun_phase(c, r, r->maybe_sent ? RR_VOIDED : RR_GONE);
 	r->sweep_until = c->now + SWEEP_US;

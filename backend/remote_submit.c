@@ -411,7 +411,7 @@ static const char *base_name(const char *path)
 static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 {
 	struct tar_extra *extra;
-	size_t n = 0, max = 1;
+	size_t n = 0, max = 2;
 	int rc;
 
 	for (char **f = r->job->files; f && *f; f++)
@@ -421,6 +421,8 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 		extra[n++] = (struct tar_extra){ *f, base_name(*f) };
 	if (r->job->form == JOB_PAYLOAD)
 		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
+	if (r->context)
+		extra[n++] = (struct tar_extra){ r->context, LAUNCH_CONTEXT };
 	rc = r->files_dir || n ? tar_open(r->files_dir, extra, n, out, e) : -ENOENT;
 	free(extra);
 	return rc == -ENOENT && n ? -EINVAL : rc; /* what the spec names must be there */

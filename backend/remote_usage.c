@@ -94,7 +94,8 @@ static void report(struct cluster *c, const struct usage *u, const struct sched_
 		return;
 	}
 	(void)json_object_set_new(d, "attempt", json_integer(u->attempt));
-	(void)json_object_set_new(d, "usage_source", json_string("sacct"));
+	(void)json_object_set_new(d, "usage_source", json_string("accounting"));
+	(void)json_object_set_new(d, "source", json_string("accounting"));
 	p = crep_new(CREP_EVENT, c);
 	p->run = u->num;
 	p->ev = event_new(EV_FACTS, clock_real(c->ctx.clock), d);

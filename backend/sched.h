@@ -87,7 +87,7 @@ extern const struct sched_ops sched_slurm_ops;
  * The exit record that every job writes (one line of KEY=VALUE words, written by the script, see launchers/wrapper.c;
  * the local supervisor writes the same):
  *	v=1 run=NUM attempt=N job=JOBID rc=N sig=NAME|- start=EPOCH end=EPOCH out=BYTES|- err=BYTES|- restart=N
- *	manifest=0|1 maxrss=BYTES|- cpu=MICROSECONDS|- nodes=N|- cpus=N|- fault=WORD|- host=NAME limit=time|mem|-
+ *	manifest=0|1 [events=BYTES|-] maxrss=BYTES|- cpu=MICROSECONDS|- nodes=N|- cpus=N|- fault=WORD|- host=NAME limit=time|mem|-
  * Unknown words are ignored; every version is read for ever. rc is what the script's command returned (128+N for
  * signal N). fault says why there was no command to return anything (then rc is -): `write` its directories or files could
  * not be made, `workdir` or `input` could not be opened, `refused` the guard did not let it start, `environment` it has
@@ -101,6 +101,7 @@ struct exit_record {
 	int rc;			/* -1: not said */
 	char sig[16];		/* last signal that the script was sent, "" when none */
 	int64_t start, end;	/* epoch seconds; 0: not said */
+	int64_t events_len;	/* of the message file of Pipes; -1: not said */
 	int64_t out_len, err_len, maxrss, cpu_us; /* -1: not said */
 	int64_t nodes, cpus;	/* 0: not said */
 	char fault[16];		/* "" when the command was run */

@@ -284,6 +284,8 @@ static struct event *end(const struct sched_run *r, const struct witness *w, con
 		(void)json_object_set_new(o, "exit_code", json_integer(v->code));
 	if (v->sig > 0 && v->sig < 128 && v->sig != 53) /* 53 is no signal: the launch failed */
 		(void)json_object_set_new(o, "signal", json_integer(v->sig));
+	if (!ran(w))
+		(void)json_object_set_new(o, "events_len", json_integer(0)); /* nobody waits for messages */
 	if (ran(w))
 		put_time(o, "start", v->start); /* Slurm gives cancelled jobs a start, too */
 	put_time(o, "end", v->end);

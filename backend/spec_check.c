@@ -441,6 +441,8 @@ static const struct choice {
 	{ "launcher", "bash", NULL },
 	{ "launcher", "ray", "Ray is not started yet; use bash and start it in the command with `ray start`" },
 	{ "launcher", "spark", "Spark is not started yet; use bash and start it in the command" },
+	{ "pipes_exception", "fail", NULL },
+	{ "pipes_exception", "ignore", NULL },
 	{ "mode", "slurm", NULL },
 	{ "mode", "local", NULL },
 	{ "mode", "slurm-session", "sessions are not possible yet; use slurm" },
@@ -464,7 +466,10 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 	if (!any)
 		return 0;
 	return spec_complain(errors, "'%s' must be %s, not '%s'", key,
-			     strcmp(key, "mode") == 0 ? "slurm or local" : "bash", spec_show(text, shown));
+			     strcmp(key, "mode") == 0		? "slurm or local"
+			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
+								   : "bash",
+			     spec_show(text, shown));
 }
 
 int spec_check_rule(const char *key, const char *text, struct strbuf *errors)

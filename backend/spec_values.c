@@ -526,6 +526,28 @@ int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *erro
 	return rc;
 }
 
+static int value_pipes(const json_t *value, json_t **out, struct strbuf *errors)
+{
+	const char *word = json_string_value(value);
+
+	if (word && strcmp(word, "inject") == 0)
+		return spec_complain(errors, "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the "
+					     "job runs, or list its one file in `files`");
+	if (json_is_boolean(value) || (word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0)))
+		return *out = json_boolean(json_is_true(value) || (word && *word == 't')), 0;
+	return spec_complain(errors, "'pipes' must be true or false");
+}
+
+static int value_extras(const json_t *value, json_t **out, struct strbuf *errors)
+{
+	json_t *parsed = json_is_string(value) ? json_loads(json_string_value(value), 0, NULL) : json_deep_copy(value);
+
+	if (json_is_object(parsed))
+		return *out = parsed, 0;
+	json_decref(parsed);
+	return spec_complain(errors, "'extras' must be a JSON object");
+}
+
 int spec_value(const struct spec_key *k, const json_t *value, json_t **out, struct strbuf *errors)
 {
 	switch (k->type) {
@@ -550,6 +572,10 @@ int spec_value(const struct spec_key *k, const json_t *value, json_t **out, stru
 	}
 	if (strcmp(k->name, "command") == 0)
 		return value_command(value, out, errors);
+	if (strcmp(k->name, "pipes") == 0)
+		return value_pipes(value, out, errors);
+	if (strcmp(k->name, "extras") == 0)
+		return value_extras(value, out, errors);
 	if (strcmp(k->name, "environment") == 0)
 		return spec_value_environment(value, out, errors);
 	if (strcmp(k->name, "args") == 0)

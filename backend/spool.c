@@ -29,8 +29,7 @@ struct spool {
 	bool broken; /* the files are not what the lengths say */
 };
 
-/* Writes all or gives the first error. */
-static int write_at(int fd, const void *data, size_t len, uint64_t off)
+int spool_write_at(int fd, const void *data, size_t len, uint64_t off)
 {
 	const char *p = data;
 
@@ -65,7 +64,7 @@ static ssize_t read_records(int fd, uint64_t off, uint64_t *rec, size_t max)
 
 /* --- opening for writing --- */
 
-static int file_len(const char *path, uint64_t *len)
+int spool_file_len(const char *path, uint64_t *len)
 {
 	struct stat st;
 
@@ -116,7 +115,7 @@ static int shorten_records(int fd, uint64_t order_len, enum spool_stream st, uin
 		cut = excess < spool_record_count(rec) ? excess : spool_record_count(rec);
 		excess -= cut;
 		rec = spool_record(st, spool_record_count(rec) - cut);
-		rc = write_at(fd, &rec, SPOOL_RECORD, order_len);
+		rc = spool_write_at(fd, &rec, SPOOL_RECORD, order_len);
 		if (rc)
 			return rc;
 	}
@@ -143,14 +142,14 @@ static int repair(struct spool *s)
 		} else if (s->len[st] > sum[st]) {
 			uint64_t rec = spool_record((enum spool_stream)st, s->len[st] - sum[st]);
 
-			rc = write_at(fd, &rec, SPOOL_RECORD, s->order_len);
+			rc = spool_write_at(fd, &rec, SPOOL_RECORD, s->order_len);
 			s->order_len += rc ? 0 : SPOOL_RECORD;
 		}
 	}
 	return rc;
 }
 
-static int make_dirs(const char *dir, uint32_t num, struct err *e)
+int spool_make_dirs(const char *dir, uint32_t num, struct err *e)
 {
 	cleanup_free char *path = xasprintf("%s/%u", dir, num);
 
@@ -164,18 +163,18 @@ static int make_dirs(const char *dir, uint32_t num, struct err *e)
 int spool_open(const char *dir, uint32_t num, struct spool **out, struct err *e)
 {
 	struct spool *s;
-	int rc = make_dirs(dir, num, e);
+	int rc = spool_make_dirs(dir, num, e);
 
 	if (rc)
 		return rc;
 	s = xcalloc(1, sizeof(*s));
 	for (int i = 0; i < SPOOL_N_FILES; i++)
 		s->path[i] = spool_path(dir, num, (enum spool_file)i);
-	rc = file_len(s->path[OUT], &s->len[OUT]);
+	rc = spool_file_len(s->path[OUT], &s->len[OUT]);
 	if (!rc)
-		rc = file_len(s->path[ERR], &s->len[ERR]);
+		rc = spool_file_len(s->path[ERR], &s->len[ERR]);
 	if (!rc)
-		rc = file_len(s->path[ORDER], &s->order_len);
+		rc = spool_file_len(s->path[ORDER], &s->order_len);
 	if (!rc)
 		rc = repair(s);
 	if (rc) {
@@ -208,7 +207,7 @@ static int append_file(struct spool *s, int file, const void *data, size_t len, 
 
 	if (fd < 0)
 		return -errno;
-	rc = write_at(fd, data, len, at);
+	rc = spool_write_at(fd, data, len, at);
 	if (rc && ftruncate(fd, (off_t)at) < 0)
 		s->broken = true;
 	return rc;

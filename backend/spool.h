@@ -5,22 +5,35 @@
  *
  *   STATE/spool/NUM/out  err     bytes of the two streams (merged: only out)
  *   STATE/spool/NUM/order        8-byte little-endian records: top bit = stream (0 out, 1 err), rest = count of bytes
+ *   STATE/spool/NUM/events       bytes of the job's message file (Dagster Pipes)
+ *   STATE/spool/NUM/events.index what each piece of them is, see spool_format.h
+ *   STATE/spool/NUM/context      the Pipes context that the job is given (engine.h)
  *
  * `log` of a split run is the two streams in order of arrival: the order file says which bytes come next. Data is
  * written before its order record; what a kill left between them is added to the order when the spool is opened for
  * writing. Readers show of each stream what its records count: a length that was seen never shrinks, and out + err is
  * always log.
+ *
+ * `events` is the message file without the lines that Dagster's reader would die of, and what is in pipes/ are the parameters of
+ * the reports: each of them is the pieces of the events file that the index says are its own. So a message is here once,
+ * and no reader ever sees the beginning of a line without its end.
  */
 #ifndef BACKEND_SPOOL_H
 #define BACKEND_SPOOL_H
 
 #include "backend/base/err.h"
+#include "backend/base/strbuf.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-enum spool_stream { SPOOL_OUT, SPOOL_ERR, SPOOL_LOG };	/* SPOOL_LOG is for reading only */
+enum spool_stream {
+	SPOOL_OUT, SPOOL_ERR,
+	SPOOL_LOG, /* from here on for reading only */
+	SPOOL_EVENTS, SPOOL_MATERIALIZATIONS, SPOOL_CHECKS, SPOOL_LOGS, SPOOL_CUSTOM,
+	SPOOL_N_STREAMS
+};
 
 struct spool;	/* open for writing */
 
@@ -33,6 +46,30 @@ int spool_append(struct spool *s, enum spool_stream st, const void *data, size_t
 /* Puts all that was appended on the disk, for before an end is recorded or remote copies are removed. */
 int spool_sync(const struct spool *s);
 
+/* --- messages --- */
+
+struct events; /* open for writing */
+
+int events_open(const char *dir, uint32_t num, struct events **out, struct err *e);
+void events_close(struct events *ev);
+/* Where in the job's file reading goes on. */
+uint64_t events_at(const struct events *ev);
+/* Is what we have of the job's file, up to offset `at`, the same as these bytes before `at`? If not, the job wrote its file anew. */
+bool events_same(const struct events *ev, uint64_t at, const char *bytes, size_t len);
+/* How many bytes before the end are compared. */
+#define EVENTS_OVERLAP 64
+/* What is in the job's file from there on; all or nothing: 0 or negative errno (-ENOSPC: try later). */
+int events_append(struct events *ev, const void *data, size_t len);
+/* Makes the lines visible that are whole; at the `end` also a last one without a newline. 0, or negative errno: later. */
+int events_settle(struct events *ev, bool end);
+/* The job cut its file: reading begins at its beginning again. */
+int events_restart(struct events *ev);
+int events_sync(const struct events *ev);
+/* The exception that the job's messages end with (any `closed` that carries one), as a line of text in `out`. */
+bool events_exception(const char *dir, uint32_t num, struct strbuf *out);
+
+/* --- reading --- */
+
 struct spool_reader;
 
 /* For reading; a spool that is not there yet reads as empty. */
@@ -44,6 +81,10 @@ uint64_t spool_reader_len(struct spool_reader *r, enum spool_stream st);
 ssize_t spool_reader_pread(struct spool_reader *r, enum spool_stream st, void *buf, size_t len, uint64_t off);
 /* Time of the last change of a stream, real microseconds; 0 when there is nothing. */
 int64_t spool_reader_mtime(struct spool_reader *r, enum spool_stream st);
+
+/* How many lines of the message file were rejected, and a row for each (JSON lines, at most the first 10,000). */
+uint64_t spool_reader_rejected(struct spool_reader *r);
+void spool_reader_rejects(struct spool_reader *r, struct strbuf *out);
 
 /* Removes STATE/spool/NUM and all in it; a missing one is fine. */
 int spool_remove(const char *dir, uint32_t num);

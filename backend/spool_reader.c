@@ -33,6 +33,7 @@ struct spool_reader {
 	uint64_t visible[2];
 	struct segment *seg;
 	size_t n_seg, cap_seg;
+	struct events_reader *events;
 };
 
 int spool_reader_open(const char *dir, uint32_t num, bool merged, struct spool_reader **out, struct err *e)
@@ -45,6 +46,7 @@ int spool_reader_open(const char *dir, uint32_t num, bool merged, struct spool_r
 		r->path[i] = spool_path(dir, num, (enum spool_file)i);
 		r->fd[i] = -1;
 	}
+	r->events = events_reader_new(dir, num);
 	*out = r;
 	return 0;
 }
@@ -58,6 +60,7 @@ void spool_reader_close(struct spool_reader *r)
 		if (r->fd[i] >= 0)
 			(void)close(r->fd[i]);
 	}
+	events_reader_free(r->events);
 	free(r->seg);
 	free(r);
 }
@@ -143,6 +146,8 @@ static enum spool_stream actual(const struct spool_reader *r, enum spool_stream 
 
 uint64_t spool_reader_len(struct spool_reader *r, enum spool_stream st)
 {
+	if (st >= SPOOL_EVENTS)
+		return events_reader_len(r->events, st);
 	st = actual(r, st);
 	if (r->merged && st == SPOOL_ERR)
 		return 0;
@@ -218,6 +223,8 @@ static ssize_t read_log(struct spool_reader *r, char *buf, size_t len, uint64_t 
 
 ssize_t spool_reader_pread(struct spool_reader *r, enum spool_stream st, void *buf, size_t len, uint64_t off)
 {
+	if (st >= SPOOL_EVENTS)
+		return events_reader_pread(r->events, st, buf, len, off);
 	st = actual(r, st);
 	if (r->merged && st == SPOOL_ERR)
 		return 0;
@@ -238,10 +245,22 @@ int64_t spool_reader_mtime(struct spool_reader *r, enum spool_stream st)
 {
 	int64_t out, err;
 
+	if (st >= SPOOL_EVENTS)
+		return events_reader_mtime(r->events);
 	st = actual(r, st);
 	if (st != SPOOL_LOG)
 		return r->merged && st == SPOOL_ERR ? 0 : mtime_of(r, (int)st);
 	out = mtime_of(r, OUT);
 	err = mtime_of(r, ERR);
 	return out > err ? out : err;
+}
+
+uint64_t spool_reader_rejected(struct spool_reader *r)
+{
+	return events_reader_rejected(r->events);
+}
+
+void spool_reader_rejects(struct spool_reader *r, struct strbuf *out)
+{
+	events_reader_rejects(r->events, out);
 }

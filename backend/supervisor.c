@@ -359,6 +359,8 @@ static void build_record(const struct supervisor *s, struct strbuf *out)
 		    s->p.run, s->p.attempt, s->p.job_id, code, signal_word(s->last_signal), (long long)s->start,
 		    (long long)(clock_real(&clock_system) / USEC_PER_SEC), file_size(s->p.out),
 		    merged ? 0 : file_size(s->p.err));
+	if (access("events", F_OK) == 0)
+		strbuf_addf(out, " events=%lld", file_size("events"));
 	strbuf_addf(out, " maxrss=%lld cpu=%lld nodes=1 fault=%s host=%s limit=%s\n",
 		    (long long)(s->max_rss > ru.ru_maxrss * 1024 ? s->max_rss : ru.ru_maxrss * 1024),
 		    ((long long)ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) * USEC_PER_SEC + ru.ru_utime.tv_usec +

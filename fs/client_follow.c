@@ -178,6 +178,7 @@ static bool read_state(const struct follow *f, char *status, size_t size, struct
 	reason = why.buf;
 	if (strncmp(reason, status, len) == 0 && strncmp(reason + len, ": ", 2) == 0)
 		reason += len + 2;
+	reason += strspn(reason, " \n"); /* a scheduler may have none yet */
 	strbuf_addf(text, "run %s is %s%s%s", id ? id + 1 : f->dir, status, *reason ? ": " : "", reason);
 	return true;
 }

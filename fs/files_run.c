@@ -108,6 +108,25 @@ static void stderr_tail(const struct view *v, struct strbuf *out)
 		    buf[n - 1] == '\n' ? "" : "\n");
 }
 
+/* What a job wrote into its message file that Dagster would not have taken. */
+static void why_rejected(const struct view *v, struct strbuf *out)
+{
+	struct spool_reader *sp = engine_has_pipes(v->run) ? run_spool(v->fs, v->run) : NULL;
+	uint64_t n = sp ? spool_reader_rejected(sp) : 0;
+
+	if (n)
+		strbuf_addf(out, "%" PRIu64 " %s of the job's message file %s no Dagster Pipes message: see events.rejected\n", n,
+			    n == 1 ? "line" : "lines", n == 1 ? "is" : "are");
+}
+
+static void render_rejected(const struct view *v, struct strbuf *out)
+{
+	struct spool_reader *sp = engine_has_pipes(v->run) ? run_spool(v->fs, v->run) : NULL;
+
+	if (sp)
+		spool_reader_rejects(sp, out);
+}
+
 static bool is_signal_verb(const char *verb)
 {
 	return verb && strncmp(verb, "signal ", 7) == 0;
@@ -120,6 +139,7 @@ static void render_why(const struct view *v, struct strbuf *out)
 
 	if (run_is_live(r)) {
 		why_live(v, out);
+		why_rejected(v, out);
 		return;
 	}
 	if (r->cancel_wanted && run_fact(r, "cancel_asked"))
@@ -128,6 +148,7 @@ static void render_why(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "`%s` was sent to it through this mount\n", run_fact(r, "last_verb"));
 	if (r->why)
 		strbuf_addf(out, "%s\n", r->why);
+	why_rejected(v, out);
 	if (r->status != RUN_SUCCEEDED && r->status != RUN_REJECTED && r->status != RUN_CANCELLED)
 		stderr_tail(v, out);
 }
@@ -279,6 +300,47 @@ static void metric(struct strbuf *out, bool json, const char *name, int decimals
 		strbuf_addf(out, "%s %.*f\n", name, decimals, value);
 }
 
+/* Names of our own; a job's number of the same name is not shown twice. */
+static bool own_metric(const char *name)
+{
+	static const char *const own[] = { "elapsed", "cpus", "cpu_seconds", "cpu_efficiency", "max_rss", "node_hours", "complete" };
+
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		if (strcmp(own[i], name) == 0)
+			return true;
+	return false;
+}
+
+/* A name as a word. */
+static void add_word(struct strbuf *out, const char *name)
+{
+	for (; *name; name++)
+		strbuf_addch(out, strchr(" \t\r\n", *name) || (unsigned char)*name < 0x20 ? '_' : *name);
+}
+
+/* The numbers that the job reported, as it wrote them. */
+static void reported_metrics(const struct view *v, struct strbuf *out, bool json)
+{
+	json_t *numbers = run_numbers(v->fs, v->run), *value;
+	const char *name;
+
+	json_object_foreach(numbers, name, value) {
+		if (own_metric(name))
+			continue;
+		if (json) {
+			json_t *key = json_string(name);
+			char *quoted = json_dumps(key, JSON_ENCODE_ANY);
+
+			strbuf_addf(out, ",\n  %s: %s", quoted, json_string_value(value));
+			free(quoted);
+			json_decref(key);
+		} else {
+			add_word(out, name);
+			strbuf_addf(out, " %s\n", json_string_value(value));
+		}
+	}
+}
+
 static void metrics_text(const struct view *v, struct strbuf *out, bool json)
 {
 	const struct run *r = v->run;
@@ -298,6 +360,7 @@ static void metrics_text(const struct view *v, struct strbuf *out, bool json)
 	if (rss >= 0)
 		metric(out, json, "max_rss", 0, rss);
 	metric(out, json, "node_hours", 6, elapsed / 3600 * (nodes > 0 ? nodes : 1));
+	reported_metrics(v, out, json);
 	if (json)
 		strbuf_addf(out, ",\n  \"complete\": %s", complete);
 	else
@@ -344,5 +407,15 @@ const struct node run_nodes[] = {
 	{ "metrics", NODE_DOC, 0444, 0, render_metrics, 0, "elapsed, cpu_efficiency, max_rss, node_hours ... `key value` lines" },
 	{ "metrics.json", NODE_DOC, 0444, 0, render_metrics_json, 0, "the same as JSON" },
 	{ "ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0, "verbs: cancel, signal NAME, hold, release ...; read back for the answer" },
+	{ "events", NODE_GROW, 0644, NODE_FINAL, NULL, SPOOL_EVENTS, "Dagster Pipes messages of the job, whole lines" },
+	{ "events.follow", NODE_FOLLOW, 0444, NODE_UNLISTED, NULL, SPOOL_EVENTS, "events; blocks at its end until the run has ended" },
+	{ "events.rejected", NODE_DOC, 0444, NODE_FINAL | NODE_APPENDS, render_rejected, 0,
+	  "what the job wrote that is no message, with offset and reason" },
+	{ "context", NODE_CONTEXT, 0644, 0, NULL, 0, "the Pipes context that the job is given; written in a draft" },
+	{ "pipes", NODE_DIR, 0555, 0, NULL, 0, "what the job reported, JSON lines" },
+	{ "pipes/materializations", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_MATERIALIZATIONS, "asset materializations" },
+	{ "pipes/checks", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CHECKS, "asset checks" },
+	{ "pipes/logs", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_LOGS, "log messages" },
+	{ "pipes/custom", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CUSTOM, "custom messages" },
 	{ 0 },
 };

@@ -14,6 +14,8 @@
 #include "fs/ino.h"
 #include "fs/session.h"
 
+#include <jansson.h>
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -35,6 +37,7 @@ enum node_class {
 	NODE_CTL,	/* verbs */
 	NODE_LINK,
 	NODE_PROBE,	/* a document that the cluster is asked for at open */
+	NODE_CONTEXT,	/* the Pipes context: bytes that a draft is given */
 };
 
 enum node_flags {
@@ -63,7 +66,8 @@ struct node {
 	const char *doc;	/* one line for docs/interface.md */
 };
 
-/* Rows of the tables; each ends with a row without a name. Row 0 is the directory itself. */
+/* Rows of the tables; each ends with a row without a name. Row 0 is the directory itself. A name with a slash is in the directory
+   that is a row of its own. Node ids hold row numbers, so new rows come last. */
 extern const struct node run_nodes[];
 extern const struct node cluster_nodes[];
 extern const struct node fixed_nodes[];
@@ -102,6 +106,7 @@ struct fsys {
 	struct hmap handles;	/* by fh */
 	struct hmap parked;	/* by run number; 0: not tied to a run */
 	struct hmap spools;	/* readers, by run number */
+	struct hmap numbers;	/* what runs reported, by run number */
 	struct hmap values;	/* known set values, by hash */
 	struct hmap paths;	/* path tables, by run number */
 	struct hmap probes;	/* last answers of clusters */
@@ -253,6 +258,21 @@ void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off
 void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 /* Would a read be answered now? For poll(2). */
 bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off);
+
+/* --- Dagster Pipes (pipes_files.c) --- */
+
+uint64_t context_size(struct fsys *fs, const struct run *r);
+int64_t context_mtime(struct fsys *fs, const struct run *r);
+/* In a draft; without effect afterwards, so that a program that does everything again succeeds. */
+int context_truncate(struct fsys *fs, const struct run *r, uint64_t size);
+int context_write(struct fsys *fs, const struct run *r, const char *data, size_t len, uint64_t off);
+void context_read(struct fsys *fs, fuse_req_t req, const struct run *r, uint64_t off, size_t size);
+/* Removes a file of a run as far as programs need to see that: 0, or -EPERM for all but `events` and `context`. */
+int pipes_unlink(struct fsys *fs, const struct run *r, const char *name);
+/* The numbers that the job reported, name -> number; borrowed, NULL when there are none. */
+json_t *run_numbers(struct fsys *fs, const struct run *r);
+void run_numbers_forget(struct fsys *fs, uint32_t num);
+
 
 /* --- results, work and files (area.c, area_look.c, content.c) --- */
 

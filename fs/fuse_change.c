@@ -167,9 +167,14 @@ void change_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 void change_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct fsys *fs = fsys_of(req);
+	const struct run *r = NULL;
 
+	if (ino_kind(parent) == INO_RUN && ino_row(parent) == RUN_ROW_DIR)
+		r = engine_run(fs->en, ino_number(parent));
 	if (!fsys_allowed(fs, req))
 		(void)fuse_reply_err(req, EPERM);
+	else if (r && pipes_unlink(fs, r, name) != -EPERM)
+		reply_rc(req, pipes_unlink(fs, r, name));
 	else if (!area_is(parent))
 		reply_rc(req, refused(req, parent, name, false)); /* files of a run go with its directory, as in cgroup */
 	else

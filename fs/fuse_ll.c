@@ -146,15 +146,20 @@ static bool read_only(const struct fsys *fs, uint64_t ino)
 static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)
 {
 	struct fsys *fs = fsys_of(req);
+	const struct node *nd;
+	struct view v;
 	struct stat st;
 	int rc = 0;
 
+	nd = node_of(fs, ino, &v);
 	if (!fsys_allowed(fs, req))
 		rc = -EPERM;
 	else if (area_is(ino))
 		rc = area_setattr(fs, ino, attr, to_set, fi ? handle_find(fs, fi->fh) : NULL);
 	else if (to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) || read_only(fs, ino))
 		rc = -EPERM;
+	else if (nd && nd->class == NODE_CONTEXT && to_set & FUSE_SET_ATTR_SIZE)
+		rc = context_truncate(fs, v.run, (uint64_t)attr->st_size);
 	if (rc == 0)
 		rc = tree_stat(fs, ino, &st);
 	if (rc < 0)
@@ -438,6 +443,16 @@ static bool wants_write(const struct fuse_file_info *fi)
 	return (fi->flags & O_ACCMODE) != O_RDONLY;
 }
 
+static void open_plain(struct fsys *fs, fuse_req_t req, uint64_t ino, struct fuse_file_info *fi, int rc)
+{
+	if (rc < 0) {
+		reply_rc(req, rc);
+		return;
+	}
+	(void)handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
+	(void)fuse_reply_open(req, fi);
+}
+
 static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct fsys *fs = fsys_of(req);
@@ -497,7 +512,11 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		break;
 	case NODE_GROW:
 		grow_open(fs, v.run, nd->stream, fi);
-		/* fall through */
+		open_plain(fs, req, ino, fi, 0);
+		break;
+	case NODE_CONTEXT:
+		open_plain(fs, req, ino, fi, writes && fi->flags & O_TRUNC ? context_truncate(fs, v.run, 0) : 0);
+		break;
 	default:
 		(void)handle_new(fs, fi->fh, ino, (uint32_t)fi->flags);
 		(void)fuse_reply_open(req, fi);
@@ -527,6 +546,27 @@ static void read_stored(struct fsys *fs, fuse_req_t req, struct handle *h, uint6
 		reply_slice(req, &h->text, off, size);
 	else
 		ask_doc(fs, req, h, off, size, false);
+}
+
+static void read_context(struct fsys *fs, fuse_req_t req, const struct handle *h, uint64_t off, size_t size)
+{
+	const struct run *r = engine_run(fs->en, h->run);
+
+	if (r)
+		context_read(fs, req, r, off, size);
+	else
+		(void)fuse_reply_err(req, ENOENT);
+}
+
+static void write_context(struct fsys *fs, fuse_req_t req, const struct handle *h, const char *buf, size_t size, uint64_t off)
+{
+	const struct run *r = engine_run(fs->en, h->run);
+	int rc = r ? context_write(fs, r, buf, size, off) : -ENOENT;
+
+	if (rc < 0)
+		reply_rc(req, rc);
+	else
+		(void)fuse_reply_write(req, size);
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
@@ -566,6 +606,9 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 		case NODE_PROBE:
 			probe_read(fs, req, h, off, size);
 			break;
+		case NODE_CONTEXT:
+			read_context(fs, req, h, off, size);
+			break;
 		default:
 			read_text(fs, req, h, off, size);
 		}
@@ -583,6 +626,8 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
 		conv_write(fs, req, h, buf, size);
 	else if (h->nd && h->nd->class == NODE_CTL)
 		ctl_write(fs, req, h, buf, size);
+	else if (h->nd && h->nd->class == NODE_CONTEXT)
+		write_context(fs, req, h, buf, size, (uint64_t)off);
 	else
 		(void)fuse_reply_err(req, EPERM);
 }

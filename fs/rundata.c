@@ -55,6 +55,7 @@ void run_spool_forget(struct fsys *fs, uint32_t num)
 	if (!n)
 		return;
 	se = container_of(n, struct spool_entry, node);
+	run_numbers_forget(fs, num);
 	hmap_remove(&fs->spools, n);
 	spool_reader_close(se->reader);
 	free(se);
@@ -63,8 +64,8 @@ void run_spool_forget(struct fsys *fs, uint32_t num)
 /* Length in the exit record, or -1. */
 static int64_t promised(const struct run *r, int stream)
 {
-	if (run_is_live(r) || r->out_len < 0 || r->err_len < 0)
-		return -1;
+	if (run_is_live(r) || r->out_len < 0 || r->err_len < 0 || stream >= SPOOL_EVENTS)
+		return -1; /* messages are all here before the end is told */
 	if (r->facts && json_object_get(r->facts, "log_incomplete"))
 		return -1; /* the cluster no longer has what the record promised: what is here is all there is */
 	if (stream == SPOOL_LOG)

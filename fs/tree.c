@@ -40,6 +40,19 @@ static int find_row(const struct node *t, uint32_t first, const char *name)
 	return -ENOENT;
 }
 
+/* The row of a name in a directory of a run: names in pipes/ are rows with its name in front. */
+static int run_row(uint64_t dir, const char *name)
+{
+	cleanup_free char *full = NULL;
+
+	if (ino_row(dir) == RUN_ROW_DIR)
+		return find_row(run_nodes, 1, name);
+	if (run_nodes[ino_row(dir)].class != NODE_DIR)
+		return -ENOENT;
+	full = xasprintf("%s/%s", run_nodes[ino_row(dir)].name, name);
+	return find_row(run_nodes, 1, full);
+}
+
 /* Rows of fixed_nodes that belong to a directory: [first, last]. */
 static bool fixed_children(uint64_t dir, uint32_t *first, uint32_t *last)
 {
@@ -130,8 +143,8 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 	case INO_FIXED:
 		return lookup_in_fixed(fs, parent, name, ino);
 	case INO_RUN:
-		row = find_row(run_nodes, 1, name);
-		if (row < 0 || ino_row(parent) != RUN_ROW_DIR || !engine_run(fs->en, ino_number(parent)))
+		row = run_row(parent, name);
+		if (row < 0 || !engine_run(fs->en, ino_number(parent)))
 			return -ENOENT;
 		*ino = table_ino(fs, INO_RUN, ino_number(parent), run_nodes, (uint32_t)row);
 		return 0;
@@ -243,6 +256,8 @@ int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v)
 		return r->t_created;
 	case NODE_WAIT:
 		return last_transition(r);
+	case NODE_CONTEXT:
+		return context_mtime(fs, r);
 	default:
 		if (nd->flags & NODE_TRANSITION)
 			return last_transition(r);
@@ -279,6 +294,9 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 		break;
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
+		break;
+	case NODE_CONTEXT:
+		n = context_size(fs, v->run);
 		break;
 	default:
 		break;
@@ -391,7 +409,7 @@ static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, u
 			tree_fill fill, void *arg)
 {
 	for (uint32_t i = first; i <= last && t[i].name; i++) {
-		if (i < off || (t[i].flags & NODE_UNLISTED))
+		if (i < off || (t[i].flags & NODE_UNLISTED) || strchr(t[i].name, '/'))
 			continue;
 		if (t == fixed_nodes && t[i].class == NODE_LINK && !engine_last(fs->en))
 			continue;
@@ -399,6 +417,21 @@ static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, u
 			return 1;
 	}
 	return 0;
+}
+
+static void readdir_run(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg)
+{
+	const struct node *dir = &run_nodes[ino_row(ino)];
+	size_t n = strlen(dir->name);
+
+	if (ino_row(ino) == RUN_ROW_DIR) {
+		(void)readdir_rows(fs, run_nodes, 1, 255, ino_make(INO_RUN, ino_number(ino), 0), off, fill, arg);
+		return;
+	}
+	for (uint32_t i = off > 1 ? (uint32_t)off : 1; run_nodes[i].name; i++)
+		if (strncmp(run_nodes[i].name, dir->name, n) == 0 && run_nodes[i].name[n] == '/' &&
+		    !fill(arg, run_nodes[i].name + n + 1, ino_make(INO_RUN, ino_number(ino), i), i + 1))
+			return;
 }
 
 #define ROWS_OFF 256	/* offsets below are rows of a table; run N is at ROWS_OFF + N */
@@ -445,7 +478,7 @@ int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, vo
 	case INO_RUN:
 		if (!engine_run(fs->en, ino_number(ino)))
 			return -ENOENT;
-		(void)readdir_rows(fs, run_nodes, 1, 255, ino_make(INO_RUN, ino_number(ino), 0), off, fill, arg);
+		readdir_run(fs, ino, off, fill, arg);
 		return 0;
 	case INO_CLUSTER:
 		if (ino_row(ino) == 0)

@@ -284,6 +284,7 @@ static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err
 	hmap_init(&fs->handles);
 	hmap_init(&fs->parked);
 	hmap_init(&fs->spools);
+	hmap_init(&fs->numbers);
 	hmap_init(&fs->values);
 	hmap_init(&fs->paths);
 	hmap_init(&fs->probes);
@@ -366,6 +367,7 @@ static void fsys_release(struct fsys *fs)
 	hmap_release(&fs->handles);
 	hmap_release(&fs->parked);
 	hmap_release(&fs->spools);
+	hmap_release(&fs->numbers);
 	hmap_release(&fs->paths);
 	free(fs->allow_uids);
 	free(fs->handle_dir);

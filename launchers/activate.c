@@ -35,7 +35,7 @@ static const char head[] =
 
 static const char tail[] = "trap - EXIT\n"
 			   "exec >&3 2>&4 3>&- 4>&-\n"
-			   "cd \"$_work\" || exit 66\n";
+			   "cd \"$_work\" || _no_path workdir \"$_work\" 'Permission denied'\n";
 
 /* Old releases of Environment Modules say 0 when they loaded nothing; each that loads something changes LOADEDMODULES. */
 static const char modules[] =

@@ -30,6 +30,8 @@ struct launcher {
 
 /* The name under which a spec's payload travels into the working directory; the script takes it from there. */
 #define LAUNCH_PAYLOAD ".slurmray-payload"
+/* The same for the context of a Pipes session. */
+#define LAUNCH_CONTEXT ".slurmray-context"
 
 /* By name, or NULL. */
 const struct launcher *launcher_find(const char *name);

@@ -158,6 +158,61 @@ static void add_directories(struct strbuf *out, const struct job *job, const str
 		strbuf_addstr(out, "[ -e stderr ] || ln -sf \"$(readlink \"/proc/$$/fd/2\")\" stderr\n");
 }
 
+/*
+ * Dagster's variables are JSON, deflated, in base64 (dagster_pipes, decode_param). The path in them is known here and not before,
+ * so they are made here: a zlib stream (RFC 1950) of one stored block (RFC 1951, 3.2.4), which needs no compressor.
+ */
+static const char pipes_encode[] =
+	"# Dagster Pipes: the context is in the file `context`, messages go to the file `events`.\n"
+	"_param() { # JSON before a path, the path, JSON behind it\n"
+	"\t{\n"
+	"\t\tprintf %s \"$1\"\n"
+	"\t\tprintf %s \"$2\" | sed 's/[\\\\\"]/\\\\&/g'\n"
+	"\t\tprintf %s \"$3\"\n"
+	"\t} | od -An -v -tu1 | awk '\n"
+	"\t\t{ for (i = 1; i <= NF; i++) { if ($i == 10) continue; d[n++] = $i; a = (a + $i) % 65521; b = (b + a + 1) % 65521 } }\n"
+	"\t\tfunction put(byte) { o[m++] = byte % 256 }\n"
+	"\t\tEND {\n"
+	"\t\t\ta = (a + 1) % 65521\n"
+	"\t\t\tput(120); put(1); put(1); put(n); put(int(n / 256)); put(255 - n % 256); put(255 - int(n / 256))\n"
+	"\t\t\tfor (i = 0; i < n; i++) put(d[i])\n"
+	"\t\t\tput(int(b / 256)); put(b); put(int(a / 256)); put(a)\n"
+	"\t\t\tc = \"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/\"\n"
+	"\t\t\tfor (i = 0; i < m; i += 3) {\n"
+	"\t\t\t\tt = o[i] * 65536 + (i + 1 < m ? o[i + 1] * 256 : 0) + (i + 2 < m ? o[i + 2] : 0)\n"
+	"\t\t\t\tfor (k = 0; k < 4; k++) {\n"
+	"\t\t\t\t\tq = int(t / (64 ^ (3 - k))) % 64\n"
+	"\t\t\t\t\tprintf \"%s\", (i + k > m ? \"=\" : substr(c, q + 1, 1))\n"
+	"\t\t\t\t}\n"
+	"\t\t\t}\n"
+	"\t\t}'\n"
+	"}\n";
+
+/* A requeued job goes on in the file of its earlier start, behind a line that may be cut. */
+static const char pipes_file[] = "[ -z \"$(tail -c 1 events 2>/dev/null)\" ] || echo >>events\n"
+				 ": >>events || _rc=73\n";
+
+static void add_pipes(struct strbuf *out, const struct job *job)
+{
+	cleanup_strbuf struct strbuf rest = STRBUF_INIT;
+
+	if (!job->pipes_context && !job->pipes_messages)
+		return;
+	strbuf_addstr(out, pipes_encode);
+	if (job->pipes_context)
+		strbuf_addstr(out, "[ -e context ] || mv work/" LAUNCH_CONTEXT " context || _rc=73\n"
+				   "DAGSTER_PIPES_CONTEXT=$(_param '{\"path\": \"' \"$_dir/context\" '\"}') || _rc=73\n"
+				   "export DAGSTER_PIPES_CONTEXT\n");
+	if (job->pipes_messages) {
+		strbuf_addf(&rest, "\"%s}", job->pipes_params ? job->pipes_params : "");
+		strbuf_addstr(out, pipes_file);
+		strbuf_addstr(out, "DAGSTER_PIPES_MESSAGES=$(_param '{\"path\": \"' \"$_dir/events\" ");
+		quote_sh(out, rest.buf);
+		strbuf_addstr(out, ") || _rc=73\nexport DAGSTER_PIPES_MESSAGES\n");
+	}
+	strbuf_addch(out, '\n');
+}
+
 void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
 	add_header(out, job, ctx);
@@ -174,6 +229,7 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 		    "export SLURM_EXPORT_ENV=ALL\n"
 		    "unset SLURMRAY_JOB_ID\n\n",
 		    ctx->run_id, ctx->attempt);
+	add_pipes(out, job);
 }
 
 /*
@@ -342,7 +398,7 @@ static const char run_job[] =
 	"\tdone\n"
 	"\t[ ! -s rc ] || read -r _rc <rc\n"
 	"\t[ ! -s fault ] || read -r _fault <fault\n"
-	"\tcase $_fault in workdir | input) ;; *) _fault=- ;; esac\n"
+	"\tcase $_fault in workdir | input | environment) ;; *) _fault=- ;; esac\n"
 	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 	"\trm -f pid\n"
 	"fi\n"
@@ -398,6 +454,8 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	strbuf_addstr(out, "# The exit record: complete, then renamed to where the other side looks.\n"
 			   "_out=$(wc -c <stdout)\n");
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
+	if (job->pipes_messages)
+		strbuf_addstr(out, "_events=$(wc -c <events)\n");
 	wrap_reason(&job->environment, out);
 	strbuf_addf(out,
 		    "_code=$_rc\n"
@@ -405,10 +463,10 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 		    "record() {\n"
 		    "\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
 		    "out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		    "nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		    "nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		    "}\n",
-		    ctx->run_num, ctx->attempt, job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "",
-		    ctx->run_num, ctx->attempt);
+		    ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
+		    job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "", ctx->run_num, ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
 			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"

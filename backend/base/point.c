@@ -49,6 +49,8 @@ static const char *const names[POINT_N] = {
 	[POINT_REMOTE_ENDED] = "remote.ended",
 	[POINT_SPOOL_DATA] = "spool.data",
 	[POINT_SPOOL_APPENDED] = "spool.appended",
+	[POINT_EVENTS_DATA] = "events.data",
+	[POINT_EVENTS_JUDGED] = "events.judged",
 };
 
 const char *point_name(enum point p)

@@ -52,6 +52,8 @@ enum point {
 	/* log copies */
 	POINT_SPOOL_DATA,	/* bytes without their order record */
 	POINT_SPOOL_APPENDED,
+	POINT_EVENTS_DATA,	/* bytes of messages that nobody has judged */
+	POINT_EVENTS_JUDGED,	/* their lines are visible, nobody was told */
 	POINT_N
 };
 

@@ -67,7 +67,7 @@ like "an archive must be there" "$(refused "environment=archive:$T/none.tar -- x
 
 pixi_archive "$T/env.sh" 4000000
 ids=
-for i in 1 2 3 4 5 6 7 8 9 10; do ids="$ids $(submit "environment=archive:$T/env.sh -- command -v python3")"; done
+for _ in 1 2 3 4 5 6 7 8 9 10; do ids="$ids $(submit "environment=archive:$T/env.sh -- command -v python3")"; done
 all=
 for id in $ids; do all="$all$(ended "$id") "; done
 is "ten runs of one archive" "$all" "$(printf 'succeeded 0 %.0s' $ids)"

@@ -34,7 +34,7 @@ static const struct remote_pace fx_pace = {
 	.watch_max = 1000 * MS,
 	.watch_settle = 2100 * MS, /* of real files, whose times sftp tells in seconds */
 	.retry = { 30 * MS, 50 * MS, 100 * MS, 100 * MS },
-	.usage = { 10 * MS, 300 * MS, 300 * MS, 300 * MS },
+	.usage = { 10 * MS, 1000 * MS, 4000 * MS, 8000 * MS },
 	.answer_grace = 1000 * MS,
 };
 
@@ -144,6 +144,7 @@ static void note(struct fx *f, struct crep *p)
 	case CREP_LOG:
 		f->out_len = p->out_len;
 		f->err_len = p->err_len;
+		f->events_last = f->events_last || p->events_last;
 		if (f->on_log)
 			f->on_log(f, p->run);
 		break;
@@ -255,6 +256,7 @@ static struct job *make_job(const struct fx *f, const char *command)
 	j->sbatch = xcalloc(1, sizeof(*j->sbatch));
 	j->after = xcalloc(1, sizeof(*j->after));
 	j->time_s = -1;
+	j->pipes_context = j->pipes_messages = f->pipes;
 	return j;
 }
 
@@ -270,6 +272,8 @@ struct creq *fx_make_submit(const struct fx *f, enum creq_type type, uint32_t ru
 	q->token = xasprintf("slurmray:%s/%u/a%u", UUID, run, attempt);
 	q->job = make_job(f, command);
 	ctx.run_id = q->run_id;
+	if (f->pipes)
+		q->context = xasprintf("%s/context", f->root);
 	if (launcher_find("bash")->render(q->job, &ctx, &script, &e) < 0)
 		fail_msg("%s", e.text);
 	q->script = strbuf_detach(&script, &q->script_len);

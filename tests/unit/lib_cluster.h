@@ -43,6 +43,8 @@ struct fx {
 	int links;
 	char link_text[512];
 	int64_t out_len, err_len;
+	bool pipes;	  /* jobs get a Pipes session; the context is ROOT/context */
+	bool events_last; /* reported */
 	uint64_t ticket;
 	char *listing[2]; /* by enum cluster_area: the last one that came unasked */
 	size_t listing_len[2];

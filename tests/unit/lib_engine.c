@@ -359,6 +359,15 @@ void ef_log(struct ef *f, uint32_t run, int64_t out, int64_t err, bool last)
 	deliver(f, rep);
 }
 
+void ef_events_last(struct ef *f, uint32_t run)
+{
+	struct crep *rep = crep_new(CREP_LOG, &clusters[0]);
+
+	rep->run = run;
+	rep->events_last = true;
+	deliver(f, rep);
+}
+
 void ef_answer(struct ef *f, const struct creq *r, int code, const char *text, const char *data, size_t len)
 {
 	struct crep *rep = crep_new(CREP_REPLY, &clusters[0]);

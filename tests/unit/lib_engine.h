@@ -84,6 +84,7 @@ void ef_forget(struct ef *f);
 /* What a cluster reports; each waits until it has been taken in. Events are JSON written with '. */
 void ef_event(struct ef *f, uint32_t run, enum event_type type, const char *data);
 void ef_log(struct ef *f, uint32_t run, int64_t out, int64_t err, bool last);
+void ef_events_last(struct ef *f, uint32_t run); /* all messages are here */
 void ef_answer(struct ef *f, const struct creq *r, int code, const char *text, const char *data, size_t len);
 void ef_link(struct ef *f, const char *cluster, bool up);
 

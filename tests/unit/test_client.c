@@ -777,6 +777,8 @@ static void *be_pending(void *arg)
 	ok[0] = was_said("slurmray: run 5 is pending: Priority\nslurmray: estimated start: 1\n");
 	swap("mnt/runs/5/why", "pending: Priority\nestimated start: 2\n"); /* that alone is no news */
 	(void)usleep(1500000);
+	swap("mnt/runs/5/why", "pending: \n");
+	ok[3] = was_said("slurmray: run 5 is pending\n");
 	swap("mnt/runs/5/why", "pending: Resources\nheld: by nobody\n");
 	ok[1] = was_said("slurmray: run 5 is pending: Resources\nslurmray: held: by nobody\n");
 	swap("mnt/runs/5/status", "running\n");
@@ -792,7 +794,7 @@ static void *be_pending(void *arg)
 static void test_follow_pending(void **state)
 {
 	cleanup_free char *mount = at("mnt");
-	bool ok[3] = { false };
+	bool ok[4] = { false };
 	pthread_t thread;
 
 	(void)state;
@@ -808,6 +810,7 @@ static void test_follow_pending(void **state)
 		assert_true(ok[i]);
 	assert_file("out", "first\n");
 	assert_file("err", "slurmray: run 5 is pending: Priority\nslurmray: estimated start: 1\n"
+			   "slurmray: run 5 is pending\n"
 			   "slurmray: run 5 is pending: Resources\nslurmray: held: by nobody\nslurmray: run 5 is running\n");
 }
 

@@ -374,6 +374,7 @@ static void modules_are_loaded(void **state)
 {
 	char *two[] = { "gcc", "python/3", NULL }, *gone[] = { "gcc", "gone/1", NULL }, *old[] = { "gcc", "old", NULL };
 	struct job job = in(ENV_NONE, NULL, "echo $GOT; echo $LOADEDMODULES");
+	cleanup_strbuf struct strbuf out = STRBUF_INIT;
 	struct box b;
 
 	(void)state;
@@ -392,8 +393,7 @@ static void modules_are_loaded(void **state)
 	}
 	job.setup = NULL;
 	EACH_SHELL (b) /* there is none on a machine that builds this */
-		if (box_exec((char *[]){ "bash", "-c", "! command -v module && ! test -e /usr/share/modules", NULL },
-			     &(struct strbuf)STRBUF_INIT) == 0)
+		if (box_exec((char *[]){ "bash", "-c", "! command -v module && ! test -e /usr/share/modules", NULL }, &out) == 0)
 			fails(&b, &job, "environment module gcc: there is no command module");
 }
 

@@ -463,7 +463,7 @@ static void without_sha256sum(void **state)
 {
 	static const char tools[] = "uname readlink tr cat sed cut ln rm mkdir mv date tar du touch od sleep cksum";
 	cleanup_free char *code = NULL;
-	cleanup_strbuf struct strbuf sb = STRBUF_INIT;
+	cleanup_strbuf struct strbuf sb = STRBUF_INIT, out = STRBUF_INIT;
 
 	(void)state;
 	pack("n.tar", "n");
@@ -473,9 +473,9 @@ static void without_sha256sum(void **state)
 	quote_sh(&sb, dir);
 	strbuf_addf(&sb, "/bin\n%s", code);
 	sent("c.tar");
-	assert_int_equal(box_exec((char *[]){ "sh", "-c", sb.buf, NULL }, &(struct strbuf)STRBUF_INIT), ENVS_RC_DAMAGED);
+	assert_int_equal(box_exec((char *[]){ "sh", "-c", sb.buf, NULL }, &out), ENVS_RC_DAMAGED);
 	sent("n.tar");
-	assert_int_equal(box_exec((char *[]){ "sh", "-c", sb.buf, NULL }, &(struct strbuf)STRBUF_INIT), 0);
+	assert_int_equal(box_exec((char *[]){ "sh", "-c", sb.buf, NULL }, &out), 0);
 }
 
 static void unfit(void **state)
@@ -643,10 +643,11 @@ static void links(void **state)
 static char *deploy(const char *name)
 {
 	cleanup_free char *file = xasprintf("%s.tar", name);
+	cleanup_strbuf struct strbuf out = STRBUF_INIT;
 
 	pack(file, name);
 	sent(file);
-	assert_int_equal(unpack(&(struct strbuf)STRBUF_INIT), 0);
+	assert_int_equal(unpack(&out), 0);
 	return xstrdup(packed.key);
 }
 

@@ -409,6 +409,7 @@ static void render_case(const char *path, struct strbuf *script)
 				   .run_num = (uint32_t)json_integer_value(json_object_get(doc, "number")),
 				   .attempt = (uint32_t)json_integer_value(json_object_get(doc, "attempt")),
 				   .uuid = "6f1c2a34" };
+	job_pipes_flags(&job, false);
 	if (!job.directory[0]) { /* as the local cluster does */
 		str_set(&job.directory, "/state/local");
 		str_set(&job.scratch, "/state/local");

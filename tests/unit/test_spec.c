@@ -570,6 +570,18 @@ static void test_choices(void **state)
 	       "'launcher' = ray: Ray is not started yet; use bash and start it in the command with `ray start`");
 	refuse("launcher=zsh -- a\n", "'launcher' must be bash, not 'zsh'");
 	refuse("mode=cloud -- a\n", "'mode' must be slurm or local, not 'cloud'");
+	check_value("pipes_exception", "\"ignore\"", "\"ignore\"");
+	check_value("pipes_exception", "\"fail\"", "\"fail\"");
+	refuse("pipes_exception=die -- a\n", "'pipes_exception' must be fail or ignore, not 'die'");
+	check_value("pipes", "true", "true");
+	check_value("pipes", "\"false\"", "false");
+	check_value("pipes", "1", NULL);
+	refuse("pipes=inject -- a\n", "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the job runs, "
+				      "or list its one file in `files`");
+	check_value("extras", "{\"a\": [1, {\"b\": null}]}", "{\"a\": [1, {\"b\": null}]}");
+	check_value("extras", "\"{}\"", "{}");
+	check_value("extras", "[1]", NULL);
+	check_value("extras", "\"x\"", NULL);
 }
 
 static void test_gpus_and_signals(void **state)
@@ -1182,6 +1194,7 @@ static bool usable(const struct spec_key *k)
 						"payload",
 						"launcher",
 						"mode",
+						"pipes_exception",
 						"cluster",
 						"profile",
 						"key",

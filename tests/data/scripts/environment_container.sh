@@ -43,7 +43,9 @@ trap 'pass USR1' USR1; trap 'pass USR2' USR2
 # Directories and environment.
 _fault=-
 unready() {
-	_rc=$?
+	_k=$?
+	[ -z "$_rc" ] || return 0 # the first one counts
+	_rc=$_k
 	[ "$_rc" -gt 128 ] || _rc=73 _fault='write'
 }
 mkdir -p "$_ends" work results || unready
@@ -53,7 +55,7 @@ if [ -z "${SLURMRAY_JOB_ID:-}" ]; then
 	_cpus=$(echo "${SLURM_JOB_CPUS_PER_NODE:-}" | awk -F, '{
 		for (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]
 		print n
-	}')
+	}' 2>/dev/null)
 fi
 case $_nodes in *[!0-9]*) _nodes='' ;; esac
 case $_cpus in *[!0-9]*) _cpus='' ;; esac
@@ -143,7 +145,7 @@ _box=$(command -v apptainer || command -v singularity) ||
 [ -e "$HOME"/'im age.sif' ] || _fail "there is no such image on $(uname -n)"
 trap - EXIT
 exec >&3 2>&4 3>&- 4>&-
-cd "$_work" || exit 66
+cd "$_work" || _no_path workdir "$_work" 'Permission denied'
 exec "$_box" exec --bind "$_home" --bind "$(cd "$_home/results" && pwd -P)" \
 	--bind "$PWD" --pwd "$PWD" --nv "$HOME"/'im age.sif' /bin/sh -c 'exec "$(command -v bash || echo /bin/sh)" -c "$@"' - 'python -V'
 END_OF_FILE
@@ -170,6 +172,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
+	case $_fault in workdir | input | environment) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
@@ -205,7 +208,7 @@ for _f in $_cg; do
 done
 case $_rss in *[!0-9]*) _rss='' ;; esac
 case $_all in
-'' | *[!0-9]*) ! grep -qs srun job payload || _cpu='' ;;
+'' | *[!0-9]*) ! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu='' ;;
 *) _cpu=$_all ;;
 esac
 
