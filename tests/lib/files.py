@@ -24,8 +24,10 @@ import mnt
 HELD = "hold=true -- "
 RUN_FILES = {"spec": 0o644, "effective": 0o444, "script": 0o444, "status": 0o444, "why": 0o444, "info": 0o444,
              "info.json": 0o444, "job_id": 0o444, "cluster": 0o444, "exit_code": 0o444, "stdout": 0o444, "stderr": 0o444,
-             "log": 0o444, "history": 0o444, "metrics": 0o444, "metrics.json": 0o444, "ctl": 0o644}
-HIDDEN = ("wait", "stdout.follow", "stderr.follow", "log.follow")
+             "log": 0o444, "history": 0o444, "metrics": 0o444, "metrics.json": 0o444, "ctl": 0o644,
+             "events": 0o644, "events.rejected": 0o444, "context": 0o644}
+PIPES_OWN = ("events", "context")  # Dagster's classes remove them, without effect
+HIDDEN = ("wait", "stdout.follow", "stderr.follow", "log.follow", "events.follow")
 
 
 class Scratch:
@@ -49,7 +51,7 @@ def over(spec):
 def modes_and_owners():
     """modes, owners, links and types of everything in a run directory"""
     ident = over('cp /proc/self/status $SLURMRAY_RESULTS/r; echo out; echo err >&2')
-    is_("listing", sorted(os.listdir(run(ident))), sorted(list(RUN_FILES) + ["results", "files"]))
+    is_("listing", sorted(os.listdir(run(ident))), sorted(list(RUN_FILES) + ["results", "files", "pipes"]))
     for name, mode in RUN_FILES.items():
         st = os.lstat(run(ident, name))
         is_("mode of " + name, oct(stat.S_IMODE(st.st_mode)), oct(mode))
@@ -57,7 +59,7 @@ def modes_and_owners():
         is_("owner of " + name, (st.st_uid, st.st_gid, st.st_nlink), (os.getuid(), os.getgid(), 1))
     for name in HIDDEN:
         ok(stat.S_ISREG(os.lstat(run(ident, name)).st_mode), name)
-    for d in ("results", "work", "files"):
+    for d in ("results", "work", "files", "pipes"):
         ok(stat.S_ISDIR(os.lstat(run(ident, d)).st_mode), d)
     for d in ("", "runs", "by", "clusters", "by/status", "by/status/succeeded", "clusters/local", "clusters/local/runs"):
         st = os.lstat(path(d))
@@ -250,7 +252,11 @@ def not_permitted():
             fails((errno.EPERM, errno.EBUSY), "rename of " + d, os.rename, d, path("elsewhere"))
     for p in [run(ident, n) for n in RUN_FILES] + [path("README"), path("last"), path("runs/new"), run(ident, "results/r"),
                                                    path("by/status/succeeded", ident)]:
-        fails(errno.EPERM, "unlink of " + p, os.unlink, p)
+        if os.path.basename(p) in PIPES_OWN:
+            os.unlink(p)
+            ok(os.path.exists(p), p + " stays")
+        else:
+            fails(errno.EPERM, "unlink of " + p, os.unlink, p)
         fails(errno.EPERM, "rename of " + p, os.rename, p, path("x"))
         if os.path.islink(p):
             continue

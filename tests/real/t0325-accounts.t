@@ -61,7 +61,7 @@ eventually 5 why_says "$byhand" JobHeldUser
 ok "memory of the largest task" eventually 20 grep -qE '^max_rss [0-9]{8,9}$' "$MNT/runs/$wide/metrics"
 like "nodes, processors, and the time of all tasks" "$(tr '\n' ' ' <"$MNT/runs/$wide/metrics")" \
 	' nodes 2 cpus 4 cpu_seconds [0-9.]+ cpu_efficiency '
-like "where it is from" "$(cat "$MNT/runs/$wide/info")" '^usage_source sacct$'
+like "where it is from" "$(cat "$MNT/runs/$wide/info")" '^usage_source accounting$'
 testbed sshd-stop
 admin scancel "$(job_of "$byhand")"
 ok "Slurm forgets them" eventually 25 sh -c "! SLURM_CONF=$TESTBED_DIR/slurm.conf squeue -h -t all -o %A |

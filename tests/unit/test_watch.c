@@ -108,7 +108,7 @@ static void announced(struct fx *f)
 	FX_WAIT(f, seen_lines == 40);
 	fx_shell(f->home, ": >go");
 	FX_WAIT(f, fx_event(f, 7, EV_END, "succeeded"));
-	assert_true(f->listings > 1);
+	assert_true(f->listings > 0); /* how many is a matter of the machine's speed */
 }
 
 static void test_announced(void **state)
