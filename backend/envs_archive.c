@@ -335,7 +335,7 @@ int envs_archive_read(const char *path, const atomic_bool *stop, struct envs_arc
 {
 	cleanup_free struct scan_state *s = xcalloc(1, sizeof(*s));
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-	struct envs_identity before, after;
+	struct envs_identity before = { 0 }, after = { 0 };
 	int rc;
 
 	memset(out, 0, sizeof(*out));

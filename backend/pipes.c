@@ -546,6 +546,7 @@ static void judge(const char *line, size_t len, struct pipes_verdict *v)
 	enum pjson_fault fault;
 
 	memset(v, 0, sizeof(*v));
+	memset(found, 0, sizeof(found));
 	if (is_blank_line(line, len)) {
 		v->reason = PIPES_BLANK;
 		return;
