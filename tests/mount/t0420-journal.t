@@ -1,5 +1,6 @@
 #!/bin/sh
 # A journal that does not answer for a while: the cases are in tests/lib/journal.py.
+# TEST_SECONDS=27
 . "$(dirname "$0")/../lib/tap.sh"
 
 command -v "${CC:-cc}" >/dev/null || skip_all "there is no C compiler for tests/lib/slow_fsync.c"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # A short run of the torture suite on the cluster of this machine; the long one is `make torture`.
 # TORTURE_N and SEED change it.
+# TEST_SECONDS=24
 . "$(dirname "$0")/../lib/tap.sh"
 need_fuse
 command -v python3 >/dev/null || skip_all "python3 is not installed"

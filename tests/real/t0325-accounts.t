@@ -1,6 +1,7 @@
 #!/bin/bash
 # With accounting: states, codes, signals and reasons are those of t0310, which has none; and what only accounts know is there:
 # memory and processor time of all nodes and steps, and ends that the controller has forgotten.
+# TEST_SECONDS=28
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 for program in slurmdbd mariadbd mariadb-install-db; do

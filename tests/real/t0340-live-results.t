@@ -1,6 +1,7 @@
 #!/bin/bash
 # results/ and work/ of live runs over a slow network: what a line of the log announces is there when the line can be read, what
 # a silent job makes comes by itself, and while the cluster is away what is known stays and what is not is EHOSTUNREACH.
+# TEST_SECONDS=23
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 need_proxy

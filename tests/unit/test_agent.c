@@ -1,5 +1,6 @@
 /*
  * The agent: the codec against hostile input, and the real shell text in bash and in dash.
+ * TEST_SECONDS=41
  */
 #include "tests/unit/lib_shell.h"
 

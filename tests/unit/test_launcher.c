@@ -1,5 +1,6 @@
 /*
  * The scripts of launchers, run for real by dash and by bash as sh, and compared with golden ones (test_job.c).
+ * TEST_SECONDS=34
  */
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"

@@ -1,6 +1,7 @@
 /*
  * The local cluster's jobs: how they end, what ends them, in which order they start, and what becomes of them when the
  * cluster, a supervisor or a worker before this one is killed.
+ * TEST_SECONDS=14
  */
 #include "tests/unit/lib_local.h"
 

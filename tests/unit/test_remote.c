@@ -1,6 +1,7 @@
 /*
  * The cluster thread against a cluster of local processes (lib_fake_cluster): one execution and byte-exact logs
  * whatever is cut, refused or stalled, and every request answered once.
+ * TEST_SECONDS=75
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_cluster.h"

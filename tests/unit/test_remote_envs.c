@@ -1,6 +1,7 @@
 /*
  * Packed environments against a cluster of local processes (lib_fake_cluster): an archive is sent and unpacked once
  * for all runs, whatever is cut or restarted, with sftp and without; what cannot be used is refused once and for all.
+ * TEST_SECONDS=20
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_cluster.h"

@@ -1,6 +1,7 @@
 /*
  * Messages of jobs on a cluster behind a transport: wherever the connection breaks, each is in the spool once when the
  * cluster says that there are no more; and the two variables of the job say where its files are.
+ * TEST_SECONDS=12
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_cluster.h"

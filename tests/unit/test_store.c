@@ -2,6 +2,7 @@
  * The store: what was answered is there after every kind of death, what failed left no trace, and a directory is
  * taken only when it is its own. Faults come from a layer below SQLite (a VFS that counts writes and syncs) and from
  * a real file system that is too small.
+ * TEST_SECONDS=11
  */
 #include "backend/store_private.h"
 

@@ -1,5 +1,6 @@
 /*
  * The libssh2 transport against a real sshd on a private port with keys of its own. Skips where there is no sshd.
+ * TEST_SECONDS=48
  */
 #include "backend/transport.h"
 

@@ -1,6 +1,7 @@
 /*
  * Directories of live runs that come by themselves (backend/remote_watch.c), over a fake cluster: what a line of the
  * log announces is listed before the line can be read, nothing is asked for what nobody looks at, and logs stay exact.
+ * TEST_SECONDS=32
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_cluster.h"
