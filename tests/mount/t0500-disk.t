@@ -32,9 +32,10 @@ else
 	diag "no tmpfs can be mounted here: its errors are made up"
 fi
 mkdir "$T/bin"
+# A sanitizer that opens its log while it starts would come by our open(2), which is not ready then.
 cat >"$T/bin/slurmray" <<X
 #!/bin/sh
-ASAN_OPTIONS=\${ASAN_OPTIONS:+\$ASAN_OPTIONS:}verify_asan_link_order=0 LD_PRELOAD=$T/disk_errors.so exec "$SLURMRAY" "\$@"
+ASAN_OPTIONS=\${ASAN_OPTIONS:+\$ASAN_OPTIONS:}verify_asan_link_order=0:log_path=stderr LD_PRELOAD=$T/disk_errors.so exec "$SLURMRAY" "\$@"
 X
 chmod +x "$T/bin/slurmray"
 SLURMRAY=$T/bin/slurmray
