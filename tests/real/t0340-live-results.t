@@ -23,7 +23,7 @@ until [ -e ~/end ]; do sleep 0.1; done'
 id=$(submit "-- $(echo "$job" | tr '\n' ' ')")
 ok "what it made before anybody looked" eventually 30 has "$id" results/ready
 cat >"$T/read.py" <<'END'
-import os, sys
+import os, sys, time
 run = sys.argv[1]
 bad = 0
 def check(what, cond):
@@ -49,8 +49,11 @@ with open(run + "/log.follow", "rb", buffering=0) as log:
             if size("f%d" % n) > 0: # the next line may be on its way
                 try:
                     check("bytes", open(run + "/results/f%d" % n).read() == "%d\n" % n)
-                except OSError as e:
-                    check(str(e), size("f%d" % n) == -1)
+                except FileNotFoundError: # the next line has taken it away already; the listing soon says so
+                    until = time.monotonic() + 10
+                    while size("f%d" % n) != -1 and time.monotonic() < until:
+                        time.sleep(0.05)
+                    check("gone", size("f%d" % n) == -1)
 sys.exit(bad != 0)
 END
 (sleep 0.5; : >"$DEMO_HOME/go") &
