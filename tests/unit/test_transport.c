@@ -791,7 +791,7 @@ static void last_words_are_heard(void **state)
 	assert_int_equal(ops->channel_open(s.t, "echo last words; sleep 60", false, &c, &s.err), 0);
 	while ((n = ops->write(c, "x", 1)) == -EAGAIN)
 		turn(&s, 1000);
-	(void)usleep(300000); /* they are in our socket now */
+	(void)usleep(1500000); /* they are in our socket now, also on a busy machine */
 	signal_below(sshd, SIGKILL);
 	(void)usleep(100000);
 	n = read_all(&s, c, &out);
