@@ -2,7 +2,7 @@
 # The test helpers and the runner: what counts as a failure, and that nothing is left behind.
 . "$(dirname "$0")/../lib/tap.sh"
 
-unset STRICT TEST_TIMEOUT
+unset STRICT TEST_TIMEOUT RETRY
 
 sample() { # sample NAME: a test file of that name from standard input
 	{
@@ -47,6 +47,28 @@ END
 runner good bad
 is "failures are counted" "$status $last" "1 7 passed, 4 failed, 1 skipped"
 like "they are shown with what was wanted" "$out" 'wanted: b'
+
+runner_again() {
+	RETRY=1
+	export RETRY
+	runner "$@"
+	unset RETRY
+}
+sample flaky <<END
+pass "one"
+ok "the second time it is there" test -e "$T/been"
+: >"$T/been"
+done_testing
+END
+runner_again flaky bad good
+is "what fails has a second try alone where that is asked for" "$status $last" "1 9 passed, 4 failed, 1 skipped"
+like "what passes then is named" "$out" '^flaky: .*flaky\.t +\('
+like "with what was wrong at first" "$out" 'not ok 2 - the second time'
+like "what fails again has failed" "$out" '^failed: [^ ]*bad\.t +\('
+rm -f "$T/been"
+for name in bad2 bad3 bad4; do cp "$T/bad.t" "$T/$name.t"; done
+runner_again flaky bad2 bad3 bad4
+is "but not when many fail" "$status $last" "1 4 passed, 13 failed, 0 skipped"
 
 sample early <<'END'
 pass "one"

@@ -235,7 +235,7 @@ struct creq *lx_make(struct lx *f, enum creq_type type, uint32_t run, const char
 	j->directory = xstrdup(f->directory);
 	j->scratch = xstrdup(f->scratch);
 	j->time_s = -1;
-	j->grace_s = 1;
+	j->grace_s = 3; /* a shell on a busy machine needs more than a second to end */
 	q->job = j;
 	q->run_id = xasprintf("%u", run);
 	q->token = xasprintf("slurmray:" LX_UUID "/%u/a1", run);
