@@ -242,8 +242,12 @@ def status_of(instance, case):
 def stops(instance):
     """A process that is stopped, one whose run is terminated, one that is killed and its run then canceled by force."""
     cases = ['term', 'cancel', 'force']
-    process = {c: start(c, *(() if c == 'term' else ('--config-json', json.dumps(IN_PROCESS)))) for c in cases}
-    begun = [bool(wait_for(lambda c=c: starts(c), 90)) for c in cases]
+    config = CASES + '/in_process.yaml'
+    with open(config, 'w', encoding='utf-8') as f:
+        json.dump(IN_PROCESS, f)
+    process = {c: start(c, *(() if c == 'term' else ('-c', config))) for c in cases}
+    wait_for(lambda: all(starts(c) or process[c].poll() is not None for c in cases), 90)
+    begun = [starts(c) == 1 for c in cases]
     report('three jobs are running', begun=(begun, [True] * 3))
     run = {c: run_of(instance, c) for c in cases}
     if not all(begun):
@@ -276,9 +280,48 @@ def stops(instance):
            after=(wait_for(lambda: series(run['force'], 'long') == ['cancelled'] and 'cancelled'), 'cancelled'))
 
 
+def command_line(instance, cluster, config):
+    """Every asset of the project, as its README says; three commands side by side."""
+    environ = dict(os.environ, SLURMRAY_CLUSTER=cluster)
+    several = [['model,simulation,customers,orders'], ['ensemble', '--partition', 'seed007'], ['days', '--partition-range', '2026-01-01...2026-01-03']]
+    processes = [subprocess.Popen([sys.executable, '-m', 'dagster', 'asset', 'materialize', '-m', 'definitions', '--select', *options,
+                                   *([] if ',' in options[0] else ['--config-json', config])], env=environ, cwd=os.path.dirname(sd.__file__),
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for options in several]
+    ends = []
+    for p in processes:
+        said = p.communicate(timeout=150)[0]
+        ends.append(p.returncode)
+        if p.returncode:
+            print('# ' + said[-2000:].replace('\n', '\n# '))
+    report('%s: dagster asset materialize' % cluster, ends=(ends, [0, 0, 0]))
+    if any(ends):
+        return
+
+    def newest(key, count=1):
+        records = instance.fetch_materializations(dg.AssetKey(key), limit=count).records
+        return [({k: v.value for k, v in r.asset_materialization.metadata.items()}, r.partition_key) for r in records]
+
+    model, simulation, member = newest('model')[0][0], newest('simulation')[0][0], newest('ensemble')[0]
+    checks = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(dg.AssetKey('orders'), 'orders_have_customers'), limit=1)
+    report('%s: a job that reports, and one that knows nothing of Dagster' % cluster, rows=(model['rows'], 100), weights=(model['weights'], 100),
+           cluster=([sd.read(m['slurmray/run'], 'cluster') for m in (model, simulation)], [cluster] * 2),
+           parameter=(sd.read(simulation['slurmray/run'], 'results/parameter'), '42'))
+    report('%s: two assets and a check from one job' % cluster, check=([c.status.value for c in checks], ['SUCCEEDED']),
+           rows=([newest(k)[0][0]['rows'] for k in ('customers', 'orders')], [3, 7]),
+           run=(len({newest(k)[0][0]['slurmray/run'] for k in ('customers', 'orders')}), 1))
+    report('%s: a partition, in a run whose name has it' % cluster, key=(member[1], 'seed007'),
+           name=(os.path.basename(member[0]['slurmray/run']).startswith('ensemble-seed007-'), True))
+    report('%s: partitions of one job, each with metadata of its own' % cluster,
+           days=({p: m.get('number') for m, p in newest('days', 3)}, {'2026-01-01': 0, '2026-01-02': 1, '2026-01-03': 2}))
+
+
 def main(few, clusters):
     with dg.DagsterInstance.get() as instance:
         race()
+        if not few:
+            for cluster in clusters:
+                command_line(instance, cluster, json.dumps(IN_PROCESS))
         for cluster in clusters:
             os.environ['SLURMRAY_CLUSTER'] = cluster
             tries(instance, cluster)
