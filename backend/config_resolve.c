@@ -337,12 +337,51 @@ static int check_local(const struct config *c, struct effective *eff, struct str
 	return rc ? -EINVAL : 0;
 }
 
+/* What is asked of a scheduler was asked when the session began; only how much of the session is wanted counts. */
+static int ignore_session_keys(struct effective *eff, struct strbuf *errors)
+{
+	static const char *const own[] = { "ntasks", "cpus_per_task", "dependency" };
+	int rc = 0;
+
+	for (const struct spec_key *k = spec_keys; k->name; k++) {
+		const char *source = text(eff->sources, k->name);
+
+		if (!(k->flags & (SPEC_SBATCH | SPEC_PLACEMENT)) || !json_object_get(eff->values, k->name) ||
+		    among(k->name, own, ARRAY_SIZE(own)))
+			continue;
+		if (source && strcmp(source, "spec") == 0)
+			rc = strbuf_complain(errors, "%s: a run in a session cannot have its own: give it to the session",
+					     k->name);
+		else
+			json_object_set_new(eff->ignored, k->name, json_string("the session's own counts"));
+	}
+	return rc;
+}
+
+static int check_session(struct effective *eff, struct strbuf *errors)
+{
+	const char *launcher = text(eff->values, "launcher"), *session = text(eff->values, "session");
+	bool holder = launcher && strcmp(launcher, "session") == 0;
+
+	if (!holder && (json_object_get(eff->values, "idle") || json_object_get(eff->values, "max_steps")))
+		return strbuf_complain(errors, "idle, max_steps: they belong to a session (launcher=session)");
+	if (!holder && !session)
+		return 0;
+	if (holder && session)
+		return strbuf_complain(errors, "session: a session cannot start in another");
+	if (eff->cluster->type == CLUSTER_LOCAL)
+		return strbuf_complain(errors, "cluster %s is this machine, where runs need no session", eff->cluster->name);
+	return session ? ignore_session_keys(eff, errors) : 0;
+}
+
 static int check_mode(const struct effective *eff, struct strbuf *errors)
 {
 	const char *mode = text(eff->values, "mode");
 	bool local = eff->cluster->type == CLUSTER_LOCAL;
 
-	if (mode && strcmp(mode, local ? "local" : "slurm") != 0)
+	if (mode && strcmp(mode, "slurm-session") == 0 && !text(eff->values, "session"))
+		return strbuf_complain(errors, "mode=slurm-session: say in which, session=NAME");
+	if (mode && strcmp(mode, local ? "local" : "slurm") != 0 && (local || strcmp(mode, "slurm-session") != 0))
 		return strbuf_complain(errors, "mode=%s: cluster %s is of type %s", mode, eff->cluster->name,
 				       local ? "local" : "slurm");
 	return 0;
@@ -366,7 +405,8 @@ int config_resolve(const struct config *c, const json_t *spec, const char *clust
 	rc |= check_mode(out, errors);
 	if (out->cluster->type == CLUSTER_LOCAL)
 		rc |= check_local(c, out, errors);
-	if (!json_object_get(out->values, "command") && !json_object_get(out->values, "script") &&
+	rc |= check_session(out, errors);
+	if (strcmp(text(out->values, "launcher"), "session") != 0 && !json_object_get(out->values, "command") && !json_object_get(out->values, "script") &&
 	    !json_object_get(out->values, "payload"))
 		rc |= strbuf_complain(errors, "nothing to run: give one of command, script, payload");
 	if (rc)

@@ -150,6 +150,8 @@ static void applied(struct engine *en, struct erun *er, const struct event *ev, 
 	if (ended) {
 		engine_logs_done(en, er);
 		engine_act_gated(en);
+	} else if (ev->type == EV_SUBMITTED && engine_is_session(er->r)) {
+		engine_act_gated(en); /* its runs can be submitted, too */
 	}
 	engine_changed(en, er);
 	engine_settle(en, er);
@@ -227,7 +229,7 @@ static int may_submit(struct engine *en, struct erun *er, struct strbuf *errors)
 		str_set(&er->gate, why);
 		return 0;
 	}
-	if (er->r->attempt)
+	if (er->r->attempt && !run_fact(er->r, "session"))
 		return 1;
 	return engine_gate_open(en, er, errors);
 }

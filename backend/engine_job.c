@@ -46,6 +46,18 @@ static int parse_effective(struct engine *en, const struct run *r, struct effect
 	return 0;
 }
 
+/* Where the session's own job is, once it has one. */
+static void fill_holder(const struct engine *en, struct job *job)
+{
+	const struct run *s = job->session ? engine_run_by_id(en, job->session) : NULL;
+
+	if (!s || !s->job_id)
+		return;
+	job->holder.num = s->num;
+	job->holder.attempt = s->attempt;
+	job->holder.job_id = xstrdup(s->job_id);
+}
+
 int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbuf *errors)
 {
 	struct effective eff;
@@ -61,6 +73,7 @@ int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbu
 	if (rc < 0)
 		return rc;
 	engine_job_place(en, job, er->directory, er->scratch);
+	fill_holder(en, job);
 	job->hold = er->r->hold_wanted; /* began as the spec's */
 	engine_pipes_flags(en, er->r, job);
 	return 0;
@@ -144,6 +157,26 @@ char *const *engine_after(struct engine *en, struct erun *er)
 	return er->after;
 }
 
+/* The same for the session that a run starts in. */
+static int in_session(struct engine *en, const char *id, struct strbuf *why)
+{
+	const struct run *s = engine_run_by_id(en, id);
+
+	if (!s) {
+		strbuf_addf(why, "its session %s is not there (any more)", id);
+		return -1;
+	}
+	if (!run_is_live(s)) {
+		strbuf_addf(why, "its session %s ended before the run started (%s%s%s)", id, run_status_name(s->status),
+			    s->why ? ": " : "", s->why ? s->why : "");
+		return -1;
+	}
+	if (s->job_id)
+		return 1;
+	strbuf_addf(why, "waiting for its session %s, which is %s", id, run_status_name(s->status));
+	return 0;
+}
+
 int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors)
 {
 	struct strbuf why = STRBUF_INIT;
@@ -153,6 +186,8 @@ int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors)
 		return -EINVAL;
 	for (char **d = er->after; *d && rc == 1; d++)
 		rc = dependency(en, *d, &why);
+	if (rc == 1 && run_fact(er->r, "session"))
+		rc = in_session(en, run_fact(er->r, "session"), &why);
 	str_set(&er->gate, rc == 1 ? NULL : why.buf);
 	strbuf_release(&why);
 	return rc;

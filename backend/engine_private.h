@@ -222,6 +222,7 @@ void engine_remove_tree(const char *path);
 int engine_link_files(struct engine *en, uint32_t from, uint32_t to, struct err *e);
 
 /* engine_submit.c */
+bool engine_is_session(const struct run *r);
 void engine_created(struct engine *en, struct pending *p, int code); /* frees p */
 void engine_key_add(struct engine *en, const char *key, const char *value);
 /* A new run of an ended one's spec: without its key, with its files. */

@@ -118,6 +118,32 @@ static int check_dependencies(struct engine *en, const struct run *as, struct pr
 	return rc;
 }
 
+bool engine_is_session(const struct run *r)
+{
+	const char *launcher = run_fact(r, "launcher");
+
+	return launcher && strcmp(launcher, "session") == 0;
+}
+
+static int check_session(const struct engine *en, struct prepared *p)
+{
+	const char *id = p->job.session;
+	const struct run *s = id ? engine_run_by_id(en, id) : NULL;
+
+	if (!id)
+		return 0;
+	if (!s || !engine_is_session(s))
+		return strbuf_complain(&p->errors, s ? "session: run %s is no session (launcher=session)"
+						     : "session: there is no session %s", id);
+	if (!run_is_live(s))
+		return strbuf_complain(&p->errors, "session: %s has ended (%s): begin a new one", id,
+				       run_status_name(s->status));
+	if (strcmp(s->cluster, p->eff.cluster->name) != 0)
+		return strbuf_complain(&p->errors, "session: %s is on cluster %s, and the run is to be on %s", id, s->cluster,
+				       p->eff.cluster->name);
+	return 0;
+}
+
 static int check_paths(const struct engine *en, struct prepared *p)
 {
 	const struct job_paths_where where = { p->eff.cluster->type == CLUSTER_LOCAL, en->conf.mount_dir };
@@ -156,6 +182,8 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, co
 		rc = job_from_effective(&p->eff, &p->job, &p->errors);
 	if (rc == 0)
 		rc = check_dependencies(en, as, p);
+	if (rc == 0)
+		rc = check_session(en, p);
 	if (rc == 0)
 		rc = check_paths(en, p);
 	if (rc == 0)
@@ -213,6 +241,10 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	(void)json_object_set_new(d, "job_name", json_string(p->job.name)); /* what the scheduler shows */
 	if (key)
 		(void)json_object_set_new(d, "key", json_string(key));
+	if (strcmp(p->job.launcher, "bash") != 0)
+		(void)json_object_set_new(d, "launcher", json_string(p->job.launcher));
+	if (p->job.session)
+		(void)json_object_set_new(d, "session", json_string(p->job.session));
 	if (tags)
 		(void)json_object_set(d, "tags", tags);
 	if (retry_of)

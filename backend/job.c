@@ -23,6 +23,7 @@
 #define ARG_MAX_BYTES (128 * 1024)
 #define ERRORS_ENOUGH 8192 /* bytes of sentences about one key */
 #define GRACE_DEFAULT 10
+#define IDLE_DEFAULT (30 * 60) /* seconds that a session may hold nodes for nothing */
 #define SIGNAL_LEAD_DEFAULT 60 /* sbatch(1), --signal */
 
 static const json_t *value(const struct effective *eff, const char *key)
@@ -182,9 +183,34 @@ static void fill_args(const struct effective *eff, struct job *job)
 	job->args = words_take(&args);
 }
 
+static bool is_session(const struct effective *eff)
+{
+	const char *launcher = text(eff, "launcher");
+
+	return launcher && strcmp(launcher, "session") == 0;
+}
+
+static void fill_session(const struct effective *eff, struct job *job)
+{
+	const char *idle = text(eff, "idle");
+	json_int_t steps = count(eff, "max_steps", 0);
+
+	job->session = xstrdup(text(eff, "session"));
+	job->idle_s = idle ? spec_time_seconds(idle) : IDLE_DEFAULT;
+	if (job->idle_s < 0)
+		job->idle_s = 0;
+	job->max_steps = steps < 0 ? 0 : steps > INT_MAX ? INT_MAX : (int)steps;
+}
+
 static int fill_form(const struct effective *eff, struct job *job, struct strbuf *errors)
 {
 	const json_t *command = value(eff, "command");
+
+	if (is_session(eff)) {
+		job->form = JOB_COMMAND;
+		job->command = xstrdup("session");
+		return 0;
+	}
 
 	if (json_is_array(command))
 		return fill_argv(command, job, errors);
@@ -516,6 +542,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	fill_sbatch(eff, job);
 	fill_after(eff, job);
 	fill_resources(eff, job);
+	fill_session(eff, job);
 	job->workdir = xstrdup(text(eff, "workdir"));
 	job->directory = xstrdup(eff->cluster->directory);
 	job->scratch = xstrdup(eff->cluster->scratch);
@@ -545,6 +572,8 @@ void job_release(struct job *job)
 	free(job->input);
 	free(job->directory);
 	free(job->scratch);
+	free(job->session);
+	free(job->holder.job_id);
 	free(job->pipes_data);
 	free(job->pipes_extras);
 	free(job->pipes_params);

@@ -74,6 +74,13 @@ struct job {
 	char *pipes_data;    /* the context in it, as JSON, or NULL */
 	char *pipes_extras;  /* JSON, or NULL */
 	char *pipes_params;  /* JSON members for DAGSTER_PIPES_MESSAGES besides `path`, each behind a comma; or NULL */
+	int64_t idle_s;      /* of a session: it ends after so long without a step; 0: never */
+	int max_steps;       /* of a session: how many run at once */
+	char *session;       /* this is a step of it; or NULL */
+	struct job_holder {  /* the session's own job, filled in by the engine; num 0: none */
+		uint32_t num, attempt;
+		char *job_id;
+	} holder;
 	char **after;        /* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
 };
 

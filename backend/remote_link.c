@@ -246,7 +246,7 @@ static void connect_now(struct cluster *c)
 static void start_shell(struct cluster *c)
 {
 	struct remote_link *l = &c->link;
-	struct strbuf dir = STRBUF_INIT, ends = STRBUF_INIT;
+	struct strbuf dir = STRBUF_INIT, ends = STRBUF_INIT, prelude = STRBUF_INIT;
 	struct err e = ERR_INIT;
 
 	if (c->top->channel_open(l->t, NULL, false, &l->shell, &e) < 0) {
@@ -257,7 +257,9 @@ static void start_shell(struct cluster *c)
 	remote_dir(c, 0, 0, "ends", &dir);
 	quote_sh_path(&ends, dir.buf);
 	l->tick_ms = default_tick(c);
-	l->agent = agent_new(c->sched->prelude(), ends.buf, l->tick_ms, on_frame, c);
+	c->sched->prelude(&prelude);
+	l->agent = agent_new(prelude.buf, ends.buf, l->tick_ms, on_frame, c);
+	strbuf_release(&prelude);
 	strbuf_release(&dir);
 	strbuf_release(&ends);
 	l->state = LINK_HELLO;

@@ -66,7 +66,7 @@ void rusage_want(struct cluster *c, const struct rrun *r)
 {
 	struct usage *u;
 
-	if (!c->sched->usage || c->usage_none || !r->job_id || !*r->job_id)
+	if (!c->sched->usage || c->usage_none || !r->job_id || !*r->job_id || (r->job && r->job->holder.num))
 		return;
 	u = xcalloc(1, sizeof(*u));
 	u->num = r->num;

@@ -54,7 +54,7 @@ enum sched_verdict {
 struct sched_ops {
 	const char *name;
 	/* Shell functions that the other calls use; defined once in the remote shell. */
-	const char *(*prelude)(void);
+	void (*prelude)(struct strbuf *out);
 	/* Code that submits (idempotent: any number of times, concurrently, by anyone). The payload "$IN" is the
 	   script, then a tar archive of files when files_len > 0. */
 	void (*submit)(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code);

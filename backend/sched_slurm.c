@@ -204,21 +204,24 @@ void slurm_put(json_t *o, const char *key, const char *s)
 	(void)json_object_set_new(o, key, v);
 }
 
-static const char *prelude(void)
+static void prelude(struct strbuf *out)
 {
-	return slurm_prelude;
+	strbuf_addstr(out, slurm_prelude);
+	strbuf_addstr(out, slurm_step_prelude);
 }
 
 static void poll_code(struct strbuf *code)
 {
-	strbuf_addstr(code, "sl_queue\n");
+	strbuf_addstr(code, "st_queue\n");
 }
 
-/* "123", "123_4", "123_[5-9%2]", "123+0": what sbatch had printed is the part before '_' or '+'. */
+/* "123", "123_4", "123_[5-9%2]", "123+0": what sbatch had printed is the part before '_' or '+'. "123.s4" is a step. */
 static bool base_id(char *id)
 {
 	size_t len = strspn(id, "0123456789");
 
+	if (len && strncmp(id + len, ".s", 2) == 0)
+		return true;
 	if (!len || !strchr("_+", id[len]))
 		return false;
 	id[len] = '\0';

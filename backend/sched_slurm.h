@@ -6,7 +6,7 @@
 
 #include "backend/sched.h"
 
-extern const char slurm_prelude[];
+extern const char slurm_prelude[], slurm_step_prelude[];
 
 /* One quoted word and a blank. `slurm_attempt_dir`: DIRECTORY/UUID/runs/NUM/aN under any base. */
 void slurm_arg(struct strbuf *code, const char *s);
@@ -35,12 +35,22 @@ int slurm_error(struct err *e, int code, const char *what, const char *text);
 /* A string member; bytes that are no UTF-8 become '?', empty strings are left out. */
 void slurm_put(json_t *o, const char *key, const char *s);
 
+/* Where the attempt's working directory really is ('' for `work` in it), and a blank. */
+void slurm_work(struct strbuf *code, const struct sched_run *r);
 void slurm_submit(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code);
 enum sched_verdict slurm_submit_result(int rc, const char *out, const char *err, char *job_id, size_t size,
 				       struct strbuf *why);
 void slurm_verify(const struct sched_run *r, struct strbuf *code);
 struct event *slurm_verify_result(const struct sched_run *r, int rc, const char *out, const char *err, int64_t now);
 int slurm_verb(const struct sched_run *r, const char *verb, const char *arg, struct strbuf *code, struct err *e);
+/* The same three for a step of a session (sched_slurm_step.c); `word` is the checked name of a signal. */
+void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code);
+void slurm_step_verify(const struct sched_run *r, struct strbuf *code);
+int slurm_step_verb(const struct sched_run *r, const char *verb, const char *word, struct strbuf *code, struct err *e);
+static inline bool slurm_is_step(const struct sched_run *r)
+{
+	return r->job && r->job->holder.num;
+}
 int slurm_verb_result(const char *verb, int rc, const char *out, const char *err, struct err *e);
 void slurm_usage(const struct sched_run *runs, size_t n, struct strbuf *code);
 int slurm_usage_result(int rc, const char *out, const char *err, sched_usage_cb cb, void *arg, struct err *e);

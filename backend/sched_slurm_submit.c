@@ -34,7 +34,7 @@ static void add_streams(struct strbuf *code, const struct job *job)
 }
 
 /* The real working directory; where the control directory is elsewhere, `work` there is a link to it. */
-static void add_work(struct strbuf *code, const struct sched_run *r)
+void slurm_work(struct strbuf *code, const struct sched_run *r)
 {
 	const char *scratch = r->job->scratch;
 
@@ -60,6 +60,10 @@ void slurm_submit(const struct sched_run *r, size_t script_len, size_t files_len
 	const struct job *job = r->job;
 	cleanup_strbuf struct strbuf ends = STRBUF_INIT, token = STRBUF_INIT;
 
+	if (slurm_is_step(r)) {
+		slurm_step_submit(r, script_len, files_len, code);
+		return;
+	}
 	strbuf_addf(&ends, "%s/%s/ends", r->directory, r->uuid);
 	slurm_token(&token, r);
 	strbuf_addstr(code, "sl_submit ");
@@ -68,7 +72,7 @@ void slurm_submit(const struct sched_run *r, size_t script_len, size_t files_len
 	strbuf_addch(code, ' ');
 	slurm_arg(code, token.buf);
 	strbuf_addf(code, "%zu %zu ", script_len, files_len);
-	add_work(code, r);
+	slurm_work(code, r);
 	add_streams(code, job);
 	for (size_t i = 0; job->sbatch && job->sbatch[i]; i++)
 		slurm_arg(code, job->sbatch[i]);
@@ -113,7 +117,7 @@ static bool first_line_is(const char *out, const char *word)
 
 static bool take_id(const char *out, char *job_id, size_t size)
 {
-	size_t len = strspn(out, "0123456789");
+	size_t len = strspn(out, "0123456789.s");
 
 	if (!len || len >= size || (out[len] != '\n' && out[len]))
 		return false;

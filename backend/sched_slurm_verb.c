@@ -99,6 +99,8 @@ int slurm_verb(const struct sched_run *r, const char *verb, const char *arg, str
 
 	if (err)
 		return err;
+	if (slurm_is_step(r))
+		return slurm_step_verb(r, verb, word.buf, code, e);
 	if (!r->job_id && strcmp(verb, "cancel") != 0)
 		return err_set(e, -EBUSY, "%s: the job has not been submitted yet", verb);
 	if (strcmp(verb, "cancel") == 0 && r->job && r->job->grace_said)

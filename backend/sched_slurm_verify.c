@@ -46,6 +46,10 @@ void slurm_verify(const struct sched_run *r, struct strbuf *code)
 {
 	cleanup_strbuf struct strbuf token = STRBUF_INIT, record = STRBUF_INIT;
 
+	if (slurm_is_step(r)) {
+		slurm_step_verify(r, code);
+		return;
+	}
 	strbuf_addf(&record, "%s/%s/ends/%u.a%u", r->directory, r->uuid, r->num, r->attempt);
 	slurm_token(&token, r);
 	strbuf_addstr(code, "sl_verify ");

@@ -203,6 +203,14 @@ static int json_mistake(const json_error_t *e, struct strbuf *errors)
 	return spec_complain(errors, "line %d, column %d: this is not JSON: %s", e->line, e->column, e->text);
 }
 
+/* A session has nothing to run: others run in it. */
+static bool is_session(const json_t *spec)
+{
+	const char *launcher = json_string_value(json_object_get(spec, "launcher"));
+
+	return launcher && strcmp(launcher, "session") == 0;
+}
+
 /* How many of the keys that say what runs are there. */
 static int count_programs(const json_t *spec)
 {
@@ -234,7 +242,7 @@ static int parse_json(const char *text, size_t len, json_t *spec, struct strbuf 
 			rc = -EINVAL;
 	}
 	/* A bad command is no missing command: it is what was written that counts. */
-	if (count_programs(root) == 0)
+	if (count_programs(root) == 0 && !is_session(root))
 		rc = spec_complain(errors, "there is nothing to run: give 'command', 'script' or 'payload'");
 	json_decref(root);
 	return rc;
@@ -263,6 +271,8 @@ static int finish(json_t *spec, struct strbuf *errors)
 	const json_t *args = json_object_get(spec, "args");
 	int rc = 0;
 
+	if (is_session(spec) && count_programs(spec))
+		rc = spec_complain(errors, "a session runs nothing itself: submit the command as a run with session=NAME");
 	if (count_programs(spec) > 1)
 		rc = spec_complain(errors, "'command', 'script' and 'payload': only one of them can be what runs");
 	if (args && !json_is_null(args) && command && !json_is_null(command))

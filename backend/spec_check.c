@@ -422,6 +422,7 @@ static const struct rule {
 	{ "tags", tag_ok,
 	  "a list of names: A-Z a-z 0-9 . _ -, the first a letter or _, none of new, list, last, wait..." },
 	{ "files", local_path_ok, "a list of absolute local paths" },
+	{ "session", spec_run_id_ok, "the name of a session" },
 	{ "afterok", spec_run_id_ok, "a list of run ids: numbers or names" },
 	{ "afterany", spec_run_id_ok, "a list of run ids: numbers or names" },
 	{ "afternotok", spec_run_id_ok, "a list of run ids: numbers or names" },
@@ -440,13 +441,14 @@ static const struct choice {
 	const char *key, *word, *later; /* later: NULL when it is possible now */
 } choices[] = {
 	{ "launcher", "bash", NULL },
+	{ "launcher", "session", NULL },
 	{ "launcher", "ray", "Ray is not started yet; use bash and start it in the command with `ray start`" },
 	{ "launcher", "spark", "Spark is not started yet; use bash and start it in the command" },
 	{ "pipes_exception", "fail", NULL },
 	{ "pipes_exception", "ignore", NULL },
 	{ "mode", "slurm", NULL },
 	{ "mode", "local", NULL },
-	{ "mode", "slurm-session", "sessions are not possible yet; use slurm" },
+	{ "mode", "slurm-session", NULL },
 	{ "mode", "slurm-hetjob", "heterogeneous jobs are not possible yet; use slurm and a run for each part" },
 	{ "mode", "ray", "Ray is not started yet; use slurm or local" },
 };

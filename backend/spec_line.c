@@ -16,6 +16,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 #define SLIPS_MAX 16 /* unknown keys that are compared with all that are known */
@@ -97,7 +98,7 @@ struct line_shape {
 	bool slip;          /* it only looks like it */
 };
 
-static void note_key(struct line_shape *shape, const char *p, size_t len)
+static void note_key(struct line_shape *shape, const char *p, size_t len, const char *end)
 {
 	cleanup_free char *name = xstrndup(p, len);
 	const struct spec_key *k;
@@ -107,6 +108,8 @@ static void note_key(struct line_shape *shape, const char *p, size_t len)
 	k = spec_key_find(name);
 	if (k && (strcmp(k->name, "command") == 0 || strcmp(k->name, "script") == 0 || strcmp(k->name, "payload") == 0))
 		shape->runnable = true;
+	if (k && strcmp(k->name, "launcher") == 0 && end - p - (ptrdiff_t)len >= 8 && memcmp(p + len, "=session", 8) == 0)
+		shape->runnable = true; /* it needs no command */
 	/* What sbatch alone has, as `verbose`, is never right as a key: it is a variable. */
 	meant = !k                     ? (shape->n_pairs++ < SLIPS_MAX ? spec_key_slip(name) : NULL)
 		: k->flags & SPEC_OURS ? NULL
@@ -144,7 +147,7 @@ static struct line_shape line_shape(const char *text, const char *end)
 			shape.command = p;
 			return shape;
 		}
-		note_key(&shape, p, len);
+		note_key(&shape, p, len, end);
 		if (spec_word(&p, end, &word) < 0) {
 			shape.kind = LINE_UNCLOSED;
 			return shape;

@@ -185,7 +185,8 @@ static void add_settings(const struct job *job, const struct launch_ctx *ctx, st
 	quote_sh_path(out, base.buf);
 	strbuf_addstr(out, "\n_hold=");
 	launch_attempt_dir(out, job->directory, ctx);
-	strbuf_addf(out, "\n_max=%d _idle=%lld _grace=%d\n", job->max_steps, (long long)job->idle_s, job->grace_s);
+	strbuf_addf(out, "\n_max=%d _idle=%lld _grace=%d\n", job->max_steps ? job->max_steps : 9999,
+		    (long long)job->idle_s, job->grace_s);
 }
 
 static int render(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out, struct err *e)

@@ -350,6 +350,8 @@ static void add_words(char *const *words, struct strbuf *body)
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
 	strbuf_addstr(body, "exec");
+	if (job->session && job->ntasks > 1) /* what sbatch does not do for a job's script, but a session's user means */
+		strbuf_addf(body, " srun --overlap --exact -n%d -c%d", job->ntasks, job->cpus_per_task);
 	wrap_container(&job->environment, body);
 	switch (job->form) {
 	case JOB_COMMAND:

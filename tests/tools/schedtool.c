@@ -158,7 +158,7 @@ static int print_code(struct call *c, char **words)
 	int err = 0;
 
 	if (strcmp(words[0], "prelude") == 0)
-		strbuf_addstr(&code, ops->prelude());
+		ops->prelude(&code);
 	else if (strcmp(words[0], "submit") == 0)
 		ops->submit(&c->run, c->script_len, c->files_len, &code);
 	else if (strcmp(words[0], "poll") == 0)

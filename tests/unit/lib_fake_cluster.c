@@ -311,9 +311,9 @@ static const char prelude[] =
 	"\techo done\n"
 	"}\n";
 
-static const char *fake_prelude(void)
+static void fake_prelude(struct strbuf *out)
 {
-	return prelude;
+	strbuf_addstr(out, prelude);
 }
 
 static void add_dir(const struct sched_run *r, const char *name, struct strbuf *code)

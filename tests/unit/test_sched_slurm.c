@@ -775,8 +775,11 @@ static void box_close(struct box *b)
 
 static void expect(const struct box *b, const char *code, const char *want)
 {
-	cleanup_free char *got = run_shell(b, code, OPS->prelude());
+	cleanup_strbuf struct strbuf prelude = STRBUF_INIT;
+	cleanup_free char *got = NULL;
 
+	OPS->prelude(&prelude);
+	got = run_shell(b, code, prelude.buf);
 	if (strcmp(got, want) != 0)
 		fail_msg("%s: '%s' printed\n%s\ninstead of\n%s", b->shell, code, got, want);
 }

@@ -1,0 +1,224 @@
+/*
+ * Steps of a session: what sched_slurm*.c does with jobs, done with the queue of the session's own job (its holder,
+ * launchers/session.c). The answers have the form that the readers of those files know, so only the code that asks is
+ * another: what the controller would say of a job is said of a step.
+ *
+ * Invariants: a step's job id is known before it is queued (HOLDER.sNUM), so a claim needs no answer of anybody; the
+ * line in the queue comes before the claim, so a claimed step is queued, and two lines start it once (the wrapper's
+ * guard); a step is void before it is called lost.
+ */
+#include "backend/sched_slurm.h"
+
+#include "backend/base/quote.h"
+
+#include <errno.h>
+#include <string.h>
+
+const char slurm_step_prelude[] =
+	/* st_submit ATTEMPT ENDS TOKEN LEN MORE WORK HOLDER ID LINE: as sl_submit, with the same answers. */
+	"st_submit() {\n"
+	"\tsl_a=$1 sl_ends=$2 sl_token=$3 sl_len=$4 sl_more=$5 sl_work=${6:-$1/work} st_h=$7 sl_id=$8\n"
+	"\tsl_t='' sl_um=$(umask)\n"
+	"\tif sl_settled; then return; fi\n"
+	"\tumask 077\n"
+	"\tif ! mkdir -p \"$sl_a\" \"$sl_ends\" 2>&1; then\n"
+	"\t\tsl_fail \"cannot make the control directory $sl_a\"\n"
+	"\t\treturn\n"
+	"\tfi\n"
+	"\tif [ ! -e \"$sl_a/intent\" ]; then\n"
+	"\t\tsl_t=$(mktemp -d \"$sl_a/tmp.XXXXXXXX\") || { sl_fail \"cannot write in $sl_a\"; return; }\n"
+	"\t\tif ! sl_q=$(sl_deliver 2>&1); then\n"
+	"\t\t\tsl_fail \"${sl_q:-cannot write the script to $sl_a}\"\n"
+	"\t\t\treturn\n"
+	"\t\tfi\n"
+	"\t\trm -rf \"$sl_t\"\n"
+	"\tfi\n"
+	"\tst_tell queue \"$9\" || { sl_fail \"cannot write to the queue of the session in $st_h\"; return; }\n"
+	"\tsl_link \"$sl_id\" \"$sl_a/claim\"\n"
+	"\tif ! sl_settled; then echo unsure; fi\n"
+	"}\n"
+	/* The empty line in front ends one that an earlier writer could not finish. A reader of its own keeps the bell from
+	   blocking where nobody listens (fifo(7)). */
+	"st_tell() {\n"
+	"\tprintf '\\n%s .\\n' \"$2\" >>\"$st_h/$1\" || return 1\n"
+	"\t[ ! -p \"$st_h/bell\" ] || { echo >&5; } 5<>\"$st_h/bell\" || :\n"
+	"}\n"
+	/* Rows as squeue would have them, of the sessions whose job is running. */
+	"st_rows() {\n"
+	"\tst_base=${SR_DIR%/ends}\n"
+	"\tfor st_x in \"$st_base\"/sessions/*; do\n"
+	"\t\tst_j=${st_x##*/}\n"
+	"\t\tcase \"|$(sl_say \"$1\" | tr '\\n' '|')\" in *\"|$st_j|RUNNING|\"*) ;; *) continue ;; esac\n"
+	"\t\twhile read -r st_k st_s st_t; do\n"
+	"\t\t\tst_n=''\n"
+	"\t\t\t[ \"$st_s\" = RUNNING ] || st_n=Session\n"
+	"\t\t\techo \"$st_j.s${st_k%/*}|$st_s|$st_n||$st_t 0 0|slurmray:${st_base##*/}/$st_k|\"\n"
+	"\t\tdone <\"$st_x/steps\"\n"
+	"\tdone 2>/dev/null\n"
+	"\treturn 0\n"
+	"}\n"
+	"st_queue() {\n"
+	"\tset -- \"${SR_DIR%/ends}\"/sessions/*\n"
+	"\tif [ ! -L \"$1\" ]; then\n"
+	"\t\tsl_queue\n"
+	"\t\treturn\n"
+	"\tfi\n"
+	"\tsl_q=$(sl_queue) || return\n"
+	"\tsl_say \"$sl_q\"\n"
+	"\tst_rows \"$sl_q\"\n"
+	"}\n"
+	/* st_holder HOLDER TOKEN ID: sl_jrc and sl_s of the session's job; true while steps may run in it. */
+	"st_holder() {\n"
+	"\tst_h=$1\n"
+	"\tsl_job \"$3\" \"$2\" \"$1\"\n"
+	"\tsl_s=$(sl_state)\n"
+	"\tcase $sl_jrc:$sl_s in\n"
+	"\tknown:COMPLETED|known:CANCELLED|known:FAILED|known:TIMEOUT|known:NODE_FAIL) return 1 ;;\n"
+	"\tknown:PREEMPTED|known:BOOT_FAIL|known:DEADLINE|known:OUT_OF_MEMORY) return 1 ;;\n"
+	"\tknown:*) return 0 ;;\n"
+	"\tesac\n"
+	"\treturn 1\n"
+	"}\n"
+	"st_state() {\n"
+	"\tcase $sl_s in RUNNING|SUSPENDED|COMPLETING) ;; *) echo 'PENDING Reason=Session'; return ;; esac\n"
+	"\tcase $(grep \"^$1 \" \"$st_h/steps\") in\n"
+	"\t*\\ RUNNING\\ *) echo RUNNING ;;\n"
+	"\t*\\ PENDING\\ *) echo 'PENDING Reason=Session' ;;\n"
+	"\t*) if [ -e \"$sl_a/gone\" ]; then echo FAILED\n"
+	"\t\telif [ -L \"$sl_a/started\" ]; then echo RUNNING\n"
+	"\t\telse echo 'PENDING Reason=Session'; fi ;;\n"
+	"\tesac\n"
+	"}\n"
+	/* st_verify ATTEMPT RECORD KEY HOLDER HOLDERTOKEN HOLDERID */
+	"st_verify() {\n"
+	"\tsl_a=$1 sl_e=$2 st_k=$3 sl_rec=''\n"
+	"\techo 'witness 1'\n"
+	"\tif st_holder \"$4\" \"$5\" \"$6\"; then st_x=$(st_state \"$st_k\" 2>/dev/null); else st_x=''; fi\n"
+	"\tif [ \"$sl_jrc\" = unreachable ]; then\n"
+	"\t\techo 'queue-rc 1'\n"
+	"\t\tsl_tag queue-error \"$sl_c\"\n"
+	"\telse\n"
+	"\t\techo 'queue-rc 0'\n"
+	"\tfi\n"
+	"\tsl_files_seen 2>/dev/null\n"
+	"\tif [ -n \"$sl_rec\" ]; then\n"
+	"\t\tst_x=COMPLETED\n"
+	"\telif [ \"$sl_jrc\" != unreachable ] && [ -z \"$st_x\" ]; then\n"
+	"\t\tsl_link void \"$sl_a/started\"\n"
+	"\t\techo \"started $sl_r\"\n"
+	"\t\tcase $sl_r:$sl_s in\n"
+	"\t\tvoid:*) st_x=COMPLETED ;;\n"
+	"\t\t*:CANCELLED|*:TIMEOUT|*:NODE_FAIL|*:PREEMPTED|*:OUT_OF_MEMORY) st_x=\"$sl_s Reason=Session\" ;;\n"
+	"\t\t*) st_x='FAILED Reason=SessionEnded' ;;\n"
+	"\t\tesac\n"
+	"\tfi\n"
+	"\t[ -z \"$st_x\" ] || echo \"job    JobState=$st_x\"\n"
+	"\techo end\n"
+	"}\n"
+	/* st_verb VERB ATTEMPT KEY HOLDER HOLDERTOKEN HOLDERID ID ARG */
+	"st_verb() {\n"
+	"\tsl_a=$2 sl_id=$7\n"
+	"\tif [ \"$1\" = cancel ]; then\n"
+	"\t\tumask 077\n"
+	"\t\tmkdir -p \"$sl_a\" || { sl_say failed \"cannot make $sl_a\"; return; }\n"
+	"\t\t: >\"$sl_a/cancelled\"\n"
+	"\t\tsl_link void \"$sl_a/started\"\n"
+	"\t\tif [ \"$sl_r\" = void ]; then\n"
+	"\t\t\tst_h=$4\n"
+	"\t\t\tst_tell orders \"cancel $3 0\" 2>/dev/null\n"
+	"\t\t\tsl_say ok 'cancelled before it started'\n"
+	"\t\t\treturn\n"
+	"\t\tfi\n"
+	"\tfi\n"
+	"\tif ! st_holder \"$4\" \"$5\" \"$6\"; then\n"
+	"\t\tcase $sl_jrc in\n"
+	"\t\tunreachable) sl_say unreachable \"$sl_c\" ;;\n"
+	"\t\t*) sl_say gone 'the session has ended' ;;\n"
+	"\t\tesac\n"
+	"\telif [ \"$1\" = signal ] && [ ! -L \"$sl_a/started\" ]; then\n"
+	"\t\tsl_say busy 'the run has not started: there is nothing to signal'\n"
+	"\telif st_tell orders \"$1 $3 $8\"; then\n"
+	"\t\techo ok\n"
+	"\telse\n"
+	"\t\tsl_say failed \"cannot write to $st_h/orders\"\n"
+	"\tfi\n"
+	"}\n";
+
+static void attempt_dir(struct strbuf *code, const struct sched_run *r, uint32_t num, uint32_t attempt)
+{
+	const struct sched_run other = { .num = num, .attempt = attempt, .uuid = r->uuid };
+
+	slurm_attempt_dir(code, r->directory, &other);
+}
+
+static void add_key(struct strbuf *code, const struct sched_run *r)
+{
+	strbuf_addf(code, "%u/a%u ", r->num, r->attempt);
+}
+
+/* Directory, token and job id of the session's job. */
+static void add_holder(struct strbuf *code, const struct sched_run *r)
+{
+	const struct job_holder *h = &r->job->holder;
+	const struct sched_run as = { .num = h->num, .attempt = h->attempt, .uuid = r->uuid };
+	cleanup_strbuf struct strbuf token = STRBUF_INIT;
+
+	slurm_token(&token, &as);
+	attempt_dir(code, r, h->num, h->attempt);
+	slurm_arg(code, token.buf);
+	slurm_arg(code, h->job_id);
+}
+
+static void add_id(struct strbuf *code, const struct sched_run *r)
+{
+	strbuf_addf(code, "%s.s%u ", r->job->holder.job_id, r->num);
+}
+
+void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code)
+{
+	const struct job *job = r->job;
+	cleanup_strbuf struct strbuf ends = STRBUF_INIT, token = STRBUF_INIT;
+
+	strbuf_addf(&ends, "%s/%s/ends", r->directory, r->uuid);
+	slurm_token(&token, r);
+	strbuf_addstr(code, "st_submit ");
+	slurm_attempt_dir(code, r->directory, r);
+	quote_sh_path(code, ends.buf);
+	strbuf_addch(code, ' ');
+	slurm_arg(code, token.buf);
+	strbuf_addf(code, "%zu %zu ", script_len, files_len);
+	slurm_work(code, r);
+	attempt_dir(code, r, job->holder.num, job->holder.attempt);
+	add_id(code, r);
+	strbuf_addf(code, "'%u/a%u %d %d'\n", r->num, r->attempt, job->ntasks * job->cpus_per_task, job->merged);
+}
+
+void slurm_step_verify(const struct sched_run *r, struct strbuf *code)
+{
+	cleanup_strbuf struct strbuf record = STRBUF_INIT;
+
+	strbuf_addf(&record, "%s/%s/ends/%u.a%u", r->directory, r->uuid, r->num, r->attempt);
+	strbuf_addstr(code, "st_verify ");
+	slurm_attempt_dir(code, r->directory, r);
+	quote_sh_path(code, record.buf);
+	strbuf_addch(code, ' ');
+	add_key(code, r);
+	add_holder(code, r);
+	strbuf_addch(code, '\n');
+}
+
+int slurm_step_verb(const struct sched_run *r, const char *verb, const char *word, struct strbuf *code, struct err *e)
+{
+	if (strcmp(verb, "cancel") != 0 && strcmp(verb, "signal") != 0)
+		return err_set(e, -EINVAL, "%s: a run in a session cannot do that", verb);
+	strbuf_addf(code, "st_verb %s ", verb);
+	slurm_attempt_dir(code, r->directory, r);
+	add_key(code, r);
+	add_holder(code, r);
+	add_id(code, r);
+	if (strcmp(verb, "cancel") == 0)
+		strbuf_addf(code, "%d\n", r->job->grace_said ? r->job->grace_s : 30);
+	else
+		strbuf_addf(code, "%s\n", word);
+	return 0;
+}
