@@ -229,10 +229,9 @@ def race():
 
 
 def start(case, *options):
-    environ = dict(os.environ, PYTHONDONTWRITEBYTECODE='1')
     with open('%s/%s.out' % (CASES, case), 'w', encoding='utf-8') as out:
         return subprocess.Popen([sys.executable, '-m', 'dagster', 'job', 'execute', '-f', os.path.abspath(__file__), '-j', 'long_job',
-                                 '--tags', json.dumps({'case': case}), *options], stdout=out, stderr=out, env=environ)
+                                 '--tags', json.dumps({'case': case}), *options], stdout=out, stderr=out)
 
 
 def status_of(instance, case):
@@ -285,7 +284,7 @@ def command_line(instance, cluster, config):
     environ = dict(os.environ, SLURMRAY_CLUSTER=cluster)
     several = [['model,simulation,customers,orders'], ['ensemble', '--partition', 'seed007'], ['days', '--partition-range', '2026-01-01...2026-01-03']]
     processes = [subprocess.Popen([sys.executable, '-m', 'dagster', 'asset', 'materialize', '-m', 'definitions', '--select', *options,
-                                   *([] if ',' in options[0] else ['--config-json', config])], env=environ, cwd=os.path.dirname(sd.__file__),
+                                   '--config-json', config], env=environ, cwd=os.path.dirname(sd.__file__),
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for options in several]
     ends = []
     for p in processes:
