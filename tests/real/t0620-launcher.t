@@ -14,7 +14,8 @@ mount_demo
 PYTHONPATH=$ROOT/docs/examples/dagster
 WORK=$T/work
 DAGSTER_DISABLE_TELEMETRY=yes
-export MNT WORK PYTHONPATH DAGSTER_DISABLE_TELEMETRY
+PYTHONDONTWRITEBYTECODE=yes
+export MNT WORK PYTHONPATH DAGSTER_DISABLE_TELEMETRY PYTHONDONTWRITEBYTECODE
 mkdir "$WORK"
 
 # runs COUNT CLUSTER CASE...
@@ -33,7 +34,7 @@ runs() {
 		  config:
 		    mount: {env: MNT}
 		    spec: {cluster: $CLUSTER, ntasks: 1}
-		    env: [PYTHONPATH, MNT, CLUSTER, WORK, DAGSTER_DISABLE_TELEMETRY]
+		    env: [PYTHONPATH, MNT, CLUSTER, WORK, DAGSTER_DISABLE_TELEMETRY, PYTHONDONTWRITEBYTECODE]
 		run_monitoring: {enabled: true, start_timeout_seconds: 604800, max_resume_run_attempts: 1}
 	EOT
 	within 600 "$python" "$ROOT/tests/lib/dagster_runs.py" "$@" >"$T/results" 2>"$T/errors" || diag "$(tail -n 30 "$T/errors")"

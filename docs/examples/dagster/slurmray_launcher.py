@@ -1,6 +1,5 @@
 """Each run of Dagster is a job: a run launcher over the files of slurmray. Copy this file to where webserver, daemon and jobs can import
-it, and name it in dagster.yaml. Tags of a run say what its job needs: `slurmray/KEY`, or `slurmray/config` with an object of keys.
-"""
+it, and name it in dagster.yaml. Tags of a run say what its job needs: `slurmray/KEY`, or `slurmray/config` with an object of keys."""
 import contextlib
 import glob
 import json
@@ -8,7 +7,6 @@ import os
 import threading
 
 import dagster as dg
-from dagster import DagsterRunStatus as Status
 from dagster._core.errors import DagsterLaunchFailedError
 from dagster._core.launcher import CheckRunHealthResult, RunLauncher, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
@@ -64,12 +62,12 @@ class SlurmrayRunLauncher(RunLauncher, ConfigurableClass):
         """Dagster looks after runs that have begun. Here those are found whose job ended without a word before that, or cancelled."""
         while not self.stop.wait(5):
             with contextlib.suppress(Exception):  # mount or database are away
-                for run in self._instance.get_runs(dg.RunsFilter(statuses=[Status.STARTING, Status.CANCELING])):
+                for run in self._instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING])):
                     status, why = self.look(run.run_id)
                     run = self._instance.get_run_by_id(run.run_id)  # after the end of the job
-                    if run.status == Status.STARTING and status and status not in LIVE:
+                    if run.status == dg.DagsterRunStatus.STARTING and status and status not in LIVE:
                         self._instance.report_run_failed(run, why)
-                    elif run.status == Status.CANCELING and status not in LIVE:
+                    elif run.status == dg.DagsterRunStatus.CANCELING and status not in LIVE:
                         self._instance.report_run_canceled(run, why)
 
     def job(self, run_id):
@@ -85,14 +83,13 @@ class SlurmrayRunLauncher(RunLauncher, ConfigurableClass):
     def launch_run(self, context, args=ExecuteRunArgs):
         run, origin, job = context.dagster_run, context.dagster_run.job_code_origin, self.job(context.dagster_run.run_id)
         # Without instance_ref nothing of dagster.yaml is in the job's arguments: it reads that of its own DAGSTER_HOME.
-        command = args(job_origin=origin, run_id=run.run_id, instance_ref=None).get_command_args()
+        command = args(job_origin=origin, run_id=run.run_id, instance_ref=None).get_command_args()[-3:]
         tags = {k[9:]: v for k, v in run.tags.items() if k.startswith("slurmray/")}
         tags.update(json.loads(tags.pop("config", "{}")))
         submit(job, {"workdir": getattr(origin.repository_origin.code_pointer, "working_directory", None),
-                     "name": run.job_name, **self.spec, **tags,
-                     "env": {**self.env, **self.spec.get("env", {}), **tags.get("env", {})},
+                     "name": run.job_name, **self.spec, **tags, "env": {**self.env, **self.spec.get("env", {}), **tags.get("env", {})},
                      "tags": ["dagster", "dagster_" + run.run_id],
-                     "command": [self.python or origin.executable_path, "-m", "dagster", *command[-3:]]})
+                     "command": [self.python or origin.executable_path, "-m", "dagster", *command]})
         self._instance.report_engine_event("This run is the job %s." % job, run)
 
     def resume_run(self, context):
@@ -100,13 +97,13 @@ class SlurmrayRunLauncher(RunLauncher, ConfigurableClass):
 
     def terminate(self, run_id):
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            return False
-        self._instance.report_run_canceling(run)
-        self.cancel(run_id)
-        return True
+        if run and not run.is_finished:
+            self._instance.report_run_canceling(run)
+            self.cancel(run_id)
+        return bool(run and not run.is_finished)
 
     def cancel(self, run_id):
+        read(self.mount, "status")  # or says that the mount is away
         for ctl in glob.glob("%s/by/tag/dagster_%s/*/ctl" % (self.mount, run_id)):  # its worker's, and its steps'
             with contextlib.suppress(ProcessLookupError), open(ctl, "w", encoding="utf-8") as f:
                 f.write("cancel\n")
@@ -121,6 +118,3 @@ class SlurmrayRunLauncher(RunLauncher, ConfigurableClass):
         if not self._instance.run_will_resume(run.run_id):
             self.cancel(run.run_id)  # steps without a worker
         return CheckRunHealthResult(WorkerStatus.FAILED if status else WorkerStatus.NOT_FOUND, why)
-
-    def get_run_worker_debug_info(self, run, include_container_logs=True):
-        return self.look(run.run_id)[1]
