@@ -99,3 +99,6 @@ def parallel():
 def again():
     flaky()
     mortal()
+
+
+defs = dg.Definitions(jobs=[well, broken, lengthy, parallel, again])
