@@ -1,5 +1,5 @@
-"""The example of docs/from-dagster-slurm.md with stock Dagster, and what its readers know from there: steps that die, are tried again,
-run side by side, are terminated. Needs the environment of scripts/dagster-env.
+"""The example of docs/from-dagster-slurm.md with stock Dagster, and steps that die side by side and are tried again. More of
+that is in tests/lib/dagster_project.py. Needs the environment of scripts/dagster-env.
 
 usage: moving_assets.py check MNT DIR                   prints `ok NAME` or `not ok NAME`, reasons behind `# `; DIR is for this test
        moving_assets.py job DIR ASSET                   the job of it
@@ -18,13 +18,12 @@ PATIENCE = 120
 failed = []
 
 
-def page(mnt, home):
-    """What the page's second example defines, on our mount."""
+def page(home):
+    """What the page's second example defines."""
     with open(TOP + '/docs/from-dagster-slurm.md', encoding='utf-8') as f:
         block = re.search(r'```python norun: tests/real/t0660[^\n]*\n(.*?)\n```', f.read(), re.S).group(1)
-    block = block.replace("os.path.expanduser('~/hpc')", repr(mnt)).replace('/home/me', home).replace("'mem': '16G'", "'mem': '100M'")
     there = {}
-    exec(compile(block, 'from-dagster-slurm.md', 'exec'), there)  # pylint: disable=exec-used
+    exec(compile(block.replace('/home/me', home).replace("'16G'", "'100M'"), 'from-dagster-slurm.md', 'exec'), there)  # pylint: disable=exec-used
     return there
 
 
@@ -39,10 +38,6 @@ def job(where, asset):
         for i in range(20):
             pipes.log.info('early %d' % i)
         until(lambda: os.path.exists('%s/go_%s' % (where, asset)), 'go')
-        if os.path.exists('%s/fail_%s' % (where, asset)):
-            os.unlink('%s/fail_%s' % (where, asset))
-            print('no luck', file=sys.stderr)
-            sys.exit(3)
         pipes.report_asset_materialization(metadata={'asset': asset, 'who': pipes.get_extra('who')})
 
 
@@ -53,19 +48,17 @@ def step(mnt, where, asset_name, run_id, parent=None):
     from dagster._core.definitions.job_base import InMemoryJob
     from dagster._core.execution.api import execute_run
 
-    run = page(mnt, where)['run']
+    from slurmray_dagster import run
 
     @dg.asset(name=asset_name)
     def it(context: dg.AssetExecutionContext):
-        yield from run(context, {'command': [sys.executable, os.path.abspath(__file__), 'job', where, asset_name], 'time': '10'},
+        yield from run(context, [sys.executable, os.path.abspath(__file__), 'job', where, asset_name], time='10', mount=mnt,
                        extras={'who': asset_name})
 
     job_def = dg.Definitions(assets=[it], jobs=[dg.define_asset_job('j', executor_def=dg.in_process_executor)]).resolve_job_def('j')
     with dg.DagsterInstance.get() as instance:
-        more = {}
-        if parent:
-            root = instance.get_run_by_id(parent).root_run_id or parent
-            more = {'parent_run_id': parent, 'root_run_id': root, 'tags': {'dagster/is_resume_retry': 'true'}}
+        more = {'parent_run_id': parent, 'root_run_id': parent, 'tags': {
+            'dagster/parent_run_id': parent, 'dagster/root_run_id': parent}} if parent else {}
         dagster_run = instance.create_run_for_job(job_def, run_id=run_id, **more)
         result = execute_run(InMemoryJob(job_def), dagster_run, instance)
         found = [{k: v.value for k, v in e.materialization.metadata.items()} for e in result.all_events if e.is_step_materialization]
@@ -104,12 +97,9 @@ class Step:
             finally:
                 os._exit(code)
 
-    def job(self, number=1, first=None):
-        return '%s/runs/%s-%s-%d' % (self.mnt, self.asset, (first or self.id)[:8], number)
-
-    def status(self, **more):
+    def status(self):
         try:
-            with open(self.job(**more) + '/status', encoding='ascii') as f:
+            with open('%s/runs/%s-%s/status' % (self.mnt, self.asset, self.id[:13]), encoding='ascii') as f:
                 return f.read().strip()
         except FileNotFoundError:
             return None
@@ -124,10 +114,9 @@ class Step:
     def running(self):
         until(lambda: self.status() == 'running' and self.began(), '%s runs: %s' % (self.asset, self.status()))
 
-    def go(self, fail=False):
-        for name in (['fail'] if fail else []) + ['go']:
-            with open('%s/%s_%s' % (self.where, name, self.asset), 'w', encoding='ascii'):
-                pass
+    def go(self):
+        with open('%s/go_%s' % (self.where, self.asset), 'w', encoding='ascii'):
+            pass
 
     def end(self, sig):
         os.kill(self.pid, sig)
@@ -163,7 +152,7 @@ def the_example(mnt, where):
     with open(where + '/train.py', 'w', encoding='ascii') as f:
         f.write("import os\nfrom dagster_pipes import open_dagster_pipes\nwith open_dagster_pipes() as pipes:\n"
                 "    pipes.report_asset_materialization(metadata={'epochs': pipes.get_extra('epochs'), 'mode': os.environ['MODE']})\n")
-    there = page(mnt, where)
+    there = page(where)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([there['model']], instance=instance, raise_on_error=False)
     found = [{k: v.value for k, v in e.materialization.metadata.items()} for e in result.all_events if e.is_step_materialization]
@@ -189,37 +178,17 @@ def killed(mnt, where):
     report('each job ran once', began=([steps[0].began(), steps[1].began(), steps[2].began(2)], [True] * 3))
 
 
-def job_fails(mnt, where):
-    first = Step(mnt, where, 'fails')
-    first.running()
-    first.go(fail=True)
-    result = first.result()
-    report('a job that fails: the step fails and says why', success=(result['success'], False),
-           why=(['exited with code 3' in w and 'no luck' in w for w in result['why']], [True]), early=(result['early'], 20))
-    second = Step(mnt, where, 'fails', parent=first.id)
-    report('tried again it is a new job', result=(second.result(), second.good()), began=(second.began(2), True),
-           status=(second.status(first=first.id, number=2), 'succeeded'))
-
-
-def terminated(mnt, where):
-    import dagster as dg
-
-    s = Step(mnt, where, 'terminated')
-    s.running()
-    with dg.DagsterInstance.get() as instance:
-        instance.report_run_canceling(instance.get_run_by_id(s.id))
-    s.end(signal.SIGTERM)
-    until(lambda: s.status() == 'cancelled', 'Terminate cancels the job: %s' % s.status())
-    report('Terminate in Dagster cancels the job', status=(s.status(), 'cancelled'))
-
-
 def main():
     if sys.argv[1] == 'job':
         job(*sys.argv[2:])
     else:
-        import dagster  # pylint: disable=unused-import
+        import dagster as dg
 
-        for case in killed, job_fails, terminated, the_example:
+        with dg.DagsterInstance.get():  # its database is made by one, before there are several
+            pass
+        sys.path.insert(0, TOP + '/docs/examples/dagster')
+        os.environ['SLURMRAY_MOUNT'] = sys.argv[2]
+        for case in killed, the_example:
             try:
                 case(*sys.argv[2:])
             except Exception as e:  # pylint: disable=broad-except
