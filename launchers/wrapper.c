@@ -439,6 +439,7 @@ static const char peak[] =
 	"# Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.\n"
 	"_rss='' _all=''\n"
 	"_cg=$(sed -n 's|^[0-9]*:\\([a-z,]*\\):\\(/.*/job_[0-9]*\\)/step_.*|/sys/fs/cgroup/\\1\\2|p' /proc/self/cgroup)\n"
+	"case $_me in *.s*) _cg='' ;; esac # the session's\n"
 	"for _f in $_cg; do\n"
 	"\t[ -n \"$_rss\" ] || _rss=$(cat \"$_f/memory.peak\" || cat \"$_f/memory.max_usage_in_bytes\")\n"
 	"\t[ -n \"$_all\" ] || _all=$(sed -n 's/^usage_usec //p' \"$_f/cpu.stat\")\n"

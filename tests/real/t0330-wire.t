@@ -98,6 +98,6 @@ diag "100 jobs of a second in $took s: sbatch $(calls sbatch), squeue $(calls sq
 is "one sbatch each" "$(calls sbatch)" 100
 ok "one query a second at most, for all of them" test "$(calls squeue)" -le $((took + 2))
 ok "no question about single jobs" test $(($(calls scontrol) + $(calls sacct))) -le 4
-ok "less than 20 kB a job, its script, logs and end included" test $((($(net client_bytes) + $(net server_bytes)) / 100)) -lt 20000
+ok "less than 40 kB a job, its script, logs and end included" test $((($(net client_bytes) + $(net server_bytes)) / 100)) -lt 40000
 
 done_testing

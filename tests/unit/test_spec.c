@@ -571,7 +571,11 @@ static void test_choices(void **state)
 	(void)state;
 	check_value("launcher", "\"bash\"", "\"bash\"");
 	check_value("mode", "\"local\"", "\"local\"");
-	refuse("mode=slurm-session -- a\n", "'mode' = slurm-session: sessions are not possible yet; use slurm");
+	check_value("mode", "\"slurm-session\"", "\"slurm-session\"");
+	expect("launcher=session nodes=2 idle=30\n", "{\"launcher\": \"session\", \"nodes\": \"2\", \"idle\": \"30\"}");
+	expect("{\"launcher\": \"session\", \"max_steps\": 4}", "{\"launcher\": \"session\", \"max_steps\": 4}");
+	refuse("launcher=session -- a\n", "a session runs nothing itself: submit the command as a run with session=NAME");
+	refuse("session=a/b -- a\n", "'session' must be the name of a session, not 'a/b'");
 	refuse("launcher=ray -- a\n",
 	       "'launcher' = ray: Ray is not started yet; use bash and start it in the command with `ray start`");
 	refuse("launcher=zsh -- a\n", "'launcher' must be bash, not 'zsh'");
@@ -1207,6 +1211,7 @@ static bool usable(const struct spec_key *k)
 						"cluster",
 						"profile",
 						"key",
+						"session",
 						"files",
 						"workdir",
 						"streams",

@@ -161,6 +161,7 @@ find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
 # Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.
 _rss='' _all=''
 _cg=$(sed -n 's|^[0-9]*:\([a-z,]*\):\(/.*/job_[0-9]*\)/step_.*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
+case $_me in *.s*) _cg='' ;; esac # the session's
 for _f in $_cg; do
 	[ -n "$_rss" ] || _rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes")
 	[ -n "$_all" ] || _all=$(sed -n 's/^usage_usec //p' "$_f/cpu.stat")
