@@ -6,6 +6,7 @@
 . "$ROOT/tests/lib/faults.sh" || exit 99
 export NODES=3 CPUS=8
 need_testbed
+# shellcheck disable=SC2119 # it has no arguments
 mount_demo <<END_OF_CONFIG
 [defaults]
 cluster = demo
@@ -40,7 +41,7 @@ not_ok "this machine needs none" submit 'cluster=local launcher=session'
 ok "a session is made" session warm 'nodes=2 ntasks=8 max_steps=2 idle=0'
 early=$(step warm 'echo early')
 is "a run that was written before the session began" "$(ended "$early")" "succeeded 0"
-ok "it is running" is_now warm running
+ok "it is running" eventually 10 is_now warm running
 jobs=$(admin squeue -h -t all -o %i | wc -l)
 codes=
 for i in 1 2 3 4 5 6; do codes="$codes $(step warm "echo out \$SLURMRAY_RUN; echo err >&2; exit $i")"; done
@@ -55,9 +56,11 @@ is "and their streams" "$got" "$want"
 is "no job of their own" "$(admin squeue -h -t all -o %i | wc -l)" "$jobs"
 like "their job id is the session's, with their own number" "$(job_of "$id")" "^$(job_of warm)\\.s$id\$"
 is "once each" "$(ended "$(step warm "$(mark once)")") $(ran once)" "succeeded 0 1"
+# shellcheck disable=SC2016 # the job's shell expands them
 id=$(step warm 'head -c 300000 /dev/urandom | tee $SLURMRAY_RESULTS/data; mkdir $SLURMRAY_RESULTS/d; echo x >$SLURMRAY_RESULTS/d/e')
 is "a log of bytes" "$(ended "$id")" "succeeded 0"
 ok "is exact, and results are there" sh -c "cmp $MNT/runs/$id/stdout $MNT/runs/$id/results/data && grep -q x $MNT/runs/$id/results/d/e"
+# shellcheck disable=SC2016
 id=$(step warm ntasks=4 'echo $SLURM_PROCID')
 is "as many tasks as were asked for" "$(ended "$id") $(sort "$MNT/runs/$id/log" | tr '\n' ' ')" "succeeded 0 0 1 2 3 "
 not_ok "what only a scheduler can give is refused" step warm partition=compute 'true'
@@ -65,7 +68,7 @@ like "with a sentence" "$(tail -n 1 "$MNT/errors")" 'partition: a run in a sessi
 
 # --- more than there is room for ---
 
-one=$(step warm "$(mark one); sleep 300")
+one=$(step warm "$(mark one); sleep 47300")
 two=$(step warm "trap 'echo got it; exit 7' USR1; while :; do sleep 0.1; done")
 running "$one" "$two"
 three=$(step warm "$(mark three)")
@@ -74,14 +77,13 @@ ok "and why says for what" eventually 20 why_says "$three" '[Ss]ession'
 is "a signal" "$(order "$two" 'signal USR1')" ok
 is "arrives, and makes room" "$(ended "$two") $(cat "$MNT/runs/$two/log") $(ended "$three") $(ran three)" \
 	"failed 7 got it succeeded 0 1"
-two=$(step warm "(trap '' TERM; sleep 301) & trap '' TERM; sleep 302 & wait; wait" grace=2 2>/dev/null ||
-	submit "session=warm grace=2 -- (trap '' TERM; sleep 301) & trap '' TERM; sleep 302 & wait; wait")
+two=$(submit "session=warm grace=2 -- (trap '' TERM; sleep 47301) & trap '' TERM; sleep 47302 & wait; wait")
 running "$two"
 four=$(step warm "$(mark four)")
 eventually 20 is_now "$four" pending
 is "what waits is cancelled" "$(order "$four" cancel) $(ended "$four") $(ran four)" "ok cancelled - 0"
 is "what runs too, also where it does not listen" "$(order "$two" cancel) $(ended "$two" | cut -d' ' -f1)" "ok cancelled"
-ok "and all of it is gone" eventually 10 sh -c '! pgrep -f "sleep 30[12]"'
+ok "and all of it is gone" eventually 10 sh -c '! pgrep -f "sleep 4730[12]"'
 
 # --- workers and the network ---
 
@@ -93,24 +95,25 @@ testbed ctld-start
 
 # --- ends ---
 
-lost=$(step warm "$(mark lost); sleep 303")
+lost=$(step warm "$(mark lost); sleep 47303")
 running "$lost"
-five=$(step warm "$(mark five); sleep 304")
+five=$(step warm "$(mark five); sleep 47304")
 eventually 10 is_now "$five" pending
 is "a session is stopped as a job is" "$(order warm cancel)" ok
 is "its end" "$(ended warm 60 | cut -d' ' -f1)" cancelled
 is "what ran in it ends with it" "$(ended "$one" 60 | cut -d' ' -f1) $(ran one) $(ended "$lost" 60 | cut -d' ' -f1) $(ran lost)" \
 	"cancelled 1 cancelled 1"
+like "and their why says so" "$(why "$one")" '[Ss]ession'
 is "what had not begun never does" "$(ended "$five" 60 | cut -d' ' -f1) $(ran five)" "cancelled 0"
 like "and why says so" "$(why "$five")" 'its session warm ended before the run started'
 not_ok "none starts in it any more" step warm true
-ok "nothing is left of them" eventually 20 sh -c '! pgrep -f "sleep 30[0-4]"'
+ok "nothing is left of them" eventually 20 sh -c '! pgrep -f "sleep 4730[0-4]"'
 
 session short 'idle=0:00:03 ntasks=2'
 is "a session that nobody uses ends by itself" "$(ended short)" "succeeded 0"
 like "its log says why" "$(cat "$MNT/runs/short/log")" 'idle for 3 s'
 session sudden 'idle=0 ntasks=2 nodelist=n3'
-six=$(step sudden "$(mark six); sleep 305")
+six=$(step sudden "$(mark six); sleep 47305")
 running "$six"
 testbed node-down n3
 is "a node that is lost" "$(ended sudden 60 | cut -d' ' -f1) $(ended "$six" 60 | cut -d' ' -f1) $(ran six)" "node_failed node_failed 1"

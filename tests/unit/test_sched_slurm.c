@@ -97,6 +97,35 @@ static void test_other_code(void **state)
 	assert_string_equal(OPS->name, "slurm");
 }
 
+/* A step of a session: the same questions, asked of the session's job. */
+static void test_step_code(void **state)
+{
+	struct job job = { .name = "n", .ntasks = 2, .cpus_per_task = 3, .grace_s = 4, .grace_said = true };
+	struct sched_run run = { .num = 8, .attempt = 1, .uuid = "UU", .directory = "/d", .job_id = "55.s8", .job = &job };
+	cleanup_strbuf struct strbuf code = STRBUF_INIT;
+	struct err e = ERR_INIT;
+	char id[] = "55";
+
+	(void)state;
+	job.holder.num = 7;
+	job.holder.attempt = 2;
+	job.holder.job_id = id;
+	OPS->submit(&run, 100, 9, &code);
+	assert_string_equal(code.buf, "st_submit /d/UU/runs/8/a1 /d/UU/ends slurmray:UU/8/a1 100 9 '' /d/UU/runs/7/a2 "
+				      "55.s8 '8/a1 6 0'\n");
+	strbuf_reset(&code);
+	OPS->verify(&run, &code);
+	assert_string_equal(code.buf, "st_verify /d/UU/runs/8/a1 /d/UU/ends/8.a1 8/a1 /d/UU/runs/7/a2 slurmray:UU/7/a2 55 \n");
+	strbuf_reset(&code);
+	assert_int_equal(OPS->verb(&run, "cancel", NULL, &code, &e), 0);
+	assert_string_equal(code.buf, "st_verb cancel /d/UU/runs/8/a1 8/a1 /d/UU/runs/7/a2 slurmray:UU/7/a2 55 55.s8 4\n");
+	strbuf_reset(&code);
+	assert_int_equal(OPS->verb(&run, "signal", "SIGUSR1", &code, &e), 0);
+	assert_non_null(strstr(code.buf, " 55.s8 USR1\n"));
+	assert_int_equal(OPS->verb(&run, "hold", NULL, &code, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "a run in a session cannot do that"));
+}
+
 struct verb_case {
 	const char *verb, *arg, *word; /* word: NULL: refused */
 	int code;
@@ -1077,6 +1106,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_submit_code),
 		cmocka_unit_test(test_other_code),
+		cmocka_unit_test(test_step_code),
 		cmocka_unit_test(test_verb_code),
 		cmocka_unit_test(test_cancel_with_grace),
 		cmocka_unit_test(test_verb_before_submission),

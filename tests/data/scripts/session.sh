@@ -208,7 +208,10 @@ _finish() { # _finish WHY CODE
 	local k i
 	exec 8<&-
 	_wait=()
-	for k in "${!_pid[@]}"; do _cancel "$k" "$_grace"; done
+	for k in "${!_pid[@]}"; do
+		: >"$_base/runs/$k/stopped"
+		_cancel "$k" "$_grace"
+	done
 	for ((i = 0; i < (_grace + 5) * 10 && ${#_pid[@]}; i++)); do
 		for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
 		[ ${#_pid[@]} = 0 ] || read -r -t 0.1 -u 9 _
