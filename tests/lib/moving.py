@@ -11,6 +11,7 @@ A row is `| there | here |`. Each code in the second cell is tried:
     a word                            the row of docs/interface.md for a file of the same cell has it
 
 Behind `Not in this version` a spec or configuration must be refused, up to the end of that sentence; `Until then` ends it.
+Names in the first cell are no keys here, unless the second cell has them.
 Prints `ok NAME` or `not ok NAME`, and reasons behind `# `.
 """
 import json
@@ -22,7 +23,6 @@ import tempfile
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MISSING = 'Not in this version'
-CONFIG_TYPES = ('host', 'type')
 
 
 def read(*parts):
@@ -37,7 +37,7 @@ class Page:
         self.tree = dict(re.findall(r'^\| `([^`]+)` (\|.*)$', read('docs/interface.md'), re.M))
         self.specs, self.words = read('docs/specs.md'), read('docs/interface.md')
         self.help = subprocess.run([slurmray, '--help'], stdout=subprocess.PIPE, text=True, check=True).stdout
-        self.bad, self.tried = [], 0
+        self.bad, self.tried, self.names = [], 0, 0
 
     def rows(self):
         """(line number, heading, first cell, second cell) of the tables `there | here`."""
@@ -172,7 +172,19 @@ class Page:
         elif why:
             self.bad.append('line %d: `%s`: %s' % (n, code, why.strip()))
 
-    def row(self, n, cell):
+    def foreign(self, n, first, cell):
+        """A parameter from there that somebody writes into a spec is refused, unless the row says that it is the same here."""
+        for name in re.findall(r'`([a-z][a-z_]*)`', first):
+            taken, why = self.check('%s=1 -- true\n' % name)
+            self.names += 1
+            if taken and not re.search(r'[`{ "]%s\b["=.]|`%s' % (name, name), cell) and name not in HOMONYMS \
+                    and 'keys of the same name' not in cell:
+                self.bad.append('line %d: %s is taken as a key, and the row does not say so' % (n, name))
+            elif not taken and name not in why:
+                self.bad.append('line %d: %s is refused for another reason: %s' % (n, name, why))
+
+    def row(self, n, first, cell):
+        self.foreign(n, first, cell)
         marked = ''
         if cell.startswith(MISSING):
             marked = re.match(re.escape(MISSING) + r'(?:[^.`]|`[^`]*`)*', cell).group(0)
@@ -205,16 +217,18 @@ class Page:
         self.report('%s: %d names have a row' % (self.name, count))
 
 
+# Keys here that mean something else there.
+HOMONYMS = ('name',)
 # Code in the second cells that is neither ours nor a spec: what stays Dagster's, Ray's, or the reader's own.
-OWN = ('run', 'activate.sh', '--platform', 'session', 'command', 'cancel', 'ray.init()', 'open_pipes_session', 'extras=', 'gres', 'run()')
+OWN = ('run', 'activate.sh', '--platform', 'session', 'command', 'cancel', 'ray.init()', 'open_pipes_session', 'extras=', 'gres', 'run()', 'num_nodes', 'time_limit', 'signal_before_timeout')
 
 
 def main():
     page = Page(*sys.argv[1:5])
     rows = list(page.rows())
-    for n, _, _, cell in rows:
-        page.row(n, cell)
-    page.report('%s: %d rows, %d codes in them are tried' % (page.name, len(rows), page.tried))
+    for n, _, first, cell in rows:
+        page.row(n, first, cell)
+    page.report('%s: %d rows, %d codes and %d names in them are tried' % (page.name, len(rows), page.tried, page.names))
     page.complete(rows)
     return 0
 
