@@ -149,6 +149,9 @@ class Page:
             return self.path(m.group(1))
         if re.match(r'slurmray \w+', code):
             return None if re.search(r'^ +(?:usage: )?%s\b' % code.split()[1], self.help, re.M) else 'the help has no such command'
+        if code.startswith('docs/') or code.startswith('slurmray/'):
+            examples = ''.join(read('docs/examples/dagster', i) for i in ('slurmray_launcher.py', 'slurmray_executor.py'))
+            return None if '`%s`' % code in examples or os.path.exists(os.path.join(TOP, code)) else 'there is no such thing'
         if code.startswith('$'):
             return None if '`%s`' % code[1:] in self.specs else 'no such variable'
         for p in re.findall(r'`(runs/(?:ID|NAME)/\S+)`', cell):
@@ -220,7 +223,7 @@ class Page:
 # Keys here that mean something else there.
 HOMONYMS = ('name',)
 # Code in the second cells that is neither ours nor a spec: what stays Dagster's, Ray's, or the reader's own.
-OWN = ('run', 'activate.sh', '--platform', 'session', 'command', 'cancel', 'ray.init()', 'open_pipes_session', 'extras=', 'gres', 'run()', 'num_nodes', 'time_limit', 'signal_before_timeout')
+OWN = ('spec', 'mount', 'env', 'dagster.yaml', 'run_launcher', 'op_tags', 'run', 'activate.sh', '--platform', 'session', 'command', 'cancel', 'ray.init()', 'open_pipes_session', 'extras=', 'gres', 'run()', 'num_nodes', 'time_limit', 'signal_before_timeout')
 
 
 def main():
