@@ -223,7 +223,9 @@ class Page:
 # Keys here that mean something else there.
 HOMONYMS = ('name',)
 # Code in the second cells that is neither ours nor a spec: what stays Dagster's, Ray's, or the reader's own.
-OWN = ('cancel_sensor', 'spec', 'mount', 'env', 'dagster.yaml', 'run_launcher', 'op_tags', 'run', 'activate.sh', '--platform', 'session', 'command', 'cancel', 'ray.init()', 'open_pipes_session', 'extras=', 'gres', 'run()', 'num_nodes', 'time_limit', 'signal_before_timeout')
+OWN = ('cancel_sensor', 'spec', 'mount', 'env', 'dagster.yaml', 'run_launcher', 'op_tags', 'run', 'run()', 'session', 'command', 'cancel',
+       'activate.sh', '--platform', 'ray.init()', 'open_pipes_session', 'extras=', 'gres', 'num_nodes', 'time_limit',
+       'signal_before_timeout')
 
 
 def main():

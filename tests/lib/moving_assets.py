@@ -22,8 +22,9 @@ def page(home):
     """What the page's second example defines."""
     with open(TOP + '/docs/from-dagster-slurm.md', encoding='utf-8') as f:
         block = re.search(r'```python norun: tests/real/t0660[^\n]*\n(.*?)\n```', f.read(), re.S).group(1)
+    code = compile(block.replace('/home/me', home).replace("'16G'", "'100M'"), 'from-dagster-slurm.md', 'exec')
     there = {}
-    exec(compile(block.replace('/home/me', home).replace("'16G'", "'100M'"), 'from-dagster-slurm.md', 'exec'), there)  # pylint: disable=exec-used
+    exec(code, there)  # pylint: disable=exec-used
     return there
 
 
