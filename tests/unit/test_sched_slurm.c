@@ -63,6 +63,18 @@ static void test_submit_code(void **state)
 		     "sl_submit \"$HOME\"/.slurmray/UU/runs/7/a2 \"$HOME\"/.slurmray/UU/ends slurmray:UU/7/a2 100 0 '' "
 		     "/a/%x /w/e "
 		     "--job-name=n --no-requeue\n");
+	/* directories of relative names up to the first pattern, none outside */
+	job = (struct job){ .name = "n", .output = "it's/a/%j/o", .error = "logs/../../e" };
+	check_submit(&job, 0,
+		     "sl_dirs '' 'it'\\''s/a/' ''\n"
+		     "sl_submit \"$HOME\"/.slurmray/UU/runs/7/a2 \"$HOME\"/.slurmray/UU/ends slurmray:UU/7/a2 100 0 '' "
+		     "'work/it'\\''s/a/%j/o' work/logs/../../e "
+		     "--job-name=n --no-requeue\n");
+	job = (struct job){ .name = "n", .workdir = "~/w", .output = "x/o", .merged = true };
+	check_submit(&job, 0,
+		     "sl_dirs \"$HOME\"/w x/ ''\n"
+		     "sl_submit \"$HOME\"/.slurmray/UU/runs/7/a2 \"$HOME\"/.slurmray/UU/ends slurmray:UU/7/a2 100 0 '' "
+		     "\"$HOME\"/w/x/o - --job-name=n --no-requeue\n");
 }
 
 static void test_other_code(void **state)
