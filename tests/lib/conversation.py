@@ -341,6 +341,20 @@ def editors():
 
 
 @case
+def refused_in_a_loop():
+    """files that are made again and again where there are none do not fill the journal: few rows, and one says how many had none"""
+    rows = len(errors())
+    for _ in range(300):
+        fails(errno.EPERM, "a file in runs/", open, path("runs/output.txt"), "w")
+    ok(len(errors()) - rows <= 25, "%d rows" % (len(errors()) - rows))
+
+    def another():
+        fails(errno.EPERM, "a file in runs/", open, path("runs/output.txt"), "w")
+        return "more before it have no row" in errors()[-1]["why"]
+    until(another, "a row about the others")
+
+
+@case
 def vim():
     """vim writes a line and a script with :w, and hears of a bad one"""
     if not shutil.which("vim"):
