@@ -53,6 +53,7 @@ void erun_free(struct erun *er)
 	for (char **d = er->after; d && *d; d++)
 		free(*d);
 	free(er->after);
+	engine_inputs_release(er);
 	waiters_free(&er->created);
 	waiters_free(&er->decided);
 	waiters_free(&er->verb_waiters);
@@ -398,6 +399,8 @@ static void on_link(struct engine *en, const struct crep *rep)
 		(void)snprintf(ec->link.text, sizeof(ec->link.text), "%s", rep->text ? rep->text : "");
 		if (rep->up)
 			resend(en, ec);
+		if (rep->up)
+			engine_act_gated(en); /* inputs of runs elsewhere may be here */
 		log_info("cluster %s: %s: %s", ec->conf->name, rep->up ? "up" : "down", ec->link.text);
 	}
 }

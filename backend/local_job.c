@@ -304,12 +304,30 @@ static int ship_context(const struct local_job *j, const char *context, struct e
 	return context ? local_copy_tree(context, to, e) : 0;
 }
 
+/* On this machine a result of another run is where it is: a link. What came from elsewhere is copied. */
+static int ship_input(const struct job_input *in, const char *work, struct err *e)
+{
+	cleanup_free char *to = xasprintf("%s/%s", work, in->name), *target = NULL;
+	const char *local = job_input_local(in);
+
+	if (in->missing)
+		return err_set(e, -EINVAL, "%s", in->missing);
+	if (!in->link)
+		return local_copy_tree(local, to, e);
+	target = local_expand(in->link);
+	if (access(target, R_OK) < 0)
+		return err_set(e, -EINVAL, "inputs.%s: %s is no longer there", in->name, in->source);
+	return symlink(target, to) < 0 && errno != EEXIST ? err_sys(e, -errno, "cannot link %s", to) : 0;
+}
+
 static int ship_inputs(const struct local_job *j, const char *work, const char *files_dir, struct err *e)
 {
 	int rc = 0;
 
 	for (char **f = j->job->files; rc == 0 && f && *f; f++)
 		rc = ship_file(*f, work, e);
+	for (size_t i = 0; rc == 0 && i < j->job->n_inputs; i++)
+		rc = ship_input(&j->job->inputs[i], work, e);
 	if (rc == 0 && files_dir && access(files_dir, F_OK) == 0)
 		rc = local_copy_tree(files_dir, work, e);
 	return rc;

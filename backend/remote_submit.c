@@ -27,6 +27,7 @@
 #define SHELL_PIECE ((size_t)256 * 1024)
 #define SHELL_OPEN_PIECES 4
 #define RC_UNPACKED 46
+#define RC_NO_INPUT 47
 #define PART "files.tar.part"
 
 struct upload {
@@ -143,6 +144,10 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 		requeue(c, r, c->now);
 		return;
 	}
+	if (f->rc == RC_NO_INPUT) { /* before anything that could create a job */
+		reject(c, r, *f->err ? f->err : "an input is no longer there");
+		return;
+	}
 	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
 		rjobs_submitted(c, r, job_id, "sbatch");
@@ -203,6 +208,41 @@ static void add_unpack(const struct cluster *c, const struct rrun *r, struct str
 	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\nfi\n");
 }
 
+/*
+ * Inputs that are on this cluster already are linked. A target that is gone refuses the submission, unless an earlier
+ * try of it was begun, which may be a job.
+ */
+static void add_links(const struct cluster *c, const struct rrun *r, struct strbuf *code)
+{
+	bool any = false;
+
+	for (size_t i = 0; r->job && i < r->job->n_inputs; i++) {
+		const struct job_input *in = &r->job->inputs[i];
+
+		if (!in->link)
+			continue;
+		if (!any) {
+			strbuf_addstr(code, "umask 077\nd=");
+			quoted_dir(c, r, code);
+			strbuf_addstr(code, "\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; "
+					    "then\nmkdir -p \"$d\" || exit 75\n");
+			add_workdir(c, r, code);
+		}
+		any = true;
+		strbuf_addstr(code, "t=");
+		quote_sh_path(code, in->link);
+		strbuf_addstr(code, "\nn=");
+		quote_sh(code, in->name);
+		strbuf_addf(code, "\nif [ ! -r \"$t\" ]; then\nprintf '%%s\\n' ");
+		strbuf_addstr(code, "\"inputs.$n: \"");
+		quote_sh(code, in->source);
+		strbuf_addf(code, "' is no longer there' >&2\nexit %d\nfi\n", RC_NO_INPUT);
+		strbuf_addstr(code, "[ -L \"$w/$n\" ] || ln -s \"$t\" \"$w/$n\" || exit 75\n");
+	}
+	if (any)
+		strbuf_addstr(code, "fi\n");
+}
+
 /* `tar` bytes may follow the script in the payload. */
 static void send_submission(struct cluster *c, struct rrun *r, const struct strbuf *tar)
 {
@@ -214,6 +254,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 	if (tar)
 		strbuf_add(&payload, tar->buf, tar->len);
 	renvs_link(c, r, &code);
+	add_links(c, r, &code);
 	if (r->upload)
 		add_unpack(c, r, &code);
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
@@ -414,11 +455,18 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 	size_t n = 0, max = 2;
 	int rc;
 
+	for (size_t i = 0; i < r->job->n_inputs; i++)
+		if (r->job->inputs[i].missing)
+			return err_set(e, -EINVAL, "%s", r->job->inputs[i].missing);
 	for (char **f = r->job->files; f && *f; f++)
 		max++;
+	max += r->job->n_inputs;
 	extra = xcalloc(max, sizeof(*extra));
 	for (char **f = r->job->files; f && *f; f++)
 		extra[n++] = (struct tar_extra){ *f, base_name(*f) };
+	for (size_t i = 0; i < r->job->n_inputs; i++)
+		if (job_input_local(&r->job->inputs[i]))
+			extra[n++] = (struct tar_extra){ job_input_local(&r->job->inputs[i]), r->job->inputs[i].name };
 	if (r->job->form == JOB_PAYLOAD)
 		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
 	if (r->context)

@@ -5,6 +5,8 @@
  */
 #include "fs/area.h"
 
+#include "fs/ahead.h"
+
 #include "backend/base/mem.h"
 #include "backend/cluster.h"
 
@@ -212,8 +214,12 @@ static void opened(struct fsys *fs, struct handle *h, struct fuse_file_info *fi)
 
 static void open_remote(struct fsys *fs, fuse_req_t req, struct spot *s, struct handle *h)
 {
+	bool final = is_final(fs, s);
+
 	if (!h->content)
-		h->content = content_open(fs, s->r->num, s->e, is_final(fs, s));
+		h->content = content_open(fs, s->r->num, s->e, final);
+	if (final)
+		ahead_opened(fs, s->p, s->e);
 	content_wait(h->content, req, h, opened);
 }
 

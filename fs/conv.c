@@ -23,10 +23,15 @@
 #define LEN_BITS 21 /* of a kept length or a cursor; the rest is the request that set it */
 #define LEN_MASK ((1ull << LEN_BITS) - 1)
 
+static char *path_of(const struct fsys *fs, uint64_t fh, const char *what)
+{
+	return xasprintf("%s/%llx.%llx.%s", fs->handle_dir, (unsigned long long)shared_mount_id(fs->shared),
+			 (unsigned long long)fh, what);
+}
+
 static char *conv_path(const struct conv *c, const char *what)
 {
-	return xasprintf("%s/%llx.%llx.%s", c->fs->handle_dir, (unsigned long long)shared_mount_id(c->fs->shared),
-			 (unsigned long long)c->fh, what);
+	return path_of(c->fs, c->fh, what);
 }
 
 /* Writes the kept part at its place; the shared word makes it valid afterwards. */
@@ -169,15 +174,20 @@ static void conv_destroy(struct conv *c)
 	free(c);
 }
 
-void conv_free(struct conv *c)
+void conv_remove_files(const struct fsys *fs, uint64_t fh)
 {
 	static const char *const kinds[] = { "in", "out", "out.new" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		cleanup_free char *path = conv_path(c, kinds[i]);
+		cleanup_free char *path = path_of(fs, fh, kinds[i]);
 
 		(void)unlink(path);
 	}
+}
+
+void conv_free(struct conv *c)
+{
+	conv_remove_files(c->fs, c->fh);
 	c->h = NULL;
 	if (!c->busy)
 		conv_destroy(c); /* else the intake does, in its end */

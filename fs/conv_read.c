@@ -297,11 +297,11 @@ void conv_flush(struct fsys *fs, fuse_req_t req, struct handle *h)
 static void released(struct intake *in, int code)
 {
 	struct fsys *fs = in->c->fs;
-	struct handle *h = in->c->h;
+	fuse_req_t req = unpark(in->p);
 
 	(void)code; /* a rejection is in `errors` */
-	(void)fuse_reply_err(unpark(in->p), 0);
-	handle_free(fs, h);
+	handle_free(fs, in->c->h); /* before the answer: what was answered does not come again after a restart */
+	(void)fuse_reply_err(req, 0);
 }
 
 void conv_release(struct fsys *fs, fuse_req_t req, struct handle *h)

@@ -253,6 +253,7 @@ void conv_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
 void conv_release(struct fsys *fs, fuse_req_t req, struct handle *h); /* frees the handle, answers */
 struct conv *conv_open(struct fsys *fs, struct handle *h, bool rebuilt);
 void conv_free(struct conv *c);
+void conv_remove_files(const struct fsys *fs, uint64_t fh); /* what a conversation keeps in STATE/handles */
 bool conv_ready(const struct conv *c);
 
 /* --- ctl (ctl.c) --- */
