@@ -110,6 +110,8 @@ struct fsys {
 	uid_t *allow_uids; /* with --allow-uid, ended by n */
 	size_t n_allow;
 	bool others;          /* the kernel lets other users in: nothing is cached that only some may see */
+	int64_t eperm_at;     /* monotonic us up to where rows about EPERM have used up time (fuse_change.c) */
+	unsigned eperm_more;  /* that had none since the last row */
 	int64_t started;      /* real us */
 	int64_t mounted;      /* real us; the same for each worker of a mount */
 	int64_t built;        /* real us; of the program, whose constant texts change with it */
