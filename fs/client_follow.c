@@ -153,7 +153,8 @@ static char *without_estimate(const char *text)
 	for (const char *p = text, *end; *p; p = end) {
 		end = strchrnul(p, '\n');
 		end += *end == '\n';
-		if (strncmp(p, "estimated start: ", 17) != 0)
+		if (strncmp(p, "estimated start: ", 17) != 0 &&
+		    (strncmp(p, "transfer: ", 10) != 0 || isatty(STDERR_FILENO)))
 			strbuf_add(&sb, p, (size_t)(end - p));
 	}
 	return strbuf_detach(&sb, NULL);
