@@ -255,7 +255,7 @@ static const char *class_of(const struct exit_record *r, const char *sched_statu
 		return "timeout";
 	if (strcmp(r->limit, "mem") == 0)
 		return "out_of_memory";
-	if (cancel_wanted && was_told_to_end(r))
+	if ((cancel_wanted || strcmp(r->limit, "session") == 0) && was_told_to_end(r))
 		return "cancelled";
 	return r->rc == 0 ? "succeeded" : "failed";
 }
@@ -327,7 +327,9 @@ static void add_why(struct strbuf *out, const struct exit_record *r, const char 
 	} else if (strcmp(status, "preempted") == 0) {
 		strbuf_addstr(out, "preempted: the scheduler gave its nodes to another job");
 	} else if (strcmp(status, "cancelled") == 0) {
-		strbuf_addstr(out, cancel_wanted ? "cancelled" : EXIT_CANCELLED_OUTSIDE);
+		strbuf_addstr(out, cancel_wanted                         ? "cancelled"
+				   : strcmp(r->limit, "session") == 0 ? "its session ended while it ran"
+								      : EXIT_CANCELLED_OUTSIDE);
 	} else {
 		add_code(out, r, false);
 		return;

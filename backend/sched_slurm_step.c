@@ -101,12 +101,7 @@ const char slurm_step_prelude[] =
 	"\t\techo 'queue-rc 0'\n"
 	"\tfi\n"
 	"\tsl_files_seen 2>/dev/null\n"
-	"\tif [ -n \"$sl_rec\" ] && [ -e \"$sl_a/stopped\" ]; then\n" /* with its session: that one's end is its own */
-	"\t\tcase $sl_s in\n"
-	"\t\tTIMEOUT|NODE_FAIL|PREEMPTED|OUT_OF_MEMORY) st_x=\"$sl_s Reason=Session\" ;;\n"
-	"\t\t*) st_x='CANCELLED Reason=Session' ;;\n"
-	"\t\tesac\n"
-	"\telif [ -n \"$sl_rec\" ] || [ \"$(readlink \"$sl_a/started\")\" = void ]; then\n"
+	"\tif [ -n \"$sl_rec\" ] || [ \"$(readlink \"$sl_a/started\")\" = void ]; then\n"
 	"\t\tst_x=COMPLETED\n"
 	"\telif [ \"$sl_jrc\" != unreachable ] && [ -z \"$st_x\" ]; then\n"
 	"\t\tsl_link void \"$sl_a/started\"\n"

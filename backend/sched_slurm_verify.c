@@ -309,8 +309,6 @@ static struct event *end_by_record(const struct witness *w, const struct verdict
 	struct event *ev = exit_record_event(&w->record, status, w->cancelled, now);
 
 	put_given(ev->data, v);
-	if (v->reason && strcmp(v->reason, "Session") == 0)
-		slurm_put(ev->data, "why", "its session ended while it ran");
 	if (w->maxrss > 0 && !json_object_get(ev->data, "max_rss"))
 		(void)json_object_set_new(ev->data, "max_rss", json_integer(w->maxrss));
 	return ev;

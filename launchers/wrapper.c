@@ -451,6 +451,11 @@ static const char peak[] =
 	"*) _cpu=$_all ;;\n"
 	"esac\n\n";
 
+/* Slurm tells all processes of a session to end at once; the session's runner needs a moment to say so. */
+static const char session_end[] = "_limit=-\n"
+				  "[ \"$_sig\" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1\n"
+				  "[ ! -e stopped ] || _limit=session\n";
+
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
 	strbuf_addstr(out, "# A requeue that was granted ended this start; the next one will leave the record.\n"
@@ -461,6 +466,8 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	if (job->pipes_messages)
 		strbuf_addstr(out, "_events=$(wc -c <events)\n");
 	wrap_reason(&job->environment, out);
+	if (job->session)
+		strbuf_addstr(out, session_end);
 	strbuf_addf(
 		out,
 		"_code=$_rc\n"
@@ -468,10 +475,11 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 		"record() {\n"
 		"\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
 		"out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$(uname -n) limit=-\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
+		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$(uname -n) limit=%s\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		"}\n",
 		ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
-		job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "", ctx->run_num, ctx->attempt);
+		job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "",
+		job->session ? "$_limit" : "-", ctx->run_num, ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
 			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"

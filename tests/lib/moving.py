@@ -95,7 +95,7 @@ class Page:
         else:
             words, dashes, command = code.partition('-- ')
             wanted = dict(w.split('=', 1) for w in words.split())
-            runs = not {'payload', 'script'} & set(wanted)
+            runs = not {'payload', 'script'} & set(wanted) and wanted.get('launcher') != 'session'
             if runs:
                 wanted['command'] = command if dashes else 'true'
             line = words.strip() + (' -- ' + wanted['command'] if runs else '')

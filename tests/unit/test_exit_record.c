@@ -171,6 +171,10 @@ static void test_ends(void **state)
 		{ 143, "TERM", "", NULL, false, "failed", "killed by SIGTERM (143)", 143, 15 },
 		{ 137, "TERM", "", NULL, true, "cancelled", "cancelled; it took SIGKILL (137) to end it", 137, 9 },
 		{ 137, "", "", "cancelled", true, "cancelled", "cancelled; it took SIGKILL (137) to end it", 137, 9 },
+		/* its session ended */
+		{ 143, "TERM", "session", NULL, false, "cancelled",
+		  "its session ended while it ran; killed by SIGTERM (143)", 143, 15 },
+		{ 0, "", "session", NULL, false, "succeeded", "exited with code 0", 0, 0 },
 		/* the scheduler decides the class */
 		{ 143, "TERM", "", "timeout", true, "timeout",
 		  "reached its time limit after 01:01:01; killed by SIGTERM (143)", 143, 15 },

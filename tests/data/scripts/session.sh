@@ -116,6 +116,7 @@ _tell() {
 _start() { # _start NUM/aATTEMPT CPUS MERGED
 	local num=${1%%/*} dir=$_base/runs/$1
 	(
+		trap : TERM # Slurm tells everybody
 		exec 7<&- 8<&- </dev/null
 		cd "$dir" || exit 0
 		export SLURMRAY_JOB_ID=$_job.s$num
@@ -155,6 +156,7 @@ _cancel() { # _cancel NUM/aATTEMPT GRACE: as scancel does
 	kill -s TERM "$p" 2>/dev/null
 	_kill TERM "$p"
 	(
+		trap : TERM
 		exec 7<&- 8<&- 9>&-
 		for ((i = 0; i < $2 * 5; i++)); do
 			kill -0 "$p" || exit 0
@@ -225,17 +227,17 @@ echo "$(date +%Y-%m-%dT%H:%M:%S%z) up on $_node with $_total CPUs"
 while :; do
 	for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
 	_read
-	while [ ${#_wait[@]} != 0 ] && [ "$_live" -lt "$_max" ]; do
+	case $_stop in
+	stop) _finish stopped 0 ;;
+	TERM) _finish 'told to end by the scheduler' 143 ;;
+	esac
+	while [ -z "$_stop" ] && [ ${#_wait[@]} != 0 ] && [ "$_live" -lt "$_max" ]; do
 		# shellcheck disable=SC2086
 		set -- ${_wait[0]}
 		[ $((_used + $2)) -le "$_total" ] || [ "$_live" = 0 ] || break
 		_wait=("${_wait[@]:1}")
 		_start "$1" "$2" "$3"
 	done
-	case $_stop in
-	stop) _finish stopped 0 ;;
-	TERM) _finish 'told to end by the scheduler' 143 ;;
-	esac
 	if [ "$_live" != 0 ] || [ ${#_wait[@]} != 0 ]; then
 		_quiet=$SECONDS
 	elif [ "$_idle" != 0 ] && [ $((SECONDS - _quiet)) -ge "$_idle" ]; then

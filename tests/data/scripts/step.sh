@@ -147,12 +147,15 @@ esac
 # The exit record: complete, then renamed to where the other side looks.
 _out=$(wc -c <stdout)
 _err=$(wc -c <stderr)
+_limit=-
+[ "$_sig" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1
+[ ! -e stopped ] || _limit=session
 _code=$_rc
 [ "$_fault" = - ] || _code=-
 record() {
 	printf '%s\n' "v=1 run=10 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
-nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/10.a1"
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault host=$(uname -n) limit=$_limit" >exit.tmp && mv -f exit.tmp "$_ends/10.a1"
 }
 _end=$(date +%s) _n=0
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass
