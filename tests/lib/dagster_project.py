@@ -23,7 +23,7 @@ IN_PROCESS = {'execution': {'config': {'in_process': {}}}}
 failed = []
 
 
-def report(name, **have_want):
+def report(name, /, **have_want):
     wrong = ['%s: %.600r, not %.600r' % (k, h, w) for k, (h, w) in have_want.items() if h != w]
     print('%s %s' % ('not ok' if wrong else 'ok', name), flush=True)
     for text in wrong:
@@ -212,7 +212,7 @@ def race():
     pairs = []
     for i in range(20):
         got = []
-        threads = [threading.Thread(target=lambda c: got.append(sd.draft(c)), args=(context('%013d-x' % i),)) for _ in range(4)]
+        threads = [threading.Thread(target=lambda c: got.append(sd.draft(c)), args=(context('%013d-x' % (os.getpid() * 100 + i)),)) for _ in range(4)]
         for t in threads:
             t.start()
         for t in threads:
@@ -223,16 +223,15 @@ def race():
             os.write(fd, b'{"command": "exit 1"}')
             os.close(fd)
             sd.read(got[0], 'wait')
-            got = [sd.draft(context('%013d-x' % i)) for _ in range(2)]
+            got = [sd.draft(context('%013d-x' % (os.getpid() * 100 + i))) for _ in range(2)]
             pairs.append((len(got), len(set(got))) if got[0].endswith('.2') else got)
     report('tries that race are given one run', pairs=(set(pairs), {(4, 1), (2, 1)}))
 
 
 def start(case, *options):
-    environ = dict(os.environ, PYTHONDONTWRITEBYTECODE='1')
     with open('%s/%s.out' % (CASES, case), 'w', encoding='utf-8') as out:
         return subprocess.Popen([sys.executable, '-m', 'dagster', 'job', 'execute', '-f', os.path.abspath(__file__), '-j', 'long_job',
-                                 '--tags', json.dumps({'case': case}), *options], stdout=out, stderr=out, env=environ)
+                                 '--tags', json.dumps({'case': case}), *options], stdout=out, stderr=out)
 
 
 def status_of(instance, case):
@@ -285,11 +284,11 @@ def command_line(instance, cluster, config):
     environ = dict(os.environ, SLURMRAY_CLUSTER=cluster)
     several = [['model,simulation,customers,orders'], ['ensemble', '--partition', 'seed007'], ['days', '--partition-range', '2026-01-01...2026-01-03']]
     processes = [subprocess.Popen([sys.executable, '-m', 'dagster', 'asset', 'materialize', '-m', 'definitions', '--select', *options,
-                                   *([] if ',' in options[0] else ['--config-json', config])], env=environ, cwd=os.path.dirname(sd.__file__),
+                                   '--config-json', config], env=environ, cwd=os.path.dirname(sd.__file__),
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for options in several]
     ends = []
     for p in processes:
-        said = p.communicate(timeout=150)[0]
+        said = p.communicate(timeout=300)[0]
         ends.append(p.returncode)
         if p.returncode:
             print('# ' + said[-2000:].replace('\n', '\n# '))
@@ -311,9 +310,30 @@ def command_line(instance, cluster, config):
            rows=([newest(k)[0][0]['rows'] for k in ('customers', 'orders')], [3, 7]),
            run=(len({newest(k)[0][0]['slurmray/run'] for k in ('customers', 'orders')}), 1))
     report('%s: a partition, in a run whose name has it' % cluster, key=(member[1], 'seed007'),
-           name=(os.path.basename(member[0]['slurmray/run']).startswith('ensemble-seed007-'), True))
+           directory=(os.path.basename(member[0]['slurmray/run']).startswith('ensemble-seed007-'), True))
     report('%s: partitions of one job, each with metadata of its own' % cluster,
            days=({p: m.get('number') for m, p in newest('days', 3)}, {'2026-01-01': 0, '2026-01-02': 1, '2026-01-03': 2}))
+
+
+def detached(instance):
+    """A step that only submits, and the sensor that tells of its job, once."""
+    from detached import begin_survey, detached_jobs
+
+    def look(cursor):
+        with dg.build_sensor_context(instance, cursor) as context:
+            found = detached_jobs.evaluate_tick(context)
+        return [(e.asset_key.to_user_string(), e.metadata['answers'].value) for e in found.asset_events], found.cursor
+
+    _, cursor = look(None)
+    before, cursor = look(cursor)
+    result = begin_survey.execute_in_process(instance=instance)
+    path = sd.MOUNT + '/by/tag/detached'
+    name = runs('submit_survey-' + result.dagster_run.run_id[:13])[0]
+    status = sd.read('%s/%s' % (path, name), 'wait')
+    after, cursor = look(cursor)
+    again, cursor = look(cursor)
+    report('a job that nobody waits for is materialized by a sensor, once', begun=(result.success, True), before=(before, []),
+           status=(status, 'succeeded 0'), after=(after, [('survey', 42)]), again=(again, []), cursor=(name in json.loads(cursor), True))
 
 
 def main(few, clusters):
@@ -327,6 +347,7 @@ def main(few, clusters):
             tries(instance, cluster)
         ends(instance)
         compute_logs(instance)
+        detached(instance)
         if not few:
             lost_reader(instance)
             stops(instance)
