@@ -35,6 +35,7 @@ runs() {
 		    mount: {env: MNT}
 		    spec: {cluster: $CLUSTER, ntasks: 1}
 		    env: [PYTHONPATH, MNT, CLUSTER, WORK, DAGSTER_DISABLE_TELEMETRY, PYTHONDONTWRITEBYTECODE]
+		run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator} # the other one needs the daemon
 		run_monitoring: {enabled: true, start_timeout_seconds: 604800, max_resume_run_attempts: 1}
 	EOT
 	within 600 "$python" "$ROOT/tests/lib/dagster_runs.py" "$@" >"$T/results" 2>"$T/errors" || diag "$(tail -n 30 "$T/errors")"
@@ -43,8 +44,8 @@ runs() {
 	is "all cases on $CLUSTER were tried" "$(grep -c '^ok\|^not ok' "$T/results")" "$runs_count"
 }
 
-runs 3 local success cancels killed
-runs 8 demo
+runs 5 local success failing cancels killed command_line
+runs 6 demo success cancels never_began killed killed_too_often retries
 for file in slurmray_launcher.py slurmray_executor.py; do
 	ok "$file has at most 120 lines" [ "$(wc -l <"$ROOT/docs/examples/dagster/$file")" -le 120 ]
 done
