@@ -215,6 +215,21 @@ static void cancel_of_a_tree(void **state)
 	lx_free(f);
 }
 
+/* One that stops itself again and again is asked to end while it is stopped, and does when it is let go on. */
+static void cancel_of_the_stopped(void **state)
+{
+	struct lx *f = lx_new();
+	struct creq *q = lx_make(f, CREQ_SUBMIT, 1, "echo ready; exec sh -c 'while :; do kill -STOP $$; done'");
+
+	(void)state;
+	q->job->grace_s = 3600;
+	lx_post(f, q);
+	lx_wait_out(f, 1, 6);
+	assert_int_equal(lx_answer(f, lx_verb(f, 1, "cancel", ""))->code, 0);
+	lx_assert_end(f, 1, "cancelled", 143);
+	lx_free(f);
+}
+
 static void limits(void **state)
 {
 	struct lx *f = lx_new();
@@ -596,6 +611,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(environment_and_streams),
 		cmocka_unit_test(left_behind),
 		cmocka_unit_test(cancel_of_a_tree),
+		cmocka_unit_test(cancel_of_the_stopped),
 		cmocka_unit_test(limits),
 		cmocka_unit_test(signals),
 		cmocka_unit_test(strict_order),

@@ -176,8 +176,7 @@ static void stream_dirs(void **state)
 {
 	struct lx *f = lx_new();
 	struct creq *q = lx_make(f, CREQ_SUBMIT, 1, "echo out; echo err >&2");
-	cleanup_free char *out = xasprintf("%s/mine/logs/deep/2.1.out", f->root),
-			  *gone = xasprintf("%s/gone", f->root);
+	cleanup_free char *out = xasprintf("%s/mine/logs/deep/2.1.out", f->root), *gone = xasprintf("%s/gone", f->root);
 	char *text;
 
 	(void)state;
