@@ -532,6 +532,15 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 	return rc == -ENOENT && n ? -EINVAL : rc; /* what the spec names must be there */
 }
 
+/* Links are made before files are unpacked; what comes with the submission is unpacked only where there is nothing yet. */
+static bool has_links(const struct rrun *r)
+{
+	for (size_t i = 0; i < r->job->n_inputs; i++)
+		if (r->job->inputs[i].link)
+			return true;
+	return false;
+}
+
 static void send_run(struct cluster *c, struct rrun *r)
 {
 	struct err e = ERR_INIT;
@@ -546,7 +555,7 @@ static void send_run(struct cluster *c, struct rrun *r)
 		send_submission(c, r, NULL);
 	else if (rc < 0)
 		upload_broken(c, r, &e);
-	else if (tar_size(tar) > INLINE_MAX)
+	else if (tar_size(tar) > INLINE_MAX || has_links(r))
 		start_upload(c, r, tar);
 	else
 		send_inline(c, r, tar);

@@ -305,7 +305,8 @@ def command_line(instance, cluster, config):
         dg.AssetCheckKey(dg.AssetKey('orders'), 'orders_have_customers'), limit=1)
     report('%s: a job that reports, and one that knows nothing of Dagster' % cluster, rows=(model['rows'], 100), weights=(model['weights'], 100),
            cluster=([sd.read(m['slurmray/run'], 'cluster') for m in (model, simulation)], [cluster] * 2),
-           parameter=(sd.read(simulation['slurmray/run'], 'results/parameter'), '42'))
+           parameter=(sd.read(simulation['slurmray/run'], 'results/parameter'), '42'),
+           inputs=(sd.read(simulation['slurmray/run'], 'results/size'), str(os.path.getsize(model['slurmray/run'] + '/results/model.json'))))
     report('%s: two assets and a check from one job' % cluster, check=([c.status.value for c in checks], ['SUCCEEDED']),
            rows=([newest(k)[0][0]['rows'] for k in ('customers', 'orders')], [3, 7]),
            run=(len({newest(k)[0][0]['slurmray/run'] for k in ('customers', 'orders')}), 1))

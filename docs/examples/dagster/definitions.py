@@ -16,6 +16,12 @@ def script(name):
     return os.path.join(JOBS, name)
 
 
+def newest(context, key):
+    """The run that made the newest materialization of an asset: runs/ID."""
+    event = context.instance.get_latest_materialization_event(dg.AssetKey(key))
+    return 'runs/' + os.path.basename(event.asset_materialization.metadata['slurmray/run'].value)
+
+
 @dg.asset
 def model(context: dg.AssetExecutionContext):
     """A job that reports by Dagster Pipes. What it wrote to $SLURMRAY_RESULTS is a file to open."""
@@ -27,8 +33,9 @@ def model(context: dg.AssetExecutionContext):
 
 @dg.asset(deps=[model])
 def simulation(context: dg.AssetExecutionContext):
-    """A program that knows nothing of Dagster."""
-    yield from run(context, ['sh', 'simulate.sh', '42'], files=[script('simulate.sh')], **SMALL)
+    """A program that knows nothing of Dagster. The model does not go through this machine when both run on one cluster."""
+    model_json = newest(context, 'model') + '/results/model.json'
+    yield from run(context, ['sh', 'simulate.sh', '42'], files=[script('simulate.sh')], inputs={'model.json': model_json}, **SMALL)
 
 
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition([f'seed{i:03}' for i in range(100)]))
