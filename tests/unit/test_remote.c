@@ -509,6 +509,29 @@ static void test_upload_of_other_files(void **state)
 	fx_shell(f->home, "! ls \"" RUN_DIR "\"/a1/files.*.part 2>/dev/null");
 }
 
+/* Fewer bytes mean the end of the file: a connection that breaks half way must not look like that. */
+static void test_read_cut(void **state)
+{
+	struct fx *f = *state;
+
+	fx_start(f);
+	fx_submit(f, 7, "head -c 3000000 /dev/urandom >\"$SLURMRAY_RESULTS/big\"");
+	FX_WAIT(f, fx_event(f, 7, EV_END, "succeeded"));
+	for (long k = 1; k < 60; k += 4) {
+		const struct answer *a;
+		uint64_t t;
+
+		FX_WAIT(f, f->up);
+		fake.cut_at = fake.transfers + k;
+		t = fx_ask(f, CREQ_READ, 7, "big", 0, 4000000);
+		FX_WAIT(f, fx_answer(f, t));
+		a = fx_answer(f, t);
+		assert_int_equal(a->code, 0);
+		assert_int_equal(a->len, 3000000);
+	}
+	fake.cut_at = 0;
+}
+
 static void add_inputs(struct fx *f, struct creq *q, const char *linked)
 {
 	struct job_input *in = xcalloc(2, sizeof(*in));
@@ -917,6 +940,7 @@ int main(int argc, char **argv)
 		T(test_upload_cut),
 		T(test_upload_goes_on),
 		T(test_upload_of_other_files),
+		T(test_read_cut),
 		T(test_inputs),
 		T(test_input_gone),
 		T(test_inputs_cut),
