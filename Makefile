@@ -116,6 +116,9 @@ check-mount: $O/slurmray unit-tests tools
 check-real: $O/slurmray unit-tests tools
 	$(Q)BUILD=$O scripts/run-tests $(sort $(wildcard tests/real/*.t))
 
+check-dagster: $O/slurmray unit-tests tools
+	$(Q)BUILD=$O scripts/run-tests $$(grep -l scripts/dagster-env tests/*/*.t)
+
 # Hundreds of runs while keeper and worker are killed at every moment and every numbered point: each must run exactly once.
 torture: $O/slurmray
 	$(Q)BUILD=$O N=$(N) SEED=$(SEED) CLUSTER=$(CLUSTER) tests/torture/torture
@@ -167,7 +170,7 @@ help:
 	@echo 'make               build/slurmray'
 	@echo 'make quickstart    build, mount at MNT=$(MNT), run a first job as a process of this machine'
 	@echo 'make demo          the same on a throw-away Slurm cluster behind a real sshd'
-	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real: some'
+	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real, check-dagster: some'
 	@echo 'make torture       N=$(N) kills of the daemon while it is used, and more at each point; SEED=$(SEED) CLUSTER=local|demo'
 	@echo 'make torture-mutants   whether that suite notices what is broken on purpose'
 	@echo 'make lint          clang-tidy, cppcheck, shellcheck, layers, headers'
@@ -179,6 +182,6 @@ help:
 
 -include $(shell find $O/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit-tests tools check run-check check-unit check-mount check-real torture torture-mutants bench fuzz run-fuzz lint \
+.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster torture torture-mutants bench fuzz run-fuzz lint \
 	check-headers check-layers quickstart demo install clean help
 .SECONDARY:

@@ -110,6 +110,8 @@ struct fsys {
 	uid_t *allow_uids; /* with --allow-uid, ended by n */
 	size_t n_allow;
 	bool others;          /* the kernel lets other users in: nothing is cached that only some may see */
+	int64_t eperm_at;     /* monotonic us up to where rows about EPERM have used up time (fuse_change.c) */
+	unsigned eperm_more;  /* that had none since the last row */
 	int64_t started;      /* real us */
 	int64_t mounted;      /* real us; the same for each worker of a mount */
 	int64_t built;        /* real us; of the program, whose constant texts change with it */
@@ -251,6 +253,7 @@ void conv_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
 void conv_release(struct fsys *fs, fuse_req_t req, struct handle *h); /* frees the handle, answers */
 struct conv *conv_open(struct fsys *fs, struct handle *h, bool rebuilt);
 void conv_free(struct conv *c);
+void conv_remove_files(const struct fsys *fs, uint64_t fh); /* what a conversation keeps in STATE/handles */
 bool conv_ready(const struct conv *c);
 
 /* --- ctl (ctl.c) --- */

@@ -675,6 +675,8 @@ static void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 		conv_release(fs, req, h);
 		return;
 	}
+	if (session_replaying(fs->session))
+		conv_remove_files(fs, fi->fh); /* an earlier worker may have died between its record and its files */
 	handle_free(fs, h);
 	(void)fuse_reply_err(req, 0);
 }

@@ -1,0 +1,4 @@
+#!/bin/sh
+# Knows nothing of Dagster.
+echo "on $(hostname), parameter $1"
+echo "$1" >"$SLURMRAY_RESULTS/parameter"

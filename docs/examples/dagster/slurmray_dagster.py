@@ -1,0 +1,119 @@
+"""Dagster assets that run as jobs through a slurmray mount. Copy this file next to your assets; it needs Dagster alone.
+
+    @dg.asset
+    def model(context: dg.AssetExecutionContext):
+        yield from run(context, ['python3', 'train.py'], files=['/home/me/train.py'], time='1:00:00')
+"""
+import hashlib, json, os, re, subprocess  # noqa: E401
+import dagster as dg
+
+MOUNT = os.environ.get('SLURMRAY_MOUNT', os.path.expanduser('~/cluster'))
+BAD = 'failed cancelled timeout out_of_memory node_failed preempted rejected'.split()
+
+
+class Job(list):
+    """The results that an asset yields; `path` is the directory of the run, `messages` are the job's custom messages."""
+
+
+def run(context, command=None, *, extras=None, label='', mount=MOUNT, **spec):
+    """Runs a job, or goes on with the one that an earlier try of this step began. The keywords are those of a spec."""
+    path = draft(context, label, mount)
+    try:
+        with dg.open_pipes_session(context, dg.PipesFileContextInjector(path + '/context'),
+                                   dg.PipesFileMessageReader(path + '/events'), extras=extras) as session:
+            submit(context, path, dict(spec, command=command, env={**session.get_bootstrap_env_vars(), **spec.get('env', {})}))
+            subprocess.run([os.environ.get('SLURMRAY', 'slurmray'), 'follow', path], check=False)  # into Dagster's compute logs
+            status = read(path, 'wait').split()[0]
+    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
+        # Only who terminates the run wants the job to end. Of a process that was stopped or restarted it stays, to be found again.
+        if context.instance.get_run_by_id(context.run_id).status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
+            cancel(path)
+        raise
+    opened, closed = os.path.getsize(path + '/events'), session.message_handler.received_closed_message
+    if status != 'succeeded' or (opened and not closed):
+        why = read(path, 'why') or status if status != 'succeeded' else 'Dagster Pipes was opened, and its end was not seen'
+        raise dg.Failure(why, metadata={'slurmray/run': dg.MetadataValue.path(path), 'log': '\n' + read(path, 'log', 4096)})
+    facts = {'run': dg.MetadataValue.path(path), 'job_id': dg.MetadataValue.text(read(path, 'job_id'))}
+    facts.update((k, dg.MetadataValue.float(float(v))) for k, v in json.loads(read(path, 'metrics.json')).items()
+                 if k in ('elapsed', 'max_rss', 'node_hours'))
+    job = Job(session.get_results(metadata={'slurmray/' + k: v for k, v in facts.items()}))
+    job.path, job.messages = path, session.get_custom_messages()
+    for m in job.messages:  # one job for many partitions
+        if isinstance(m, dict) and m.keys() == {'partition', 'metadata'}:
+            context.add_asset_metadata(m['metadata'], partition_key=m['partition'])
+    return job
+
+
+def group(instance, run_of_dagster):
+    """The ids of a Dagster run and its re-executions, the first one in front."""
+    root = run_of_dagster.root_run_id or run_of_dagster.run_id
+    return [root] + [r.run_id for r in instance.get_runs(dg.RunsFilter(tags={'dagster/root_run_id': root}))]
+
+
+def draft(context, label='', mount=MOUNT):
+    """The directory of this step's run: the same one for each try, by the name STEP-PARTITION-ROOT. A run that ended badly, or whose
+    results a step has taken already, is followed by the next of its series: NAME.2, NAME.3."""
+    step = getattr(context, 'op_execution_context', context).get_step_execution_context().step.key
+    tries = group(context.instance, context.run)
+    tags = [context.run.tags.get('dagster/' + k) for k in ('partition', 'asset_partition_range_start', 'asset_partition_range_end')]
+    full = '-'.join(filter(None, ['_' * (not step[0].isalpha()) + step, label, *tags]))
+    name = re.sub('[^A-Za-z0-9._-]', '_', full)[:80]
+    name += ('-' + hashlib.sha256(full.encode()).hexdigest()[:8] if name != full else '') + '-' + tries[0][:13]
+    number, taken = 1, None
+    while True:
+        path = '%s/runs/%s%s' % (mount, name, '.%d' % number if number > 1 else '')
+        try:
+            os.mkdir(path)  # of two that try at the same time, one makes it and the other finds it
+            return path
+        except FileExistsError:
+            status = read(path, 'status')
+        if status == 'succeeded' and taken is None:
+            taken = sum(e.dagster_event.step_key == step for i in tries
+                        for e in context.instance.all_logs(i, of_type=dg.DagsterEventType.STEP_SUCCESS))
+        if status not in BAD and not (status == 'succeeded' and taken):
+            context.log.info('goes on with %s, which is %s' % (path, status))
+            return path
+        taken, number = taken - 1 if status == 'succeeded' else taken, number + 1
+
+
+def submit(context, path, spec):
+    """Submits a draft; what was submitted already stays as it is. Without `cluster` in the spec, SLURMRAY_CLUSTER says where."""
+    spec = {'name': os.path.basename(path), 'cluster': os.environ.get('SLURMRAY_CLUSTER'), **spec}
+    spec['tags'] = [*spec.get('tags', []), 'dagster-' + group(context.instance, context.run)[0]]  # for cancel_sensor, and for find
+    with open(os.open(path + '/spec', os.O_RDWR), 'r+b', buffering=0) as f:
+        try:
+            if read(path, 'status') == 'draft':
+                f.write(json.dumps({k: v for k, v in spec.items() if v is not None}).encode())
+        except FileExistsError:
+            pass  # another try was faster
+        except OSError as e:
+            raise dg.Failure('%s: %s' % (path, f.read(65536).decode() or e), allow_retries=False)
+
+
+def read(path, name, tail=1 << 20):
+    with open('%s/%s' % (path, name), 'rb') as f:
+        if os.path.getsize(f.name) > tail:
+            f.seek(-tail, os.SEEK_END)
+        return f.read().decode('utf-8', 'replace').strip()
+
+
+def cancel(path):
+    with open(os.open(path + '/ctl', os.O_RDWR), 'r+b', buffering=0) as f:
+        try:
+            f.write(b'cancel\n')
+            f.read(4096)  # the scheduler's answer
+        except OSError:
+            pass  # it has ended, or never began
+
+
+def cancel_sensor(mount=MOUNT):
+    """Cancels the jobs of runs that were canceled while nobody was there to do it: by force, or after their worker had died."""
+    @dg.run_status_sensor(run_status=dg.DagsterRunStatus.CANCELED, name='slurmray_cancel', minimum_interval_seconds=5,
+                          default_status=dg.DefaultSensorStatus.RUNNING)
+    def sensor(context):
+        tries = group(context.instance, context.dagster_run)
+        tag, runs = '%s/by/tag/dagster-%s' % (mount, tries[0]), [context.instance.get_run_by_id(i) for i in tries]
+        if os.path.isdir(tag) and all(r is None or r.is_finished for r in runs):  # else another try goes on with them
+            for name in os.listdir(tag):
+                cancel(tag + '/' + name)
+    return sensor
