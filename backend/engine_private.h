@@ -45,11 +45,11 @@ struct erun {
 	bool logs_last;            /* the attempt's logs are in the spool as far as they ever will be */
 	bool logs_posted;          /* the fact that says so is on its way */
 	char *directory, *scratch; /* where the current attempt lives on the cluster */
-	char **after;    /* dependencies of a queued run (struct job), or of a draft that is on its way to be one; NULL:
-			    not    looked at yet */
+	char **after; /* dependencies of a queued run (struct job), or of a draft that is on its way to be one; NULL:
+			 not    looked at yet */
 	struct job_input *inputs; /* of a queued run, looked at with `after` */
 	size_t n_inputs;
-	bool looked; /* at both of them */
+	bool looked;             /* at both of them */
 	struct stage *stage;     /* one that is being brought here (engine_inputs.c), or NULL */
 	uint64_t sent, sent_all; /* bytes of files and inputs on their way to the cluster */
 	uint64_t fetched, fetch_all;
