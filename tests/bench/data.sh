@@ -119,7 +119,8 @@ for i in range(int(sys.argv[1])):
 	echo "| the same back: \`cp -r runs/many/results DIR\` | $((FILES * 1000)) | $(since "$t") | | |"
 	diff -r "$work/many" "$work/back/many" >/dev/null && echo "| equal | | | | |" || echo "| DIFFERENT | | | | |"
 	t=$EPOCHREALTIME
-	timeout "$LIMIT" ssh -F "$work/ssh" slurmray-demo 'tar -C ~/.slurmray/*/runs/1/a1/results -cf - many' </dev/null | tar -C "$work" -xf - --one-top-level=tar 2>/dev/null
+	# shellcheck disable=SC2016
+	timeout "$LIMIT" ssh -F "$work/ssh" slurmray-demo 'tar -C "$(ls -td ~/.slurmray/*/runs | head -n 1)/1/a1/results" -cf - many' </dev/null | tar -C "$work" -xf - --one-top-level=tar 2>/dev/null
 	echo "| \`ssh tar\` of them, a login included | $((FILES * 1000)) | $(since "$t") | | |"
 	rm -rf "$work/many" "$work/back" "$work/tar"
 }
