@@ -316,7 +316,7 @@ static void next_batch(struct engine *en, struct erun *er)
 		uint64_t o = at + i * PIECE;
 
 		*op = (struct piece_op){ en, er->r->num, serial, o, (size_t)(end - o < PIECE ? end - o : PIECE) };
-		engine_fetch(en, from, AREA_RESULTS, path, o, op->len, got_piece, op);
+		engine_fetch_own(en, from, AREA_RESULTS, path, o, op->len, got_piece, free, op);
 	}
 }
 

@@ -217,6 +217,9 @@ bool engine_circle(struct engine *en, struct erun *draft, char *const *after, st
 /* engine_data.c */
 void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg),
 		    void *arg);
+/* engine_fetch for a callback of the engine's own, whose `arg` is dropped when the engine ends before. */
+void engine_fetch_own(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len,
+		      engine_data_cb cb, void (*drop)(void *arg), void *arg);
 /* A cluster's report (owned): an end waits until the list of the run's results is here. */
 void engine_report(struct engine *en, struct erun *er, struct event *ev);
 
