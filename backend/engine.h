@@ -74,7 +74,8 @@ struct engine_observer {
 	   bytes that speak of it. */
 	void (*listed)(void *arg, const struct run *r, int area, bool whole, int64_t began, const char *data,
 		       size_t len);
-	/* The verb `fetch`: the results of this ended run are wanted here. engine_fetch_done is owed. NULL: nobody can. */
+	/* The verb `fetch`: the results of this ended run are wanted here. engine_fetch_done is owed. NULL: nobody can.
+	 */
 	void (*fetch)(void *arg, const struct run *r);
 };
 void engine_observe(struct engine *en, const struct engine_observer *ob); /* one observer */

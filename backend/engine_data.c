@@ -113,12 +113,18 @@ static struct erun *with_attempt(struct engine *en, uint32_t num, engine_data_cb
 void engine_fetch(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len,
 		  engine_data_cb cb, void *arg)
 {
+	engine_fetch_own(en, num, area, path, off, len, cb, NULL, arg);
+}
+
+void engine_fetch_own(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len,
+		      engine_data_cb cb, void (*drop)(void *arg), void *arg)
+{
 	struct erun *er = with_attempt(en, num, cb, arg);
 	struct creq *rq;
 
 	if (!er)
 		return;
-	rq = data_request(en, er, CREQ_READ, cb, NULL, arg);
+	rq = data_request(en, er, CREQ_READ, cb, drop, arg);
 	rq->area = (enum cluster_area)area;
 	rq->path = xstrdup(path);
 	rq->offset = off;

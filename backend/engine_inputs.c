@@ -1,11 +1,11 @@
 /*
- * Inputs of a run that are results of other runs. One that is on the run's own cluster becomes a link there, one of this
- * machine's own cluster is shipped from where it is, and what is on another cluster is brought here first
+ * Inputs of a run that are results of other runs. One that is on the run's own cluster becomes a link there, one of
+ * this machine's own cluster is shipped from where it is, and what is on another cluster is brought here first
  * (STATE/spool/NUM/input.I), while the run waits in the queue.
  *
- * Invariants: a run is sent to its cluster when all of its inputs are there or here; what was brought here is whole when
- * it has that name, and goes with the run's end. A transfer that is cut goes on where it was: bytes are asked for in
- * batches, and the file holds whole batches only.
+ * Invariants: a run is sent to its cluster when all of its inputs are there or here; what was brought here is whole
+ * when it has that name, and goes with the run's end. A transfer that is cut goes on where it was: bytes are asked for
+ * in batches, and the file holds whole batches only.
  */
 #include "backend/engine_private.h"
 
@@ -35,7 +35,7 @@ struct stage {
 	size_t input;
 	uint64_t serial;
 	struct listed file;
-	char *path; /* in the results of `from` */
+	char *path;               /* in the results of `from` */
 	uint64_t offset, reached; /* of the batch; how far its pieces make sense */
 	unsigned flight;
 	int fd, code;
@@ -316,7 +316,7 @@ static void next_batch(struct engine *en, struct erun *er)
 		uint64_t o = at + i * PIECE;
 
 		*op = (struct piece_op){ en, er->r->num, serial, o, (size_t)(end - o < PIECE ? end - o : PIECE) };
-		engine_fetch(en, from, AREA_RESULTS, path, o, op->len, got_piece, op);
+		engine_fetch_own(en, from, AREA_RESULTS, path, o, op->len, got_piece, free, op);
 	}
 }
 

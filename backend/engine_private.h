@@ -45,11 +45,11 @@ struct erun {
 	bool logs_last;            /* the attempt's logs are in the spool as far as they ever will be */
 	bool logs_posted;          /* the fact that says so is on its way */
 	char *directory, *scratch; /* where the current attempt lives on the cluster */
-	char **after;    /* dependencies of a queued run (struct job), or of a draft that is on its way to be one; NULL:
-			    not    looked at yet */
+	char **after; /* dependencies of a queued run (struct job), or of a draft that is on its way to be one; NULL:
+			 not    looked at yet */
 	struct job_input *inputs; /* of a queued run, looked at with `after` */
 	size_t n_inputs;
-	bool looked; /* at both of them */
+	bool looked;             /* at both of them */
 	struct stage *stage;     /* one that is being brought here (engine_inputs.c), or NULL */
 	uint64_t sent, sent_all; /* bytes of files and inputs on their way to the cluster */
 	uint64_t fetched, fetch_all;
@@ -217,6 +217,9 @@ bool engine_circle(struct engine *en, struct erun *draft, char *const *after, st
 /* engine_data.c */
 void engine_ask_doc(struct engine *en, uint32_t num, const char *name, engine_doc_cb cb, void (*drop)(void *arg),
 		    void *arg);
+/* engine_fetch for a callback of the engine's own, whose `arg` is dropped when the engine ends before. */
+void engine_fetch_own(struct engine *en, uint32_t num, int area, const char *path, uint64_t off, uint64_t len,
+		      engine_data_cb cb, void (*drop)(void *arg), void *arg);
 /* A cluster's report (owned): an end waits until the list of the run's results is here. */
 void engine_report(struct engine *en, struct erun *er, struct event *ev);
 

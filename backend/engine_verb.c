@@ -378,8 +378,9 @@ struct engine_progress engine_progress(const struct engine *en, uint32_t num)
 
 	if (!er)
 		return p;
-	p = (struct engine_progress){ .sent = er->sent, .sent_all = er->sent_all, .fetched = er->fetched,
-				      .fetch_all = er->fetch_all };
+	p = (struct engine_progress){
+		.sent = er->sent, .sent_all = er->sent_all, .fetched = er->fetched, .fetch_all = er->fetch_all
+	};
 	(void)engine_inputs_progress(er, &p.input, &p.input_all);
 	return p;
 }

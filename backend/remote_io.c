@@ -210,7 +210,12 @@ static void read_finished(struct read_op *op)
 		whole = whole && p->data.len == p->want;
 		strbuf_release(&p->data);
 	}
-	/* A file that fails half way is given as far as it goes; the next read meets the error again. */
+	/*
+	 * A file that fails half way is given as far as it goes, the next read meets the error again; but not where
+	 * fewer bytes mean its end.
+	 */
+	if (op->code && op->full)
+		strbuf_reset(&all);
 	op->cb(op->f->c, op->arg, all.len ? 0 : op->code, op->text.buf, all.buf, all.len);
 	strbuf_release(&all);
 	strbuf_release(&op->text);

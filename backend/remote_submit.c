@@ -41,7 +41,7 @@ struct upload {
 	bool by_shell, ended;
 	char part[PART_MAX]; /* named after what is in it, so that only the same archive goes on with it */
 	int64_t said_at;     /* progress */
-	unsigned open; /* pieces on their way */
+	unsigned open;       /* pieces on their way */
 };
 
 /* Names a run in what is on its way; upload 0 for the submission itself. */
@@ -229,8 +229,10 @@ static void add_links(const struct cluster *c, const struct rrun *r, struct strb
 		if (!any) {
 			strbuf_addstr(code, "umask 077\nd=");
 			quoted_dir(c, r, code);
-			strbuf_addstr(code, "\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; "
-					    "then\nmkdir -p \"$d\" || exit 75\n");
+			strbuf_addstr(
+				code,
+				"\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; "
+				"then\nmkdir -p \"$d\" || exit 75\n");
 			add_workdir(c, r, code);
 		}
 		any = true;

@@ -145,8 +145,7 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 				 strcmp(name, "env") == 0      ? "env."
 				 : strcmp(name, "inputs") == 0 ? "inputs."
 							       : "environment.",
-				 member, item, same_ok,
-				 errors) < 0)
+				 member, item, same_ok, errors) < 0)
 				rc = -EINVAL;
 		return rc;
 	}

@@ -4,8 +4,8 @@
  * of a million files do not fetch it all.
  *
  * Invariants: an entry is `coming` exactly while its fetch is on its way; a fetch names its file by run and number,
- * never by pointer, for the run may be purged meanwhile. A file gets its final name with all its bytes; it is not synced,
- * so whoever opens one compares its size with the list of results.
+ * never by pointer, for the run may be purged meanwhile. A file gets its final name with all its bytes; it is not
+ * synced, so whoever opens one compares its size with the list of results.
  */
 #include "fs/ahead.h"
 
@@ -20,11 +20,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SMALL ((uint64_t)1024 * 1024)         /* one request each */
-#define LEAD_MIN 64                           /* numbers, of the last one that was opened */
+#define SMALL ((uint64_t)1024 * 1024) /* one request each */
+#define LEAD_MIN 64                   /* numbers, of the last one that was opened */
 #define LEAD_MAX 4096
-#define FLIGHT_MAX 512                        /* requests */
-#define TRIES_MAX 40 /* of all files together: each waits for the cluster for half a minute */
+#define FLIGHT_MAX 512 /* requests */
+#define TRIES_MAX 40   /* of all files together: each waits for the cluster for half a minute */
 #define FLIGHT_BYTES ((uint64_t)8 * 1024 * 1024) /* memory: they come whole */
 
 struct ahead_op {

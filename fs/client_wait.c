@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define POLL_MS 30000
-#define LOOK_MS 1000 /* at how far a transfer is, where somebody looks */
+#define LOOK_MS 1000       /* at how far a transfer is, where somebody looks */
 #define READY_PAUSE_MS 100 /* it was said to be ready and was not */
 #define WHY_MAX 65536
 #define WHY_LINE 200

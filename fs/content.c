@@ -22,7 +22,7 @@
 	((uint64_t)16 << 40) /* what is beyond cannot be read: there are files without bytes of any size */
 #define AHEAD 4              /* chunks on their way for one reader */
 #define PULL_TRIES 40        /* each waits for the cluster for half a minute */
-#define AHEAD_MAX 16         /* for one that goes on in order; 16 MiB in a tenth of a second are more than most links have */
+#define AHEAD_MAX 16 /* for one that goes on in order; 16 MiB in a tenth of a second are more than most links have */
 #define DEADLINE_US (30LL * USEC_PER_SEC)
 #define OPEN_DEADLINE_US (5LL * USEC_PER_SEC)
 #define LIVE_AGE_US (1LL * USEC_PER_SEC) /* older bytes of a live file are fetched anew */
@@ -35,7 +35,7 @@ struct content {
 	int area;
 	char *path;
 	size_t window, last; /* chunks: how many may be on their way, the last one that was read */
-	uint64_t size; /* as listed; grows when more is read of a live file */
+	uint64_t size;       /* as listed; grows when more is read of a live file */
 	bool final, whole, closed;
 	bool asking;    /* inside engine_fetch, which may answer at once */
 	int64_t got_at; /* monotonic us: the last bytes came */
@@ -45,7 +45,7 @@ struct content {
 	unsigned char *state; /* enum chunk_state per chunk */
 	size_t n_chunks, n_here;
 	size_t asked;
-	int error; /* of the last fetch, for who waits */
+	int error;                           /* of the last fetch, for who waits */
 	void (*pulled)(void *arg, int code); /* content_pull */
 	void *pull_arg;
 	size_t pull_at;

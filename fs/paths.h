@@ -51,7 +51,7 @@ struct ahead {
 	uint32_t all_files;
 	uint64_t all_bytes, all_done;
 	unsigned tries;
-	int code; /* the first failure */
+	int code;            /* the first failure */
 	struct content *big; /* one large file at a time */
 	uint64_t big_size;
 };

@@ -72,7 +72,7 @@ ended() { # ended RUN: waits, fails unless it succeeded
 		exit 1
 	}
 }
-rss() { # megabytes of the worker: now and most
+rss() { # megabytes of the worker, at most
 	awk '/^VmHWM/ { print int($2 / 1024) }' "/proc/$(cat "$work/state/worker.pid")/status"
 }
 
@@ -119,7 +119,8 @@ for i in range(int(sys.argv[1])):
 	echo "| the same back: \`cp -r runs/many/results DIR\` | $((FILES * 1000)) | $(since "$t") | | |"
 	diff -r "$work/many" "$work/back/many" >/dev/null && echo "| equal | | | | |" || echo "| DIFFERENT | | | | |"
 	t=$EPOCHREALTIME
-	timeout "$LIMIT" ssh -F "$work/ssh" slurmray-demo 'tar -C ~/.slurmray/*/runs/1/a1/results -cf - many' </dev/null | tar -C "$work" -xf - --one-top-level=tar
+	# shellcheck disable=SC2016
+	timeout "$LIMIT" ssh -F "$work/ssh" slurmray-demo 'tar -C "$(ls -td ~/.slurmray/*/runs | head -n 1)/1/a1/results" -cf - many' </dev/null | tar -C "$work" -xf - --one-top-level=tar 2>/dev/null
 	echo "| \`ssh tar\` of them, a login included | $((FILES * 1000)) | $(since "$t") | | |"
 	rm -rf "$work/many" "$work/back" "$work/tar"
 }
@@ -128,7 +129,8 @@ large() { # large DELAY RATE
 	local t id s
 	network "delay $1"
 	network "rate $2"
-	local line="delay $1 ms, $([ "$2" = 0 ] && echo 'no limit' || echo "$(($2 / 1000000)) MB/s")"
+	local line="delay $1 ms, no limit"
+	[ "$2" = 0 ] || line="delay $1 ms, $(($2 / 1000000)) MB/s"
 	local bytes=$((MEGABYTES * 1000000))
 	[ -e "$work/big" ] || head -c "$bytes" /dev/urandom >"$work/big"
 	t=$EPOCHREALTIME

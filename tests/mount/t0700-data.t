@@ -70,7 +70,7 @@ is "how far it is" "$(timeout 10 grep -E '^fetch_(bytes|total)' "$MNT/runs/$id7/
 is "again: at once" "$(order "$id7" fetch)" "ok 101 files with 5000292 bytes are here"
 is "keep" "$(order "$id7" keep)" "ok"
 not_ok "what is kept is not cleaned" timeout 10 bash -c "echo clean >'$MNT/runs/$id7/ctl'"
-is "keep off" "$(order "$id7" keep off)" "ok"
+is "keep off" "$(order "$id7" "keep off")" "ok"
 like "clean" "$(order "$id7" clean)" "^ok its directory on the cluster is being removed"
 gone() { [ -z "$(find "$D" -path "*/runs/$1/*" -print -quit)" ]; }
 ok "nothing is left there" eventually 20 gone "$id7"

@@ -230,12 +230,9 @@ static void clean(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(refused_when_written),
-		cmocka_unit_test(linked_on_the_same_cluster),
-		cmocka_unit_test(waits_for_the_run_it_names),
-		cmocka_unit_test(brought_from_another_cluster),
-		cmocka_unit_test(that_became_shorter),
-		cmocka_unit_test(clean),
+		cmocka_unit_test(refused_when_written),       cmocka_unit_test(linked_on_the_same_cluster),
+		cmocka_unit_test(waits_for_the_run_it_names), cmocka_unit_test(brought_from_another_cluster),
+		cmocka_unit_test(that_became_shorter),        cmocka_unit_test(clean),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -472,7 +472,8 @@ static long part_size(const struct fx *f)
  */
 static void test_upload_goes_on(void **state)
 {
-	struct creq *q = fx_make_submit(*state, CREQ_SUBMIT, 7, 1, "head -c 3 big; tail -c +4 big | sha1sum >\"$HOME/sum\"");
+	struct creq *q =
+		fx_make_submit(*state, CREQ_SUBMIT, 7, 1, "head -c 3 big; tail -c +4 big | sha1sum >\"$HOME/sum\"");
 	struct fx *f = *state;
 
 	fx_shell(f->state, "mkdir files && head -c 120000000 /dev/urandom >files/big");
@@ -483,7 +484,8 @@ static void test_upload_goes_on(void **state)
 	fake.unreachable = true;
 	fake.cut_at = fake.transfers + 1;
 	FX_WAIT(f, !f->up);
-	fx_shell(f->home, "printf two | dd \"of=$(echo \"" RUN_DIR "\"/a1/files.*.part)\" bs=512 seek=1 conv=notrunc 2>/dev/null");
+	fx_shell(f->home, "printf two | dd \"of=$(echo \"" RUN_DIR
+			  "\"/a1/files.*.part)\" bs=512 seek=1 conv=notrunc 2>/dev/null");
 	fake.unreachable = false;
 	FX_WAIT(f, fx_event(f, 7, EV_END, NULL));
 	assert_non_null(fx_event(f, 7, EV_END, "succeeded"));
@@ -499,7 +501,8 @@ static void test_upload_of_other_files(void **state)
 	struct fx *f = *state;
 	struct creq *q = fx_make_submit(f, CREQ_SUBMIT, 7, 1, "sha1sum <big >\"$HOME/sum\"");
 
-	fx_shell(f->home, "mkdir -p \"" RUN_DIR "/a1\" && head -c 9000000 /dev/zero >\"" RUN_DIR "/a1/files.0123.tar.part\"");
+	fx_shell(f->home,
+		 "mkdir -p \"" RUN_DIR "/a1\" && head -c 9000000 /dev/zero >\"" RUN_DIR "/a1/files.0123.tar.part\"");
 	fx_shell(f->state, "mkdir files && head -c 3000000 /dev/urandom >files/big");
 	q->files_dir = xasprintf("%s/files", f->state);
 	fx_start(f);
@@ -509,11 +512,36 @@ static void test_upload_of_other_files(void **state)
 	fx_shell(f->home, "! ls \"" RUN_DIR "\"/a1/files.*.part 2>/dev/null");
 }
 
+/* Fewer bytes mean the end of the file: a connection that breaks half way must not look like that. */
+static void test_read_cut(void **state)
+{
+	struct fx *f = *state;
+
+	fx_start(f);
+	fx_submit(f, 7, "head -c 3000000 /dev/urandom >\"$SLURMRAY_RESULTS/big\"");
+	FX_WAIT(f, fx_event(f, 7, EV_END, "succeeded"));
+	for (long k = 1; k < 60; k += 4) {
+		const struct answer *a;
+		uint64_t t;
+
+		FX_WAIT(f, f->up);
+		fake.cut_at = fake.transfers + k;
+		t = fx_ask(f, CREQ_READ, 7, "big", 0, 4000000);
+		FX_WAIT(f, fx_answer(f, t));
+		a = fx_answer(f, t);
+		assert_int_equal(a->code, 0);
+		assert_int_equal(a->len, 3000000);
+	}
+	fake.cut_at = 0;
+}
+
 static void add_inputs(struct fx *f, struct creq *q, const char *linked)
 {
 	struct job_input *in = xcalloc(2, sizeof(*in));
 
-	in[0] = (struct job_input){ .name = xstrdup("it's"), .source = xstrdup("runs/3/results/x"), .run = xstrdup("3") };
+	in[0] = (struct job_input){ .name = xstrdup("it's"),
+				    .source = xstrdup("runs/3/results/x"),
+				    .run = xstrdup("3") };
 	in[0].path = xstrdup("x");
 	in[0].link = xasprintf("%s/%s", f->home, linked);
 	in[1] = (struct job_input){ .name = xstrdup("mine"), .source = xasprintf("%s/mine", f->state) };
@@ -524,7 +552,8 @@ static void add_inputs(struct fx *f, struct creq *q, const char *linked)
 
 static void test_inputs(void **state)
 {
-	struct creq *q = fx_make_submit(*state, CREQ_SUBMIT, 7, 1, "cat \"$SLURMRAY_INPUTS/it's\" mine; [ -L \"it's\" ]");
+	struct creq *q =
+		fx_make_submit(*state, CREQ_SUBMIT, 7, 1, "cat \"$SLURMRAY_INPUTS/it's\" mine; [ -L \"it's\" ]");
 	struct fx *f = *state;
 
 	add_inputs(f, q, "there");
@@ -917,6 +946,7 @@ int main(int argc, char **argv)
 		T(test_upload_cut),
 		T(test_upload_goes_on),
 		T(test_upload_of_other_files),
+		T(test_read_cut),
 		T(test_inputs),
 		T(test_input_gone),
 		T(test_inputs_cut),
