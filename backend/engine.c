@@ -464,6 +464,12 @@ static void on_cluster(struct engine *en, struct crep *rep)
 			rep->ev = NULL;
 		}
 		break;
+	case CREP_SENT:
+		if (er && er->r->attempt == rep->attempt) {
+			er->sent = rep->bytes;
+			er->sent_all = rep->all;
+		}
+		break;
 	case CREP_LISTING:
 		if (er)
 			on_listing(en, er, rep);

@@ -409,6 +409,18 @@ int engine_inputs_open(struct engine *en, struct erun *er, struct strbuf *why)
 	return rc;
 }
 
+bool engine_inputs_used(struct engine *en, const struct run *r)
+{
+	for (size_t i = 0; i < en->n_order; i++) {
+		const struct erun *er = en->order[i];
+
+		for (size_t k = 0; k < er->n_inputs && run_is_live(er->r); k++)
+			if (er->inputs[k].run && engine_run_by_id(en, er->inputs[k].run) == r)
+				return true;
+	}
+	return false;
+}
+
 bool engine_inputs_progress(const struct erun *er, uint64_t *done, uint64_t *all)
 {
 	const struct stage *s = er->stage;

@@ -206,6 +206,8 @@ int engine_inputs_open(struct engine *en, struct erun *er, struct strbuf *why);
 void engine_inputs_fill(struct engine *en, const struct run *r, struct job *job);
 void engine_inputs_ended(struct engine *en, struct erun *er); /* removes what was brought here */
 void engine_inputs_release(struct erun *er);
+/* Does a run that has not ended want a result of this one? */
+bool engine_inputs_used(struct engine *en, const struct run *r);
 bool engine_inputs_progress(const struct erun *er, uint64_t *done, uint64_t *all);
 
 /* engine_circle.c */

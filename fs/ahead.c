@@ -11,8 +11,11 @@
 
 #include "backend/base/mem.h"
 #include "backend/cluster.h"
+#include "fs/content.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,6 +24,7 @@
 #define LEAD_MIN 64                           /* numbers, of the last one that was opened */
 #define LEAD_MAX 4096
 #define FLIGHT_MAX 512                        /* requests */
+#define TRIES_MAX 40 /* of all files together: each waits for the cluster for half a minute */
 #define FLIGHT_BYTES ((uint64_t)8 * 1024 * 1024) /* memory: they come whole */
 
 struct ahead_op {
@@ -73,6 +77,22 @@ static bool keep(const struct fsys *fs, const struct ahead_op *op, const char *d
 }
 
 static void fetch_more(struct fsys *fs, struct paths *p);
+static void all_more(struct fsys *fs, struct paths *p);
+
+/* One of all that are wanted has come, or has not. */
+static void all_one(struct paths *p, const struct ahead_op *op, int code)
+{
+	struct ahead *a = &p->ahead;
+
+	if (code == 0) {
+		a->all_done += op->size;
+	} else if ((code == -EHOSTUNREACH || code == -ENODEV) && a->tries++ < TRIES_MAX) {
+		if (op->index < a->all_next)
+			a->all_next = op->index;
+	} else if (!a->code) {
+		a->code = code;
+	}
+}
 
 static void fetched(void *arg, int code, const char *text, const char *data, size_t len)
 {
@@ -89,10 +109,18 @@ static void fetched(void *arg, int code, const char *text, const char *data, siz
 	if (e)
 		e->coming = false;
 	/* What is not as the list of results has it is left to who opens it. */
-	if (e && code == 0 && p->attempt == op->attempt && len == op->size && keep(fs, op, data, len))
-		fetch_more(fs, p);
-	else if (p)
+	if (code == 0 && len != op->size)
+		code = -ESTALE;
+	if (code == 0 && e && p->attempt == op->attempt && !keep(fs, op, data, len))
+		code = -ENOSPC;
+	if (p && p->ahead.all)
+		all_one(p, op, code);
+	if (p && code < 0)
 		p->ahead.lead = 0; /* until files are opened in order again */
+	if (p && code == 0)
+		fetch_more(fs, p);
+	if (p && p->ahead.all)
+		all_more(fs, p);
 	park_retry(fs, op->run);
 	free(op);
 }
@@ -131,6 +159,123 @@ static void fetch_more(struct fsys *fs, struct paths *p)
 	}
 	a->busy = false;
 }
+
+/* --- all of them --- */
+
+static bool is_result(const struct pentry *e)
+{
+	return e->area == 'r' && e->known && e->type == 'f' && e->size > 0;
+}
+
+static void all_finished(struct fsys *fs, struct paths *p)
+{
+	struct ahead *a = &p->ahead;
+	char text[200];
+	uint32_t num = p->run;
+	int code = a->code;
+
+	a->all = false;
+	engine_fetch_said(fs->en, num, a->all_done, a->all_bytes);
+	if (code == 0)
+		(void)snprintf(text, sizeof(text), "%u files with %llu bytes are here", a->all_files,
+			       (unsigned long long)a->all_bytes);
+	else
+		(void)snprintf(text, sizeof(text), "%llu of %llu bytes are here: %s; `fetch` goes on with the rest",
+			       (unsigned long long)a->all_done, (unsigned long long)a->all_bytes, strerror(-code));
+	engine_fetch_done(fs->en, num, code, text);
+}
+
+struct big_op {
+	struct fsys *fs;
+	uint32_t run;
+};
+
+static void big_done(void *arg, int code)
+{
+	struct big_op *op = arg;
+	struct fsys *fs = op->fs;
+	struct paths *p = paths_of(fs, op->run);
+
+	free(op);
+	if (!p || !p->ahead.big)
+		return;
+	content_close(p->ahead.big);
+	p->ahead.big = NULL;
+	if (code == 0)
+		p->ahead.all_done += p->ahead.big_size;
+	else if (!p->ahead.code)
+		p->ahead.code = code;
+	all_more(fs, p);
+}
+
+static void fetch_big(struct fsys *fs, struct paths *p, const struct pentry *e)
+{
+	struct big_op *op = xmalloc(sizeof(*op));
+
+	*op = (struct big_op){ fs, p->run };
+	p->ahead.big_size = e->size;
+	p->ahead.big = content_open(fs, p->run, e, true);
+	content_pull(p->ahead.big, big_done, op);
+}
+
+static void all_more(struct fsys *fs, struct paths *p)
+{
+	struct ahead *a = &p->ahead;
+
+	if (a->busy)
+		return;
+	a->busy = true;
+	while (a->all_next < p->n && a->flight < FLIGHT_MAX && a->bytes < FLIGHT_BYTES) {
+		struct pentry *e = p->entries[a->all_next];
+
+		if (is_result(e) && e->size > SMALL && !ahead_here(fs, p->run, e)) {
+			if (a->big)
+				break;
+			a->all_next++;
+			fetch_big(fs, p, e);
+			continue;
+		}
+		a->all_next++;
+		if (wanted(fs, p, e))
+			fetch(fs, p, e);
+	}
+	a->busy = false;
+	engine_fetch_said(fs->en, p->run, a->all_done + (a->big ? content_got(a->big) : 0), a->all_bytes);
+	if (a->all_next >= p->n && !a->flight && !a->big)
+		all_finished(fs, p);
+}
+
+void ahead_all(struct fsys *fs, struct paths *p)
+{
+	struct ahead *a = &p->ahead;
+
+	if (a->all) /* its end answers this one, too */
+		return;
+	a->all = true;
+	a->all_next = a->all_files = a->tries = 0;
+	a->all_bytes = a->all_done = 0;
+	a->code = 0;
+	for (size_t i = 0; i < p->n; i++) {
+		const struct pentry *e = p->entries[i];
+
+		if (!is_result(e))
+			continue;
+		a->all_files++;
+		a->all_bytes += e->size;
+		if (ahead_here(fs, p->run, e))
+			a->all_done += e->size;
+	}
+	all_more(fs, p);
+}
+
+void ahead_stop(struct paths *p)
+{
+	if (p->ahead.big)
+		content_close(p->ahead.big);
+	p->ahead.big = NULL;
+}
+
+/* --- in order --- */
 
 /* The next file of the table, or another of the same directory further on. */
 static bool in_order(const struct paths *p, const struct pentry *e)

@@ -15,6 +15,10 @@
 void ahead_opened(struct fsys *fs, struct paths *p, struct pentry *e);
 /* Is it on its way because of that? Whoever waits for it is tried again (park_retry) when it is here, or is not. */
 bool ahead_coming(struct fsys *fs, uint32_t run, uint32_t index);
+/* All results of the run are wanted here: engine_fetch_done is told when they are, or cannot be. */
+void ahead_all(struct fsys *fs, struct paths *p);
+/* The table goes away: what was begun for it, too. */
+void ahead_stop(struct paths *p);
 /* STATE/spool/NUM/data.INDEX; the caller frees. */
 char *ahead_file(const struct fsys *fs, uint32_t run, uint32_t index);
 /* All of that file is here. */

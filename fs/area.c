@@ -34,6 +34,7 @@ void area_forget(struct fsys *fs, uint32_t run)
 	if (!n)
 		return;
 	hmap_remove(&fs->paths, n);
+	ahead_stop(container_of(n, struct paths, node));
 	paths_close(container_of(n, struct paths, node));
 }
 
@@ -198,6 +199,16 @@ static bool is_final(struct fsys *fs, struct spot *s)
 	if (s->area == 'r')
 		area_load_manifest(fs, s);
 	return s->area == 'r' && !run_is_live(s->r) && s->p->manifest;
+}
+
+void area_fetch(struct fsys *fs, const struct run *r)
+{
+	struct spot s;
+
+	if (!r->attempt || !area_at(fs, ino_make(INO_RUN, r->num, RUN_ROW_RESULTS), &s) || !is_final(fs, &s))
+		engine_fetch_done(fs->en, r->num, -ENOENT, "there is no list of its results");
+	else
+		ahead_all(fs, s.p);
 }
 
 /* As grow_open (rundata.c): the first opening since the end drops what a private mapping may have left. */

@@ -21,6 +21,7 @@
 #define SIZE_MAX_BYTES                                                                                                 \
 	((uint64_t)16 << 40) /* what is beyond cannot be read: there are files without bytes of any size */
 #define AHEAD 4              /* chunks on their way for one reader */
+#define PULL_TRIES 40        /* each waits for the cluster for half a minute */
 #define AHEAD_MAX 16         /* for one that goes on in order; 16 MiB in a tenth of a second are more than most links have */
 #define DEADLINE_US (30LL * USEC_PER_SEC)
 #define OPEN_DEADLINE_US (5LL * USEC_PER_SEC)
@@ -45,6 +46,10 @@ struct content {
 	size_t n_chunks, n_here;
 	size_t asked;
 	int error; /* of the last fetch, for who waits */
+	void (*pulled)(void *arg, int code); /* content_pull */
+	void *pull_arg;
+	size_t pull_at;
+	unsigned tries;
 };
 
 struct fetch {
@@ -185,6 +190,8 @@ static void got(struct content *c, size_t chunk, const char *data, size_t len)
 		c->whole = true;
 }
 
+static void pull_on(struct content *c);
+
 static void fetched(void *arg, int code, const char *text, const char *data, size_t len)
 {
 	struct fetch *f = arg;
@@ -204,7 +211,9 @@ static void fetched(void *arg, int code, const char *text, const char *data, siz
 			content_free(c);
 		return;
 	}
-	if (!c->asking)
+	if (!c->asking && c->pulled)
+		pull_on(c);
+	else if (!c->asking)
 		park_retry(c->fs, c->run);
 }
 
@@ -222,6 +231,44 @@ static void ask(struct content *c, size_t chunk)
 	c->asking = true;
 	engine_fetch(c->fs->en, c->run, c->area, c->path, (uint64_t)chunk * CHUNK, CHUNK, fetched, f);
 	c->asking = false;
+}
+
+static void pull_end(struct content *c, int code)
+{
+	void (*done)(void *arg, int code) = c->pulled;
+
+	c->pulled = NULL;
+	done(c->pull_arg, code);
+}
+
+/* What is here stays here when the link is cut: only the rest is asked for again. */
+static void pull_on(struct content *c)
+{
+	if (c->error && c->asked)
+		return;
+	if (c->error == -EHOSTUNREACH && c->tries++ < PULL_TRIES) {
+		c->error = 0;
+		c->pull_at = 0;
+	}
+	for (; !c->whole && !c->error && c->pull_at < c->n_chunks && c->asked < c->window; c->pull_at++)
+		ask(c, c->pull_at);
+	if (c->whole || c->error || !c->asked)
+		pull_end(c, c->whole ? 0 : c->error ? c->error : -EIO);
+}
+
+void content_pull(struct content *c, void (*done)(void *arg, int code), void *arg)
+{
+	c->pulled = done;
+	c->pull_arg = arg;
+	c->window = AHEAD_MAX;
+	if (c->fd < 0)
+		c->error = -ENOSPC;
+	pull_on(c);
+}
+
+uint64_t content_got(const struct content *c)
+{
+	return (uint64_t)c->n_here * CHUNK;
 }
 
 /* Are these bytes here? A read in the middle of a file is never short: programs take that for its end. */

@@ -325,6 +325,8 @@ int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to,
 int area_symlink(struct fsys *fs, uint64_t parent, const char *name, const char *target, uint64_t *ino);
 int area_link(struct fsys *fs, uint64_t ino, uint64_t parent, const char *name, uint64_t *out);
 int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, const struct handle *h);
+/* The verb `fetch`: all results are wanted here. */
+void area_fetch(struct fsys *fs, const struct run *r);
 bool area_is(uint64_t ino); /* results, work, files and everything below */
 void area_forget(struct fsys *fs, uint32_t run);
 

@@ -45,6 +45,15 @@ struct ahead {
 	uint32_t lead; /* how far `next` may be from `last`; 0: they are not opened in order */
 	size_t flight;
 	uint64_t bytes;
+	/* all of the results are wanted (the verb `fetch`) */
+	bool all;
+	uint32_t all_next;
+	uint32_t all_files;
+	uint64_t all_bytes, all_done;
+	unsigned tries;
+	int code; /* the first failure */
+	struct content *big; /* one large file at a time */
+	uint64_t big_size;
 };
 
 struct paths {

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 from dagster import DagsterRunStatus as Status
 from dagster._core.definitions.reconstruct import ReconstructableJob
-from dagster._core.launcher import WorkerStatus
+from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -131,7 +132,8 @@ def effective(job, key):
 def success(r):
     """a run is a job; its tags say what the job needs"""
     run_id = r.launch("well", time="7", config=json.dumps({"cpus_per_task": 1, "env": {"COLOUR": "blue"}}))
-    r.instance.launch_run(run_id, None)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(r.instance.run_launcher.launch_run, [LaunchRunContext(r.instance.get_run_by_id(run_id), None)] * 4))
     r.ended(run_id, Status.SUCCESS)
     is_("what ran", ledger(run_id), ["good blue"])
     job, = jobs(run_id)

@@ -22,8 +22,9 @@ def page(home):
     """What the page's second example defines."""
     with open(TOP + '/docs/from-dagster-slurm.md', encoding='utf-8') as f:
         block = re.search(r'```python norun: tests/real/t0660[^\n]*\n(.*?)\n```', f.read(), re.S).group(1)
+    code = compile(block.replace('/home/me', home).replace("'16G'", "'100M'"), 'from-dagster-slurm.md', 'exec')
     there = {}
-    exec(compile(block.replace('/home/me', home).replace("'16G'", "'100M'"), 'from-dagster-slurm.md', 'exec'), there)  # pylint: disable=exec-used
+    exec(code, there)  # pylint: disable=exec-used
     return there
 
 
@@ -61,7 +62,7 @@ def step(mnt, where, asset_name, run_id, parent=None):
             'dagster/parent_run_id': parent, 'dagster/root_run_id': parent}} if parent else {}
         dagster_run = instance.create_run_for_job(job_def, run_id=run_id, **more)
         result = execute_run(InMemoryJob(job_def), dagster_run, instance)
-        found = [{k: v.value for k, v in e.materialization.metadata.items()} for e in result.all_events if e.is_step_materialization]
+        found = reported(result)
         logs = [r.user_message for r in instance.all_logs(run_id) if r.user_message.startswith('early ')]
         why = [str(e.step_failure_data.error) for e in result.all_events if e.is_step_failure]
     return {'success': result.success, 'found': found, 'early': len(logs), 'why': why}
@@ -146,6 +147,12 @@ def report(name, **have_want):
     failed.extend(wrong)
 
 
+def reported(result):
+    """Metadata of the materializations that the jobs gave."""
+    return [{k: v.value for k, v in e.materialization.metadata.items() if not k.startswith('slurmray/')}
+            for e in result.all_events if e.is_step_materialization]
+
+
 def the_example(mnt, where):
     import dagster as dg
 
@@ -155,8 +162,7 @@ def the_example(mnt, where):
     there = page(where)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([there['model']], instance=instance, raise_on_error=False)
-    found = [{k: v.value for k, v in e.materialization.metadata.items()} for e in result.all_events if e.is_step_materialization]
-    report('the example of the page', success=(result.success, True), found=(found, [{'epochs': 3, 'mode': 'full'}]))
+    report('the example of the page', success=(result.success, True), found=(reported(result), [{'epochs': 3, 'mode': 'full'}]))
 
 
 def killed(mnt, where):

@@ -92,7 +92,7 @@ if setpriv --reuid $USER_INSIDE --regid $USER_INSIDE --clear-groups unshare -U -
 		is "root of a rootless container is user $uid of the host" "$(grep -c '^version' "$T/out")" "$([ "$uid" = 54322 ] && echo 0 || echo 1)"
 	done
 else
-	skip "rootless containers" "user namespaces are not allowed"
+	diag "no rootless container: users may not make user namespaces here"
 fi
 
 # --- what a container notices of restarts ---

@@ -39,7 +39,7 @@ mount_demo <<-EOT
 	environment = venv:$(dirname "$(dirname "$python")")
 EOT
 
-helpers 30 new local demo
+helpers 31 new local demo
 environment 1.10
-helpers 11 1.10 few local
+helpers 12 1.10 few local
 done_testing

@@ -3,6 +3,7 @@
 # docs/from-dagster-slurm.md, and what only Slurm can show. docs/testing.md has the list.
 # TEST_SECONDS=50
 # TEST_TIMEOUT=600
+# shellcheck disable=SC2016,SC2119
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 
@@ -27,11 +28,9 @@ submit_json() {
 	within 20 slurmray submit --mount "$MNT" - <"$1"
 }
 
-# shellcheck disable=SC2016
 echo '{"command": "trap '"'echo saved; exit 7'"' USR1; echo ready; sleep 300 & wait", "time": "1", "signal": "B:USR1@60"}' >"$T/spec"
 warned=$(submit_json "$T/spec")
 two=$(submit "nodes=2 ntasks=2 -- echo ran \$SLURM_JOB_NUM_NODES; srun -l echo step")
-# shellcheck disable=SC2016
 blank=$(submit 'printf "\n\na\n\n\nb\n"; printf "\nerr\n\n" >&2')
 failed=$(submit 'echo said; echo kept > $SLURMRAY_RESULTS/r; pwd; exit 9')
 held=$(submit 'hold=true -- echo ran')
