@@ -299,7 +299,7 @@ static void released(struct intake *in, int code)
 	struct fsys *fs = in->c->fs;
 	fuse_req_t req = unpark(in->p);
 
-	(void)code; /* a rejection is in `errors` */
+	(void)code;                /* a rejection is in `errors` */
 	handle_free(fs, in->c->h); /* before the answer: what was answered does not come again after a restart */
 	(void)fuse_reply_err(req, 0);
 }

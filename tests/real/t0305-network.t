@@ -55,7 +55,7 @@ is "the submissions of meanwhile ran once" "$(ended "$unheard") $(ended last) $(
 
 network refuse
 network cut
-ok "without a login node the link is down" eventually 5 link_is down
+ok "without a login node the link is down" eventually 30 link_is down
 timeout 40 cat "$MNT/runs/$first/results/four" >"$T/read.out" 2>"$T/read.err" &
 reader=$!
 sleep 2
@@ -81,8 +81,8 @@ waiting=$(submit "-- $(mark refused)")
 sleep 5
 is "nothing more is tried" "$(net connections)" 0
 reconnect
-ok "until the user asks" eventually 5 net_is connections 1
-ok "which changes nothing yet" eventually 5 link_is refused
+ok "until the user asks" eventually 30 net_is connections 1
+ok "which changes nothing yet" eventually 30 link_is refused
 began=$(date +%s)
 run timeout 40 cat "$MNT/runs/$first/results/five"
 like "a read of what is not here: EHOSTUNREACH" "$err" 'No route to host'
@@ -90,7 +90,7 @@ ok "at once, for nothing is tried ($(($(date +%s) - began)) s)" test $(($(date +
 like "a verb has the sentence as its answer" "$(order "$id" 'signal USR2')" 'error .*host key'
 : >"$TESTBED_DIR/ssh/known_hosts"
 reconnect
-ok "a host that nobody knows is refused" eventually 5 link_says 'is not known'
+ok "a host that nobody knows is refused" eventually 30 link_says 'is not known'
 text=$(sed -n 's/^text //p' "$MNT/clusters/demo/status")
 diag "$text"
 like "with the command that would accept it" "$text" 'ssh(-keyscan)? '
