@@ -219,7 +219,7 @@ is "a working directory of one's own" "$(ended "$mine") $(timeout 20 cat "$MNT/r
 is "output files by #SBATCH" "$(ended "$patterns")" "succeeded 0"
 is "stdout" "$(timeout 20 cat "$MNT/runs/$patterns/stdout" | tr '\n' ' ')" "out out again "
 is "stderr" "$(timeout 20 cat "$MNT/runs/$patterns/stderr")" err
-is "are where sbatch puts them, in directories that are made" "$(timeout 20 ls "$MNT/runs/$patterns/work/logs" | tr '\n' ' ')" \
+is "are where sbatch puts them, in directories that are made" "$(timeout 20 ls "$DEMO_HOME"/.slurmray/*/runs/"$patterns"/a1/work/logs | tr '\n' ' ')" \
 	"err pat-$(job_of "$patterns").out "
 
 # --- between accepted and submitted ---
