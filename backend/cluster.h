@@ -91,6 +91,7 @@ enum crep_type {
 	CREP_LISTING, /* run attempt area whole began data len: a live run's area and all below, as CREQ_MANIFEST has
 			 it; it comes before the CREP_LOG whose bytes may speak of it. data NULL: the same as the last
 			 one */
+	CREP_SENT, /* run attempt bytes all: of its files and inputs that far are on the cluster */
 };
 
 /*
@@ -119,6 +120,7 @@ struct crep {
 	enum cluster_area area;
 	bool whole;    /* LISTING: what is not in it is not there */
 	int64_t began; /* LISTING: monotonic us */
+	uint64_t bytes, all; /* SENT */
 };
 
 struct crep *crep_new(enum crep_type type, struct cluster *from);

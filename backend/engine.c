@@ -53,6 +53,7 @@ void erun_free(struct erun *er)
 	for (char **d = er->after; d && *d; d++)
 		free(*d);
 	free(er->after);
+	engine_inputs_release(er);
 	waiters_free(&er->created);
 	waiters_free(&er->decided);
 	waiters_free(&er->verb_waiters);
@@ -398,6 +399,8 @@ static void on_link(struct engine *en, const struct crep *rep)
 		(void)snprintf(ec->link.text, sizeof(ec->link.text), "%s", rep->text ? rep->text : "");
 		if (rep->up)
 			resend(en, ec);
+		if (rep->up)
+			engine_act_gated(en); /* inputs of runs elsewhere may be here */
 		log_info("cluster %s: %s: %s", ec->conf->name, rep->up ? "up" : "down", ec->link.text);
 	}
 }
@@ -459,6 +462,12 @@ static void on_cluster(struct engine *en, struct crep *rep)
 		if (er && rep->ev) {
 			engine_report(en, er, rep->ev);
 			rep->ev = NULL;
+		}
+		break;
+	case CREP_SENT:
+		if (er && er->r->attempt == rep->attempt) {
+			er->sent = rep->bytes;
+			er->sent_all = rep->all;
 		}
 		break;
 	case CREP_LISTING:

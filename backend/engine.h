@@ -74,6 +74,8 @@ struct engine_observer {
 	   bytes that speak of it. */
 	void (*listed)(void *arg, const struct run *r, int area, bool whole, int64_t began, const char *data,
 		       size_t len);
+	/* The verb `fetch`: the results of this ended run are wanted here. engine_fetch_done is owed. NULL: nobody can. */
+	void (*fetch)(void *arg, const struct run *r);
 };
 void engine_observe(struct engine *en, const struct engine_observer *ob); /* one observer */
 
@@ -121,6 +123,16 @@ void engine_decided(struct engine *en, uint32_t num, engine_done cb, void *arg);
 void engine_cancel_cb(struct engine *en, uint32_t num, void *arg);
 /* What reading ctl lists: a verb a line. */
 const char *engine_verbs(void);
+
+/* How far the bytes of a run are that are on their way now or were last; all 0: there were none. */
+struct engine_progress {
+	uint64_t sent, sent_all;     /* files and inputs, to the cluster, as they travel */
+	uint64_t input, input_all;   /* an input from another cluster, to here */
+	uint64_t fetched, fetch_all; /* results, to here */
+};
+struct engine_progress engine_progress(const struct engine *en, uint32_t num);
+void engine_fetch_said(struct engine *en, uint32_t num, uint64_t done, uint64_t all);
+void engine_fetch_done(struct engine *en, uint32_t num, int code, const char *text);
 
 /* A document of a run whose text is not in memory. */
 typedef void (*engine_doc_cb)(void *arg, int code, const char *text, size_t len);

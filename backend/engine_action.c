@@ -140,6 +140,7 @@ static void applied(struct engine *en, struct erun *er, const struct event *ev, 
 	if (ended) {
 		drop_documents(er->r);
 		str_set(&er->gate, NULL);
+		engine_inputs_ended(en, er);
 		if (er->sent_attempt)
 			engine_send(en, er, engine_creq_placed(en, er, CREQ_END_SEEN, 0));
 	}

@@ -124,12 +124,20 @@ static int load_after(struct engine *en, struct erun *er, struct strbuf *errors)
 {
 	struct job job;
 
-	if (er->after)
+	if (er->looked)
 		return 0;
 	if (engine_job(en, er, &job, errors) < 0)
 		return -EINVAL;
+	for (char **d = er->after; d && *d; d++)
+		free(*d);
+	free(er->after);
+	er->looked = true;
 	er->after = job.after;
+	er->inputs = job.inputs;
+	er->n_inputs = job.n_inputs;
 	job.after = NULL;
+	job.inputs = NULL;
+	job.n_inputs = 0;
 	job_release(&job);
 	return 0;
 }
@@ -153,6 +161,11 @@ int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors)
 		return -EINVAL;
 	for (char **d = er->after; *d && rc == 1; d++)
 		rc = dependency(en, *d, &why);
+	if (rc == 1) {
+		rc = engine_inputs_open(en, er, &why);
+		if (rc < 0)
+			strbuf_addbuf(errors, &why);
+	}
 	str_set(&er->gate, rc == 1 ? NULL : why.buf);
 	strbuf_release(&why);
 	return rc;
@@ -198,6 +211,7 @@ struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type 
 
 	if (engine_job(en, er, &job, why) < 0)
 		return NULL;
+	engine_inputs_fill(en, er->r, &job);
 	if (engine_render(en, er->r, er->r->attempt, &job, &text, &e) == 0) {
 		rq = engine_creq(en, er, type, 0);
 		rq->job = xmalloc(sizeof(job));

@@ -47,6 +47,12 @@ struct erun {
 	char *directory, *scratch; /* where the current attempt lives on the cluster */
 	char **after;    /* dependencies of a queued run (struct job), or of a draft that is on its way to be one; NULL:
 			    not    looked at yet */
+	struct job_input *inputs; /* of a queued run, looked at with `after` */
+	size_t n_inputs;
+	bool looked; /* at both of them */
+	struct stage *stage;     /* one that is being brought here (engine_inputs.c), or NULL */
+	uint64_t sent, sent_all; /* bytes of files and inputs on their way to the cluster */
+	uint64_t fetched, fetch_all;
 	unsigned walked; /* engine_circle.c */
 	struct erun *walked_from;
 	char *gate;             /* why a queued run is not submitted yet, or NULL */
@@ -190,6 +196,19 @@ struct creq *engine_creq_placed(struct engine *en, struct erun *er, enum creq_ty
 struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type type, struct strbuf *why);
 /* Without its cluster a request is answered -EHOSTUNREACH at once. */
 void engine_send(struct engine *en, struct erun *er, struct creq *rq);
+
+/* engine_inputs.c */
+/* What can be said when the spec is written: 0, or -EINVAL with sentences. */
+int engine_inputs_check(struct engine *en, const struct job *job, struct strbuf *errors);
+/* 1: they are all where they can be taken from, 0: not yet (why), -EINVAL: never. */
+int engine_inputs_open(struct engine *en, struct erun *er, struct strbuf *why);
+/* Says in the job where each is. */
+void engine_inputs_fill(struct engine *en, const struct run *r, struct job *job);
+void engine_inputs_ended(struct engine *en, struct erun *er); /* removes what was brought here */
+void engine_inputs_release(struct erun *er);
+/* Does a run that has not ended want a result of this one? */
+bool engine_inputs_used(struct engine *en, const struct run *r);
+bool engine_inputs_progress(const struct erun *er, uint64_t *done, uint64_t *all);
 
 /* engine_circle.c */
 /* Would the draft, with these dependencies, wait for itself by way of others? Then `out` has the circle in words. */

@@ -157,6 +157,8 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, co
 	if (rc == 0)
 		rc = check_dependencies(en, as, p);
 	if (rc == 0)
+		rc = engine_inputs_check(en, &p->job, &p->errors);
+	if (rc == 0)
 		rc = check_paths(en, p);
 	if (rc == 0)
 		rc = engine_context(en, as, from, &p->job, &p->context, &p->errors);
@@ -339,6 +341,7 @@ static void drop_after(struct erun *er)
 		free(*d);
 	free(er->after);
 	er->after = NULL;
+	engine_inputs_release(er);
 }
 
 static void not_created(struct engine *en, struct erun *er, struct pending *p, int code)

@@ -290,6 +290,100 @@ static void verb_requeue(struct verb_call *v, struct erun *er)
 		pass_on(v, er);
 }
 
+/* --- results and what is left on the cluster --- */
+
+static void verb_keep(struct verb_call *v, struct erun *er)
+{
+	bool off = strcmp(v->arg, "off") == 0;
+	json_t *d;
+
+	if (*v->arg && !off) {
+		finish(v, -EINVAL, "keep takes no more words, or `off`");
+		return;
+	}
+	d = json_object();
+	(void)json_object_set_new(d, "keep", off ? json_null() : json_true());
+	post_verb(v, er, EV_FACTS, d, wished);
+}
+
+static void cleaned(void *arg, int code, const char *text)
+{
+	struct verb_call *v = arg;
+	struct erun *er = engine_find(v->en, v->num);
+
+	if (code == 0 && er) {
+		engine_send(v->en, er, engine_creq_placed(v->en, er, CREQ_FORGET, 0));
+		answer(v->en, er, 0, "its directory on the cluster is being removed");
+	}
+	finish(v, code, text);
+}
+
+/* In the journal first: from then on nothing is expected to be there any more. */
+static void verb_clean(struct verb_call *v, struct erun *er)
+{
+	char when[CLOCK_TEXT];
+	json_t *d;
+
+	if (json_is_true(json_object_get(er->r->facts, "keep"))) {
+		finish(v, -EBUSY, "the run is kept: `keep off` first");
+	} else if (er->r->attempt && er->sent_attempt && !er->logs_last && !run_fact(er->r, "logs")) {
+		finish(v, -EBUSY, "its log is not all here yet");
+	} else if (engine_inputs_used(v->en, er->r)) {
+		finish(v, -EBUSY, "a run that has not ended has an input from its results");
+	} else {
+		d = json_object();
+		(void)json_object_set_new(d, "cleaned", json_string(clock_text(clock_real(v->en->clock), when)));
+		post_verb(v, er, EV_FACTS, d, cleaned);
+	}
+}
+
+static void verb_fetch(struct verb_call *v, struct erun *er)
+{
+	struct engine *en = v->en;
+	uint32_t num = v->num;
+
+	if (!en->ob.fetch) {
+		finish(v, -EINVAL, "results cannot be kept here");
+		return;
+	}
+	er->verb_ticket = ++en->next_ticket;
+	finish(v, 0, "");
+	er = engine_find(en, num);
+	if (er)
+		en->ob.fetch(en->ob.arg, er->r);
+}
+
+void engine_fetch_said(struct engine *en, uint32_t num, uint64_t done, uint64_t all)
+{
+	struct erun *er = engine_find(en, num);
+
+	if (!er)
+		return;
+	er->fetched = done;
+	er->fetch_all = all;
+}
+
+void engine_fetch_done(struct engine *en, uint32_t num, int code, const char *text)
+{
+	struct erun *er = engine_find(en, num);
+
+	if (er)
+		answer(en, er, code, text);
+}
+
+struct engine_progress engine_progress(const struct engine *en, uint32_t num)
+{
+	const struct erun *er = engine_find(en, num);
+	struct engine_progress p = { 0 };
+
+	if (!er)
+		return p;
+	p = (struct engine_progress){ .sent = er->sent, .sent_all = er->sent_all, .fetched = er->fetched,
+				      .fetch_all = er->fetch_all };
+	(void)engine_inputs_progress(er, &p.input, &p.input_all);
+	return p;
+}
+
 static void verb_refresh(struct verb_call *v, struct erun *er)
 {
 	if (er->r->job_id)
@@ -342,13 +436,16 @@ static const struct verb verbs[] = {
 	{ "update", verb_update, false, false, "" },
 	{ "refresh", verb_refresh, false, true, "" },
 	{ "retry", verb_retry, true, false, "" },
+	{ "fetch", verb_fetch, true, true, "" },
+	{ "keep", verb_keep, true, false, "" },
+	{ "clean", verb_clean, true, true, "" },
 };
 
-static const char *const later_verbs[] = { "forward", "fetch", "keep", "clean" };
+static const char *const later_verbs[] = { "forward" };
 
 const char *engine_verbs(void)
 {
-	return "cancel\nsignal NAME\nhold\nrelease\nrequeue\nupdate KEY=VALUE\nrefresh\nretry\n";
+	return "cancel\nsignal NAME\nhold\nrelease\nrequeue\nupdate KEY=VALUE\nrefresh\nretry\nfetch\nkeep\nclean\n";
 }
 
 static const struct verb *verb_find(const char *line, size_t len)
@@ -372,7 +469,8 @@ static void unknown_verb(const char *line, size_t len, engine_done cb, void *arg
 	}
 	(void)snprintf(
 		text, sizeof(text),
-		"unknown verb '%.*s': ctl knows cancel, signal NAME, hold, release, requeue, update KEY=VALUE, refresh, retry",
+		"unknown verb '%.*s': ctl knows cancel, signal NAME, hold, release, requeue, update KEY=VALUE, refresh, retry, "
+		"fetch, keep, clean",
 		(int)(len < 60 ? len : 60), line);
 	cb(arg, -EINVAL, text);
 }

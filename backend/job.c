@@ -503,6 +503,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	rc |= fill_streams(eff, job, errors);
 	rc |= fill_signal(eff, job, errors);
 	rc |= fill_files(eff, job, errors);
+	rc |= job_inputs_fill(value(eff, "inputs"), job->files, &job->inputs, &job->n_inputs, errors);
 	rc |= job_environment_fill(value(eff, "environment"), &job->environment, errors);
 	rc |= fill_launcher(eff, job, errors);
 	if (rc) {
@@ -535,6 +536,7 @@ void job_release(struct job *job)
 	list_free(job->sbatch);
 	list_free(job->after);
 	list_free(job->files);
+	job_inputs_release(job->inputs, job->n_inputs);
 	free(job->command);
 	free(job->name);
 	free(job->launcher);

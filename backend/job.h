@@ -5,6 +5,7 @@
 #define BACKEND_JOB_H
 
 #include "backend/base/strbuf.h"
+#include "backend/job_inputs.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -65,6 +66,8 @@ struct job {
 	int signal_num, signal_lead_s; /* `signal`: number and seconds before the limit; 0, 0: none */
 	bool requeue;                  /* the spec asked for --requeue: restarts by the scheduler are allowed */
 	char **files; /* absolute local paths, shipped into the working directory by their base names; NULL-ended */
+	struct job_input *inputs;
+	size_t n_inputs;
 	/* Dagster Pipes: what of a session the job is given; decided by job_pipes, the texts are what the spec says */
 	bool pipes_context;  /* a context, as a file that travels with its inputs */
 	bool pipes_messages; /* a message file, which is read as the run's `events` */

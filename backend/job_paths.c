@@ -82,6 +82,9 @@ static void collect(struct look *l, const struct job *job, bool this_machine)
 {
 	for (char **f = job->files; f && *f; f++)
 		add(l, "files", *f, xstrdup(*f), ANYTHING);
+	for (size_t i = 0; i < job->n_inputs; i++)
+		if (!job->inputs[i].run)
+			add(l, "inputs", job->inputs[i].source, xstrdup(job->inputs[i].source), REGULAR);
 	if (job->form == JOB_PAYLOAD)
 		add(l, "payload", job->command, xstrdup(job->command), REGULAR);
 	if (job->environment.kind == ENV_ARCHIVE)

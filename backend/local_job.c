@@ -75,8 +75,32 @@ static void add_padded(struct strbuf *sb, const char *s, int width)
 	strbuf_addstr(sb, s);
 }
 
-/* sbatch's patterns (sbatch(1), "filename pattern") that mean something here; relative names start at the attempt's
- * directory. */
+static void add_home(struct strbuf *sb, const char *path)
+{
+	const char *home = getenv("HOME");
+	bool tilde = strncmp(path, "~/", 2) == 0 && home && *home;
+
+	strbuf_addf(sb, "%s%s", tilde ? home : "", tilde ? path + 1 : path);
+}
+
+static bool is_relative(const char *pattern)
+{
+	return pattern && pattern[0] != '/' && strncmp(pattern, "~/", 2) != 0;
+}
+
+/* Where relative names of the streams start, as with sbatch: the directory that the command runs in. */
+static char *stream_base(const struct local_job *j)
+{
+	struct strbuf sb = STRBUF_INIT;
+
+	if (j->job->workdir)
+		add_home(&sb, j->job->workdir);
+	else
+		strbuf_addf(&sb, "%s/work", j->dir);
+	return strbuf_detach(&sb, NULL);
+}
+
+/* sbatch's patterns (sbatch(1), "filename pattern") that mean something here. */
 static char *expand_pattern(const struct local_job *j, const char *pattern)
 {
 	struct strbuf sb = STRBUF_INIT;
@@ -86,8 +110,14 @@ static char *expand_pattern(const struct local_job *j, const char *pattern)
 	(void)getpwuid_r(getuid(), &user, names, sizeof(names), &pw);
 
 	(void)gethostname(host, sizeof(host) - 1);
-	if (pattern[0] != '/')
-		strbuf_addf(&sb, "%s/", j->dir);
+	if (is_relative(pattern)) {
+		cleanup_free char *base = stream_base(j);
+
+		strbuf_addf(&sb, "%s/", base);
+	} else if (pattern[0] == '~') {
+		add_home(&sb, "~/");
+		pattern += 2;
+	}
 	for (const char *s = pattern; *s; s++) {
 		const char *from = s;
 		int width = 0;
@@ -274,12 +304,30 @@ static int ship_context(const struct local_job *j, const char *context, struct e
 	return context ? local_copy_tree(context, to, e) : 0;
 }
 
+/* On this machine a result of another run is where it is: a link. What came from elsewhere is copied. */
+static int ship_input(const struct job_input *in, const char *work, struct err *e)
+{
+	cleanup_free char *to = xasprintf("%s/%s", work, in->name), *target = NULL;
+	const char *local = job_input_local(in);
+
+	if (in->missing)
+		return err_set(e, -EINVAL, "%s", in->missing);
+	if (!in->link)
+		return local_copy_tree(local, to, e);
+	target = local_expand(in->link);
+	if (access(target, R_OK) < 0)
+		return err_set(e, -EINVAL, "inputs.%s: %s is no longer there", in->name, in->source);
+	return symlink(target, to) < 0 && errno != EEXIST ? err_sys(e, -errno, "cannot link %s", to) : 0;
+}
+
 static int ship_inputs(const struct local_job *j, const char *work, const char *files_dir, struct err *e)
 {
 	int rc = 0;
 
 	for (char **f = j->job->files; rc == 0 && f && *f; f++)
 		rc = ship_file(*f, work, e);
+	for (size_t i = 0; rc == 0 && i < j->job->n_inputs; i++)
+		rc = ship_input(&j->job->inputs[i], work, e);
 	if (rc == 0 && files_dir && access(files_dir, F_OK) == 0)
 		rc = local_copy_tree(files_dir, work, e);
 	return rc;
@@ -305,6 +353,25 @@ static int make_areas(const struct cluster *c, const struct local_job *j)
 	return rc;
 }
 
+/*
+ * The directories that a relative name of a stream goes through, below the one that the command runs in and never
+ * outside of it. What cannot be made is told by the start, which cannot open the file then.
+ */
+static void make_stream_dirs(const struct local_job *j, const char *pattern, const char *path)
+{
+	cleanup_free char *base = stream_base(j), *copy = xstrdup(path);
+	char *name, *slash;
+
+	if (!is_relative(pattern) || access(base, F_OK) < 0)
+		return;
+	for (name = copy + strlen(base) + 1; (slash = strchr(name, '/')); name = slash + 1) {
+		*slash = '\0';
+		if (strcmp(name, "..") == 0 || (mkdir(copy, 0777) < 0 && errno != EEXIST))
+			return;
+		*slash = '/';
+	}
+}
+
 int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq *r, struct err *e)
 {
 	cleanup_free char *script = xasprintf("%s/script", j->dir);
@@ -326,8 +393,12 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 		rc = ship_context(j, r->context, e);
 	if (rc == 0)
 		rc = ship_inputs(j, work, r->files_dir, e);
-	if (rc == 0)
-		rc = write_params(j, e);
+	if (rc < 0)
+		return rc;
+	make_stream_dirs(j, j->job->output, j->out);
+	if (!j->job->merged)
+		make_stream_dirs(j, j->job->error, j->err);
+	rc = write_params(j, e);
 	return rc;
 }
 

@@ -17,6 +17,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define IN_FLIGHT 8
@@ -27,7 +28,10 @@
 #define SHELL_PIECE ((size_t)256 * 1024)
 #define SHELL_OPEN_PIECES 4
 #define RC_UNPACKED 46
-#define PART "files.tar.part"
+#define RC_NO_INPUT 47
+#define PART_MAX 48
+#define RESUME_BACK ((uint64_t)SFTP_PIECE * SFTP_OPEN_PIECES) /* pieces at the end may be missing in between */
+#define SAID_EVERY (250 * (int64_t)USEC_PER_MSEC)
 
 struct upload {
 	uint64_t serial;
@@ -35,6 +39,8 @@ struct upload {
 	uint64_t size, sent;
 	struct strbuf handle; /* sftp */
 	bool by_shell, ended;
+	char part[PART_MAX]; /* named after what is in it, so that only the same archive goes on with it */
+	int64_t said_at;     /* progress */
 	unsigned open; /* pieces on their way */
 };
 
@@ -143,6 +149,10 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 		requeue(c, r, c->now);
 		return;
 	}
+	if (f->rc == RC_NO_INPUT) { /* before anything that could create a job */
+		reject(c, r, *f->err ? f->err : "an input is no longer there");
+		return;
+	}
 	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
 		rjobs_submitted(c, r, job_id, "sbatch");
@@ -196,11 +206,46 @@ static void add_unpack(const struct cluster *c, const struct rrun *r, struct str
 	quoted_dir(c, r, code);
 	strbuf_addstr(code, "\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; then\n");
 	strbuf_addf(code,
-		    "f=$d/" PART "\n[ \"$(wc -c <\"$f\")\" -eq %llu ] || {\n"
+		    "f=$d/%s\n[ \"$(wc -c <\"$f\")\" -eq %llu ] || {\n"
 		    "echo 'the upload of the files is not whole' >&2\nexit 75\n}\n",
-		    (unsigned long long)r->upload->size);
+		    r->upload->part, (unsigned long long)r->upload->size);
 	add_workdir(c, r, code);
 	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\nfi\n");
+}
+
+/*
+ * Inputs that are on this cluster already are linked. A target that is gone refuses the submission, unless an earlier
+ * try of it was begun, which may be a job.
+ */
+static void add_links(const struct cluster *c, const struct rrun *r, struct strbuf *code)
+{
+	bool any = false;
+
+	for (size_t i = 0; r->job && i < r->job->n_inputs; i++) {
+		const struct job_input *in = &r->job->inputs[i];
+
+		if (!in->link)
+			continue;
+		if (!any) {
+			strbuf_addstr(code, "umask 077\nd=");
+			quoted_dir(c, r, code);
+			strbuf_addstr(code, "\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; "
+					    "then\nmkdir -p \"$d\" || exit 75\n");
+			add_workdir(c, r, code);
+		}
+		any = true;
+		strbuf_addstr(code, "t=");
+		quote_sh_path(code, in->link);
+		strbuf_addstr(code, "\nn=");
+		quote_sh(code, in->name);
+		strbuf_addf(code, "\nif [ ! -r \"$t\" ]; then\nprintf '%%s\\n' ");
+		strbuf_addstr(code, "\"inputs.$n: \"");
+		quote_sh(code, in->source);
+		strbuf_addf(code, "' is no longer there' >&2\nexit %d\nfi\n", RC_NO_INPUT);
+		strbuf_addstr(code, "[ -L \"$w/$n\" ] || ln -s \"$t\" \"$w/$n\" || exit 75\n");
+	}
+	if (any)
+		strbuf_addstr(code, "fi\n");
 }
 
 /* `tar` bytes may follow the script in the payload. */
@@ -214,6 +259,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 	if (tar)
 		strbuf_add(&payload, tar->buf, tar->len);
 	renvs_link(c, r, &code);
+	add_links(c, r, &code);
 	if (r->upload)
 		add_unpack(c, r, &code);
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
@@ -285,7 +331,7 @@ static void send_piece(struct cluster *c, struct rrun *r, const char *data, size
 
 		strbuf_addstr(&code, "umask 077; d=");
 		quoted_dir(c, r, &code);
-		strbuf_addf(&code, "; cat <\"$IN\" >%s\"$d/" PART "\"", u->sent ? ">" : "");
+		strbuf_addf(&code, "; cat <\"$IN\" >%s\"$d/%s\"", u->sent ? ">" : "", u->part);
 		rlink_request(c, AGENT_QUICK, code.buf, data, len, 0, on_shell_written, new_op(c, r));
 		strbuf_release(&code);
 	} else {
@@ -296,6 +342,25 @@ static void send_piece(struct cluster *c, struct rrun *r, const char *data, size
 	u->open++;
 }
 
+/* How far it is, now and then: bytes that may not have been answered do not count. */
+static void say_sent(struct cluster *c, const struct rrun *r)
+{
+	struct upload *u = r->upload;
+	uint64_t open = (uint64_t)u->open * (u->by_shell ? SHELL_PIECE : SFTP_PIECE);
+	bool last = u->sent == u->size && !u->open;
+	struct crep *p;
+
+	if (!last && u->said_at && c->now - u->said_at < SAID_EVERY)
+		return;
+	u->said_at = c->now;
+	p = crep_new(CREP_SENT, c);
+	p->run = r->num;
+	p->attempt = r->attempt;
+	p->bytes = u->sent > open ? u->sent - open : 0;
+	p->all = u->size;
+	inbox_post(c->ctx.replies, &p->m);
+}
+
 static void upload_more(struct cluster *c, struct rrun *r)
 {
 	struct upload *u = r->upload;
@@ -303,6 +368,7 @@ static void upload_more(struct cluster *c, struct rrun *r)
 	cleanup_free char *buf = xmalloc(piece);
 	struct err e = ERR_INIT;
 
+	say_sent(c, r);
 	while (!u->ended && u->open < (u->by_shell ? SHELL_OPEN_PIECES : SFTP_OPEN_PIECES)) {
 		ssize_t n = tar_read(u->tar, buf, piece, &e);
 
@@ -338,6 +404,30 @@ static void on_sftp_opened(void *arg, const struct sftp_reply *rep)
 	upload_more(c, r);
 }
 
+/*
+ * An earlier connection was cut in the middle: what came before is not sent again. Servers do what they are asked in
+ * turn, and what was not yet answered is sent again in any case.
+ */
+static void go_on(struct cluster *c, struct rrun *r, const struct agent_frame *f)
+{
+	struct upload *u = r->upload;
+	struct err e = ERR_INIT;
+	unsigned long long have = 0;
+	char *end;
+
+	if (f->out_len && *f->out >= '0' && *f->out <= '9') {
+		have = strtoull(f->out, &end, 10);
+		if (end == f->out || have > u->size)
+			have = 0;
+	}
+	if (have <= RESUME_BACK)
+		return;
+	if (tar_skip(u->tar, have - RESUME_BACK, &e) < 0)
+		upload_broken(c, r, &e);
+	else
+		u->sent = have - RESUME_BACK;
+}
+
 /* The attempt's directory is there. */
 static void on_made_dir(struct cluster *c, void *arg, const struct agent_frame *f)
 {
@@ -358,8 +448,11 @@ static void on_made_dir(struct cluster *c, void *arg, const struct agent_frame *
 		r->upload->by_shell = true;
 		upload_more(c, r);
 	} else {
-		remote_path(c, r->num, r->attempt, PART, &path);
-		sftp_open_write(c->link.sftp, path.buf, 0600, true, on_sftp_opened, new_op(c, r));
+		go_on(c, r, f);
+		if (r->phase != RR_PREPARING)
+			return;
+		remote_path(c, r->num, r->attempt, r->upload->part, &path);
+		sftp_open_write(c->link.sftp, path.buf, 0600, r->upload->sent == 0, on_sftp_opened, new_op(c, r));
 	}
 	strbuf_release(&path);
 }
@@ -373,11 +466,15 @@ static void start_upload(struct cluster *c, struct rrun *r, struct tar *tar)
 	r->upload->tar = tar;
 	r->upload->size = tar_size(tar);
 	strbuf_init(&r->upload->handle);
+	(void)snprintf(r->upload->part, PART_MAX, "files.%016llx.tar.part", (unsigned long long)tar_print(tar));
 	rrun_phase(c, r, RR_PREPARING);
 	strbuf_addstr(&code, "umask 077; d=");
 	quoted_dir(c, r, &code);
-	strbuf_addf(&code, "\nmkdir -p \"$d\" || exit 1\n[ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] || exit %d",
-		    RC_UNPACKED);
+	strbuf_addf(&code,
+		    "\nmkdir -p \"$d\" || exit 1\n[ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] || exit %d\n"
+		    "for f in \"$d\"/files.*.part; do [ \"$f\" = \"$d/%s\" ] || rm -f \"$f\"; done\n"
+		    "[ ! -f \"$d/%s\" ] || wc -c <\"$d/%s\"",
+		    RC_UNPACKED, r->upload->part, r->upload->part, r->upload->part);
 	rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_made_dir, new_op(c, r));
 	strbuf_release(&code);
 }
@@ -414,11 +511,18 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 	size_t n = 0, max = 2;
 	int rc;
 
+	for (size_t i = 0; i < r->job->n_inputs; i++)
+		if (r->job->inputs[i].missing)
+			return err_set(e, -EINVAL, "%s", r->job->inputs[i].missing);
 	for (char **f = r->job->files; f && *f; f++)
 		max++;
+	max += r->job->n_inputs;
 	extra = xcalloc(max, sizeof(*extra));
 	for (char **f = r->job->files; f && *f; f++)
 		extra[n++] = (struct tar_extra){ *f, base_name(*f) };
+	for (size_t i = 0; i < r->job->n_inputs; i++)
+		if (job_input_local(&r->job->inputs[i]))
+			extra[n++] = (struct tar_extra){ job_input_local(&r->job->inputs[i]), r->job->inputs[i].name };
 	if (r->job->form == JOB_PAYLOAD)
 		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
 	if (r->context)

@@ -7,17 +7,23 @@
  */
 #include "backend/sched_slurm.h"
 
+#include "backend/base/mem.h"
 #include "backend/base/quote.h"
 
 #include <stdio.h>
 #include <string.h>
+
+static bool is_relative(const char *pattern)
+{
+	return pattern && pattern[0] != '/' && strncmp(pattern, "~/", 2) != 0;
+}
 
 /* Relative to the directory that the command runs in, as with sbatch; sbatch itself is told the attempt's directory. */
 static void add_pattern(struct strbuf *code, const struct job *job, const char *pattern)
 {
 	cleanup_strbuf struct strbuf path = STRBUF_INIT;
 
-	if (pattern && pattern[0] != '/' && strncmp(pattern, "~/", 2) != 0)
+	if (is_relative(pattern))
 		strbuf_addf(&path, "%s/", job->workdir ? job->workdir : "work");
 	strbuf_addstr(&path, pattern ? pattern : "");
 	quote_sh_path(code, path.buf);
@@ -31,6 +37,43 @@ static void add_streams(struct strbuf *code, const struct job *job)
 		slurm_arg(code, "-");
 	else
 		add_pattern(code, job, job->error);
+}
+
+/*
+ * The directories that a relative name goes through: Slurm makes none, and the job would fail. Those before the first
+ * pattern, which only Slurm can fill in, and none outside of the directory that the command runs in.
+ */
+static size_t stream_dir(const char *pattern)
+{
+	const char *percent = is_relative(pattern) ? strchr(pattern, '%') : NULL;
+	size_t len = percent ? (size_t)(percent - pattern) : is_relative(pattern) ? strlen(pattern) : 0;
+
+	while (len && pattern[len - 1] != '/')
+		len--;
+	for (const char *s = pattern, *end = pattern + len; s < end; s = strchr(s, '/') + 1)
+		if (strncmp(s, "../", 3) == 0)
+			return 0;
+	return len;
+}
+
+static void add_stream_dirs(struct strbuf *code, const struct job *job)
+{
+	const char *const v[] = { job->output, job->merged ? NULL : job->error };
+
+	if (!stream_dir(v[0]) && !stream_dir(v[1]))
+		return;
+	strbuf_addstr(code, "sl_dirs ");
+	if (job->workdir)
+		quote_sh_path(code, job->workdir);
+	else
+		strbuf_addstr(code, "''");
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++) {
+		cleanup_free char *dir = xstrndup(v[i] ? v[i] : "", stream_dir(v[i]));
+
+		strbuf_addch(code, ' ');
+		quote_sh(code, dir);
+	}
+	strbuf_addch(code, '\n');
 }
 
 /* The real working directory; where the control directory is elsewhere, `work` there is a link to it. */
@@ -62,6 +105,7 @@ void slurm_submit(const struct sched_run *r, size_t script_len, size_t files_len
 
 	strbuf_addf(&ends, "%s/%s/ends", r->directory, r->uuid);
 	slurm_token(&token, r);
+	add_stream_dirs(code, job);
 	strbuf_addstr(code, "sl_submit ");
 	slurm_attempt_dir(code, r->directory, r);
 	quote_sh_path(code, ends.buf);

@@ -75,6 +75,8 @@ int64_t slurm_cpu_us(const char *s)
 		if (part < 0 || part > 1000000000)
 			return -1;
 		if (*s == '-') {
+			if (part > 1000000)
+				return -1;
 			days = part;
 			s++;
 			continue;

@@ -31,7 +31,7 @@ static int set_member(json_t *spec, const struct spec_key *k, const char *member
 		return spec_complain(errors, "'%s.%s': '%s' is no map", k->name, spec_show(member, shown), k->name);
 	one = json_object();
 	rc = surroundings ? spec_environment_member(one, member, value, errors)
-			  : spec_value_env(one, member, value, errors);
+			  : spec_value_member(k, one, member, value, errors);
 	if (rc == 0 && json_is_object(map))
 		json_object_update(map, one);
 	else if (rc == 0)
@@ -141,7 +141,11 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 
 	if (json_is_object(old) && json_is_object(value)) {
 		json_object_foreach (value, member, item)
-			if (join(old, strcmp(name, "env") == 0 ? "env." : "environment.", member, item, same_ok,
+			if (join(old,
+				 strcmp(name, "env") == 0      ? "env."
+				 : strcmp(name, "inputs") == 0 ? "inputs."
+							       : "environment.",
+				 member, item, same_ok,
 				 errors) < 0)
 				rc = -EINVAL;
 		return rc;

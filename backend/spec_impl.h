@@ -40,6 +40,9 @@ int spec_key_unknown(const char *name, struct strbuf *errors);
 int spec_value(const struct spec_key *k, const json_t *value, json_t **out, struct strbuf *errors);
 /* Checks one variable and puts it into the map; `value` may be null. */
 int spec_value_env(json_t *map, const char *name, const json_t *value, struct strbuf *errors);
+/* One member of a map, by the map's key. */
+int spec_value_member(const struct spec_key *k, json_t *map, const char *name, const json_t *value,
+		      struct strbuf *errors);
 /* The text of a string or number (of true and false too if `flags`); -EINVAL for anything else. */
 int spec_text(const json_t *value, bool flags, struct strbuf *out);
 /* The same with a sentence; no true, no false, and no NUL inside. */

@@ -8,6 +8,7 @@
 #include "backend/spec_impl.h"
 
 #include "backend/base/mem.h"
+#include "backend/job_inputs.h"
 
 #include <assert.h>
 #include <ctype.h>
@@ -302,6 +303,31 @@ int spec_value_env(json_t *map, const char *name, const json_t *value, struct st
 	return 0;
 }
 
+static int value_input(json_t *map, const char *name, const json_t *value, struct strbuf *errors)
+{
+	const char *source = json_string_value(value);
+	char shown[SPEC_SHOWN];
+
+	if (!job_input_name_ok(name))
+		return spec_complain(errors, "'inputs': '%s' is no name of a file in one directory",
+				     spec_show(name, shown));
+	if (json_is_null(value))
+		return json_object_set_new(map, name, json_null()), 0;
+	spec_show(name, shown);
+	if (!source || strlen(source) != json_string_length(value) || !job_input_source_ok(source))
+		return spec_complain(errors, "'inputs.%s' must be an absolute local path, or runs/ID/results/PATH",
+				     shown);
+	return json_object_set(map, name, (json_t *)value), 0;
+}
+
+int spec_value_member(const struct spec_key *k, json_t *map, const char *name, const json_t *value,
+		      struct strbuf *errors)
+{
+	if (strcmp(k->name, "inputs") == 0)
+		return value_input(map, name, value, errors);
+	return spec_value_env(map, name, value, errors);
+}
+
 static int value_map(const struct spec_key *k, const json_t *value, json_t **out, struct strbuf *errors)
 {
 	const char *name;
@@ -314,7 +340,7 @@ static int value_map(const struct spec_key *k, const json_t *value, json_t **out
 	json_object_foreach ((json_t *)value, name, item) {
 		if (spec_errors_full(errors))
 			break;
-		if (spec_value_env(map, name, item, errors) < 0)
+		if (spec_value_member(k, map, name, item, errors) < 0)
 			rc = -EINVAL;
 	}
 	if (rc < 0)

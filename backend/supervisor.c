@@ -147,6 +147,14 @@ static void exec_script(const struct supervisor *s, pid_t parent)
 
 /* --- time, memory, signals --- */
 
+/* A stopped process sees TERM only when it goes on; it is there before that, or one that stops itself again sleeps on.
+ */
+static void ask_to_end(void)
+{
+	tree_kill(getpid(), 0, SIGTERM);
+	tree_kill(getpid(), 0, SIGCONT);
+}
+
 static void stop_tree(struct supervisor *s, int64_t now, const char *limit)
 {
 	if (s->kill_at != INT64_MAX)
@@ -154,8 +162,7 @@ static void stop_tree(struct supervisor *s, int64_t now, const char *limit)
 	if (limit && !s->limit)
 		s->limit = limit;
 	s->last_signal = SIGTERM;
-	tree_kill(getpid(), 0, SIGCONT); /* a stopped process sees TERM only when it goes on */
-	tree_kill(getpid(), 0, SIGTERM);
+	ask_to_end();
 	s->kill_at = now + (int64_t)s->p.grace_s * USEC_PER_SEC;
 }
 
@@ -225,8 +232,7 @@ static void reap(struct supervisor *s, int64_t now)
 		s->child_gone = true;
 		s->status = status;
 		/* What the script left behind ends with it, as in Slurm. */
-		tree_kill(getpid(), 0, SIGCONT);
-		tree_kill(getpid(), 0, SIGTERM);
+		ask_to_end();
 		if (s->kill_at > now + DRAIN_GRACE_US)
 			s->kill_at = now + DRAIN_GRACE_US;
 	}

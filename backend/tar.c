@@ -5,6 +5,7 @@
  */
 #include "backend/tar.h"
 
+#include "backend/base/hash.h"
 #include "backend/base/mem.h"
 #include "backend/base/strbuf.h"
 
@@ -12,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,6 +29,7 @@ struct entry {
 	mode_t mode;
 	uint64_t size;
 	int64_t mtime;
+	long mtime_ns; /* for the print */
 };
 
 struct tar {
@@ -221,6 +224,7 @@ static int add_entry(struct tar *t, char *path, char *src)
 		return leave_out(&en, errno == ENOENT ? 0 : -errno);
 	en.mode = st.st_mode & 0777;
 	en.mtime = st.st_mtim.tv_sec;
+	en.mtime_ns = st.st_mtim.tv_nsec;
 	if (S_ISREG(st.st_mode)) {
 		en.type = '0';
 		en.size = (uint64_t)st.st_size;
@@ -275,6 +279,14 @@ static int list_dir(struct tar *t, const char *path, const char *src, struct err
 	return rc;
 }
 
+/* What the user named is sent, also by way of a link. */
+static int add_extra(struct tar *t, const struct tar_extra *x)
+{
+	char *real = realpath(x->path, NULL);
+
+	return add_entry(t, xstrdup(x->name), real ? real : xstrdup(x->path));
+}
+
 /* Breadth first: the list itself is the queue of directories, and a directory comes before what is in it. */
 static int list_all(struct tar *t, const struct tar_extra *extra, size_t n_extra, struct err *e)
 {
@@ -284,7 +296,7 @@ static int list_all(struct tar *t, const struct tar_extra *extra, size_t n_extra
 		if (access(extra[i].path, R_OK) < 0)
 			rc = err_sys(e, -errno, "cannot read %s", extra[i].path);
 		else
-			rc = add_entry(t, xstrdup(extra[i].name), xstrdup(extra[i].path));
+			rc = add_extra(t, &extra[i]);
 	}
 	for (size_t i = 0; rc == 0 && i < t->n; i++) {
 		cleanup_free char *path = t->v[i].type == '5' ? xstrdup(t->v[i].path) : NULL;
@@ -349,6 +361,24 @@ size_t tar_count(const struct tar *t)
 uint64_t tar_size(const struct tar *t)
 {
 	return t->size;
+}
+
+uint64_t tar_print(const struct tar *t)
+{
+	struct strbuf sb = STRBUF_INIT;
+	uint64_t print = 0;
+
+	for (size_t i = 0; i < t->n; i++) {
+		const struct entry *en = &t->v[i];
+
+		strbuf_reset(&sb);
+		strbuf_addf(&sb, "%016llx%c%o %llu %lld.%ld %s%c%s", (unsigned long long)print, en->type,
+			    (unsigned)en->mode, (unsigned long long)en->size, (long long)en->mtime, en->mtime_ns,
+			    en->path, 0, en->link ? en->link : "");
+		print = hash_bytes(sb.buf, sb.len);
+	}
+	strbuf_release(&sb);
+	return print;
 }
 
 /* --- the bytes --- */
@@ -437,4 +467,32 @@ ssize_t tar_read(struct tar *t, void *buf, size_t len, struct err *e)
 		done += n;
 	}
 	return (ssize_t)done;
+}
+
+static size_t least(uint64_t n, uint64_t most)
+{
+	return (size_t)(n < most ? n : most);
+}
+
+int tar_skip(struct tar *t, uint64_t n, struct err *e)
+{
+	while (n) {
+		size_t head = least(n, t->head.len - t->head_pos);
+		uint64_t data = n - head < t->left ? n - head : t->left;
+		size_t pad = least(n - head - data, t->pad);
+		int rc;
+
+		if (data && lseek(t->fd, (off_t)data, SEEK_CUR) < 0)
+			return err_sys(e, -errno, "cannot read %s", t->v[t->next - 1].path);
+		t->head_pos += head;
+		t->left -= data;
+		t->pad -= pad;
+		n -= head + data + pad;
+		rc = n ? next_entry(t, e) : 1;
+		if (rc < 0)
+			return rc;
+		if (rc == 0)
+			return err_set(e, -EINVAL, "the archive has fewer bytes");
+	}
+	return 0;
 }

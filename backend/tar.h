@@ -29,6 +29,10 @@ int tar_open(const char *dir, const struct tar_extra *extra, size_t n_extra, str
 void tar_close(struct tar *t);
 size_t tar_count(const struct tar *t);  /* entries; 0: nothing to send */
 uint64_t tar_size(const struct tar *t); /* bytes of the whole archive */
+/* Of names, sizes, times and modes: two archives with one print have the same bytes, unless somebody meant them not to. */
+uint64_t tar_print(const struct tar *t);
+/* Goes on as if this many bytes (at most tar_size) had been read. Only from the beginning. */
+int tar_skip(struct tar *t, uint64_t n, struct err *e);
 /* Like read(2): 0 at the end. -ESTALE when a file changed its size since tar_open; the archive is worthless then. */
 ssize_t tar_read(struct tar *t, void *buf, size_t len, struct err *e);
 

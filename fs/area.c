@@ -5,6 +5,8 @@
  */
 #include "fs/area.h"
 
+#include "fs/ahead.h"
+
 #include "backend/base/mem.h"
 #include "backend/cluster.h"
 
@@ -32,6 +34,7 @@ void area_forget(struct fsys *fs, uint32_t run)
 	if (!n)
 		return;
 	hmap_remove(&fs->paths, n);
+	ahead_stop(container_of(n, struct paths, node));
 	paths_close(container_of(n, struct paths, node));
 }
 
@@ -198,6 +201,16 @@ static bool is_final(struct fsys *fs, struct spot *s)
 	return s->area == 'r' && !run_is_live(s->r) && s->p->manifest;
 }
 
+void area_fetch(struct fsys *fs, const struct run *r)
+{
+	struct spot s;
+
+	if (!r->attempt || !area_at(fs, ino_make(INO_RUN, r->num, RUN_ROW_RESULTS), &s) || !is_final(fs, &s))
+		engine_fetch_done(fs->en, r->num, -ENOENT, "there is no list of its results");
+	else
+		ahead_all(fs, s.p);
+}
+
 /* As grow_open (rundata.c): the first opening since the end drops what a private mapping may have left. */
 static void opened(struct fsys *fs, struct handle *h, struct fuse_file_info *fi)
 {
@@ -212,8 +225,12 @@ static void opened(struct fsys *fs, struct handle *h, struct fuse_file_info *fi)
 
 static void open_remote(struct fsys *fs, fuse_req_t req, struct spot *s, struct handle *h)
 {
+	bool final = is_final(fs, s);
+
 	if (!h->content)
-		h->content = content_open(fs, s->r->num, s->e, is_final(fs, s));
+		h->content = content_open(fs, s->r->num, s->e, final);
+	if (final)
+		ahead_opened(fs, s->p, s->e);
 	content_wait(h->content, req, h, opened);
 }
 

@@ -19,6 +19,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #define PENDING_MS 1000 /* between looks at a run that has not started */
 #define WHY_MAX 65536
@@ -151,10 +152,14 @@ static char *without_estimate(const char *text)
 	struct strbuf sb = STRBUF_INIT;
 
 	for (const char *p = text, *end; *p; p = end) {
+		const char *moves;
+
 		end = strchrnul(p, '\n');
 		end += *end == '\n';
+		moves = isatty(STDERR_FILENO) ? NULL : memmem(p, (size_t)(end - p), "transfer: ", 10);
+		/* How far a transfer is, is for who looks; it may be the first reason, behind the status. */
 		if (strncmp(p, "estimated start: ", 17) != 0)
-			strbuf_add(&sb, p, (size_t)(end - p));
+			strbuf_add(&sb, p, (size_t)((moves ? moves : end) - p));
 	}
 	return strbuf_detach(&sb, NULL);
 }

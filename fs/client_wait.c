@@ -13,10 +13,13 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define POLL_MS 30000
+#define LOOK_MS 1000 /* at how far a transfer is, where somebody looks */
 #define READY_PAUSE_MS 100 /* it was said to be ready and was not */
 #define WHY_MAX 65536
+#define WHY_LINE 200
 
 int client_status(const char *text)
 {
@@ -50,11 +53,30 @@ static int look(int fd, char *buf, size_t size)
 	return 1;
 }
 
+/* "transfer: 12.0 of 50.0 MB are on the cluster", when that has changed. */
+static void say_transfer(const char *dir, char last[WHY_LINE])
+{
+	cleanup_free char *path = xasprintf("%s/why", dir);
+	cleanup_strbuf struct strbuf why = STRBUF_INIT;
+	const char *line, *id = strrchr(dir, '/');
+	int n;
+
+	if (strbuf_read_file(&why, path, WHY_MAX) <= 0)
+		return;
+	line = strstr(why.buf, "transfer: ");
+	n = line ? (int)strcspn(line, "\n") : 0;
+	if (!n || n >= WHY_LINE || strncmp(last, line, (size_t)n) == 0)
+		return;
+	(void)snprintf(last, WHY_LINE, "%.*s", n, line);
+	client_say("run %s: %s", id ? id + 1 : dir, last);
+}
+
 /* Until the text is there (1), or an error that asks for another descriptor. */
-static int await(int fd, char *buf, size_t size)
+static int await(const char *dir, int fd, char *buf, size_t size)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
-	bool ready = false;
+	bool ready = false, seen = isatty(STDERR_FILENO);
+	char last[WHY_LINE] = "";
 	int rc;
 
 	for (;;) {
@@ -63,7 +85,9 @@ static int await(int fd, char *buf, size_t size)
 			return rc;
 		if (ready)
 			(void)poll(NULL, 0, READY_PAUSE_MS);
-		rc = poll(&p, 1, POLL_MS);
+		rc = poll(&p, 1, seen ? LOOK_MS : POLL_MS);
+		if (rc == 0 && seen)
+			say_transfer(dir, last);
 		ready = rc > 0;
 		if (rc < 0 && errno != EINTR)
 			return -errno;
@@ -100,7 +124,7 @@ int client_wait(const char *dir, bool tail)
 		rc = fd < 0 ? -errno : 0;
 		if (fd >= 0) {
 			client_recovered(&outage);
-			rc = await(fd, buf, sizeof(buf));
+			rc = await(dir, fd, buf, sizeof(buf));
 			(void)close(fd);
 		}
 		if (rc == 1)

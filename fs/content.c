@@ -5,6 +5,8 @@
  */
 #include "fs/content.h"
 
+#include "fs/ahead.h"
+
 #include "backend/base/mem.h"
 #include "backend/cluster.h"
 
@@ -13,11 +15,14 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define CHUNK (1024 * 1024)
 #define SIZE_MAX_BYTES                                                                                                 \
 	((uint64_t)16 << 40) /* what is beyond cannot be read: there are files without bytes of any size */
 #define AHEAD 4              /* chunks on their way for one reader */
+#define PULL_TRIES 40        /* each waits for the cluster for half a minute */
+#define AHEAD_MAX 16         /* for one that goes on in order; 16 MiB in a tenth of a second are more than most links have */
 #define DEADLINE_US (30LL * USEC_PER_SEC)
 #define OPEN_DEADLINE_US (5LL * USEC_PER_SEC)
 #define LIVE_AGE_US (1LL * USEC_PER_SEC) /* older bytes of a live file are fetched anew */
@@ -26,9 +31,10 @@ enum chunk_state { CHUNK_NONE, CHUNK_ASKED, CHUNK_HERE };
 
 struct content {
 	struct fsys *fs;
-	uint32_t run;
+	uint32_t run, index;
 	int area;
 	char *path;
+	size_t window, last; /* chunks: how many may be on their way, the last one that was read */
 	uint64_t size; /* as listed; grows when more is read of a live file */
 	bool final, whole, closed;
 	bool asking;    /* inside engine_fetch, which may answer at once */
@@ -40,6 +46,10 @@ struct content {
 	size_t n_chunks, n_here;
 	size_t asked;
 	int error; /* of the last fetch, for who waits */
+	void (*pulled)(void *arg, int code); /* content_pull */
+	void *pull_arg;
+	size_t pull_at;
+	unsigned tries;
 };
 
 struct fetch {
@@ -85,19 +95,54 @@ struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry 
 
 	c->fs = fs;
 	c->run = run;
+	c->index = e->index;
+	c->window = AHEAD;
 	c->area = e->area == 'r' ? AREA_RESULTS : AREA_WORK;
 	c->path = xstrdup(e->path);
 	c->size = readable(e->size);
 	c->final = final;
-	c->done = xasprintf("%s/spool/%u/data.%u", fs->state_dir, run, e->index);
+	c->done = ahead_file(fs, run, e->index);
 	/* A number in the name keeps two readers apart until one of them has the whole. */
 	c->part = xasprintf("%s.%llx", c->done, (unsigned long long)session_unique(fs->session));
-	c->fd = final ? open(c->done, O_RDONLY | O_CLOEXEC) : -1;
+	c->fd = final && ahead_here(fs, run, e) ? open(c->done, O_RDONLY | O_CLOEXEC) : -1;
 	c->whole = c->fd >= 0;
 	if (!c->whole)
 		c->fd = open(c->part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	make_room(c, chunks(c->size));
 	return c;
+}
+
+/* It was fetched ahead meanwhile. */
+static void take_ready(struct content *c)
+{
+	struct stat st;
+	int fd;
+
+	if (c->whole || !c->final || c->asked || c->n_here)
+		return;
+	fd = open(c->done, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size < c->size) {
+		(void)close(fd);
+		return;
+	}
+	if (c->fd >= 0)
+		(void)close(c->fd);
+	(void)unlink(c->part);
+	c->fd = fd;
+	c->whole = true;
+}
+
+/* True: another fetch brings it. */
+static bool comes(struct content *c)
+{
+	if (c->whole || !c->final)
+		return false;
+	if (ahead_coming(c->fs, c->run, c->index))
+		return true;
+	take_ready(c);
+	return false;
 }
 
 static void content_free(struct content *c)
@@ -145,6 +190,8 @@ static void got(struct content *c, size_t chunk, const char *data, size_t len)
 		c->whole = true;
 }
 
+static void pull_on(struct content *c);
+
 static void fetched(void *arg, int code, const char *text, const char *data, size_t len)
 {
 	struct fetch *f = arg;
@@ -164,7 +211,9 @@ static void fetched(void *arg, int code, const char *text, const char *data, siz
 			content_free(c);
 		return;
 	}
-	if (!c->asking)
+	if (!c->asking && c->pulled)
+		pull_on(c);
+	else if (!c->asking)
 		park_retry(c->fs, c->run);
 }
 
@@ -172,7 +221,7 @@ static void ask(struct content *c, size_t chunk)
 {
 	struct fetch *f;
 
-	if (chunk >= c->n_chunks || c->state[chunk] != CHUNK_NONE || c->asked >= AHEAD)
+	if (chunk >= c->n_chunks || c->state[chunk] != CHUNK_NONE || c->asked >= c->window)
 		return;
 	f = xmalloc(sizeof(*f));
 	f->c = c;
@@ -182,6 +231,44 @@ static void ask(struct content *c, size_t chunk)
 	c->asking = true;
 	engine_fetch(c->fs->en, c->run, c->area, c->path, (uint64_t)chunk * CHUNK, CHUNK, fetched, f);
 	c->asking = false;
+}
+
+static void pull_end(struct content *c, int code)
+{
+	void (*done)(void *arg, int code) = c->pulled;
+
+	c->pulled = NULL;
+	done(c->pull_arg, code);
+}
+
+/* What is here stays here when the link is cut: only the rest is asked for again. */
+static void pull_on(struct content *c)
+{
+	if (c->error && c->asked)
+		return;
+	if (c->error == -EHOSTUNREACH && c->tries++ < PULL_TRIES) {
+		c->error = 0;
+		c->pull_at = 0;
+	}
+	for (; !c->whole && !c->error && c->pull_at < c->n_chunks && c->asked < c->window; c->pull_at++)
+		ask(c, c->pull_at);
+	if (c->whole || c->error || !c->asked)
+		pull_end(c, c->whole ? 0 : c->error ? c->error : -EIO);
+}
+
+void content_pull(struct content *c, void (*done)(void *arg, int code), void *arg)
+{
+	c->pulled = done;
+	c->pull_arg = arg;
+	c->window = AHEAD_MAX;
+	if (c->fd < 0)
+		c->error = -ENOSPC;
+	pull_on(c);
+}
+
+uint64_t content_got(const struct content *c)
+{
+	return (uint64_t)c->n_here * CHUNK;
 }
 
 /* Are these bytes here? A read in the middle of a file is never short: programs take that for its end. */
@@ -223,7 +310,10 @@ static void ask_ahead(struct content *c, uint64_t off)
 {
 	size_t chunk = (size_t)(off / CHUNK);
 
-	for (size_t i = 0; i < AHEAD && !c->whole && !c->error; i++)
+	if (chunk == c->last + 1 && c->window < AHEAD_MAX)
+		c->window *= 2;
+	c->last = chunk;
+	for (size_t i = 0; i < c->window && !c->whole && !c->error; i++)
 		ask(c, chunk + i);
 }
 
@@ -231,7 +321,7 @@ static bool retry_content(struct parked *p)
 {
 	struct content *c = p->h->content;
 
-	if (!c)
+	if (!c || comes(c))
 		return false;
 	if (!c->error)
 		ask_ahead(c, p->off);
@@ -272,6 +362,8 @@ static bool retry_open(struct parked *p)
 	struct content *c = h->content;
 	struct fsys *fs = p->fs;
 
+	if (comes(c))
+		return false;
 	if (!c->whole && !c->error)
 		ask_ahead(c, 0);
 	if (c->error == -ENOENT) {

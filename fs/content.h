@@ -18,6 +18,9 @@ struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry 
 void content_close(struct content *c);
 /* All of it is here, so that no read can fail. */
 bool content_whole(const struct content *c);
+/* Fetches all of a final file; `done` is called once, later or at once, unless it is closed before. It may close it. */
+void content_pull(struct content *c, void (*done)(void *arg, int code), void *arg);
+uint64_t content_got(const struct content *c); /* bytes that are here, about */
 /* A live file is looked at anew: it has this size now. */
 void content_renew(struct content *c, uint64_t size);
 /*

@@ -118,6 +118,7 @@ static void drop_out(struct conv *c)
 	c->base = (c->base + (uint32_t)c->out.len) % CONV_PLACES;
 	strbuf_reset(&c->out);
 	c->n_runs = c->n_decided = 0;
+	c->round++;
 }
 
 static void restore(struct conv *c)
@@ -408,8 +409,6 @@ static void run_intake(struct intake *in)
 }
 
 #define MORE_AFTER_JSON "there is more after the JSON document: only other JSON documents may follow it"
-#define NOTHING_THERE "the spec is empty: there are only blank lines"
-
 static bool only_blanks(const char *s, size_t len)
 {
 	for (size_t i = 0; i < len; i++)
@@ -595,10 +594,6 @@ void conv_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *d
 	strbuf_addbuf(&in->text, &c->in);
 	strbuf_add(&in->text, data, len);
 	why = in->text.len > SPEC_MAX_BYTES ? "the spec is larger than 1 MiB" : split(in);
-	/* Behind a document blank lines are nothing; alone they are what `echo "$spec"` writes when the variable is
-	 * empty. */
-	if (!why && in->n_docs == 0 && in->rest == in->text.len && !c->request && memchr(data, '\n', len))
-		why = NOTHING_THERE;
 	if (!why && in->n_docs == 0 && in->rest < in->text.len) {
 		keep_rest(c, request, data, len, &in->scan, req);
 		intake_free(in);
@@ -620,8 +615,19 @@ bool conv_has_script(const struct conv *c)
 	return c->in.len && c->scan.form == SCAN_SCRIPT;
 }
 
+/*
+ * Was something written, and nothing but blank lines? Before a document they are no document: bash writes a line at a
+ * time, so that "\n{...}" comes as a write of "\n" and another. So it is their end that tells.
+ */
+static bool only_blanks_came(const struct conv *c)
+{
+	return c->request && !c->code && !c->in.len && !c->out.len && !c->base && !c->n_runs;
+}
+
 const char *conv_incomplete(const struct conv *c)
 {
+	if (only_blanks_came(c))
+		return "the spec is empty: there are only blank lines";
 	if (!c->in.len)
 		return NULL;
 	if (conv_has_script(c))

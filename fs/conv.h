@@ -22,6 +22,7 @@ struct conv {
 	uint32_t base;     /* place in the whole conversation where `out` begins */
 	uint32_t *runs;    /* accepted ones, in order */
 	size_t n_runs, n_decided;
+	unsigned round;   /* counts how often `out` and `runs` were begun anew */
 	uint64_t request; /* the last one that was taken in */
 	int code;         /* its answer: 0 or negative errno */
 };
@@ -56,7 +57,7 @@ struct intake *intake_new(struct conv *c, uint64_t request, uint32_t uid, void (
  */
 void intake_park(struct intake *in, fuse_req_t req, bool deadline);
 bool conv_has_script(const struct conv *c);
-/* Why what was written is not a document, or NULL (nothing there, or a whole script). */
+/* Why what was written is not a document, or NULL (nothing there, all of it taken in, or a whole script). */
 const char *conv_incomplete(const struct conv *c);
 void conv_commit_script(struct intake *in);
 /* Makes the text to read back survive the worker. */

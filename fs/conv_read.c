@@ -49,6 +49,8 @@ struct decision {
 	struct parked *p;
 	uint64_t request;
 	size_t size, index; /* of the run that is waited for; another reader may be waiting for the same */
+	unsigned round;     /* of the conversation: a write that is refused meanwhile begins another */
+	uint32_t run;       /* its number; 0: not waiting */
 	bool fsync;
 };
 
@@ -59,7 +61,8 @@ static void decided(void *arg, int code, const char *text)
 	struct decision *d = arg;
 	struct conv *c = d->c;
 
-	if (d->index == c->n_decided) {
+	d->run = 0;
+	if (d->round == c->round && d->index == c->n_decided) {
 		strbuf_addf(&c->out, "%s%.*s\n", code < 0 ? "rejected " : "", (int)strcspn(text, "\n"), text);
 		c->n_decided++;
 		conv_save_out(c);
@@ -72,8 +75,8 @@ static void drop_decision(struct parked *p)
 {
 	struct decision *d = (struct decision *)(uintptr_t)p->user;
 
-	if (d->index < d->c->n_runs)
-		engine_cancel_cb(d->c->fs->en, d->c->runs[d->index], d);
+	if (d->run)
+		engine_cancel_cb(d->c->fs->en, d->run, d);
 	free(d);
 }
 
@@ -98,7 +101,9 @@ static void next_decision(struct decision *d)
 		free(d);
 	} else if (c->n_decided < c->n_runs) {
 		d->index = c->n_decided;
-		engine_decided(c->fs->en, c->runs[d->index], decided, d);
+		d->round = c->round;
+		d->run = c->runs[d->index];
+		engine_decided(c->fs->en, d->run, decided, d);
 	} else {
 		if (d->fsync)
 			(void)fuse_reply_err(unpark(d->p), any_refused(c) ? EINVAL : 0);
@@ -113,7 +118,7 @@ static void await_decisions(struct conv *c, fuse_req_t req, uint64_t request, si
 	struct decision *d = xcalloc(1, sizeof(*d));
 	struct parked *p = park(c->fs, req, c->h, 0, NULL);
 
-	*d = (struct decision){ .c = c, .p = p, .request = request, .size = size, .fsync = fsync, .index = SIZE_MAX };
+	*d = (struct decision){ .c = c, .p = p, .request = request, .size = size, .fsync = fsync };
 	p->user = (uintptr_t)d;
 	p->drop = drop_decision;
 	if (park_interruptible(p)) /* else the signal was there first */

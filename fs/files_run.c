@@ -59,6 +59,19 @@ static const char *link_trouble(const struct view *v)
 	return l && !l->up && run_is_live(v->run) ? l->text : NULL;
 }
 
+/* `slurmray follow` leaves the line out where nobody looks (client_follow.c). */
+static void why_transfer(const struct view *v, struct strbuf *out)
+{
+	struct engine_progress p = engine_progress(v->fs->en, v->run->num);
+
+	if (p.input_all)
+		strbuf_addf(out, "transfer: %.1f of %.1f MB of an input are here\n", (double)p.input / 1e6,
+			    (double)p.input_all / 1e6);
+	if (p.sent_all && p.sent < p.sent_all)
+		strbuf_addf(out, "transfer: %.1f of %.1f MB are on the cluster\n", (double)p.sent / 1e6,
+			    (double)p.sent_all / 1e6);
+}
+
 static void why_live(const struct view *v, struct strbuf *out)
 {
 	const struct run *r = v->run;
@@ -72,6 +85,8 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "%s\n", r->why);
 	if (r->status == RUN_SUBMITTING && run_fact(r, "submit_trouble"))
 		strbuf_addf(out, "not submitted yet: %s\n", run_fact(r, "submit_trouble"));
+	if (r->status == RUN_SUBMITTING || r->status == RUN_QUEUED)
+		why_transfer(v, out);
 	if (r->status == RUN_PENDING && r->reason)
 		strbuf_addf(out, "pending: %s\n", r->reason);
 	if (r->status == RUN_RUNNING && r->reason && *r->reason)
@@ -222,11 +237,36 @@ static json_t *info_object(const struct run *r)
 	return o;
 }
 
+static void put_bytes(json_t *o, const char *key, uint64_t n)
+{
+	(void)json_object_set_new(o, key, json_integer((json_int_t)n));
+}
+
+static void put_progress(const struct view *v, json_t *o)
+{
+	struct engine_progress p = engine_progress(v->fs->en, v->run->num);
+
+	if (p.input_all) {
+		put_bytes(o, "input_bytes", p.input);
+		put_bytes(o, "input_total", p.input_all);
+	}
+	if (p.sent_all) {
+		put_bytes(o, "upload_bytes", p.sent);
+		put_bytes(o, "upload_total", p.sent_all);
+	}
+	if (p.fetch_all) {
+		put_bytes(o, "fetch_bytes", p.fetched);
+		put_bytes(o, "fetch_total", p.fetch_all);
+	}
+}
+
 static void render_info_json(const struct view *v, struct strbuf *out)
 {
 	json_t *o = info_object(v->run);
-	char *text = json_dumps(o, JSON_INDENT(2));
+	char *text;
 
+	put_progress(v, o);
+	text = json_dumps(o, JSON_INDENT(2));
 	strbuf_addf(out, "%s\n", text);
 	free(text);
 	json_decref(o);
@@ -256,6 +296,7 @@ static void render_info(const struct view *v, struct strbuf *out)
 {
 	json_t *o = info_object(v->run);
 
+	put_progress(v, o);
 	keyed(o, out);
 	json_decref(o);
 }

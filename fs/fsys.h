@@ -110,6 +110,8 @@ struct fsys {
 	uid_t *allow_uids; /* with --allow-uid, ended by n */
 	size_t n_allow;
 	bool others;          /* the kernel lets other users in: nothing is cached that only some may see */
+	int64_t eperm_at;     /* monotonic us up to where rows about EPERM have used up time (fuse_change.c) */
+	unsigned eperm_more;  /* that had none since the last row */
 	int64_t started;      /* real us */
 	int64_t mounted;      /* real us; the same for each worker of a mount */
 	int64_t built;        /* real us; of the program, whose constant texts change with it */
@@ -323,6 +325,8 @@ int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to,
 int area_symlink(struct fsys *fs, uint64_t parent, const char *name, const char *target, uint64_t *ino);
 int area_link(struct fsys *fs, uint64_t ino, uint64_t parent, const char *name, uint64_t *out);
 int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, const struct handle *h);
+/* The verb `fetch`: all results are wanted here. */
+void area_fetch(struct fsys *fs, const struct run *r);
 bool area_is(uint64_t ino); /* results, work, files and everything below */
 void area_forget(struct fsys *fs, uint32_t run);
 

@@ -96,6 +96,26 @@ static bool is_run(uint64_t ino)
 	return ino_kind(ino) == INO_RUN && ino_row(ino) == RUN_ROW_DIR;
 }
 
+/* Rows about EPERM: so many in a row, later one in EPERM_EVERY_US. A loop that tries for ever would fill the journal.
+ */
+#define EPERM_BURST 20
+#define EPERM_EVERY_US (5 * USEC_PER_SEC)
+
+static void note_refused(struct fsys *fs, uint32_t uid, const char *what, const char *why)
+{
+	int64_t now = clock_mono(fs->clock);
+	cleanup_free char *text = NULL;
+
+	if (fs->eperm_at - now > (EPERM_BURST - 1) * EPERM_EVERY_US) {
+		fs->eperm_more++;
+		return;
+	}
+	fs->eperm_at = (fs->eperm_at > now ? fs->eperm_at : now) + EPERM_EVERY_US;
+	text = fs->eperm_more ? xasprintf("%s (%u more before it have no row)", why, fs->eperm_more) : xstrdup(why);
+	fs->eperm_more = 0;
+	engine_note_rejected(fs->en, uid, what, strlen(what), text);
+}
+
 /*
  * EPERM tells nobody what would have been right: a row in `errors` does, for runs/ and for drafts, where people expect
  * that files can be made. Removing a run's files has none: `rm -r` of a run tries them all.
@@ -120,7 +140,7 @@ static int refused(fuse_req_t req, fuse_ino_t parent, const char *name, bool mak
 			"runs/new` does, or make a draft with mkdir",
 			what);
 	if (why)
-		engine_note_rejected(fs->en, fuse_req_ctx(req)->uid, what, strlen(what), why);
+		note_refused(fs, fuse_req_ctx(req)->uid, what, why);
 	return -EPERM;
 }
 

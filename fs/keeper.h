@@ -17,6 +17,8 @@ struct mount_conf {
 	bool foreground, allow_other, verbose;
 	char *allow_uids;   /* list of --allow-uid, or NULL */
 	int backoff_max_ms; /* longest pause before a worker that keeps dying is started again; 0: 5000 */
+	int outage_ms;      /* without a worker that serves for so long: requests get ENODEV; 0: 30000 */
+	int start_ms;       /* for a worker to get ready once the tree was served; 0: 60000, more at each try */
 };
 
 /*

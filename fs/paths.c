@@ -281,6 +281,9 @@ static int64_t parse_time(const char *s)
 	if (*end == '.')
 		for (end++; *end >= '0' && *end <= '9' && unit; end++, unit /= 10)
 			us += (*end - '0') * unit;
+	/* The cluster's file system may know times that ours does not. */
+	if (sec > INT64_MAX / USEC_PER_SEC - 1 || sec < INT64_MIN / USEC_PER_SEC + 1)
+		return sec > 0 ? INT64_MAX / USEC_PER_SEC * USEC_PER_SEC : INT64_MIN / USEC_PER_SEC * USEC_PER_SEC;
 	return sec * USEC_PER_SEC + us;
 }
 

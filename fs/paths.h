@@ -33,6 +33,27 @@ struct pentry {
 	mode_t mode;
 	char *target; /* 'l' */
 	bool cached;  /* opened with the page cache by this worker */
+	bool coming;  /* fetched ahead, on its way (ahead.c) */
+};
+
+/* Reading ahead over small files (ahead.c). */
+struct ahead {
+	bool any;      /* `last` is a number */
+	bool busy;     /* inside of asking */
+	uint32_t last; /* opened */
+	uint32_t next; /* to be looked at */
+	uint32_t lead; /* how far `next` may be from `last`; 0: they are not opened in order */
+	size_t flight;
+	uint64_t bytes;
+	/* all of the results are wanted (the verb `fetch`) */
+	bool all;
+	uint32_t all_next;
+	uint32_t all_files;
+	uint64_t all_bytes, all_done;
+	unsigned tries;
+	int code; /* the first failure */
+	struct content *big; /* one large file at a time */
+	uint64_t big_size;
 };
 
 struct paths {
@@ -45,6 +66,7 @@ struct paths {
 	bool manifest;         /* results are known from the manifest */
 	int64_t news_at;       /* monotonic us: the run did something, so that older listings may be wrong */
 	uint32_t attempt;      /* that all of this is known of */
+	struct ahead ahead;
 	char *file;
 	struct strbuf *batch; /* records that are not in the file yet, from entry `batch_from` on; else NULL */
 	size_t batch_from;

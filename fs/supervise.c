@@ -3,8 +3,9 @@
  *
  * Invariants: /dev/fuse stays open here for as long as the tree is mounted, so the death of a worker ends no request.
  * At most one worker lives; the next is started after the last was waited for, when all of its system calls are over. A
- * worker that keeps dying is started ever more slowly, and a request that killed three in a row is answered EIO. Once
- * stopping, nothing is started again.
+ * worker that keeps dying is started ever more slowly, and a request that killed three in a row is answered EIO. A tree
+ * that was served once is never given up: while no worker gets ready (its disk cannot be written), requests are
+ * answered ENODEV after half a minute, and the next try may be the good one. Once stopping, nothing is started again.
  */
 #include "fs/supervise.h"
 
@@ -13,6 +14,7 @@
 #include "backend/base/mem.h"
 #include "fs/die.h"
 #include "fs/mount.h"
+#include "fs/outage.h"
 #include "fs/statedir.h"
 #include "fs/worker_proc.h"
 
@@ -35,8 +37,12 @@ enum {
 	BACKOFF_MAX_MS = 5000,
 	STOP_MS = 10000,  /* from SIGTERM to SIGKILL */
 	POISON = 3,       /* deaths at the same request */
-	FIRST_TRIES = 3,  /* of a worker that never got ready */
-	LATER_TRIES = 20, /* the same after the tree was served once */
+	FIRST_TRIES = 3,  /* of a worker that never got ready; after the tree was served once there is no end */
+	QUICK_TRIES = 20, /* the pause grows no further than BACKOFF_MAX_MS */
+	BACKOFF_SLOW_MS = 30000,
+	OUTAGE_MS = 30000,
+	START_MS = 60000,
+	START_DOUBLINGS = 4, /* a journal that takes longer to load gets more time at each try */
 };
 
 struct keeper {
@@ -50,7 +56,11 @@ struct keeper {
 	bool stopping, done;
 	int result;
 	int64_t started, start_at, kill_at; /* start_at, kill_at: 0 when not planned */
-	int64_t deaths[BURST + 1];          /* the last ones, as a ring */
+	int64_t down_since;                 /* when the last worker that served died; 0: one serves */
+	bool killed;                        /* it did not get ready in time, or did not stop */
+	bool kept_answered;                 /* what earlier workers left was answered */
+	int slow_starts;
+	int64_t deaths[BURST + 1]; /* the last ones, as a ring */
 	int ndeaths, level, failures;
 	uint64_t suspect; /* request that the last worker died at */
 	int suspicions;
@@ -80,6 +90,20 @@ static void give_up(struct keeper *k, int code)
 	k->done = k->worker.pid == 0;
 }
 
+/* At growing intervals: at 1, 2, 4, 8 ... failures in a row. */
+static bool worth_a_line(int failures)
+{
+	return (failures & (failures - 1)) == 0;
+}
+
+static void log_failures(int n, const char *why)
+{
+	if (worth_a_line(n))
+		log_error(
+			"%d workers in a row did not get ready (%s): another is tried for as long as this mount lives",
+			n, why);
+}
+
 static void start_worker(struct keeper *k)
 {
 	struct worker_start st = { k->conf->mount,   k->conf->dir,        k->fuse_fd, shared_fd(k->conf->shared),
@@ -87,15 +111,25 @@ static void start_worker(struct keeper *k)
 	int rc;
 
 	k->start_at = 0;
-	k->ready = false;
+	k->ready = k->killed = k->kept_answered = false;
 	k->started = now_us();
 	rc = worker_proc_start(&k->worker, &st, k->e);
+	if (rc < 0 && k->served) { /* no memory, no processes: later there may be */
+		log_failures(++k->failures, k->e->text);
+		k->start_at = k->started + BACKOFF_MAX_MS * USEC_PER_MSEC;
+		return;
+	}
 	if (rc < 0) {
 		log_error("the worker cannot be started: %s", k->e->text);
 		give_up(k, rc);
 		return;
 	}
 	statedir_note_worker(k->conf->mount->state_dir, k->worker.pid);
+	if (k->served) {
+		int ms = k->conf->mount->start_ms > 0 ? k->conf->mount->start_ms : START_MS;
+
+		k->kill_at = k->started + ((int64_t)ms << k->slow_starts) * USEC_PER_MSEC;
+	}
 	log_debug("worker %d started", (int)k->worker.pid);
 }
 
@@ -103,6 +137,8 @@ static void begin_stop(struct keeper *k)
 {
 	if (!k->stopping)
 		log_debug("stopping");
+	if (!k->stopping)
+		k->kill_at = 0; /* of its start */
 	k->stopping = true;
 	k->start_at = 0;
 	if (!k->worker.pid) {
@@ -124,14 +160,20 @@ static void on_ready_line(struct keeper *k)
 	if (rc <= 0)
 		return;
 	if (!strcmp(text, "ok")) {
+		if (k->failures)
+			log_info("the tree is served again");
 		k->ready = k->served = true;
-		k->failures = 0;
+		k->failures = k->slow_starts = 0;
+		k->down_since = 0;
+		if (!k->stopping)
+			k->kill_at = 0;
 		k->e->code = 0;
 		tell(k, 0, NULL);
 		return;
 	}
 	(void)err_set(k->e, -EIO, "%s", strncmp(text, "error ", 6) ? text : text + 6);
-	log_error("the worker cannot serve: %s", text);
+	if (worth_a_line(k->failures + 1))
+		log_error("the worker cannot serve: %s", text);
 }
 
 /* Answers a request that kills every worker. */
@@ -155,10 +197,12 @@ static void check_poison(struct keeper *k)
 /* How long to wait before the next start. */
 static int64_t backoff_us(struct keeper *k, int64_t now)
 {
-	int max_ms = k->conf->mount->backoff_max_ms > 0 ? k->conf->mount->backoff_max_ms : BACKOFF_MAX_MS, ms, i;
+	int max_ms = k->failures > QUICK_TRIES ? BACKOFF_SLOW_MS : BACKOFF_MAX_MS, ms, i;
 	int64_t oldest;
 
-	if (getenv(DIE_VARIABLE)) /* a test of deaths */
+	if (k->conf->mount->backoff_max_ms > 0)
+		max_ms = k->conf->mount->backoff_max_ms;
+	if (getenv(DIE_VARIABLE) && k->failures <= QUICK_TRIES) /* a test of deaths */
 		return 0;
 	k->deaths[k->ndeaths++ % (BURST + 1)] = now;
 	oldest = k->deaths[k->ndeaths % (BURST + 1)];
@@ -178,7 +222,7 @@ static void log_death(const struct keeper *k, int st)
 	if (WIFSIGNALED(st))
 		log_warn("worker %d died by signal %d (%s)%s", (int)k->worker.pid, WTERMSIG(st),
 			 strsignal(WTERMSIG(st)), k->stopping ? "" : "; starting another");
-	else
+	else if (k->ready || k->stopping || !k->failures)
 		log_info("worker %d ended with status %d", (int)k->worker.pid, WEXITSTATUS(st));
 }
 
@@ -195,7 +239,11 @@ static bool hopeless(struct keeper *k, int st)
 				      WEXITSTATUS(st), k->conf->mount->state_dir);
 		return true;
 	}
-	if (k->failures < (k->served ? LATER_TRIES : FIRST_TRIES))
+	if (k->served) {
+		log_failures(k->failures, k->e->code ? k->e->text : "it died");
+		return false;
+	}
+	if (k->failures < FIRST_TRIES)
 		return false;
 	if (!k->e->code)
 		(void)err_set(k->e, -EIO, "the worker died %d times before the tree was ready; see %s/log", k->failures,
@@ -210,6 +258,9 @@ static void on_death(struct keeper *k, int st)
 
 	log_death(k, st);
 	worker_proc_release(&k->worker);
+	k->kept_answered = false;
+	if (!k->stopping)
+		k->kill_at = 0;
 	statedir_note_worker(k->conf->mount->state_dir, 0);
 	if (k->stopping || (WIFEXITED(st) && WEXITSTATUS(st) == 0)) {
 		k->done = true;
@@ -219,6 +270,8 @@ static void on_death(struct keeper *k, int st)
 		give_up(k, k->e->code ? k->e->code : -EIO);
 		return;
 	}
+	if (k->ready || !k->down_since)
+		k->down_since = now;
 	check_poison(k);
 	k->start_at = now + backoff_us(k, now);
 }
@@ -261,10 +314,34 @@ static void on_mounts(struct keeper *k)
 	}
 }
 
+static int64_t outage_at(const struct keeper *k)
+{
+	int ms = k->conf->mount->outage_ms > 0 ? k->conf->mount->outage_ms : OUTAGE_MS;
+
+	return k->down_since + ms * USEC_PER_MSEC;
+}
+
+/* Nobody serves, and has not for long. A worker that was killed and is still there (its disk hangs) serves no more. */
+static bool in_outage(const struct keeper *k)
+{
+	return k->served && k->down_since && !k->stopping && (!k->worker.pid || k->killed) && now_us() >= outage_at(k);
+}
+
+static void on_outage(struct keeper *k, bool request)
+{
+	if (!k->kept_answered)
+		outage_begin(k->conf->shared, k->fuse_fd);
+	k->kept_answered = true;
+	if (request)
+		outage_step(k->conf->shared, k->fuse_fd);
+}
+
 static int timeout_ms(const struct keeper *k)
 {
 	int64_t due = k->start_at ? k->start_at : k->kill_at, left;
 
+	if (k->down_since && !k->kept_answered && (!k->worker.pid || k->killed) && (!due || outage_at(k) < due))
+		due = outage_at(k);
 	if (!due)
 		return -1;
 	left = due - now_us();
@@ -278,8 +355,14 @@ static void on_time(struct keeper *k)
 	if (k->start_at && now >= k->start_at)
 		start_worker(k);
 	if (k->kill_at && now >= k->kill_at && k->worker.pid) {
-		log_warn("worker %d did not stop in %d s: killing it", (int)k->worker.pid, STOP_MS / 1000);
+		if (k->stopping)
+			log_warn("worker %d did not stop in %d s: killing it", (int)k->worker.pid, STOP_MS / 1000);
+		else
+			log_warn("worker %d did not get ready in %lld s: killing it", (int)k->worker.pid,
+				 (long long)((now - k->started) / USEC_PER_SEC));
+		k->slow_starts += !k->stopping && k->slow_starts < START_DOUBLINGS;
 		(void)kill(k->worker.pid, SIGKILL);
+		k->killed = true;
 		k->kill_at = 0;
 	}
 }
@@ -287,14 +370,17 @@ static void on_time(struct keeper *k)
 static void loop(struct keeper *k)
 {
 	while (!k->done) {
+		bool outage = in_outage(k);
 		struct pollfd p[] = {
 			{ .fd = k->signal_fd, .events = POLLIN },
 			{ .fd = k->worker.ready_fd, .events = POLLIN },
 			{ .fd = k->mounts_fd, .events = POLLPRI },
 			/* With a worker, the worker notices by itself that the tree is unmounted. */
-			{ .fd = k->worker.pid ? -1 : k->fuse_fd, .events = 0 },
+			{ .fd = k->worker.pid && !outage ? -1 : k->fuse_fd, .events = outage ? POLLIN : 0 },
 		};
 
+		if (outage)
+			on_outage(k, false);
 		if (poll(p, 4, timeout_ms(k)) < 0 && errno != EINTR) {
 			log_error("poll: %s", strerror(errno));
 			break;
@@ -307,6 +393,8 @@ static void loop(struct keeper *k)
 			on_mounts(k);
 		if (p[3].revents & POLLERR)
 			begin_stop(k);
+		else if (p[3].revents & POLLIN && in_outage(k))
+			on_outage(k, true);
 		on_time(k);
 	}
 }

@@ -80,6 +80,11 @@ static void listed(void *arg, const struct run *r, int area, bool whole, int64_t
 	area_listed(arg, r->num, area, whole, began, data, len);
 }
 
+static void fetch(void *arg, const struct run *r)
+{
+	area_fetch(arg, r);
+}
+
 struct poll_walk {
 	struct fsys *fs;
 	uint32_t run; /* 0: all */
@@ -307,7 +312,7 @@ static int start(struct worker *w, const struct worker_conf *conf, struct err *e
 	struct engine_conf ec = { .clock = &clock_system,
 				  .state_dir = conf->mount->state_dir,
 				  .mount_dir = conf->mount->dir };
-	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew, listed };
+	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew, listed, fetch };
 	cleanup_free char *path = conf->mount->config_path ? xstrdup(conf->mount->config_path) : config_default_path();
 	int rc;
 

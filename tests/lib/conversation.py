@@ -252,31 +252,47 @@ def leading_blanks():
     before = idents()
     for spec in ("\n \n{\"command\": \"true\", \"hold\": true}\n\n", "\n\nhold=true -- true\n", "\n#!/bin/sh\n#SBATCH -H\ntrue\n",
                  "\r\n\t{\"command\": \"true\", \"hold\": true}"):
-        for step in (5, 1000):
+        for step in (1, 5, 1000):
             fd = in_pieces(spec.encode(), [step])
             got = os.read(fd, 100)
             os.close(fd)
             ok(got.strip().isdigit(), "%r in steps of %d: %r" % (spec, step, got))
-    is_("runs", len(since(before)), 8)
+    is_("runs", len(since(before)), 12)
+    cancel(since(before))
+    before = idents()
+    for shell in ("bash", "dash"):  # bash writes a line at a time
+        for script in ('echo "$SPEC" >"$MNT/runs/new"', '{ echo; echo "$SPEC"; } >"$MNT/runs/new"', 'printf "\n%s\n" "$SPEC" >"$MNT/runs/new"'):
+            r = sh(script, shell=shell, env={"SPEC": '\n{"command": "true",\n"hold": true}'})
+            ok(r.returncode == 0 and not r.stderr, "%s in %s: %d %s" % (script, shell, r.returncode, r.stderr))
+    is_("runs", len(since(before)), 6)
     cancel(since(before))
 
 
 @case
+@kills
 def nothing():
-    """blank lines alone, as of an empty variable, are refused by the write, and have a row; behind a document they are nothing"""
+    """blank lines alone, as of an empty variable, are no document: EINVAL at close and fsync, and a row; behind a document they are nothing"""
     before, rows = idents(), len(errors())
     for file in ("runs/new", "runs/check"):
-        for blank in (b"\n", b" \t\n", b"\n\n"):
+        for blank in (b" \t\n", b"\n", b"\n\n"):
             fd = os.open(path(file), os.O_RDWR)
-            fails(errno.EINVAL, "%r to %s" % (blank, file), os.write, fd, blank)
-            ok(b"empty" in os.read(fd, 1000), "a reason")
-            os.close(fd)
-    ok(sh("echo '' >\"$MNT/runs/new\"").returncode != 0, "the shell says so")
-    is_("rows", len(errors()) - rows, 7)
+            os.write(fd, blank)
+            if blank == b" \t\n":
+                kill_worker()
+            os.write(fd, blank)
+            fails(errno.EAGAIN, "read", os.read, fd, 1000)
+            fails(errno.EINVAL, "fsync", os.fsync, fd)
+            fails(errno.EINVAL, "close", os.close, fd)
+            if file == "runs/new":
+                rows += 1
+                until(lambda: len(errors()) == rows, "a row")
+    ok(sh('echo >"$T/blank"; cp "$T/blank" "$MNT/runs/new"').returncode != 0, "cp says so")
+    ok(sh("echo '' >\"$MNT/runs/new\"").returncode == 0, "the shell's echo hears nothing of it")
+    until(lambda: len(errors()) - rows == 2, "rows")
     ok("empty" in errors()[-1]["why"], errors()[-1]["why"])
     fd = in_pieces(b'{"command": "true", "hold": true}\n\n', [33, 1])
     os.close(fd)
-    is_("rows", len(errors()) - rows, 7)
+    is_("rows", len(errors()) - rows, 2)
     is_("runs", len(since(before)), 1)
     cancel(since(before))
 
@@ -322,6 +338,20 @@ def editors():
     is_("rows", len(errors()) - rows, 1)
     ok(len(errors()) > before, "rows")
     os.rmdir(draft)
+
+
+@case
+def refused_in_a_loop():
+    """files that are made again and again where there are none do not fill the journal: few rows, and one says how many had none"""
+    rows = len(errors())
+    for _ in range(300):
+        fails(errno.EPERM, "a file in runs/", open, path("runs/output.txt"), "w")
+    ok(len(errors()) - rows <= 25, "%d rows" % (len(errors()) - rows))
+
+    def another():
+        fails(errno.EPERM, "a file in runs/", open, path("runs/output.txt"), "w")
+        return "more before it have no row" in errors()[-1]["why"]
+    until(another, "a row about the others")
 
 
 @case
@@ -598,6 +628,33 @@ def decision_waits():
     is_("the end", os.read(fd, 100), b"")
     os.close(fd)
     is_("ran", ended(ident), "succeeded 0")
+
+
+@case
+def refused_meanwhile():
+    """a write that is refused while a reader waits for a decision begins anew: the reader goes, and what is written then is decided"""
+    blocker = submit("sleep 30")
+    pid = mnt.worker()
+    fd = os.open(path("runs/new"), os.O_RDWR)
+    os.write(fd, ("afterok=%s -- true\n" % blocker).encode())
+    os.read(fd, 100)
+    code = "import os,sys\nos.read(int(sys.argv[1]), 100)"
+    readers = [subprocess.Popen([sys.executable, "-c", code, str(fd)], pass_fds=[fd]) for _ in range(2)]
+    time.sleep(0.5)
+    fails(errno.EINVAL, "refused", os.write, fd, b"nodez=1 -- true\n")
+    readers[0].kill()
+    readers[0].wait(10)
+    ctl(blocker, "cancel")
+    readers[1].wait(10)
+    while b"nodez" in os.read(fd, 1000):
+        pass
+    is_("the end", os.read(fd, 1000), b"")
+    os.write(fd, b"true\n")
+    ident = os.read(fd, 1000).decode().strip()
+    ok(ident.isdigit(), ident)
+    ok(os.read(fd, 1000).startswith(b"accepted "), "what was written last is decided")
+    os.close(fd)
+    is_("the worker", mnt.worker(), pid)
 
 
 @case

@@ -229,10 +229,9 @@ def race():
 
 
 def start(case, *options):
-    environ = dict(os.environ, PYTHONDONTWRITEBYTECODE='1')
     with open('%s/%s.out' % (CASES, case), 'w', encoding='utf-8') as out:
         return subprocess.Popen([sys.executable, '-m', 'dagster', 'job', 'execute', '-f', os.path.abspath(__file__), '-j', 'long_job',
-                                 '--tags', json.dumps({'case': case}), *options], stdout=out, stderr=out, env=environ)
+                                 '--tags', json.dumps({'case': case}), *options], stdout=out, stderr=out)
 
 
 def status_of(instance, case):
@@ -285,7 +284,7 @@ def command_line(instance, cluster, config):
     environ = dict(os.environ, SLURMRAY_CLUSTER=cluster)
     several = [['model,simulation,customers,orders'], ['ensemble', '--partition', 'seed007'], ['days', '--partition-range', '2026-01-01...2026-01-03']]
     processes = [subprocess.Popen([sys.executable, '-m', 'dagster', 'asset', 'materialize', '-m', 'definitions', '--select', *options,
-                                   *([] if ',' in options[0] else ['--config-json', config])], env=environ, cwd=os.path.dirname(sd.__file__),
+                                   '--config-json', config], env=environ, cwd=os.path.dirname(sd.__file__),
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for options in several]
     ends = []
     for p in processes:
@@ -316,6 +315,27 @@ def command_line(instance, cluster, config):
            days=({p: m.get('number') for m, p in newest('days', 3)}, {'2026-01-01': 0, '2026-01-02': 1, '2026-01-03': 2}))
 
 
+def detached(instance):
+    """A step that only submits, and the sensor that tells of its job, once."""
+    from detached import begin_survey, detached_jobs
+
+    def look(cursor):
+        with dg.build_sensor_context(instance, cursor) as context:
+            found = detached_jobs.evaluate_tick(context)
+        return [(e.asset_key.to_user_string(), e.metadata['answers'].value) for e in found.asset_events], found.cursor
+
+    _, cursor = look(None)
+    before, cursor = look(cursor)
+    result = begin_survey.execute_in_process(instance=instance)
+    path = sd.MOUNT + '/by/tag/detached'
+    name = runs('submit_survey-' + result.dagster_run.run_id[:13])[0]
+    status = sd.read('%s/%s' % (path, name), 'wait')
+    after, cursor = look(cursor)
+    again, cursor = look(cursor)
+    report('a job that nobody waits for is materialized by a sensor, once', begun=(result.success, True), before=(before, []),
+           status=(status, 'succeeded 0'), after=(after, [('survey', 42)]), again=(again, []), cursor=(name in json.loads(cursor), True))
+
+
 def main(few, clusters):
     with dg.DagsterInstance.get() as instance:
         race()
@@ -327,6 +347,7 @@ def main(few, clusters):
             tries(instance, cluster)
         ends(instance)
         compute_logs(instance)
+        detached(instance)
         if not few:
             lost_reader(instance)
             stops(instance)

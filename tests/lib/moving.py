@@ -11,6 +11,7 @@ A row is `| there | here |`. Each code in the second cell is tried:
     a word                            the row of docs/interface.md for a file of the same cell has it
 
 Behind `Not in this version` a spec or configuration must be refused, up to the end of that sentence; `Until then` ends it.
+Names in the first cell are no keys here, unless the second cell has them.
 Prints `ok NAME` or `not ok NAME`, and reasons behind `# `.
 """
 import json
@@ -22,7 +23,6 @@ import tempfile
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MISSING = 'Not in this version'
-CONFIG_TYPES = ('host', 'type')
 
 
 def read(*parts):
@@ -37,7 +37,7 @@ class Page:
         self.tree = dict(re.findall(r'^\| `([^`]+)` (\|.*)$', read('docs/interface.md'), re.M))
         self.specs, self.words = read('docs/specs.md'), read('docs/interface.md')
         self.help = subprocess.run([slurmray, '--help'], stdout=subprocess.PIPE, text=True, check=True).stdout
-        self.bad, self.tried = [], 0
+        self.bad, self.tried, self.names = [], 0, 0
 
     def rows(self):
         """(line number, heading, first cell, second cell) of the tables `there | here`."""
@@ -149,6 +149,9 @@ class Page:
             return self.path(m.group(1))
         if re.match(r'slurmray \w+', code):
             return None if re.search(r'^ +(?:usage: )?%s\b' % code.split()[1], self.help, re.M) else 'the help has no such command'
+        if code.startswith('docs/') or code.startswith('slurmray/'):
+            examples = ''.join(read('docs/examples/dagster', i) for i in ('slurmray_launcher.py', 'slurmray_executor.py'))
+            return None if '`%s`' % code in examples or os.path.exists(os.path.join(TOP, code)) else 'there is no such thing'
         if code.startswith('$'):
             return None if '`%s`' % code[1:] in self.specs else 'no such variable'
         for p in re.findall(r'`(runs/(?:ID|NAME)/\S+)`', cell):
@@ -172,7 +175,19 @@ class Page:
         elif why:
             self.bad.append('line %d: `%s`: %s' % (n, code, why.strip()))
 
-    def row(self, n, cell):
+    def foreign(self, n, first, cell):
+        """A parameter from there that somebody writes into a spec is refused, unless the row says that it is the same here."""
+        for name in re.findall(r'`([a-z][a-z_]*)`', first):
+            taken, why = self.check('%s=1 -- true\n' % name)
+            self.names += 1
+            if taken and not re.search(r'[`{ "]%s\b["=.]|`%s' % (name, name), cell) and name not in HOMONYMS \
+                    and 'keys of the same name' not in cell:
+                self.bad.append('line %d: %s is taken as a key, and the row does not say so' % (n, name))
+            elif not taken and name not in why:
+                self.bad.append('line %d: %s is refused for another reason: %s' % (n, name, why))
+
+    def row(self, n, first, cell):
+        self.foreign(n, first, cell)
         marked = ''
         if cell.startswith(MISSING):
             marked = re.match(re.escape(MISSING) + r'(?:[^.`]|`[^`]*`)*', cell).group(0)
@@ -205,16 +220,20 @@ class Page:
         self.report('%s: %d names have a row' % (self.name, count))
 
 
+# Keys here that mean something else there.
+HOMONYMS = ('name',)
 # Code in the second cells that is neither ours nor a spec: what stays Dagster's, Ray's, or the reader's own.
-OWN = ('run', 'activate.sh', '--platform', 'session', 'command', 'cancel', 'ray.init()', 'open_pipes_session', 'extras=', 'gres', 'run()')
+OWN = ('cancel_sensor', 'spec', 'mount', 'env', 'dagster.yaml', 'run_launcher', 'op_tags', 'run', 'run()', 'session', 'command', 'cancel',
+       'activate.sh', '--platform', 'ray.init()', 'open_pipes_session', 'extras=', 'gres', 'num_nodes', 'time_limit',
+       'signal_before_timeout')
 
 
 def main():
     page = Page(*sys.argv[1:5])
     rows = list(page.rows())
-    for n, _, _, cell in rows:
-        page.row(n, cell)
-    page.report('%s: %d rows, %d codes in them are tried' % (page.name, len(rows), page.tried))
+    for n, _, first, cell in rows:
+        page.row(n, first, cell)
+    page.report('%s: %d rows, %d codes and %d names in them are tried' % (page.name, len(rows), page.tried, page.names))
     page.complete(rows)
     return 0
 

@@ -260,7 +260,8 @@ def a_writer_dies_while_it_is_prepared():
     """a writer that is killed while its environment is unpacked: the job is submitted all the same, once"""
     d = shipped("prepare")
     archive = write(d + "/env.sh", "#!/bin/sh\ntouch %s/begun; while [ ! -e %s/go ]; do sleep 0.05; done; mkdir conda-meta\n" % (d, d))
-    code = "import os,sys,time; os.mkdir(sys.argv[1]); open(sys.argv[1] + '/spec', 'w').write(sys.argv[2]); print('ok', flush=True); time.sleep(60)"
+    code = ("import os, sys, time; os.mkdir(sys.argv[1]); open(sys.argv[1] + '/spec', 'w').write(sys.argv[2]); "
+            "print('ok', flush=True); time.sleep(60)")
     p = subprocess.Popen([sys.executable, "-c", code, run("prepared"), "environment=archive:%s -- echo ran >> %s/ledger\n" % (archive, d)],
                          stdout=subprocess.PIPE, text=True)
     is_("written", p.stdout.readline(), "ok\n")

@@ -398,6 +398,53 @@ def foreground():
         check(p.returncode == 0 and not mounted(t.dir), f"exit {p.returncode}")
 
 
+@test
+def outage():
+    """no worker gets ready, for whatever reason and however long: requests get ENODEV, no close is lost, and the next good one goes on"""
+    for why in ("TOYFS_BROKEN", "TOYFS_STUCK"):
+        flag = tempfile.mktemp(prefix="keeper.")
+        with Toy(TOYFS_OUTAGE="500", TOYFS_START="200", **{why: flag}) as t:
+            t.mount()
+            held = os.open(t.path("hello"), os.O_RDONLY)
+            p = cat(t.path("wait"))
+            parked(p)
+            with open(flag, "w"):
+                pass
+            old = t.worker()
+            os.kill(old, signal.SIGKILL)
+            if why == "TOYFS_BROKEN":
+                until(lambda: "32 workers in a row did not get ready (the disk is broken)" in t.log(), "many tries")
+                check(len(t.log().splitlines()) < 40, f"{len(t.log().splitlines())} lines in the log")
+            p.communicate(timeout=PATIENCE)
+            check(p.returncode == 1, "a reader that waited is answered")
+            for _ in range(20):
+                try:
+                    os.stat(t.path("count"))
+                    check(False, "stat succeeds")
+                except OSError as e:
+                    check(e.errno == errno.ENODEV, str(e))
+                try:
+                    os.pread(held, 100, 0)
+                    check(False, "pread succeeds")
+                except OSError as e:
+                    check(e.errno == errno.ENODEV, str(e))
+            try:
+                os.close(held)
+            except OSError as e:
+                check(e.errno == errno.ENODEV, str(e))
+            os.unlink(flag)
+
+            def served():
+                try:
+                    return read(t.path("hello")) == b"hello\n"
+                except OSError:
+                    return False
+            until(served, "a worker that serves")
+            write(t.path("count"), "line")
+            check(t.journal("count") == ["line"], "journal")
+            print(f"# {why}: " + " | ".join(x[28:] for x in t.log().splitlines()[-3:]))
+
+
 class Actors:
     """Threads that use the tree without pause; every error is a fault."""
 

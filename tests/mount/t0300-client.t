@@ -160,10 +160,14 @@ rmdir gone
 echo cancel >"$MNT/runs/$first/ctl"
 is "one that goes away meanwhile ends the job" "$(cat "$MNT/runs/$id/wait")" "failed -"
 like "which says what was not there" "$(cat "$MNT/runs/$id/why")" "^slurmray: workdir: $(pwd -P)/gone: No such file or directory\$"
-printf '#!/bin/sh\n#SBATCH --output=logs/%%j.out\ntrue\n' >logs.sh
+printf '#!/bin/sh\n#SBATCH --output=logs/%%j.out\necho logged\n' >logs.sh
 run slurmray submit --wait logs.sh
-is "an output in a directory that is not there" "$status" 126
-like "says so" "$(cat "$MNT/runs/$out/why")" '^output: .*/a1/logs/.*\.out: No such file or directory: the job was not started'
+is "an output in a directory that is not there: it is made" "$status $(cat "$MNT/runs/$out/log" "$MNT/runs/$out/work/logs/"*.out)" "0 logged
+logged"
+printf '#!/bin/sh\n#SBATCH --output=%s/nowhere/%%j.out\ntrue\n' "$T" >logs.sh
+run slurmray submit --wait logs.sh
+is "outside of the job's directory" "$status" 126
+like "it is not, and that is said" "$(cat "$MNT/runs/$out/why")" '^output: .*/nowhere/.*\.out: No such file or directory: the job was not started'
 
 # --- follow ---
 

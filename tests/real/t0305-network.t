@@ -12,12 +12,9 @@ mount_demo
 
 network "delay 50"
 ok "the link is up" eventually 20 link_is up
-began=$(date +%s%N)
 id=$(submit '-- seq 1 20000; cd $SLURMRAY_RESULTS && for i in three four five; do seq 1 3 >$i; done')
 first=$id
-took=$((($(date +%s%N) - began) / 1000000))
-ok "50 ms away, a write takes no round trip ($took ms)" test $took -lt 100
-is "a job ends well" "$(ended "$id")" "succeeded 0"
+is "50 ms away, a job ends well" "$(ended "$id")" "succeeded 0"
 ok "its log is right" sh -c "seq 1 20000 | cmp - $MNT/runs/$id/log"
 ok "its result too" sh -c "seq 1 3 | cmp - $MNT/runs/$id/results/three"
 is "one login" "$(net connections)" 1
@@ -31,6 +28,8 @@ follow=$!
 ok "a job writes" eventually 15 test -s "$T/follow"
 network stall
 sleep 3
+unheard=$(submit "-- $(mark unheard)")
+like "an id needs no network" "$unheard" '^[0-9]+$'
 at_once "a stalled network stops no reader of what is here" cat "$MNT/runs/$id/log" "$MNT/runs/$id/status"
 at_once "and no submission" sh -c "echo '-- $(mark stall)' >$MNT/runs/new"
 network go
@@ -49,7 +48,8 @@ like "a result that is not here: EHOSTUNREACH after its deadline" "$(cat "$T/rea
 diag "noticed after $(($(date +%s) - began)) s: $(grep ^text "$MNT/clusters/demo/status")"
 network go
 ok "then there is a new connection" eventually 70 link_is up
-is "the submission of meanwhile ran once" "$(ended last) $(ran stall)" "succeeded 0 1"
+is "the submissions of meanwhile ran once" "$(ended "$unheard") $(ended last) $(ran unheard) $(ran stall)" \
+	"succeeded 0 succeeded 0 1 1"
 
 # --- nobody there ---
 

@@ -205,8 +205,8 @@ mine=$(submit "workdir=$DEMO_HOME/mine -- pwd -P")
 cat >"$T/patterns.sh" <<-'END_OF_SCRIPT'
 	#!/bin/bash
 	#SBATCH --job-name=pat
-	#SBATCH --output=%x-%j.out
-	#SBATCH --error=%x.err
+	#SBATCH --output=logs/%x-%j.out
+	#SBATCH --error=./logs/err/%x.err
 	echo out; echo err >&2; sleep 1; echo out again
 END_OF_SCRIPT
 patterns=$(submit_script "$T/patterns.sh")
@@ -219,8 +219,8 @@ is "a working directory of one's own" "$(ended "$mine") $(timeout 20 cat "$MNT/r
 is "output files by #SBATCH" "$(ended "$patterns")" "succeeded 0"
 is "stdout" "$(timeout 20 cat "$MNT/runs/$patterns/stdout" | tr '\n' ' ')" "out out again "
 is "stderr" "$(timeout 20 cat "$MNT/runs/$patterns/stderr")" err
-is "are where sbatch puts them" "$(timeout 20 ls "$MNT/runs/$patterns/work" | tr '\n' ' ')" \
-	"pat-$(job_of "$patterns").out pat.err "
+is "are where sbatch puts them, in directories that are made" "$(timeout 20 ls "$MNT/runs/$patterns/work/logs" | tr '\n' ' ')" \
+	"err pat-$(job_of "$patterns").out "
 
 # --- between accepted and submitted ---
 

@@ -7,9 +7,9 @@
 
 DAGSTER_DISABLE_TELEMETRY=yes
 SLURMRAY_MOUNT=$MNT
-PYTHONDONTWRITEBYTECODE=1
+PYTHONPYCACHEPREFIX=$BUILD/pycache
 PYTHONWARNINGS=ignore
-export DAGSTER_DISABLE_TELEMETRY SLURMRAY_MOUNT PYTHONDONTWRITEBYTECODE PYTHONWARNINGS
+export DAGSTER_DISABLE_TELEMETRY SLURMRAY_MOUNT PYTHONPYCACHEPREFIX PYTHONWARNINGS
 
 environment() { # environment [VERSION]: leaves $python
 	python=$("$ROOT/scripts/dagster-env" "$@" 2>"$T/env.err") || {
@@ -39,7 +39,7 @@ mount_demo <<-EOT
 	environment = venv:$(dirname "$(dirname "$python")")
 EOT
 
-helpers 33 new local demo
+helpers 31 new local demo
 environment 1.10
 helpers 12 1.10 few local
 done_testing

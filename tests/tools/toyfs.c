@@ -11,7 +11,9 @@
  *	toyfs mount DIR STATE [--foreground] | umount DIR
  *
  * TOYFS_DIE=N: the worker kills itself at one of N steps on average. TOYFS_BACKOFF: longest pause in ms between starts.
- * TOYFS_FAIL: the worker refuses to start, with this text.
+ * TOYFS_FAIL: the worker refuses to start, with this text. TOYFS_BROKEN, TOYFS_STUCK: while that file is there, it
+ *refuses or hangs. TOYFS_OUTAGE, TOYFS_START: how long in ms until requests are answered without a worker, and for its
+ *start.
  */
 #include "backend/base/clock.h"
 #include "backend/base/list.h"
@@ -496,6 +498,10 @@ static int toy_start(struct toy *t, const struct worker_conf *conf, struct err *
 
 	if (getenv("TOYFS_FAIL"))
 		rc = err_set(e, -EINVAL, "%s", getenv("TOYFS_FAIL"));
+	if (getenv("TOYFS_BROKEN") && access(getenv("TOYFS_BROKEN"), F_OK) == 0)
+		rc = err_set(e, -EROFS, "the disk is broken");
+	while (getenv("TOYFS_STUCK") && access(getenv("TOYFS_STUCK"), F_OK) == 0)
+		(void)sleep(1);
 	if (rc < 0)
 		return rc;
 	list_init(&t->parked);
@@ -574,6 +580,10 @@ int main(int argc, char **argv)
 		}
 		if (getenv("TOYFS_BACKOFF"))
 			m.backoff_max_ms = (int)strtol(getenv("TOYFS_BACKOFF"), NULL, 10);
+		if (getenv("TOYFS_OUTAGE"))
+			m.outage_ms = (int)strtol(getenv("TOYFS_OUTAGE"), NULL, 10);
+		if (getenv("TOYFS_START"))
+			m.start_ms = (int)strtol(getenv("TOYFS_START"), NULL, 10);
 		rc = keeper_mount(&m, &e);
 	} else {
 		return usage();

@@ -148,6 +148,8 @@ static void note(struct fx *f, struct crep *p)
 		if (f->on_log)
 			f->on_log(f, p->run);
 		break;
+	case CREP_SENT:
+		break;
 	case CREP_LISTING:
 		f->listings++;
 		f->listing_whole = p->whole;

@@ -111,7 +111,7 @@ static void log_grew(void *arg, const struct run *r)
 void ef_open_with(struct ef *f, const char *conf)
 {
 	struct engine_conf ec = { .clock = &test_clock, .state_dir = f->dir, .mount_id = f->mount_id, .find = find };
-	const struct engine_observer ob = { f, run_changed, run_gone, log_grew, NULL };
+	const struct engine_observer ob = { f, run_changed, run_gone, log_grew, NULL, NULL };
 	struct err e = ERR_INIT;
 
 	config_free(f->config);

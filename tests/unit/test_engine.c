@@ -348,7 +348,12 @@ static void verbs_and_statuses(void **state)
 		{ "refresh", { -EBUSY, 0, 0, 0, 0, -ESRCH } },
 		{ "retry", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, 0 } },
 		{ "retry failed", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EINVAL } },
-		{ "fetch", { -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL } },
+		{ "fetch", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EINVAL } }, /* nobody here can keep them */
+		{ "keep", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, 0 } },
+		{ "clean", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY } }, /* it is kept */
+		{ "keep on", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EINVAL } },
+		{ "keep off", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, 0 } },
+		{ "forward 80", { -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL } },
 		{ "cancel  ", { -EBUSY, 0, 0, 0, 0, -ESRCH } },
 		{ "cancell", { -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL } },
 		{ "", { -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL } },

@@ -62,14 +62,14 @@ static void output_that_cannot_be(void **state)
 	char want[400];
 
 	(void)state;
-	q->job->output = xstrdup("logs/%j.out");
+	q->job->output = xasprintf("%s/logs/%%j.out", f->root); /* not below the job's own directory */
 	lx_post(f, q);
 	lx_assert_end(f, 1, "failed", 126);
 	(void)snprintf(
 		want, sizeof(want),
-		"output: %s/runs/1/a1/logs/1.1.out: No such file or directory: the job was not started (the directory has to "
-		"be there before; sbatch makes none either)",
-		f->base);
+		"output: %s/logs/1.1.out: No such file or directory: the job was not started (the directory has to be there "
+		"before; sbatch makes none either)",
+		f->root);
 	assert_string_equal(event_str(lx_event(f, 1, EV_END, NULL), "why"), want);
 
 	q = lx_make(f, CREQ_SUBMIT, 2, "echo ran");
@@ -212,6 +212,21 @@ static void cancel_of_a_tree(void **state)
 	(void)lx_verb(f, 2, "cancel", "");
 	lx_assert_end(f, 2, "cancelled", 0);
 	lx_assert_log(f, 2, SPOOL_OUT, "ready\nbye\n", 10);
+	lx_free(f);
+}
+
+/* One that stops itself again and again is asked to end while it is stopped, and does when it is let go on. */
+static void cancel_of_the_stopped(void **state)
+{
+	struct lx *f = lx_new();
+	struct creq *q = lx_make(f, CREQ_SUBMIT, 1, "echo ready; exec sh -c 'while :; do kill -STOP $$; done'");
+
+	(void)state;
+	q->job->grace_s = 3600;
+	lx_post(f, q);
+	lx_wait_out(f, 1, 6);
+	assert_int_equal(lx_answer(f, lx_verb(f, 1, "cancel", ""))->code, 0);
+	lx_assert_end(f, 1, "cancelled", 143);
 	lx_free(f);
 }
 
@@ -596,6 +611,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(environment_and_streams),
 		cmocka_unit_test(left_behind),
 		cmocka_unit_test(cancel_of_a_tree),
+		cmocka_unit_test(cancel_of_the_stopped),
 		cmocka_unit_test(limits),
 		cmocka_unit_test(signals),
 		cmocka_unit_test(strict_order),

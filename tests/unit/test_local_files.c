@@ -127,7 +127,7 @@ static void patterns(void **state)
 	q->job->error = xasprintf("%s/elsewhere-%%u", f->root);
 	lx_post(f, q);
 	lx_assert_end(f, 1, "succeeded", 0);
-	text = lx_read(f, 1, "o-test-1.1-%-0000-%q.txt");
+	text = lx_read(f, 1, "work/o-test-1.1-%-0000-%q.txt");
 	assert_non_null(text);
 	assert_string_equal(text, "out\n");
 	free(text);
@@ -168,6 +168,52 @@ static void patterns(void **state)
 	lx_post(f, q);
 	lx_assert_end(f, 6, "succeeded", 0);
 	free(old);
+	lx_free(f);
+}
+
+/* Directories that names of streams go through are made, below the one that the command runs in and nowhere else. */
+static void stream_dirs(void **state)
+{
+	struct lx *f = lx_new();
+	struct creq *q = lx_make(f, CREQ_SUBMIT, 1, "echo out; echo err >&2");
+	cleanup_free char *out = xasprintf("%s/mine/logs/deep/2.1.out", f->root), *gone = xasprintf("%s/gone", f->root);
+	char *text;
+
+	(void)state;
+	q->job->output = xstrdup("logs/%x/%j.out");
+	q->job->error = xstrdup("./other/err");
+	lx_post(f, q);
+	lx_assert_end(f, 1, "succeeded", 0);
+	text = lx_read(f, 1, "work/logs/test/1.1.out");
+	assert_string_equal(text, "out\n");
+	free(text);
+	text = lx_read(f, 1, "work/other/err");
+	assert_string_equal(text, "err\n");
+	free(text);
+	lx_assert_log(f, 1, SPOOL_OUT, "out\n", 4);
+	lx_assert_log(f, 1, SPOOL_ERR, "err\n", 4);
+	/* in a directory of one's own */
+	q = lx_make(f, CREQ_SUBMIT, 2, "echo out");
+	q->job->workdir = xasprintf("%s/mine", f->root);
+	shell("mkdir \"$A\"", q->job->workdir);
+	q->job->output = xstrdup("logs/deep/%j.out");
+	lx_post(f, q);
+	lx_assert_end(f, 2, "succeeded", 0);
+	lx_assert_log(f, 2, SPOOL_OUT, "out\n", 4);
+	assert_int_equal(access(out, F_OK), 0);
+	/* which is not made itself, nor anything beside it */
+	q = lx_make(f, CREQ_SUBMIT, 3, "echo out");
+	q->job->workdir = xstrdup(gone);
+	q->job->output = xstrdup("logs/out");
+	lx_post(f, q);
+	lx_assert_end(f, 3, "failed", 126);
+	assert_int_equal(access(gone, F_OK), -1);
+	q = lx_make(f, CREQ_SUBMIT, 4, "echo out");
+	q->job->workdir = xasprintf("%s/mine", f->root);
+	q->job->output = xstrdup("../gone/out");
+	lx_post(f, q);
+	lx_assert_end(f, 4, "failed", 126);
+	assert_int_equal(access(gone, F_OK), -1);
 	lx_free(f);
 }
 
@@ -440,6 +486,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_fast_writer),
 		cmocka_unit_test(a_log_that_was_cut),
 		cmocka_unit_test(patterns),
+		cmocka_unit_test(stream_dirs),
 		cmocka_unit_test(results),
 		cmocka_unit_test(scratch_elsewhere),
 		cmocka_unit_test(what_is_shipped),

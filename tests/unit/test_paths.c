@@ -251,6 +251,8 @@ static void listing(void **state)
 	rec(&sb, "d", "4096", "1700000001", "755", "dir", "");
 	rec(&sb, "l", "4", "1700000002.0000009", "777", "link", "file");
 	rec(&sb, "f", "3", "1", "4755", "suid", "");
+	rec(&sb, "f", "3", "9223372036854775807.5", "644", "future", "");
+	rec(&sb, "f", "3", "-9223372036854775807", "644", "past", "");
 	paths_take(p, 'r', "", true, sb.buf, sb.len);
 	e = paths_find(p, 'r', "file");
 	assert_true(e->known && e->type == 'f');
@@ -260,6 +262,8 @@ static void listing(void **state)
 	assert_int_equal(paths_find(p, 'r', "dir")->type, 'd');
 	assert_string_equal(paths_find(p, 'r', "link")->target, "file");
 	assert_int_equal(paths_find(p, 'r', "suid")->mode, 0755);
+	assert_true(paths_find(p, 'r', "future")->mtime == 9223372036854000000ll);
+	assert_true(paths_find(p, 'r', "past")->mtime == -9223372036854000000ll);
 	invariants(p);
 
 	/* what a later listing does not name is gone, and keeps its number */

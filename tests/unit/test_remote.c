@@ -9,8 +9,10 @@
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
 
+#include <glob.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define RUN_DIR ".slurm ray/" UUID "/runs/7"
@@ -416,7 +418,7 @@ static void check_upload(struct fx *f, int kib)
 	FX_WAIT(f, fx_event(f, 7, EV_END, NULL));
 	assert_non_null(fx_event(f, 7, EV_END, "succeeded"));
 	fx_shell(f->home, "cmp want sum");
-	assert_false(fx_home_has(f, RUN_DIR "/a1/files.tar.part"));
+	fx_shell(f->home, "! ls \"" RUN_DIR "\"/a1/files.*.part 2>/dev/null");
 }
 
 static void test_upload_small(void **state)
@@ -445,6 +447,132 @@ static void test_upload_cut(void **state)
 		f = fx_new();
 		fake.cut_at = at;
 		check_upload(f, 1500);
+		fx_free(f);
+	}
+	fx_clear_faults();
+	*state = fx_new();
+}
+
+/* The size of what came so far of the run's files; 0: nothing. */
+static long part_size(const struct fx *f)
+{
+	cleanup_free char *pattern = xasprintf("%s/" RUN_DIR "/a1/files.*.part", f->home);
+	struct stat st = { 0 };
+	glob_t g;
+
+	if (glob(pattern, 0, NULL, &g) == 0 && stat(g.gl_pathv[0], &st) < 0)
+		st.st_size = 0;
+	globfree(&g);
+	return (long)st.st_size;
+}
+
+/*
+ * What came before the connection broke is not sent again: a byte that is changed there stays changed. The other files'
+ * bytes are all right.
+ */
+static void test_upload_goes_on(void **state)
+{
+	struct creq *q = fx_make_submit(*state, CREQ_SUBMIT, 7, 1, "head -c 3 big; tail -c +4 big | sha1sum >\"$HOME/sum\"");
+	struct fx *f = *state;
+
+	fx_shell(f->state, "mkdir files && head -c 120000000 /dev/urandom >files/big");
+	q->files_dir = xasprintf("%s/files", f->state);
+	fx_start(f);
+	remote_post(f->c, q);
+	FX_WAIT(f, part_size(f) > 8000000);
+	fake.unreachable = true;
+	fake.cut_at = fake.transfers + 1;
+	FX_WAIT(f, !f->up);
+	fx_shell(f->home, "printf two | dd \"of=$(echo \"" RUN_DIR "\"/a1/files.*.part)\" bs=512 seek=1 conv=notrunc 2>/dev/null");
+	fake.unreachable = false;
+	FX_WAIT(f, fx_event(f, 7, EV_END, NULL));
+	assert_non_null(fx_event(f, 7, EV_END, "succeeded"));
+	FX_WAIT(f, fx_logs_are(f, 3, 0));
+	fx_assert_spool(f, 7, SPOOL_OUT, "two", 3);
+	fx_shell(f->state, "tail -c +4 files/big | sha1sum | cmp - ../home/sum");
+	fx_shell(f->home, "! ls \"" RUN_DIR "\"/a1/files.*.part 2>/dev/null");
+}
+
+/* Other files than those whose upload was cut: nothing of the old archive is used, and it goes away. */
+static void test_upload_of_other_files(void **state)
+{
+	struct fx *f = *state;
+	struct creq *q = fx_make_submit(f, CREQ_SUBMIT, 7, 1, "sha1sum <big >\"$HOME/sum\"");
+
+	fx_shell(f->home, "mkdir -p \"" RUN_DIR "/a1\" && head -c 9000000 /dev/zero >\"" RUN_DIR "/a1/files.0123.tar.part\"");
+	fx_shell(f->state, "mkdir files && head -c 3000000 /dev/urandom >files/big");
+	q->files_dir = xasprintf("%s/files", f->state);
+	fx_start(f);
+	remote_post(f->c, q);
+	FX_WAIT(f, fx_event(f, 7, EV_END, "succeeded"));
+	fx_shell(f->state, "sha1sum <files/big | cmp - ../home/sum");
+	fx_shell(f->home, "! ls \"" RUN_DIR "\"/a1/files.*.part 2>/dev/null");
+}
+
+static void add_inputs(struct fx *f, struct creq *q, const char *linked)
+{
+	struct job_input *in = xcalloc(2, sizeof(*in));
+
+	in[0] = (struct job_input){ .name = xstrdup("it's"), .source = xstrdup("runs/3/results/x"), .run = xstrdup("3") };
+	in[0].path = xstrdup("x");
+	in[0].link = xasprintf("%s/%s", f->home, linked);
+	in[1] = (struct job_input){ .name = xstrdup("mine"), .source = xasprintf("%s/mine", f->state) };
+	fx_shell(f->state, "echo local >mine");
+	q->job->inputs = in;
+	q->job->n_inputs = 2;
+}
+
+static void test_inputs(void **state)
+{
+	struct creq *q = fx_make_submit(*state, CREQ_SUBMIT, 7, 1, "cat \"$SLURMRAY_INPUTS/it's\" mine; [ -L \"it's\" ]");
+	struct fx *f = *state;
+
+	add_inputs(f, q, "there");
+	fx_shell(f->home, "echo result >there");
+	fx_start(f);
+	remote_post(f->c, q);
+	FX_WAIT(f, fx_event(f, 7, EV_END, NULL));
+	assert_non_null(fx_event(f, 7, EV_END, "succeeded"));
+	FX_WAIT(f, fx_logs_are(f, 13, 0));
+	fx_assert_spool(f, 7, SPOOL_OUT, "result\nlocal\n", 13);
+}
+
+/* A result that was removed meanwhile: refused with a sentence, and no job was made. */
+static void test_input_gone(void **state)
+{
+	struct fx *f = *state;
+	struct creq *q = fx_make_submit(f, CREQ_SUBMIT, 7, 1, "echo x >>\"$HOME/executed\"");
+	const struct event *ev;
+
+	add_inputs(f, q, "gone");
+	fx_start(f);
+	remote_post(f->c, q);
+	FX_WAIT(f, fx_event(f, 7, EV_REJECTED, NULL));
+	ev = fx_event(f, 7, EV_REJECTED, NULL);
+	assert_non_null(strstr(event_str(ev, "why"), "inputs.it's: runs/3/results/x is no longer there"));
+	assert_false(fx_home_has(f, "executed"));
+}
+
+/* One result for a run with inputs, whatever is cut. */
+static void test_inputs_cut(void **state)
+{
+	fx_free(*state);
+	for (long at = 1; at < 60; at += 4) {
+		struct creq *q;
+		struct fx *f;
+
+		fx_clear_faults();
+		f = fx_new();
+		q = fx_make_submit(f, CREQ_SUBMIT, 7, 1, "echo x >>\"$HOME/executed\"; cat \"it's\" mine");
+		fx_shell(f->home, "echo result >there");
+		add_inputs(f, q, "there");
+		fake.cut_at = at;
+		fx_start(f);
+		remote_post(f->c, q);
+		FX_WAIT(f, fx_event(f, 7, EV_END, NULL));
+		assert_non_null(fx_event(f, 7, EV_END, "succeeded"));
+		FX_WAIT(f, fx_logs_are(f, 13, 0));
+		fx_assert_home_file(f, "executed", "x\n");
 		fx_free(f);
 	}
 	fx_clear_faults();
@@ -787,6 +915,11 @@ int main(int argc, char **argv)
 		T(test_upload_large),
 		T(test_upload_large_without_sftp),
 		T(test_upload_cut),
+		T(test_upload_goes_on),
+		T(test_upload_of_other_files),
+		T(test_inputs),
+		T(test_input_gone),
+		T(test_inputs_cut),
 		T(test_unsure),
 		T(test_rejected),
 		T(test_lost),

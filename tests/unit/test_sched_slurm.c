@@ -63,6 +63,18 @@ static void test_submit_code(void **state)
 		     "sl_submit \"$HOME\"/.slurmray/UU/runs/7/a2 \"$HOME\"/.slurmray/UU/ends slurmray:UU/7/a2 100 0 '' "
 		     "/a/%x /w/e "
 		     "--job-name=n --no-requeue\n");
+	/* directories of relative names up to the first pattern, none outside */
+	job = (struct job){ .name = "n", .output = "it's/a/%j/o", .error = "logs/../../e" };
+	check_submit(&job, 0,
+		     "sl_dirs '' 'it'\\''s/a/' ''\n"
+		     "sl_submit \"$HOME\"/.slurmray/UU/runs/7/a2 \"$HOME\"/.slurmray/UU/ends slurmray:UU/7/a2 100 0 '' "
+		     "'work/it'\\''s/a/%j/o' work/logs/../../e "
+		     "--job-name=n --no-requeue\n");
+	job = (struct job){ .name = "n", .workdir = "~/w", .output = "x/o", .merged = true };
+	check_submit(&job, 0,
+		     "sl_dirs \"$HOME\"/w x/ ''\n"
+		     "sl_submit \"$HOME\"/.slurmray/UU/runs/7/a2 \"$HOME\"/.slurmray/UU/ends slurmray:UU/7/a2 100 0 '' "
+		     "\"$HOME\"/w/x/o - --job-name=n --no-requeue\n");
 }
 
 static void test_other_code(void **state)
@@ -274,6 +286,8 @@ static void test_sacct_numbers(void **state)
 		{ "1-02:03:04", -1, 93784000000 },
 		{ "1:", -1, -1 },
 		{ ":5", -1, -1 },
+		{ "1000000-00:00:00", -1, INT64_C(86400000000000000) },
+		{ "1000000000-00:00:00", -1, -1 },
 		{ "99999999999999999999", -1, -1 },
 	};
 

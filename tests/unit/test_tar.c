@@ -258,6 +258,66 @@ static void test_changed_meanwhile(void **state)
 	tar_close(t);
 }
 
+/* From every byte on, what comes is the rest of the same archive; and what tells archives apart. */
+static void test_skip(void **state)
+{
+	struct dirs *d = *state;
+	struct strbuf all = STRBUF_INIT, rest = STRBUF_INIT;
+	struct err e = ERR_INIT;
+	struct tar *t = NULL;
+	char buf[1000];
+	uint64_t print;
+	ssize_t n;
+
+	write_file(d, "a", "0123456789", 10, 0644);
+	write_file(d, "b", "", 0, 0644);
+	write_file(d, "c", "x", 1, 0644);
+	assert_int_equal(tar_open(d->in, NULL, 0, &t, &e), 0);
+	print = tar_print(t);
+	while ((n = tar_read(t, buf, sizeof(buf), &e)) > 0)
+		strbuf_add(&all, buf, (size_t)n);
+	tar_close(t);
+	for (size_t at = 0; at <= all.len; at += 7) {
+		assert_int_equal(tar_open(d->in, NULL, 0, &t, &e), 0);
+		assert_true(tar_print(t) == print);
+		assert_int_equal(tar_skip(t, at, &e), 0);
+		strbuf_reset(&rest);
+		while ((n = tar_read(t, buf, sizeof(buf), &e)) > 0)
+			strbuf_add(&rest, buf, (size_t)n);
+		assert_int_equal(rest.len, all.len - at);
+		assert_memory_equal(rest.buf, all.buf + at, rest.len);
+		tar_close(t);
+	}
+	write_file(d, "c", "yy", 2, 0644);
+	assert_int_equal(tar_open(d->in, NULL, 0, &t, &e), 0);
+	assert_true(tar_print(t) != print);
+	assert_int_equal(tar_skip(t, tar_size(t) + 1, &e), -EINVAL);
+	tar_close(t);
+	strbuf_release(&all);
+	strbuf_release(&rest);
+}
+
+/* What the user named is sent, also by way of a link; links in a directory are what they are. */
+static void test_extra_link(void **state)
+{
+	struct dirs *d = *state;
+	struct err e = ERR_INIT;
+	char target[128], name[128];
+	struct tar_extra extra = { name, "given" };
+	struct tar *t = NULL;
+
+	write_file(d, "a", "0123456789", 10, 0644);
+	(void)snprintf(target, sizeof(target), "%s/a", d->in);
+	(void)snprintf(name, sizeof(name), "%s/link", d->root);
+	(void)unlink(name);
+	assert_int_equal(symlink(target, name), 0);
+	assert_int_equal(tar_open(NULL, &extra, 1, &t, &e), 0);
+	assert_int_equal(tar_count(t), 1);
+	assert_int_equal(tar_size(t), 512 + 512 + 1024);
+	tar_close(t);
+	(void)unlink(name);
+}
+
 static void test_link_inside(void **state)
 {
 	(void)state;
@@ -280,6 +340,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_long_names, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_empty_and_missing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_changed_meanwhile, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_skip, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_extra_link, setup, teardown),
 		cmocka_unit_test(test_link_inside),
 	};
 

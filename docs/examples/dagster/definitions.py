@@ -3,6 +3,7 @@ import json
 import os
 
 import dagster as dg
+from detached import begin_survey, detached_jobs, survey
 from slurmray_dagster import cancel_sensor, run
 
 JOBS = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'jobs')
@@ -53,6 +54,7 @@ def tables(context: dg.AssetExecutionContext):
 nightly = dg.define_asset_job('nightly', selection=['model', 'simulation'])
 
 defs = dg.Definitions(
-    assets=[model, simulation, ensemble, days, tables],
+    assets=[model, simulation, ensemble, days, tables, survey],
+    jobs=[begin_survey],
     schedules=[dg.ScheduleDefinition(job=nightly, cron_schedule='0 3 * * *')],
-    sensors=[cancel_sensor()])
+    sensors=[cancel_sensor(), detached_jobs])
