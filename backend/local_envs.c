@@ -48,6 +48,7 @@ static void set_why(struct lenv *v, const char *why)
 	while (v->why.len && strchr("\n ", v->why.buf[v->why.len - 1]))
 		strbuf_setlen(&v->why, v->why.len - 1);
 	log_warn("cluster local: %s", v->why.buf);
+	v->damaged = 0; /* the next run begins anew */
 	v->state = LE_FAILED;
 }
 
@@ -143,14 +144,16 @@ static void on_read(struct cluster *c, struct lenv *v, const struct envs_task *t
 
 static void on_unpacked(struct cluster *c, struct lenv *v, const struct envs_task *t)
 {
-	if (t->rc == 0)
+	if (t->rc == 0) {
+		v->damaged = 0;
 		v->state = LE_READY;
-	else if (t->rc == ENVS_RC_DAMAGED && ++v->damaged < 3)
+	} else if (t->rc == ENVS_RC_DAMAGED && ++v->damaged < 3) {
 		start_reading(c, v); /* it was changed since it was read */
-	else if (t->rc == 124)
+	} else if (t->rc == 124) {
 		set_why(v, "it was not unpacked within half an hour");
-	else
+	} else {
 		set_why(v, t->out.len ? t->out.buf : "it cannot be unpacked");
+	}
 }
 
 void local_env_task_done(struct cluster *c, const struct envs_task *t)

@@ -99,6 +99,7 @@ void rrun_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase)
 static void run_free_members(struct rrun *r)
 {
 	free(r->run_id);
+	free(r->broken);
 	free(r->job_id);
 	free(r->token);
 	free(r->script);

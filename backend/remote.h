@@ -168,6 +168,9 @@ struct rrun {
 	struct job *job;
 	enum rrun_phase phase;
 	bool maybe_sent; /* an earlier try may have reached the cluster */
+	bool asking;     /* on its way is the question whether it did */
+	bool asked;      /* the answer was no; nothing was sent since */
+	char *broken;    /* what it is refused for when it is taken back; owned */
 	bool end_seen;
 	bool merged;
 	unsigned tries;

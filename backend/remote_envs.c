@@ -156,6 +156,7 @@ static void failed(struct cluster *c, struct renv *v, const char *why)
 	while (v->why.len && strchr("\n ", v->why.buf[v->why.len - 1]))
 		strbuf_setlen(&v->why, v->why.len - 1);
 	log_warn("cluster %s: %s", c->ctx.conf->name, v->why.buf);
+	v->damaged = 0; /* the next run begins anew */
 	set_state(c, v, RE_FAILED);
 	wake(c, v);
 }
@@ -210,6 +211,7 @@ static void on_unpacked(struct cluster *c, void *arg, const struct agent_frame *
 		look_later(c, v, NULL);
 	} else if (f->rc == 0) {
 		strbuf_reset(&v->trouble);
+		v->damaged = 0;
 		set_state(c, v, RE_READY);
 		wake(c, v);
 	} else if (f->rc == ENVS_RC_UNFIT) {
@@ -402,6 +404,21 @@ static void start_looking(struct cluster *c, struct renv *v)
 	rlink_request(c, AGENT_QUICK, code.buf, NULL, 0, 0, on_looked, new_op(c, v));
 }
 
+/*
+ * Another entry brings the same archive (a copy of the file, or another platform asked for). Two that send would write
+ * into one part file: the shell appends to it.
+ */
+static bool other_brings_it(const struct cluster *c, const struct renv *v)
+{
+	for (const struct list *n = c->envs.next; n != &c->envs; n = n->next) {
+		const struct renv *o = container_of(n, const struct renv, node);
+
+		if (o != v && o->state > RE_LOOK && o->state < RE_READY && strcmp(o->archive.key, v->archive.key) == 0)
+			return true;
+	}
+	return false;
+}
+
 void renvs_step(struct cluster *c)
 {
 	if (!rlink_up(c))
@@ -409,7 +426,7 @@ void renvs_step(struct cluster *c)
 	for (struct list *n = c->envs.next; n != &c->envs; n = n->next) {
 		struct renv *v = container_of(n, struct renv, node);
 
-		if (v->state == RE_LOOK && v->retry_at <= c->now && rlink_files_ready(c))
+		if (v->state == RE_LOOK && v->retry_at <= c->now && rlink_files_ready(c) && !other_brings_it(c, v))
 			start_looking(c, v);
 		else if (v->state == RE_UNPACK)
 			start_unpacking(c, v);
@@ -423,7 +440,7 @@ int64_t renvs_deadline(const struct cluster *c)
 	for (const struct list *n = c->envs.next; n != &c->envs && rlink_files_ready(c); n = n->next) {
 		const struct renv *v = container_of(n, const struct renv, node);
 
-		if (v->state == RE_LOOK)
+		if (v->state == RE_LOOK && !other_brings_it(c, v))
 			at = earlier(at, v->retry_at);
 		else if (v->state == RE_UNPACK)
 			at = 0;

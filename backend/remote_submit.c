@@ -140,7 +140,9 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 		return;
 	rupload_free(r->upload);
 	r->upload = NULL;
-	if (!f) {
+	r->asked = r->asking && f && f->rc == ENVS_RC_GONE;
+	r->asking = false;
+	if (!f || r->asked) {
 		requeue(c, r, c->now);
 		return;
 	}
@@ -266,6 +268,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 		add_unpack(c, r, &code);
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
 	r->maybe_sent = true;
+	r->asked = false;
 	rrun_phase(c, r, RR_SENT);
 	point(POINT_REMOTE_SENDING);
 	rlink_request(c, AGENT_BESIDE, code.buf, payload.buf, payload.len, SUBMIT_LIMIT_S, on_submitted, new_op(c, r));
@@ -277,13 +280,47 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 
 static void upload_more(struct cluster *c, struct rrun *r);
 
-/* The local files cannot be read. Nothing was submitted unless an earlier try was. */
+/*
+ * An earlier try may have been the one: then it is submitted with what is there, and nothing local is needed any more.
+ * If there is nothing of it, the answer is ENVS_RC_GONE.
+ */
+static void send_question(struct cluster *c, struct rrun *r)
+{
+	cleanup_strbuf struct strbuf code = STRBUF_INIT;
+	struct sched_run s;
+
+	rupload_free(r->upload);
+	r->upload = NULL;
+	rrun_sched(c, r, &s);
+	strbuf_addstr(&code, "d=");
+	quoted_dir(c, r, &code);
+	strbuf_addf(&code, "\n[ -e \"$d/intent\" ] || [ -L \"$d/claim\" ] || [ -L \"$d/started\" ] || exit %d\n",
+		    ENVS_RC_GONE);
+	c->sched->submit(&s, r->script_len, 0, &code);
+	r->asking = true;
+	rrun_phase(c, r, RR_SENT);
+	rlink_request(c, AGENT_BESIDE, code.buf, r->script, r->script_len, SUBMIT_LIMIT_S, on_submitted, new_op(c, r));
+}
+
+static void send_void(struct cluster *c, struct rrun *r);
+
+/*
+ * What it needs cannot be read here. Nothing was submitted unless an earlier try was: that is asked, and then taken
+ * back, for a try whose answer was lost may still be under way.
+ */
 static void upload_broken(struct cluster *c, struct rrun *r, const struct err *e)
 {
-	if (r->maybe_sent)
-		again_later(c, r, e->text);
-	else
+	if (!r->maybe_sent) {
 		reject(c, r, e->text);
+	} else if (!r->asked) {
+		send_question(c, r);
+	} else {
+		rupload_free(r->upload);
+		r->upload = NULL;
+		free(r->broken);
+		r->broken = xstrdup(e->text);
+		send_void(c, r);
+	}
 }
 
 static void piece_done(struct cluster *c, struct rrun *r, int code, const char *text)
@@ -579,6 +616,8 @@ static void on_voided(struct cluster *c, void *arg, const struct agent_frame *f)
 	word = xstrndup(f->out, strcspn(f->out, "\n"));
 	if (f->rc == 0 && strncmp(word, "claimed ", 8) == 0 && word[8])
 		rjobs_submitted(c, r, word + 8, "claim");
+	else if (f->rc == 0 && strcmp(word, "void") == 0 && r->cancel == CANCEL_NO && r->broken)
+		reject(c, r, r->broken);
 	else if (f->rc == 0 && strcmp(word, "void") == 0)
 		rjobs_end_cancelled(c, r, "cancelled before it started");
 	else
@@ -626,6 +665,12 @@ static bool may_go(const struct cluster *c, const struct rrun *r)
 	return r->retry_at <= c->now && (!r->files_dir || r->cancel != CANCEL_NO || rlink_files_ready(c));
 }
 
+/* The archive may be gone here and the environment there, and the run be submitted long since. */
+static bool to_ask(const struct rrun *r)
+{
+	return r->maybe_sent && !r->asked && r->job && r->job->environment.kind == ENV_ARCHIVE;
+}
+
 /* True: nothing is to be sent now. */
 static bool waits_for_env(struct cluster *c, struct rrun *r)
 {
@@ -652,11 +697,13 @@ void rsubmit_step(struct cluster *c)
 			break;
 		if (!may_go(c, r))
 			continue;
-		if (r->cancel == CANCEL_NO && waits_for_env(c, r))
+		if (r->cancel == CANCEL_NO && !to_ask(r) && waits_for_env(c, r))
 			continue;
 		list_del(&r->queue);
 		if (r->cancel != CANCEL_NO)
 			send_void(c, r);
+		else if (to_ask(r))
+			send_question(c, r);
 		else
 			send_run(c, r);
 	}

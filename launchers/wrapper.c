@@ -190,7 +190,7 @@ static const char pipes_encode[] =
 
 /* A requeued job goes on in the file of its earlier start, behind a line that may be cut. */
 static const char pipes_file[] = "[ -z \"$(tail -c 1 events 2>/dev/null)\" ] || echo >>events\n"
-				 ": >>events || _rc=73\n";
+				 ": >>events || unready\n";
 
 static void add_pipes(struct strbuf *out, const struct job *job)
 {
@@ -200,15 +200,15 @@ static void add_pipes(struct strbuf *out, const struct job *job)
 		return;
 	strbuf_addstr(out, pipes_encode);
 	if (job->pipes_context)
-		strbuf_addstr(out, "[ -e context ] || mv work/" LAUNCH_CONTEXT " context || _rc=73\n"
-				   "DAGSTER_PIPES_CONTEXT=$(_param '{\"path\": \"' \"$_dir/context\" '\"}') || _rc=73\n"
+		strbuf_addstr(out, "[ -e context ] || mv work/" LAUNCH_CONTEXT " context || unready\n"
+				   "DAGSTER_PIPES_CONTEXT=$(_param '{\"path\": \"' \"$_dir/context\" '\"}') || unready\n"
 				   "export DAGSTER_PIPES_CONTEXT\n");
 	if (job->pipes_messages) {
 		strbuf_addf(&rest, "\"%s}", job->pipes_params ? job->pipes_params : "");
 		strbuf_addstr(out, pipes_file);
 		strbuf_addstr(out, "DAGSTER_PIPES_MESSAGES=$(_param '{\"path\": \"' \"$_dir/events\" ");
 		quote_sh(out, rest.buf);
-		strbuf_addstr(out, ") || _rc=73\nexport DAGSTER_PIPES_MESSAGES\n");
+		strbuf_addstr(out, ") || unready\nexport DAGSTER_PIPES_MESSAGES\n");
 	}
 	strbuf_addch(out, '\n');
 }

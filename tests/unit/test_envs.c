@@ -707,6 +707,69 @@ static void eviction(void **state)
 	quota = 0;
 }
 
+/* What is not complete goes when nobody touched it for a day; what somebody sends, or uses, stays. */
+static void remains(void **state)
+{
+	cleanup_free char *last = NULL;
+
+	(void)state;
+	must("rm -rf d run U");
+	must("mkdir -p d/envs/unfit/env d/envs/part d/envs/young d/envs/held d/envs/used/users d/envs/.gone.x.1 "
+	     "runs/U/runs/2/a1 && echo 1 >d/envs/unfit/log; echo 1 >d/envs/unfit/archive; echo 1 >d/envs/part/part.u; "
+	     "echo 1 >d/envs/young/part.u; echo 1 >d/envs/held/log; ln -s x:y:1:1 d/envs/held/lock; echo 1 >d/envs/used/leaving; "
+	     "ln -s \"$PWD/runs/U/runs/2/a1\" d/envs/used/users/u; "
+	     "touch -d 2020-01-01 d/envs/unfit/* d/envs/part/* d/envs/held/log d/envs/used/leaving");
+	quota = 1000000;
+	last = deploy("r1");
+	must("cd d/envs && [ ! -e unfit ] && [ ! -e part ] && [ -z \"$(ls -d .gone.* 2>/dev/null)\" ]");
+	must("cd d/envs && [ -e young/part.u ] && [ -e held/log ] && [ -e used/leaving ]");
+	must("mkdir -p runs/U/ends && : >runs/U/ends/2.a1"); /* its directory is below another `runs` */
+	free(last);
+	last = deploy("r2");
+	must("[ ! -e d/envs/used ]");
+	quota = 0;
+}
+
+/* Young remains count: what is complete makes room for them. */
+static void remains_count(void **state)
+{
+	cleanup_free char *old = NULL, *last = NULL;
+
+	(void)state;
+	must("rm -rf d run U runs");
+	quota = 0;
+	old = deploy("s1");
+	must("mkdir d/envs/young && head -c 200000 /dev/urandom >d/envs/young/part.u");
+	quota = 100;
+	last = deploy("s2");
+	assert_false(there(old));
+	assert_true(there(last));
+	must("[ -e d/envs/young/part.u ]");
+	quota = 0;
+}
+
+/* A third machine takes over from a dead one: it is not dead only because the first is. */
+static void takers_of_elsewhere(void **state)
+{
+	cleanup_strbuf struct strbuf out = STRBUF_INIT;
+	cleanup_free char *code = NULL, *all = NULL;
+
+	(void)state;
+	pack("v.tar", "v");
+	sent("v.tar");
+	assert_int_equal(sh(NULL,
+			    "rm -f stop early\ncd d/envs/%s; ln -s elsewhere.1:b:1:1 lock\n"
+			    "(exec >/dev/null 2>&1; n=0; while [ $n -lt 60 ]; do n=$((n + 1)); ln -sfn third.2:b:$n:1 "
+			    "over.elsewhere.1:b:1:1; sleep 0.1; done; [ ! -e complete ] || : >\"$OLDPWD/early\"; "
+			    ": >\"$OLDPWD/stop\") &",
+			    packed.key),
+			 0);
+	code = unpack_code("u");
+	all = xasprintf("ENVS_PATIENCE=3\n%s", code);
+	assert_int_equal(box_exec((char *[]){ "sh", "-c", all, NULL }, &out), 0);
+	must("[ -e stop ] && [ ! -e early ]");
+}
+
 static void answers(void **state)
 {
 	static const char *const bad[] = { "",
@@ -752,6 +815,9 @@ int main(void)
 		cmocka_unit_test(killed_in_the_middle),
 		cmocka_unit_test(links),
 		cmocka_unit_test(eviction),
+		cmocka_unit_test(remains),
+		cmocka_unit_test(remains_count),
+		cmocka_unit_test(takers_of_elsewhere),
 		cmocka_unit_test(answers),
 	};
 

@@ -236,6 +236,54 @@ static void test_cancelled(void **state)
 	fx_assert_home_file(f, "executed", "OK\n");
 }
 
+/* Two names of one archive, at once and without sftp: the shell appends, so only one of them sends. */
+static void test_two_names(void **state)
+{
+	struct fx *f = *state;
+	struct creq *q;
+	char code[256];
+
+	fake.sftp = FAKE_SFTP_EMFILE;
+	pack(f, 1500);
+	(void)snprintf(code, sizeof(code), "cp \"%s/env.sh\" \"%s/copy.sh\"", f->state, f->state);
+	fx_shell(f->home, code);
+	fx_start(f);
+	submit(f, 1);
+	q = make(f, CREQ_SUBMIT, 2);
+	free(q->job->environment.where);
+	q->job->environment.where = xasprintf("%s/copy.sh", f->state);
+	remote_post(f->c, q);
+	succeeds(f, 1);
+	succeeds(f, 2);
+	assert_noted(f, "sending from", 1);
+	assert_noted(f, "not what was sent", 0);
+	assert_noted(f, " unpacked", 1);
+}
+
+/* The archive is deleted; of the one the cluster has a claim, of the other nothing: neither waits for ever. */
+static void test_deleted_meanwhile(void **state)
+{
+	struct fx *f = *state;
+	char code[256];
+
+	fx_shell(f->home, "d='.slurm ray'/" UUID "/runs/7/a1; mkdir -p \"$d\" && : >\"$d/intent\" && "
+			  "ln -s 4711 \"$d/claim\"");
+	pack(f, 10);
+	fx_start(f);
+	{
+		struct creq *known = make(f, CREQ_WATCH, 7), *lost = make(f, CREQ_WATCH, 8);
+
+		(void)snprintf(code, sizeof(code), "rm \"%s/env.sh\"", f->state);
+		fx_shell(f->home, code);
+		remote_post(f->c, known);
+		remote_post(f->c, lost);
+	}
+	FX_WAIT(f, fx_event(f, 7, EV_SUBMITTED, NULL));
+	assert_string_equal(event_str(fx_event(f, 7, EV_SUBMITTED, NULL), "job_id"), "4711");
+	assert_non_null(strstr(rejected(f, 8), "cannot read"));
+	fx_shell(f->home, "[ \"$(readlink '.slurm ray'/" UUID "/runs/8/a1/started)\" = void ]");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -247,6 +295,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_unfit, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_removed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_two_names, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_deleted_meanwhile, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

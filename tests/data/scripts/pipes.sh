@@ -88,12 +88,12 @@ _param() { # JSON before a path, the path, JSON behind it
 			}
 		}'
 }
-[ -e context ] || mv work/.slurmray-context context || _rc=73
-DAGSTER_PIPES_CONTEXT=$(_param '{"path": "' "$_dir/context" '"}') || _rc=73
+[ -e context ] || mv work/.slurmray-context context || unready
+DAGSTER_PIPES_CONTEXT=$(_param '{"path": "' "$_dir/context" '"}') || unready
 export DAGSTER_PIPES_CONTEXT
 [ -z "$(tail -c 1 events 2>/dev/null)" ] || echo >>events
-: >>events || _rc=73
-DAGSTER_PIPES_MESSAGES=$(_param '{"path": "' "$_dir/events" '"}') || _rc=73
+: >>events || unready
+DAGSTER_PIPES_MESSAGES=$(_param '{"path": "' "$_dir/events" '"}') || unready
 export DAGSTER_PIPES_MESSAGES
 
 cat >job <<'END_OF_FILE' || unready
