@@ -154,7 +154,8 @@ struct handle {
 	uint32_t *set; /* sets: runs that are waited for */
 	size_t n_set;
 	bool have_set;
-	uint64_t pos; /* FOLLOW: how far this handle has read; CTL: of the answer */
+	uint64_t pos; /* GROW, FOLLOW: how far this handle has read; CTL: of the answer */
+	int64_t read_at; /* GROW: monotonic us of the last read; 0: none yet */
 };
 
 struct handle *handle_new(struct fsys *fs, uint64_t fh, uint64_t ino, uint32_t flags);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define DATA_DEADLINE_US (30 * USEC_PER_SEC) /* for bytes that the exit record promises */
+#define READER_US (3 * USEC_PER_SEC) /* who has not read for so long is no reader that looks all the time */
 
 struct spool_entry {
 	struct hmap_node node;
@@ -193,8 +194,13 @@ void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, 
 	}
 	if (run_is_live(r))
 		engine_hot(fs->en, r->num);
-	if (reply_spool(fs, req, h, r, off, size))
+	h->pos = off;
+	h->read_at = clock_mono(fs->clock);
+	if (reply_spool(fs, req, h, r, off, size)) {
+		if (h->nd->stream == SPOOL_EVENTS && !run_is_live(r))
+			park_retry(fs, r->num); /* who waited for this reader */
 		return;
+	}
 	if (!has_more(fs, r, h->nd->stream, off))
 		(void)fuse_reply_buf(req, NULL, 0);
 	else if (h->flags & O_NONBLOCK)
@@ -245,6 +251,48 @@ static void reply_wait(fuse_req_t req, const struct run *r, uint64_t off, size_t
 	strbuf_release(&text);
 }
 
+/*
+ * Is somebody about to read the last messages? Dagster's reader (1.13, tail_file) looks, and when it saw nothing asks
+ * whether the session is over, and does not look again: lines that came between the two would be lost to it, although
+ * they were there before `wait` answered. So `wait` is answered when whoever looks at `events` all the time has them.
+ */
+static bool reader_behind(struct fsys *fs, const struct run *r)
+{
+	int64_t now = clock_mono(fs->clock);
+
+	for (struct hmap_node *n = hmap_walk(&fs->handles, NULL); n; n = hmap_walk(&fs->handles, n)) {
+		const struct handle *h = container_of(n, struct handle, node);
+
+		if (h->run == r->num && h->nd && h->nd->class == NODE_GROW && h->nd->stream == SPOOL_EVENTS &&
+		    h->read_at && now - h->read_at < READER_US && h->pos < run_stream_len(fs, r, SPOOL_EVENTS, NULL))
+			return true;
+	}
+	return false;
+}
+
+static bool late_wait(struct parked *p)
+{
+	const struct run *r = engine_run(p->fs->en, p->h->run);
+	uint64_t off = p->off;
+	size_t size = p->size;
+
+	if (!r || run_is_live(r))
+		return false;
+	reply_wait(unpark(p), r, off, size);
+	return true;
+}
+
+/* For a reader of messages that has stopped to read, nobody waits for ever. */
+static bool held(struct parked *p, const struct run *r)
+{
+	if (!reader_behind(p->fs, r))
+		return false;
+	if (!p->deadline)
+		p->deadline = clock_mono(p->fs->clock) + READER_US;
+	p->late = late_wait;
+	return true;
+}
+
 static bool retry_wait(struct parked *p)
 {
 	const struct run *r = engine_run(p->fs->en, p->h->run);
@@ -253,11 +301,22 @@ static bool retry_wait(struct parked *p)
 
 	if (!r)
 		(void)fuse_reply_err(unpark(p), ENOENT);
-	else if (!run_is_live(r))
+	else if (!run_is_live(r) && !held(p, r))
 		reply_wait(unpark(p), r, off, size);
 	else
 		return false;
 	return true;
+}
+
+static void park_wait_held(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
+{
+	struct parked *p = park(fs, req, h, h->run, retry_wait);
+
+	p->off = off;
+	p->size = size;
+	p->deadline = clock_mono(fs->clock) + READER_US;
+	p->late = late_wait;
+	(void)park_interruptible(p);
 }
 
 void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
@@ -266,12 +325,14 @@ void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, 
 
 	if (!r)
 		(void)fuse_reply_err(req, ENOENT);
-	else if (!run_is_live(r))
+	else if (!run_is_live(r) && ((h->flags & O_NONBLOCK) || !reader_behind(fs, r)))
 		reply_wait(req, r, off, size);
 	else if (h->flags & O_NONBLOCK)
 		(void)fuse_reply_err(req, EAGAIN);
-	else
+	else if (run_is_live(r))
 		park_read(fs, req, h, off, size, retry_wait, 0);
+	else
+		park_wait_held(fs, req, h, off, size);
 }
 
 bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off)

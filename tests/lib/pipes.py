@@ -395,6 +395,30 @@ class Checks:
         self.want('logs', logs == [str(i) for i in range(300)], True)
         self.want('the last two', s.methods()[-2:], ['report_asset_materialization', 'closed'])
 
+    def look(self):
+        """Dagster's reader looks, then asks whether the session is over, and does not look again: `wait` gives it the time."""
+        s = Session.__new__(Session)
+        s.dir = os.path.join(self.mnt, 'runs', self.prefix + '-look')
+        s.events, order = s.dir + '/events', []
+        os.mkdir(s.dir)
+        fd = os.open(s.events, os.O_RDONLY)
+        s.write('context', CONTEXT)
+        s.submit('all', **self.keys)
+        waiter = threading.Thread(target=lambda: (s.read('wait'), order.append('wait')), daemon=True)
+        waiter.start()
+        until = time.time() + PATIENCE
+        while os.fstat(fd).st_size == 0 and time.time() < until:
+            os.pread(fd, 1, 0)  # a look, and nothing is there
+            time.sleep(0.02)
+        time.sleep(0.7)
+        order.append('look')
+        while os.read(fd, MB):
+            pass
+        waiter.join(PATIENCE)
+        os.close(fd)
+        self.want('order', order, ['look', 'wait'])
+        self.report('wait is answered when who looks at events has the last of them')
+
     def outages(self):
         s = self.slow()
         for what in 'sshd-stop', 'sshd-start':
@@ -418,7 +442,7 @@ class Checks:
 
 def check(mnt, words):
     c = Checks(mnt, dict(w.split('=', 1) for w in words))
-    only = c.keys.pop('only', 'everything,sizes,nasty,cut,writers,ends,contexts').split(',')
+    only = c.keys.pop('only', 'everything,sizes,nasty,cut,writers,ends,contexts,look').split(',')
     for name in only + (['outages'] if c.outage else []) + (['kills'] if c.kill else []):
         try:
             getattr(c, name)()

@@ -6,5 +6,5 @@
 mount_local
 within 200 python3 "$ROOT/tests/lib/pipes.py" check "$MNT" kill="$STATE/worker.pid" >"$T/results" 2>"$T/errors" || diag "$(cat "$T/errors")"
 tap_lines "$T/results"
-is "all cases were tried" "$(grep -c '^ok\|^not ok' "$T/results")" 16
+is "all cases were tried" "$(grep -c '^ok\|^not ok' "$T/results")" 17
 done_testing
