@@ -350,8 +350,8 @@ static int ignore_session_keys(struct effective *eff, struct strbuf *errors)
 		    among(k->name, own, ARRAY_SIZE(own)))
 			continue;
 		if (source && strcmp(source, "spec") == 0)
-			rc = strbuf_complain(errors, "%s: a run in a session cannot have its own: give it to the session",
-					     k->name);
+			rc = strbuf_complain(
+				errors, "%s: a run in a session cannot have its own: give it to the session", k->name);
 		else
 			json_object_set_new(eff->ignored, k->name, json_string("the session's own counts"));
 	}
@@ -370,7 +370,8 @@ static int check_session(struct effective *eff, struct strbuf *errors)
 	if (holder && session)
 		return strbuf_complain(errors, "session: a session cannot start in another");
 	if (eff->cluster->type == CLUSTER_LOCAL)
-		return strbuf_complain(errors, "cluster %s is this machine, where runs need no session", eff->cluster->name);
+		return strbuf_complain(errors, "cluster %s is this machine, where runs need no session",
+				       eff->cluster->name);
 	return session ? ignore_session_keys(eff, errors) : 0;
 }
 
@@ -406,8 +407,8 @@ int config_resolve(const struct config *c, const json_t *spec, const char *clust
 	if (out->cluster->type == CLUSTER_LOCAL)
 		rc |= check_local(c, out, errors);
 	rc |= check_session(out, errors);
-	if (strcmp(text(out->values, "launcher"), "session") != 0 && !json_object_get(out->values, "command") && !json_object_get(out->values, "script") &&
-	    !json_object_get(out->values, "payload"))
+	if (strcmp(text(out->values, "launcher"), "session") != 0 && !json_object_get(out->values, "command") &&
+	    !json_object_get(out->values, "script") && !json_object_get(out->values, "payload"))
 		rc |= strbuf_complain(errors, "nothing to run: give one of command, script, payload");
 	if (rc)
 		effective_release(out);

@@ -133,14 +133,15 @@ static int check_session(const struct engine *en, struct prepared *p)
 	if (!id)
 		return 0;
 	if (!s || !engine_is_session(s))
-		return strbuf_complain(&p->errors, s ? "session: run %s is no session (launcher=session)"
-						     : "session: there is no session %s", id);
+		return strbuf_complain(
+			&p->errors,
+			s ? "session: run %s is no session (launcher=session)" : "session: there is no session %s", id);
 	if (!run_is_live(s))
 		return strbuf_complain(&p->errors, "session: %s has ended (%s): begin a new one", id,
 				       run_status_name(s->status));
 	if (strcmp(s->cluster, p->eff.cluster->name) != 0)
-		return strbuf_complain(&p->errors, "session: %s is on cluster %s, and the run is to be on %s", id, s->cluster,
-				       p->eff.cluster->name);
+		return strbuf_complain(&p->errors, "session: %s is on cluster %s, and the run is to be on %s", id,
+				       s->cluster, p->eff.cluster->name);
 	return 0;
 }
 

@@ -327,7 +327,7 @@ static void add_why(struct strbuf *out, const struct exit_record *r, const char 
 	} else if (strcmp(status, "preempted") == 0) {
 		strbuf_addstr(out, "preempted: the scheduler gave its nodes to another job");
 	} else if (strcmp(status, "cancelled") == 0) {
-		strbuf_addstr(out, cancel_wanted                         ? "cancelled"
+		strbuf_addstr(out, cancel_wanted                      ? "cancelled"
 				   : strcmp(r->limit, "session") == 0 ? "its session ended while it ran"
 								      : EXIT_CANCELLED_OUTSIDE);
 	} else {

@@ -84,7 +84,7 @@ struct job {
 		uint32_t num, attempt;
 		char *job_id;
 	} holder;
-	char **after;        /* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
+	char **after; /* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
 };
 
 /*

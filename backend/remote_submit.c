@@ -571,7 +571,8 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 	return rc == -ENOENT && n ? -EINVAL : rc; /* what the spec names must be there */
 }
 
-/* Links are made before files are unpacked; what comes with the submission is unpacked only where there is nothing yet. */
+/* Links are made before files are unpacked; what comes with the submission is unpacked only where there is nothing yet.
+ */
 static bool has_links(const struct rrun *r)
 {
 	for (size_t i = 0; i < r->job->n_inputs; i++)

@@ -92,12 +92,12 @@ extern const struct sched_ops sched_slurm_ops;
  * the local supervisor writes the same):
  *	v=1 run=NUM attempt=N job=JOBID rc=N sig=NAME|- start=EPOCH end=EPOCH out=BYTES|- err=BYTES|- restart=N
  *	manifest=0|1 [events=BYTES|-] maxrss=BYTES|- cpu=MICROSECONDS|- nodes=N|- cpus=N|- fault=WORD|- host=NAME
- *limit=time|mem|session|- Unknown words are ignored; every version is read for ever. rc is what the script's command returned
- *(128+N for signal N). fault says why there was no command to return anything (then rc is -): `write` its directories
- *or files could not be made, `workdir` or `input` could not be opened, `refused` the guard did not let it start,
- *`environment` it has none to run in: then reason=TEXT (%XX for blanks and %) says what was missing. nodes and cpus are
- *what the scheduler gave the job. limit is set by the local supervisor when it ended the job itself. The file's name in
- *ends/ is NUM.aATTEMPT.
+ *limit=time|mem|session|- Unknown words are ignored; every version is read for ever. rc is what the script's command
+ *returned (128+N for signal N). fault says why there was no command to return anything (then rc is -): `write` its
+ *directories or files could not be made, `workdir` or `input` could not be opened, `refused` the guard did not let it
+ *start, `environment` it has none to run in: then reason=TEXT (%XX for blanks and %) says what was missing. nodes and
+ *cpus are what the scheduler gave the job. limit is set by the local supervisor when it ended the job itself. The
+ *file's name in ends/ is NUM.aATTEMPT.
  */
 struct exit_record {
 	int version;

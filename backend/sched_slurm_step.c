@@ -37,8 +37,8 @@ const char slurm_step_prelude[] =
 	"\tsl_link \"$sl_id\" \"$sl_a/claim\"\n"
 	"\tif ! sl_settled; then echo unsure; fi\n"
 	"}\n"
-	/* The empty line in front ends one that an earlier writer could not finish. A reader of its own keeps the bell from
-	   blocking where nobody listens (fifo(7)). */
+	/* The empty line in front ends one that an earlier writer could not finish. A reader of its own keeps the bell
+	   from blocking where nobody listens (fifo(7)). */
 	"st_tell() {\n"
 	"\tprintf '\\n%s .\\n' \"$2\" >>\"$st_h/$1\" || return 1\n"
 	"\t[ ! -p \"$st_h/bell\" ] || { echo >&5; } 5<>\"$st_h/bell\" || :\n"

@@ -275,7 +275,8 @@ static int finish(json_t *spec, struct strbuf *errors)
 	int rc = 0;
 
 	if (is_session(spec) && count_programs(spec))
-		rc = spec_complain(errors, "a session runs nothing itself: submit the command as a run with session=NAME");
+		rc = spec_complain(errors,
+				   "a session runs nothing itself: submit the command as a run with session=NAME");
 	if (count_programs(spec) > 1)
 		rc = spec_complain(errors, "'command', 'script' and 'payload': only one of them can be what runs");
 	if (args && !json_is_null(args) && command && !json_is_null(command))

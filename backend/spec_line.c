@@ -108,7 +108,8 @@ static void note_key(struct line_shape *shape, const char *p, size_t len, const 
 	k = spec_key_find(name);
 	if (k && (strcmp(k->name, "command") == 0 || strcmp(k->name, "script") == 0 || strcmp(k->name, "payload") == 0))
 		shape->runnable = true;
-	if (k && strcmp(k->name, "launcher") == 0 && end - p - (ptrdiff_t)len >= 8 && memcmp(p + len, "=session", 8) == 0)
+	if (k && strcmp(k->name, "launcher") == 0 && end - p - (ptrdiff_t)len >= 8 &&
+	    memcmp(p + len, "=session", 8) == 0)
 		shape->runnable = true; /* it needs no command */
 	/* What sbatch alone has, as `verbose`, is never right as a key: it is a variable. */
 	meant = !k                     ? (shape->n_pairs++ < SLIPS_MAX ? spec_key_slip(name) : NULL)

@@ -154,7 +154,7 @@ struct handle {
 	uint32_t *set; /* sets: runs that are waited for */
 	size_t n_set;
 	bool have_set;
-	uint64_t pos; /* GROW, FOLLOW: how far this handle has read; CTL: of the answer */
+	uint64_t pos;    /* GROW, FOLLOW: how far this handle has read; CTL: of the answer */
 	int64_t read_at; /* GROW: monotonic us of the last read; 0: none yet */
 };
 

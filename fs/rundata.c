@@ -14,7 +14,7 @@
 #include <string.h>
 
 #define DATA_DEADLINE_US (30 * USEC_PER_SEC) /* for bytes that the exit record promises */
-#define READER_US (3 * USEC_PER_SEC) /* who has not read for so long is no reader that looks all the time */
+#define READER_US (3 * USEC_PER_SEC)         /* who has not read for so long is no reader that looks all the time */
 
 struct spool_entry {
 	struct hmap_node node;

@@ -1,6 +1,6 @@
 /*
- * The launcher of a session's own job: inside the usual wrapper runs a runner, which starts the session's steps (runs of
- * their own, with the usual wrapper each) when they are put into its queue. docs/design/16-sessions.md has the whole.
+ * The launcher of a session's own job: inside the usual wrapper runs a runner, which starts the session's steps (runs
+ *of their own, with the usual wrapper each) when they are put into its queue. docs/design/16-sessions.md has the whole.
  *
  * Invariants of the runner: it needs nothing but the shared directory, so it goes on without login node, controller and
  * connection; it decides nothing about a step but when it starts (that a step starts once is its wrapper's guard); it

@@ -200,9 +200,10 @@ static void add_pipes(struct strbuf *out, const struct job *job)
 		return;
 	strbuf_addstr(out, pipes_encode);
 	if (job->pipes_context)
-		strbuf_addstr(out, "[ -e context ] || mv work/" LAUNCH_CONTEXT " context || unready\n"
-				   "DAGSTER_PIPES_CONTEXT=$(_param '{\"path\": \"' \"$_dir/context\" '\"}') || unready\n"
-				   "export DAGSTER_PIPES_CONTEXT\n");
+		strbuf_addstr(out,
+			      "[ -e context ] || mv work/" LAUNCH_CONTEXT " context || unready\n"
+			      "DAGSTER_PIPES_CONTEXT=$(_param '{\"path\": \"' \"$_dir/context\" '\"}') || unready\n"
+			      "export DAGSTER_PIPES_CONTEXT\n");
 	if (job->pipes_messages) {
 		strbuf_addf(&rest, "\"%s}", job->pipes_params ? job->pipes_params : "");
 		strbuf_addstr(out, pipes_file);
@@ -350,7 +351,8 @@ static void add_words(char *const *words, struct strbuf *body)
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
 	strbuf_addstr(body, "exec");
-	if (job->session && job->ntasks > 1) /* what sbatch does not do for a job's script, but a session's user means */
+	if (job->session &&
+	    job->ntasks > 1) /* what sbatch does not do for a job's script, but a session's user means */
 		strbuf_addf(body, " srun --overlap --exact -n%d -c%d", job->ntasks, job->cpus_per_task);
 	wrap_container(&job->environment, body);
 	switch (job->form) {

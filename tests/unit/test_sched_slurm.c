@@ -101,7 +101,9 @@ static void test_other_code(void **state)
 static void test_step_code(void **state)
 {
 	struct job job = { .name = "n", .ntasks = 2, .cpus_per_task = 3, .grace_s = 4, .grace_said = true };
-	struct sched_run run = { .num = 8, .attempt = 1, .uuid = "UU", .directory = "/d", .job_id = "55.s8", .job = &job };
+	struct sched_run run = {
+		.num = 8, .attempt = 1, .uuid = "UU", .directory = "/d", .job_id = "55.s8", .job = &job
+	};
 	cleanup_strbuf struct strbuf code = STRBUF_INIT;
 	struct err e = ERR_INIT;
 	char id[] = "55";
@@ -115,10 +117,12 @@ static void test_step_code(void **state)
 				      "55.s8 '8/a1 6 0'\n");
 	strbuf_reset(&code);
 	OPS->verify(&run, &code);
-	assert_string_equal(code.buf, "st_verify /d/UU/runs/8/a1 /d/UU/ends/8.a1 8/a1 /d/UU/runs/7/a2 slurmray:UU/7/a2 55 \n");
+	assert_string_equal(code.buf,
+			    "st_verify /d/UU/runs/8/a1 /d/UU/ends/8.a1 8/a1 /d/UU/runs/7/a2 slurmray:UU/7/a2 55 \n");
 	strbuf_reset(&code);
 	assert_int_equal(OPS->verb(&run, "cancel", NULL, &code, &e), 0);
-	assert_string_equal(code.buf, "st_verb cancel /d/UU/runs/8/a1 8/a1 /d/UU/runs/7/a2 slurmray:UU/7/a2 55 55.s8 4\n");
+	assert_string_equal(code.buf,
+			    "st_verb cancel /d/UU/runs/8/a1 8/a1 /d/UU/runs/7/a2 slurmray:UU/7/a2 55 55.s8 4\n");
 	strbuf_reset(&code);
 	assert_int_equal(OPS->verb(&run, "signal", "SIGUSR1", &code, &e), 0);
 	assert_non_null(strstr(code.buf, " 55.s8 USR1\n"));
@@ -1106,36 +1110,21 @@ static void test_prelude_is_posix(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_submit_code),
-		cmocka_unit_test(test_other_code),
-		cmocka_unit_test(test_step_code),
-		cmocka_unit_test(test_verb_code),
-		cmocka_unit_test(test_cancel_with_grace),
-		cmocka_unit_test(test_verb_before_submission),
-		cmocka_unit_test(test_submit_result),
-		cmocka_unit_test(test_poll),
-		cmocka_unit_test(test_poll_odd_rows),
-		cmocka_unit_test(test_poll_numbers),
-		cmocka_unit_test(test_sacct_numbers),
-		cmocka_unit_test(test_usage),
-		cmocka_unit_test(test_poll_failed),
-		cmocka_unit_test(test_state_words),
-		cmocka_unit_test(test_verify_recordings),
-		cmocka_unit_test(test_verify_cut),
-		cmocka_unit_test(test_verify_made_up),
-		cmocka_unit_test(test_verify_members),
-		cmocka_unit_test(test_verb_result),
-		cmocka_unit_test(test_probes),
-		cmocka_unit_test(test_probe_errors),
-		cmocka_unit_test(test_prelude_is_posix),
-		cmocka_unit_test(test_shell_submit),
-		cmocka_unit_test(test_shell_verdicts),
-		cmocka_unit_test(test_shell_lost_reply),
-		cmocka_unit_test(test_shell_races),
-		cmocka_unit_test(test_shell_payload_cut),
-		cmocka_unit_test(test_shell_cancel),
-		cmocka_unit_test(test_shell_grace),
-		cmocka_unit_test(test_shell_verify),
+		cmocka_unit_test(test_submit_code),       cmocka_unit_test(test_other_code),
+		cmocka_unit_test(test_step_code),         cmocka_unit_test(test_verb_code),
+		cmocka_unit_test(test_cancel_with_grace), cmocka_unit_test(test_verb_before_submission),
+		cmocka_unit_test(test_submit_result),     cmocka_unit_test(test_poll),
+		cmocka_unit_test(test_poll_odd_rows),     cmocka_unit_test(test_poll_numbers),
+		cmocka_unit_test(test_sacct_numbers),     cmocka_unit_test(test_usage),
+		cmocka_unit_test(test_poll_failed),       cmocka_unit_test(test_state_words),
+		cmocka_unit_test(test_verify_recordings), cmocka_unit_test(test_verify_cut),
+		cmocka_unit_test(test_verify_made_up),    cmocka_unit_test(test_verify_members),
+		cmocka_unit_test(test_verb_result),       cmocka_unit_test(test_probes),
+		cmocka_unit_test(test_probe_errors),      cmocka_unit_test(test_prelude_is_posix),
+		cmocka_unit_test(test_shell_submit),      cmocka_unit_test(test_shell_verdicts),
+		cmocka_unit_test(test_shell_lost_reply),  cmocka_unit_test(test_shell_races),
+		cmocka_unit_test(test_shell_payload_cut), cmocka_unit_test(test_shell_cancel),
+		cmocka_unit_test(test_shell_grace),       cmocka_unit_test(test_shell_verify),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

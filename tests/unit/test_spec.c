@@ -574,7 +574,8 @@ static void test_choices(void **state)
 	check_value("mode", "\"slurm-session\"", "\"slurm-session\"");
 	expect("launcher=session nodes=2 idle=30\n", "{\"launcher\": \"session\", \"nodes\": \"2\", \"idle\": \"30\"}");
 	expect("{\"launcher\": \"session\", \"max_steps\": 4}", "{\"launcher\": \"session\", \"max_steps\": 4}");
-	refuse("launcher=session -- a\n", "a session runs nothing itself: submit the command as a run with session=NAME");
+	refuse("launcher=session -- a\n",
+	       "a session runs nothing itself: submit the command as a run with session=NAME");
 	refuse("session=a/b -- a\n", "'session' must be the name of a session, not 'a/b'");
 	refuse("launcher=ray -- a\n",
 	       "'launcher' = ray: Ray is not started yet; use bash and start it in the command with `ray start`");
