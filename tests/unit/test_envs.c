@@ -759,13 +759,13 @@ static void takers_of_elsewhere(void **state)
 	sent("v.tar");
 	assert_int_equal(sh(NULL,
 			    "rm -f stop early\ncd d/envs/%s; ln -s elsewhere.1:b:1:1 lock\n"
-			    "(exec >/dev/null 2>&1; n=0; while [ $n -lt 60 ]; do n=$((n + 1)); ln -sfn third.2:b:$n:1 "
+			    "(exec >/dev/null 2>&1; n=0; while [ $n -lt 80 ]; do n=$((n + 1)); ln -sfn third.2:b:$n:1 "
 			    "over.elsewhere.1:b:1:1; sleep 0.1; done; [ ! -e complete ] || : >\"$OLDPWD/early\"; "
 			    ": >\"$OLDPWD/stop\") &",
 			    packed.key),
 			 0);
 	code = unpack_code("u");
-	all = xasprintf("ENVS_PATIENCE=3\n%s", code);
+	all = xasprintf("ENVS_PATIENCE=6\n%s", code);
 	assert_int_equal(box_exec((char *[]){ "sh", "-c", all, NULL }, &out), 0);
 	must("[ -e stop ] && [ ! -e early ]");
 }
