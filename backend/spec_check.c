@@ -443,7 +443,7 @@ static const struct choice {
 	{ "launcher", "bash", NULL },
 	{ "launcher", "session", NULL },
 	{ "launcher", "ray", NULL },
-	{ "launcher", "spark", "Spark is not started yet; use bash and start it in the command" },
+	{ "launcher", "spark", NULL },
 	{ "pipes_exception", "fail", NULL },
 	{ "pipes_exception", "ignore", NULL },
 	{ "mode", "slurm", NULL },
@@ -471,7 +471,7 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 	return spec_complain(errors, "'%s' must be %s, not '%s'", key,
 			     strcmp(key, "mode") == 0              ? "slurm, local or ray"
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
-								   : "bash, ray or session",
+								   : "bash, ray, spark or session",
 			     spec_show(text, shown));
 }
 
