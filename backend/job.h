@@ -44,6 +44,16 @@ struct job_ray {
 	char **args;      /* further words for `ray start`; NULL-ended, never NULL when on */
 };
 
+/* The same for Spark; job_spark.c. */
+struct job_spark {
+	bool on;
+	int executor_cores, num_executors;      /* 0: not said */
+	int64_t executor_memory, driver_memory; /* bytes; 0: not said */
+	int start_timeout;                      /* seconds until every node has to be there */
+	char *home, *master, *interface;        /* NULL: not said */
+	char *conf;                             /* lines of a spark-defaults.conf */
+};
+
 /* The name, in the attempt's directory, of the link to the unpacked archive. */
 #define JOB_ENVIRONMENT_LINK "environment"
 
@@ -94,6 +104,7 @@ struct job {
 	int max_steps;       /* of a session: how many run at once */
 	char *session;       /* this is a step of it; or NULL */
 	struct job_ray ray;
+	struct job_spark spark;
 	struct job_holder { /* the session's own job, filled in by the engine; num 0: none */
 		uint32_t num, attempt;
 		char *job_id;
@@ -132,5 +143,7 @@ bool job_environment_is_set(const struct environment *env);
 /* The same for the key `ray` (may be NULL); never fails, for spec_ray.c has checked it. `on` is left alone. */
 void job_ray_fill(const struct json_t *value, struct job_ray *out);
 void job_ray_release(struct job_ray *ray);
+void job_spark_fill(const struct json_t *value, struct job_spark *out);
+void job_spark_release(struct job_spark *spark);
 
 #endif

@@ -11,6 +11,7 @@
  * It leaves `steps`, a line for each that runs or waits: NUM/aATTEMPT STATE SINCE. Needs bash 5, ps and setsid.
  */
 #include "launchers/ray.h"
+#include "launchers/spark.h"
 #include "launchers/wrapper.h"
 
 #include "backend/base/quote.h"
@@ -109,7 +110,7 @@ static const char runner[] =
 	"\t\t*) _kill \"$3\" \"$p\" ;;\n"
 	"\t\tesac ;;\n"
 	"\tstop) _stop=stop ;;\n"
-	"\tray) _ray_order \"$2\" ;;\n"
+	"\tray | spark) _inner_order \"$1\" \"$2\" ;;\n"
 	"\tesac 2>/dev/null\n"
 	"}\n"
 	"\n"
@@ -153,15 +154,15 @@ static const char runner[] =
 	"\t\tfor k in \"${!_pid[@]}\"; do kill -0 \"${_pid[$k]}\" 2>/dev/null || _end \"$k\"; done\n"
 	"\t\t[ ${#_pid[@]} = 0 ] || read -r -t 0.1 -u 9 _\n"
 	"\tdone\n"
-	"\t_ray_end\n"
+	"\t_inner_end\n"
 	"\trm -f \"$_base/sessions/$_job\" steps bell\n"
 	"\techo \"$(date +%Y-%m-%dT%H:%M:%S%z) $1\"\n"
 	"\texit \"$2\"\n"
 	"}\n"
 	"\n"
-	"_ray_order() { :; }\n"
-	"_ray_end() { :; }\n"
-	"[ ! -e ray-hook ] || . ./ray-hook\n"
+	"_inner_order() { :; }\n"
+	"_inner_end() { :; }\n"
+	"[ ! -e inner-hook ] || . ./inner-hook\n"
 	"echo \"$(date +%Y-%m-%dT%H:%M:%S%z) up on $_node with $_total CPUs\"\n"
 	"while :; do\n"
 	"\tfor k in \"${!_pid[@]}\"; do kill -0 \"${_pid[$k]}\" 2>/dev/null || _end \"$k\"; done\n"
@@ -217,8 +218,9 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	wrap_file(out, "job", body.buf, body.len);
 	wrap_file(out, "runner", text.buf, text.len);
 	ray_files(job, ctx, out);
-	if (job->ray.on)
-		wrap_file(out, "ray-hook", ray_hook_text, strlen(ray_hook_text));
+	spark_files(job, ctx, out);
+	if (job->ray.on || job->spark.on)
+		wrap_file(out, "inner-hook", inner_hook_text, strlen(inner_hook_text));
 	wrap_epilogue(job, ctx, out);
 	return 0;
 }

@@ -348,8 +348,20 @@ static void add_words(char *const *words, struct strbuf *body)
 	}
 }
 
+/* spark-submit tells an application's language by the name of its file. */
+static const char *spark_suffix(const struct job *job)
+{
+	const char *dot = job->form == JOB_PAYLOAD && job->spark.on ? strrchr(job->command, '.') : NULL;
+
+	return dot && (strcmp(dot, ".py") == 0 || strcmp(dot, ".jar") == 0 || strcmp(dot, ".R") == 0) ? dot : NULL;
+}
+
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
+	const char *suffix = spark_suffix(job);
+
+	if (suffix)
+		strbuf_addf(body, "ln -sf payload \"${0%%/job}/payload%s\" || exit 73\n", suffix);
 	strbuf_addstr(body, "exec");
 	if (job->session &&
 	    job->ntasks > 1) /* what sbatch does not do for a job's script, but a session's user means */
@@ -368,7 +380,7 @@ void wrap_exec(const struct job *job, struct strbuf *body)
 		break;
 	case JOB_SCRIPT:
 	case JOB_PAYLOAD:
-		strbuf_addstr(body, " \"${0%/job}/payload\"");
+		strbuf_addf(body, "%s \"${0%%/job}/payload%s\"", suffix ? " spark-submit" : "", suffix ? suffix : "");
 		add_words(job->args, body);
 		break;
 	}
@@ -403,7 +415,7 @@ static const char run_job[] = "# Run it, bash where there is one.\n"
 			      "\tdone\n"
 			      "\t[ ! -s rc ] || read -r _rc <rc\n"
 			      "\t[ ! -s fault ] || read -r _fault <fault\n"
-			      "\tcase $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac\n"
+			      "\tcase $_fault in workdir | input | environment | ray | spark) ;; *) _fault=- ;; esac\n"
 			      "\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 			      "\trm -f pid\n"
 			      "fi\n"
@@ -466,16 +478,21 @@ static const char reason[] =
 /* Some runs can say in words why there is no code. */
 static bool has_reason(const struct job *job)
 {
-	return job_environment_is_set(&job->environment) || job->ray.on || job->session;
+	return job_environment_is_set(&job->environment) || job->ray.on || job->spark.on || job->session;
 }
 
 /* The record says that the run has ended, so nothing of its cluster may be there any more. */
-static const char ray_end[] = "# Its Ray cluster ends first.\n"
-			      "_n=0\n"
-			      "while [ \"$_n\" -lt 150 ] && read -r _k <ray.d/keeper && kill -0 \"$_k\"; do\n"
-			      "\t_n=$((_n + 1))\n"
-			      "\tsleep 0.1\n"
-			      "done 2>/dev/null\n\n";
+static void add_inner_end(const char *kind, struct strbuf *out)
+{
+	strbuf_addf(out,
+		    "# Its cluster ends first.\n"
+		    "_n=0\n"
+		    "while [ \"$_n\" -lt 150 ] && read -r _k <%s.d/keeper && kill -0 \"$_k\"; do\n"
+		    "\t_n=$((_n + 1))\n"
+		    "\tsleep 0.1\n"
+		    "done 2>/dev/null\n\n",
+		    kind);
+}
 
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
@@ -514,7 +531,9 @@ void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct s
 {
 	strbuf_addstr(out, run_job);
 	if (job->ray.on && !job->session)
-		strbuf_addstr(out, ray_end);
+		add_inner_end("ray", out);
+	if (job->spark.on && !job->session)
+		add_inner_end("spark", out);
 	strbuf_addstr(out, cpu_time);
 	strbuf_addstr(out, manifest);
 	strbuf_addstr(out, peak);
