@@ -76,8 +76,12 @@ _no_path() {
 }
 cd "${0%/job}/work" 2>/dev/null || _no_path workdir "${0%/job}/work" 'Permission denied'
 if [ -n "${SLURMRAY_RAY:-}" ]; then
-	_ray=$SLURMRAY_RAY _ray_must='' _ray_limit=1350
-	. "${_ray%/ray}/ray-connect"
+	_at=$SLURMRAY_RAY _what=Ray _must='' _limit=1350
+	. "$_at-connect"
+fi
+if [ -n "${SLURMRAY_SPARK:-}" ]; then
+	_at=$SLURMRAY_SPARK _what=Spark _must='' _limit=1350
+	. "$_at-connect"
 fi
 exec srun --overlap --exact -n4 -c1 "${BASH:-/bin/sh}" -c hostname
 END_OF_FILE
@@ -104,7 +108,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi

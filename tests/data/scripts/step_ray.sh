@@ -81,10 +81,14 @@ cd "${0%/job}/work" 2>/dev/null || _no_path workdir "${0%/job}/work" 'Permission
 	exit 78
 }
 if [ -n "${SLURMRAY_RAY:-}" ]; then
-	_ray=$SLURMRAY_RAY _ray_must=1 _ray_limit=1350
-	. "${_ray%/ray}/ray-connect"
+	_at=$SLURMRAY_RAY _what=Ray _must=1 _limit=1350
+	. "$_at-connect"
 fi
 export RAY_JOB_CONFIG_JSON_ENV_VAR='{"runtime_env":{"pip":["emoji"]}}'
+if [ -n "${SLURMRAY_SPARK:-}" ]; then
+	_at=$SLURMRAY_SPARK _what=Spark _must='' _limit=1350
+	. "$_at-connect"
+fi
 exec "${BASH:-/bin/sh}" -c 'python train.py'
 END_OF_FILE
 
@@ -110,7 +114,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
