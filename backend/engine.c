@@ -342,6 +342,9 @@ static void on_store(struct engine *en, struct store_msg *m)
 {
 	struct pending *p;
 
+	engine_feed_grew(en, m->feed);
+	if (m->m.type == STORE_FEED)
+		return;
 	if (m->m.type == STORE_TROUBLE) {
 		str_set(&en->trouble, m->code ? m->text : NULL);
 		log_warn("journal: %s", m->code ? m->text : "works again");
@@ -359,6 +362,9 @@ static void on_store(struct engine *en, struct store_msg *m)
 		break;
 	case PENDING_PURGE:
 		engine_purged(en, p, m->code);
+		break;
+	case PENDING_FEED:
+		engine_fed(en, p, m->code);
 		break;
 	case PENDING_REFUSAL: /* refused it is, even when the journal could not take the row */
 		if (p->done)
@@ -413,6 +419,7 @@ static void on_log(struct engine *en, struct erun *er, const struct crep *rep)
 	er->spooled_err = (uint64_t)rep->err_len;
 	er->logs_last = er->logs_last || rep->last;
 	er->events_last = er->events_last || rep->events_last;
+	engine_feed(en, er);
 	engine_end_ready(en, er);
 	if (er->visible && en->ob.log_grew)
 		en->ob.log_grew(en->ob.arg, r);
@@ -523,6 +530,7 @@ static void first_actions(struct engine *en)
 	for (size_t i = 0; i < en->n_order; i++)
 		if (!is_running(en->order[i]->r))
 			engine_act(en, en->order[i]);
+	engine_feed_all(en);
 }
 
 /*
@@ -563,6 +571,7 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 	en->state_dir = xstrdup(conf->state_dir);
 	en->spool_dir = xasprintf("%s/spool", conf->state_dir);
 	en->next_num = 1;
+	en->feed_fd = -1;
 	strbuf_init(&en->rejected);
 	hmap_init(&en->by_num);
 	hmap_init(&en->by_id);
@@ -579,6 +588,8 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 	rc = store_open(en->state_dir, en->clock, &en->store, en->uuid, e);
 	if (rc == 0)
 		rc = engine_load(en, e);
+	if (rc == 0)
+		rc = engine_feed_open(en, e);
 	if (rc == 0)
 		repair_spools(en);
 	if (rc == 0)
@@ -640,6 +651,8 @@ void engine_free(struct engine *en, int deadline_ms)
 	for (size_t i = 0; i < en->n_order; i++)
 		erun_free(en->order[i]);
 	free_maps(en);
+	if (en->feed_fd >= 0)
+		(void)close(en->feed_fd);
 	if (en->inbox.fd >= 0)
 		inbox_release(&en->inbox);
 	free(en->order);

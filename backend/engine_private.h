@@ -60,6 +60,8 @@ struct erun {
 	struct event *held_end; /* an end that waits for its list of results, or for messages, or NULL */
 	bool manifest_wanted;   /* the list is on its way */
 	bool events_last;       /* the attempt's messages are all in the spool, or cannot be had */
+	struct events_at fed;   /* up to here they are in the feed, or on their way */
+	bool feeding;           /* some are on their way */
 	struct list verb_waiters;
 	uint64_t verb_ticket; /* of the verb that is under way; 0: none */
 	bool verb_told;       /* a cluster was told something since the last wish was posted */
@@ -87,7 +89,8 @@ enum pending_kind {
 	PENDING_DOC,
 	PENDING_DATA,
 	PENDING_VERB,
-	PENDING_REFUSAL
+	PENDING_REFUSAL,
+	PENDING_FEED
 };
 
 /* Something that was asked of the store or a cluster, by its ticket. */
@@ -146,6 +149,8 @@ struct engine {
 	struct engine_observer ob;
 	struct strbuf rejected;
 	char *trouble;
+	int feed_fd;
+	uint64_t feed_len;
 };
 
 /* engine.c */
@@ -172,6 +177,8 @@ int engine_load(struct engine *en, struct err *e);
  * (disk full). */
 void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, const struct own_call *call);
 void engine_committed(struct engine *en, struct pending *p, int code); /* frees p */
+/* A run as the event will make it (the caller frees it); NULL: it does not fit. */
+struct run *engine_foresee(const struct run *r, const struct event *ev);
 void engine_post_next(struct engine *en, struct erun *er);             /* goes on with what was posted meanwhile */
 void engine_post_none(struct erun *er);                                /* answers it with -ENOENT instead */
 void engine_act(struct engine *en, struct erun *er);
@@ -225,6 +232,16 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev);
 
 /* Tells an end that has waited for everything. */
 void engine_end_ready(struct engine *en, struct erun *er);
+
+/* engine_feed.c */
+int engine_feed_open(struct engine *en, struct err *e);
+void engine_feed_grew(struct engine *en, uint64_t len);
+/* Lines for the changes that a run's history has from `before` on. */
+void engine_feed_status(struct store_txn *t, const struct run *now, size_t before);
+/* Brings the feed up to what the run's job has said; er->feeding when that is on its way. */
+void engine_feed(struct engine *en, struct erun *er);
+void engine_feed_all(struct engine *en); /* of live runs, at start */
+void engine_fed(struct engine *en, struct pending *p, int code); /* frees p */
 
 /* engine_pipes.c */
 /* The context of a run that is about to be: job->pipes_* and its text, not written yet. `from`: the run that is tried

@@ -311,6 +311,16 @@ struct submission {
 	void (*drop)(void *arg);
 };
 
+/* The run is not yet what the event makes of it. */
+static void feed_creation(struct store_txn *t, const struct run *r, const struct event *ev)
+{
+	struct run *now = engine_foresee(r, ev);
+
+	if (now)
+		engine_feed_status(t, now, r->n_history);
+	run_free(now);
+}
+
 /* The rows that make a run, in one transaction; the answer comes by engine_created. */
 static void post_create(struct engine *en, struct erun *er, struct event *ev, const struct submission *sub,
 			const struct prepared *p)
@@ -337,6 +347,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	store_txn_summary(t, r->num, r->id, true, summary);
 	json_decref(summary);
 	store_txn_event(t, r->num, ev);
+	feed_creation(t, r, ev);
 	if (p)
 		add_docs(t, r, s->text, s->len, p);
 	if (key) {
