@@ -366,6 +366,10 @@ static void on_store(struct engine *en, struct store_msg *m)
 	case PENDING_FEED:
 		engine_fed(en, p, m->code);
 		break;
+	case PENDING_HOOK:
+		engine_hook_posted(en);
+		pending_free(p);
+		break;
 	case PENDING_REFUSAL: /* refused it is, even when the journal could not take the row */
 		if (p->done)
 			p->done(p->arg, p->code, p->result);
@@ -502,6 +506,8 @@ void engine_step(struct engine *en)
 
 		if (m->type >= CREP_EVENT)
 			on_cluster(en, container_of(m, struct crep, m));
+		else if (m->type == HOOK_TOLD)
+			engine_hook_told(en, container_of(m, struct hook_msg, m)->at);
 		else
 			on_store(en, container_of(m, struct store_msg, m));
 		msg_release(m);
@@ -572,6 +578,7 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 	en->spool_dir = xasprintf("%s/spool", conf->state_dir);
 	en->next_num = 1;
 	en->feed_fd = -1;
+	en->hook_at = -1;
 	strbuf_init(&en->rejected);
 	hmap_init(&en->by_num);
 	hmap_init(&en->by_id);
@@ -594,6 +601,8 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 		repair_spools(en);
 	if (rc == 0)
 		rc = store_start(en->store, &en->inbox, e);
+	if (rc == 0)
+		rc = engine_hook_start(en, e);
 	if (rc == 0)
 		rc = start_clusters(en, e);
 	if (rc < 0)
@@ -646,6 +655,7 @@ void engine_free(struct engine *en, int deadline_ms)
 		return;
 	for (size_t i = 0; i < en->n_clusters; i++)
 		en->clusters[i].ops->stop(en->clusters[i].c, deadline_ms);
+	engine_hook_stop(en);
 	if (en->store)
 		store_close(en->store, deadline_ms);
 	for (size_t i = 0; i < en->n_order; i++)

@@ -159,8 +159,11 @@ void engine_feed_all(struct engine *en)
 
 void engine_feed_grew(struct engine *en, uint64_t len)
 {
-	if (len > en->feed_len)
-		en->feed_len = len;
+	if (len <= en->feed_len)
+		return;
+	en->feed_len = len;
+	if (en->hook)
+		hook_grew(en->hook, len);
 }
 
 uint64_t engine_feed_len(const struct engine *en)

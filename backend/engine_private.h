@@ -6,6 +6,7 @@
 
 #include "backend/cluster.h"
 #include "backend/engine.h"
+#include "backend/hook.h"
 #include "backend/spool.h"
 #include "backend/store.h"
 
@@ -90,7 +91,8 @@ enum pending_kind {
 	PENDING_DATA,
 	PENDING_VERB,
 	PENDING_REFUSAL,
-	PENDING_FEED
+	PENDING_FEED,
+	PENDING_HOOK
 };
 
 /* Something that was asked of the store or a cluster, by its ticket. */
@@ -151,6 +153,10 @@ struct engine {
 	char *trouble;
 	int feed_fd;
 	uint64_t feed_len;
+	struct hook *hook;     /* or NULL: nobody wants to be told */
+	int64_t hook_at;       /* what was told, in the feed; -1: nobody was listening */
+	bool hook_posting;     /* that is on its way to the journal */
+	int64_t hook_posted;
 };
 
 /* engine.c */
@@ -242,6 +248,12 @@ void engine_feed_status(struct store_txn *t, const struct run *now, size_t befor
 void engine_feed(struct engine *en, struct erun *er);
 void engine_feed_all(struct engine *en); /* of live runs, at start */
 void engine_fed(struct engine *en, struct pending *p, int code); /* frees p */
+
+/* engine_hook.c */
+int engine_hook_start(struct engine *en, struct err *e);
+void engine_hook_told(struct engine *en, uint64_t at);
+void engine_hook_posted(struct engine *en);
+void engine_hook_stop(struct engine *en);
 
 /* engine_pipes.c */
 /* The context of a run that is about to be: job->pipes_* and its text, not written yet. `from`: the run that is tried

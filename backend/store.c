@@ -172,6 +172,12 @@ static void load_fed(struct load *ld, sqlite3_stmt *st)
 			   (uint64_t)sqlite3_column_int64(st, 2));
 }
 
+static void load_mark(struct load *ld, sqlite3_stmt *st)
+{
+	if (ld->l->mark)
+		ld->l->mark(ld->l->arg, text_of(st, 0), sqlite3_column_int64(st, 1));
+}
+
 static const struct {
 	const char *sql;
 	void (*row)(struct load *, sqlite3_stmt *);
@@ -186,6 +192,7 @@ static const struct {
 	{ "SELECT mount, request, result FROM seen ORDER BY mount, request", load_seen },
 	{ "SELECT time, uid, text, why FROM rejected ORDER BY seq", load_rejected },
 	{ "SELECT run, at, bytes FROM fed ORDER BY run", load_fed },
+	{ "SELECT substr(key, 6), value FROM meta WHERE key LIKE 'mark.%'", load_mark },
 };
 
 int store_load(struct store *s, const struct store_loader *l, uint32_t *next_num, struct err *e)

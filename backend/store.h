@@ -44,6 +44,7 @@ struct store_loader {
 	void (*seen)(void *arg, uint64_t mount, uint64_t request, const char *result);
 	void (*rejected)(void *arg, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
 	void (*fed)(void *arg, uint32_t run, uint64_t at, uint64_t bytes);
+	void (*mark)(void *arg, const char *name, int64_t value);
 };
 
 /* The name of a file system that is not local by its statfs(2) type, or NULL. */
@@ -87,6 +88,8 @@ void store_txn_rejected(struct store_txn *t, int64_t time, uint32_t uid, const c
 void store_txn_feed(struct store_txn *t, const char *text, size_t len);
 /* How far a run's messages are in the feed: two numbers that are the caller's affair. */
 void store_txn_fed(struct store_txn *t, uint32_t run, uint64_t at, uint64_t bytes);
+/* A number with a name that outlives workers. */
+void store_txn_mark(struct store_txn *t, const char *name, int64_t value);
 /* Removes run, events and documents; keys stay. */
 void store_txn_purge(struct store_txn *t, uint32_t run);
 /* Forgets `seen` rows of every mount but this one. */

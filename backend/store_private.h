@@ -46,6 +46,7 @@ enum store_stmt {
 	ST_REJECTED,
 	ST_FEED,
 	ST_FED,
+	ST_MARK,
 	ST_DEL_RUN,
 	ST_DEL_EVENTS,
 	ST_DEL_DOCS,

@@ -22,6 +22,7 @@ enum op_type {
 	OP_REJECTED,
 	OP_FEED,
 	OP_FED,
+	OP_MARK,
 	OP_PURGE,
 	OP_MOUNT
 };
@@ -59,6 +60,7 @@ static const struct {
 	[ST_REJECTED] = { "INSERT INTO rejected (time, uid, why, text) VALUES (?, ?, ?, ?)", "01aB" },
 	[ST_FEED] = { "INSERT INTO feed VALUES (?, ?)", "0B" },
 	[ST_FED] = { "INSERT INTO fed VALUES (?, ?, ?) ON CONFLICT (run) DO UPDATE SET at = ?2, bytes = ?3", "r01" },
+	[ST_MARK] = { "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2", "a0" },
 	[ST_DEL_RUN] = { "DELETE FROM run WHERE num = ?", "r" },
 	[ST_DEL_EVENTS] = { "DELETE FROM event WHERE run = ?", "r" },
 	[ST_DEL_DOCS] = { "DELETE FROM doc WHERE run = ?", "r" },
@@ -83,6 +85,7 @@ static const struct {
 	[OP_REJECTED] = { { ST_REJECTED, NO, NO }, false },
 	[OP_FEED] = { { ST_FEED, NO, NO, NO }, false },
 	[OP_FED] = { { ST_FED, NO, NO, NO }, false },
+	[OP_MARK] = { { ST_MARK, NO, NO, NO }, false },
 	[OP_PURGE] = { { ST_DEL_RUN, ST_DEL_EVENTS, ST_DEL_DOCS, ST_DEL_FED }, false },
 	[OP_MOUNT] = { { ST_MOUNT, NO, NO }, false },
 };
@@ -206,6 +209,14 @@ void store_txn_fed(struct store_txn *t, uint32_t run, uint64_t at, uint64_t byte
 
 	op->num[0] = (int64_t)at;
 	op->num[1] = (int64_t)bytes;
+}
+
+void store_txn_mark(struct store_txn *t, const char *name, int64_t value)
+{
+	struct store_op *op = add_op(t, OP_MARK, 0);
+
+	op->num[0] = value;
+	op->text[0] = xasprintf("mark.%s", name);
 }
 
 void store_txn_purge(struct store_txn *t, uint32_t run)

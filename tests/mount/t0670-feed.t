@@ -32,4 +32,53 @@ rm "$STATE/events"
 start_mount "$MNT" "$T/config" "$STATE"
 is "a file that was taken away: offsets hold all the same" "$(($(stat -c %s "$MNT/events") > $(stat -c %s "$T/before")))" 1
 ok "umount" stop_mount
+
+# on_event: every change once or, around a kill, again; nobody waits for it, and what was before is not told.
+was=$(stat -c %s "$STATE/events")
+cat >"$T/told.sh" <<'X'
+[ "$SLURMRAY_STATUS" != running ] || cat "$SLURMRAY_MOUNT/runs/$SLURMRAY_RUN/status" >/dev/null
+echo "$SLURMRAY_EVENT $SLURMRAY_RUN $SLURMRAY_STATUS" >>"$T/told"
+echo "a word of $SLURMRAY_RUN"
+X
+{
+	cat "$T/config"
+	printf 'on_event = sh %s\n' "$T/told.sh"
+} >"$T/config.hook"
+start_mount "$MNT" "$T/config.hook" "$STATE"
+for i in 1 2 3 4 5 6 7 8; do
+	echo true >"$MNT/runs/new"
+	[ $((i % 3)) != 0 ] || kill -9 "$(cat "$STATE/worker.pid")"
+done
+echo 'exit 3' >"$MNT/runs/new"
+id=$(basename "$(readlink "$MNT/last")")
+for i in $(seq $((id - 8)) "$id"); do
+	timeout 20 cat "$MNT/runs/$i/wait" >/dev/null
+done
+changes() {
+	python3 -c 'if True:
+		import json, sys
+		at = 0
+		for line in open(sys.argv[1], "rb"):
+			row = json.loads(line) if line.strip() and at >= int(sys.argv[2]) else {}
+			if row.get("type") == "status":
+				print(at, row["run"], row["to"])
+			at += len(line)' "$MNT/events" "$was" | sort
+}
+told() {
+	[ "$(changes)" = "$(sort -u "$T/told" 2>/dev/null)" ]
+}
+ok "on_event: all changes are told, and nothing of before" eventually 30 told
+isnt "and there were some" "$(changes | wc -l)" 0
+like "what it says is in the log" "$(cat "$T/mount.log" "$STATE/log" 2>/dev/null)" 'on_event of run [0-9]* \(failed\): a word of'
+ok "umount" stop_mount
+sort "$T/told" | uniq -d >"$T/twice"
+ok "few are told twice" test "$(wc -l <"$T/twice")" -le 12
+cp "$T/told" "$T/told.before"
+start_mount "$MNT" "$T/config.hook" "$STATE"
+echo true >"$MNT/runs/new"
+id=$(basename "$(readlink "$MNT/last")")
+timeout 20 cat "$MNT/runs/$id/wait" >/dev/null
+ok "a new mount goes on" eventually 20 grep -q " $id succeeded" "$T/told"
+is "with what is new" "$(tail -n +$(($(wc -l <"$T/told.before") + 1)) "$T/told" | awk -v id="$id" '$2 != id' | wc -l)" 0
+ok "umount" stop_mount
 done_testing

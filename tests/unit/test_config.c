@@ -233,7 +233,7 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 
 static void later_keys_say_so(void **state)
 {
-	static const char *const keys[] = { "address",    "start",    "auth_command",   "transfer_host", "on_event",
+	static const char *const keys[] = { "address",    "start",    "auth_command",   "transfer_host",
 					    "max_queued", "max_runs", "max_node_hours", "cache_size",    "keep" };
 	char text[128], want[128];
 

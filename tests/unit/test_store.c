@@ -316,7 +316,7 @@ static void on_fed(void *arg, uint32_t run, uint64_t at, uint64_t bytes)
 static char *load(struct fix *f)
 {
 	struct strbuf sb = STRBUF_INIT;
-	struct store_loader l = { &sb, on_run, on_event, on_doc, on_key, on_seen, on_rejected, on_fed };
+	struct store_loader l = { &sb, on_run, on_event, on_doc, on_key, on_seen, on_rejected, on_fed, NULL };
 	struct err e = ERR_INIT;
 
 	if (store_load(f->s, &l, &f->next, &e))
