@@ -450,9 +450,13 @@ part_node() {
 
 part_controller() {
 	next
-	submit 'sleep 25; exit 3'
+	submit 'sleep 30; exit 3'
 	await running
-	sleep 7 # until the controller has saved its state; else see part_amnesia
+	: >"$T/running"
+	sleep 1
+	# until the controller has saved its state, which it does every few seconds; else see part_amnesia
+	for _ in $(seq 200); do [ "$D/state/job_state" -nt "$T/running" ] && break; sleep 0.1; done
+	sleep 1
 	stop "$D/run/slurmctld.pid" KILL
 	NUM=$((NUM + 1))
 	submit 'echo later'
@@ -494,7 +498,7 @@ part_amnesia() {
 	controller_back
 	scontrol update "jobid=$JOB" reqnodelist=n2
 	scontrol release "$JOB"
-	for _ in $(seq 300); do [ -e "$(adir)/refused" ] && break; sleep 0.1; done
+	for _ in $(seq 900); do [ -e "$(adir)/refused" ] && break; sleep 0.1; done
 	is "$(executed)" 1 "$SH: a controller that forgot a start: executed once"
 	like "$(cat "$(adir)/refused")" 'it began before' "$SH: the guard refused the second start"
 	sleep 1

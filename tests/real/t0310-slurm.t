@@ -106,6 +106,7 @@ like "why" "$(why "$again1")" 'does not start a job twice unless the spec says r
 ok "nor will it: its job is cancelled" eventually 10 sh -c \
 	"[ \"\$(SLURM_CONF=$TESTBED_DIR/slurm.conf squeue -h -t all -j $(job_of "$again1") -o %T)\" = CANCELLED ]"
 ok "where the spec says requeue it waits again" eventually 10 is_now "$again2" pending
+sleep 3 # see below: what is left of the first start must be gone
 admin scontrol update "JobId=$(job_of "$again2")" StartTime=now
 is "and starts again" "$(ended "$again2") $(ran again2)" "succeeded 0 2"
 requeued=$(sed -n 's/.*"time": "\([^"]*\)".*"to": "pending".*/\1/p' "$MNT/runs/$again2/history" | tail -n 1)

@@ -1,0 +1,116 @@
+#!/bin/bash
+# A session without Slurm: the script of its job, the scripts of its steps, and the shell functions that put them into its
+# queue and ask for them, with stand-ins for scontrol, squeue and srun; in both shells.
+. "$(dirname "$0")/../lib/tap.sh" || exit 99
+
+UUID=6f1c2a34
+STATE=$HOME/.slurmray/$UUID
+HOLD=$STATE/runs/9/a1
+mkdir -p "$HOLD" "$STATE/ends" "$T/bin"
+PATH=$T/bin:$PATH
+stand_in() { # stand_in NAME: its text comes from standard input
+	{
+		echo '#!/bin/sh'
+		cat
+	} >"$T/bin/$1"
+	chmod +x "$T/bin/$1"
+}
+stand_in scontrol <<END
+printf '   Comment=slurmray:$UUID/9/a1\n   JobState=%s Reason=None\n' "\$(cat '$T/state')"
+END
+stand_in squeue <<END
+echo "55|\$(cat '$T/state')|None|n1|0 1 4|slurmray:$UUID/9/a1|/x"
+END
+# shellcheck disable=SC2016 # for the stand-in
+stand_in srun <<'END'
+while case $1 in -*) ;; *) false ;; esac; do shift; done
+exec "$@"
+END
+echo RUNNING >"$T/state"
+"$BUILD/tools/schedtool" prelude >"$T/prelude"
+
+ask() { # ask SHELL FUNCTION ARGUMENT...: in a shell that has the functions
+	local shell=$1
+	shift
+	# shellcheck disable=SC2016 # for that shell
+	SR_DIR=$STATE/ends IN=$T/in timeout -k 1 30 "$shell" -c '. "$0"; "$@"' "$T/prelude" "$@"
+}
+step() { # step SHELL NUMBER COMMAND [CPUS]: as the driver submits it
+	sed -e "s|runs/10/a1|runs/$2/a1|g; s|10\\.a1|$2.a1|g; s|run=10 |run=$2 |" -e "s|-c hostname\$|-c '$3'|" \
+		"$ROOT/tests/data/scripts/step.sh" >"$T/in"
+	ask "$1" st_submit "$STATE/runs/$2/a1" "$STATE/ends" "slurmray:$UUID/$2/a1" "$(wc -c <"$T/in")" 0 '' "$HOLD" "55.s$2" \
+		"$2/a1 ${4:-1} 0"
+}
+verify() { # verify SHELL NUMBER: the lines that judge
+	ask "$1" st_verify "$STATE/runs/$2/a1" "$STATE/ends/$2.a1" "$2/a1" "$HOLD" "slurmray:$UUID/9/a1" 55 | sed -n \
+		-e 's/^job *//p' -e '/^started/p' -e '/^record/s/.* rc=\([^ ]*\) .*limit=\(.*\)/record \1 \2/p'
+}
+verb() { # verb SHELL VERB NUMBER ARGUMENT
+	ask "$1" st_verb "$2" "$STATE/runs/$3/a1" "$3/a1" "$HOLD" "slurmray:$UUID/9/a1" 55 "55.s$3" "$4"
+}
+code() { # code NUMBER: the one in its exit record
+	sed -n 's/.* rc=\([^ ]*\) .*/\1/p' "$STATE/ends/$1.a1" 2>/dev/null
+}
+has_code() { [ "$(code "$1")" = "$2" ]; }
+begun() { [ -L "$STATE/runs/$1/a1/started" ]; }
+
+step dash 20 'echo early' >"$T/out"
+is "a step is queued before its session runs" "$(cat "$T/out") $(readlink "$STATE/runs/20/a1/claim")" "ok 55.s20 55.s20"
+# shellcheck disable=SC2097,SC2098 # the variables are for the job
+SLURM_JOB_ID=55 SLURM_JOB_CPUS_PER_NODE='2(x2)' in_background sh "$ROOT/tests/data/scripts/session.sh" >"$HOLD/stdout" 2>"$HOLD/stderr"
+ok "and runs when it does" eventually 30 has_code 20 0
+is "with its output" "$(cat "$STATE/runs/20/a1/stdout")" early
+like "the session has counted its processors" "$(cat "$HOLD/stdout")" 'with 4 CPUs'
+
+n=30
+for shell in dash bash; do
+	a=$((n + 1)) b=$((n + 2)) c=$((n + 3)) d=$((n + 4)) e=$((n + 5))
+	n=$((n + 10))
+	is "$shell: queued" "$(step $shell $a 'echo x >>ran; exit 3')" "ok 55.s$a"
+	ok "$shell: its code" eventually 30 has_code $a 3
+	is "$shell: queued again, it is the same" "$(step $shell $a 'echo x >>ran; exit 3')" "ok 55.s$a"
+	printf '\n%s\n' "$a/a1 1 0 ." >>"$HOLD/queue"
+	is "$shell: a whole run of three processors" "$(step $shell $b 'trap "exit 8" USR1; while :; do sleep 0.1; done' 3)" "ok 55.s$b"
+	ok "$shell: begins" eventually 30 begun $b
+	is "$shell: no second start" "$(cat "$STATE/runs/$a/a1/work/ran")" x
+	printf '%s' "broken/a1 1 0" >>"$HOLD/queue" # a writer that died: the next line ends it
+	is "$shell: two more have no room" "$(step $shell $c 'exit 0' 2) $(step $shell $d 'exit 0' 2)" "ok 55.s$c ok 55.s$d"
+	ok "$shell: a row for each" eventually 20 sh -c \
+		"grep -q '^$b/a1 RUNNING' '$HOLD/steps' && grep -q '^$c/a1 PENDING' '$HOLD/steps' && grep -q '^$d/a1 PENDING' '$HOLD/steps'"
+	is "$shell: as the poll has them" "$(ask $shell st_queue | sed -n "s/^\(55\.s[0-9]*\)|\([A-Z]*\)|.*|\(slurmray:[^|]*\)|\$/\1 \2 \3/p" | sort)" \
+		"$(printf '55.s%s %s slurmray:%s/%s/a1\n' $b RUNNING $UUID $b $c PENDING $UUID $c $d PENDING $UUID $d)"
+	is "$shell: asked for by themselves" "$(verify $shell $b | head -n 2 | tail -n 1), $(verify $shell $c)" \
+		"JobState=RUNNING, JobState=PENDING Reason=Session"
+	is "$shell: what waits is cancelled" "$(verb $shell cancel $c 2) $(verify $shell $c | tr '\n' ' ')" \
+		"ok
+cancelled before it started started void JobState=COMPLETED "
+	is "$shell: what waits cannot be signalled" "$(verb $shell signal $d USR1)" "busy
+the run has not started: there is nothing to signal"
+	is "$shell: what runs can" "$(verb $shell signal $b USR1)" ok
+	ok "$shell: and makes room" eventually 30 has_code $d 0
+	is "$shell: its record" "$(code $b) $(verify $shell $b | tr '\n' ' ')" "8 record 8 - started 55.s$b JobState=COMPLETED "
+	not_ok "$shell: what was cancelled did not run" test -e "$STATE/ends/$c.a1"
+	is "$shell: one that does not listen" "$(step $shell $e 'trap "" TERM; (trap "" TERM; sleep 4741) & sleep 4742; sleep 4743')" "ok 55.s$e"
+	ok "$shell: runs" eventually 30 begun $e
+	is "$shell: is cancelled" "$(verb $shell cancel $e 1)" ok
+	ok "$shell: with a record" eventually 30 test -e "$STATE/ends/$e.a1"
+	ok "$shell: and is gone" eventually 10 sh -c '! pgrep -f "sleep 474[123]"'
+done
+
+# --- the end ---
+
+step bash 60 'sleep 4744' >/dev/null
+ok "a step runs" eventually 30 begun 60
+step bash 61 'echo never' 4 >/dev/null
+ok "another one waits" eventually 20 grep -q '^61/a1 PENDING' "$HOLD/steps"
+pkill -TERM -f "$ROOT/tests/data/scripts/session.sh"
+ok "a session that is told to end does" eventually 30 test -e "$STATE/ends/9.a1"
+is "with the code of that" "$(code 9)" 143
+like "what ran has a record that says why it ended" "$(cat "$STATE/ends/60.a1")" ' rc=143 .*limit=session'
+not_ok "what waited did not begin" test -e "$STATE/runs/61/a1/started"
+echo CANCELLED >"$T/state"
+is "and never will" "$(verify dash 61 | tr '\n' ' ')" "started void JobState=COMPLETED "
+is "no verb reaches it" "$(verb dash signal 60 USR1)" "gone
+the session has ended"
+is "no rows are left" "$(ask dash st_queue | grep -c '^55\.s')" 0
+done_testing
