@@ -536,6 +536,7 @@ static void first_actions(struct engine *en)
 	for (size_t i = 0; i < en->n_order; i++)
 		if (!is_running(en->order[i]->r))
 			engine_act(en, en->order[i]);
+	engine_secrets_remind(en);
 	engine_feed_all(en);
 }
 
@@ -599,6 +600,8 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 		rc = engine_feed_open(en, e);
 	if (rc == 0)
 		repair_spools(en);
+	if (rc == 0)
+		engine_secrets_sweep(en);
 	if (rc == 0)
 		rc = store_start(en->store, &en->inbox, e);
 	if (rc == 0)

@@ -155,6 +155,10 @@ static void applied(struct engine *en, struct erun *er, const struct event *ev, 
 
 	if (ev->type == EV_SUBMITTING)
 		new_attempt(er, ev);
+	if (!engine_secrets_wanted(er->r) && engine_has_secrets(er->r))
+		engine_secrets_forget(en, er->r->num);
+	if (ev->type == EV_LOST && engine_has_secrets(er->r)) /* on the cluster */
+		engine_send(en, er, engine_creq_placed(en, er, CREQ_END_SEEN, 0));
 	if (ended) {
 		drop_documents(er->r);
 		str_set(&er->gate, NULL);
@@ -260,6 +264,11 @@ static void post_submitting(struct engine *en, struct erun *er, struct strbuf *e
 
 	if (engine_job(en, er, &job, errors) < 0) {
 		reject_here(en, er, errors->buf);
+		return;
+	}
+	if (engine_secrets_check(en, er->r->num, &job, errors) < 0) {
+		reject_here(en, er, errors->buf);
+		job_release(&job);
 		return;
 	}
 	d = json_pack("{s:i, s:s, s:s}", "attempt", (int)er->r->attempt + 1, "directory", job.directory, "scratch",

@@ -255,6 +255,22 @@ void engine_hook_told(struct engine *en, uint64_t at);
 void engine_hook_posted(struct engine *en);
 void engine_hook_stop(struct engine *en);
 
+/* engine_secret.c */
+void engine_secrets_dir(const struct engine *en, uint32_t num, struct strbuf *out);
+/* Name -> value, instead of what was there; none: nothing is left. */
+int engine_secrets_write(const struct engine *en, uint32_t num, const json_t *values, struct err *e);
+void engine_secrets_forget(const struct engine *en, uint32_t num);
+bool engine_has_secrets(const struct run *r);
+/* May an attempt of the run still need them? */
+bool engine_secrets_wanted(const struct run *r);
+void engine_secrets_sweep(const struct engine *en);
+/* Has clusters remove what a worker that was killed could not tell them about. */
+void engine_secrets_remind(struct engine *en);
+/* Are those that the job needs still there? 0, or -EINVAL with a sentence. */
+int engine_secrets_check(const struct engine *en, uint32_t num, const struct job *job, struct strbuf *errors);
+/* What the effective values hold goes into `values`; -EINVAL for one whose value nobody knows. */
+int engine_secrets_take(struct effective *eff, json_t *values, struct strbuf *errors);
+
 /* engine_pipes.c */
 /* The context of a run that is about to be: job->pipes_* and its text, not written yet. `from`: the run that is tried
  * again, or NULL. */
