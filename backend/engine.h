@@ -167,9 +167,9 @@ void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len
 		   engine_done cb, void *arg);
 
 /*
- * The root's `events`: a line for each change of a run's status and each message of a job, as they were journaled. A byte
- * that was there once has its offset for ever; the length is always a line's end, and what a line tells of can be seen
- * before it.
+ * The root's `events`: a line for each change of a run's status and each message of a job, as they were journaled. A
+ * byte that was there once has its offset for ever; the length is always a line's end, and what a line tells of can be
+ * seen before it.
  */
 uint64_t engine_feed_len(const struct engine *en);
 ssize_t engine_feed_read(const struct engine *en, void *buf, size_t size, uint64_t off); /* 0 at the end, or -errno */

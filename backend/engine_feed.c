@@ -1,6 +1,6 @@
 /*
- * The feed, the root's `events`: a line for every change of a run's status and for every message of its job, in the order
- * in which they are journaled, for ever.
+ * The feed, the root's `events`: a line for every change of a run's status and for every message of its job, in the
+ * order in which they are journaled, for ever.
  *
  * Invariants: a change and its line are one transaction. A run's messages and how far they were taken are one
  * transaction, too, and there is at most one on its way; so each is in the feed once, whatever is killed. An end waits
@@ -18,8 +18,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define BATCH ((size_t)256 * 1024)                /* bytes of messages in a transaction, unless one is longer */
-#define PARAMS_MAX ((size_t)64 * 1024 * 1024)     /* longer parameters stay in the run's own files */
+#define BATCH ((size_t)256 * 1024)            /* bytes of messages in a transaction, unless one is longer */
+#define PARAMS_MAX ((size_t)64 * 1024 * 1024) /* longer parameters stay in the run's own files */
 
 /* --- lines --- */
 

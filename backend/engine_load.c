@@ -124,8 +124,8 @@ static void mend(struct erun *er)
 
 int engine_load(struct engine *en, struct err *e)
 {
-	const struct store_loader l = { en,	  load_run,	 load_event, load_doc,
-					load_key, load_seen, load_rejected, load_fed, load_mark };
+	const struct store_loader l = { en,        load_run,      load_event, load_doc, load_key,
+					load_seen, load_rejected, load_fed,   load_mark };
 	int rc = store_load(en->store, &l, &en->next_num, e);
 
 	for (size_t i = 0; rc == 0 && i < en->n_order; i++)

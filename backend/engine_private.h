@@ -153,9 +153,9 @@ struct engine {
 	char *trouble;
 	int feed_fd;
 	uint64_t feed_len;
-	struct hook *hook;     /* or NULL: nobody wants to be told */
-	int64_t hook_at;       /* what was told, in the feed; -1: nobody was listening */
-	bool hook_posting;     /* that is on its way to the journal */
+	struct hook *hook; /* or NULL: nobody wants to be told */
+	int64_t hook_at;   /* what was told, in the feed; -1: nobody was listening */
+	bool hook_posting; /* that is on its way to the journal */
 	int64_t hook_posted;
 };
 
@@ -185,8 +185,8 @@ void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t 
 void engine_committed(struct engine *en, struct pending *p, int code); /* frees p */
 /* A run as the event will make it (the caller frees it); NULL: it does not fit. */
 struct run *engine_foresee(const struct run *r, const struct event *ev);
-void engine_post_next(struct engine *en, struct erun *er);             /* goes on with what was posted meanwhile */
-void engine_post_none(struct erun *er);                                /* answers it with -ENOENT instead */
+void engine_post_next(struct engine *en, struct erun *er); /* goes on with what was posted meanwhile */
+void engine_post_none(struct erun *er);                    /* answers it with -ENOENT instead */
 void engine_act(struct engine *en, struct erun *er);
 void engine_act_gated(struct engine *en);
 void engine_settle(struct engine *en, struct erun *er); /* answers waiters whose time has come */
@@ -246,7 +246,7 @@ void engine_feed_grew(struct engine *en, uint64_t len);
 void engine_feed_status(struct store_txn *t, const struct run *now, size_t before);
 /* Brings the feed up to what the run's job has said; er->feeding when that is on its way. */
 void engine_feed(struct engine *en, struct erun *er);
-void engine_feed_all(struct engine *en); /* of live runs, at start */
+void engine_feed_all(struct engine *en);                         /* of live runs, at start */
 void engine_fed(struct engine *en, struct pending *p, int code); /* frees p */
 
 /* engine_hook.c */

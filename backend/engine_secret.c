@@ -1,7 +1,7 @@
 /*
- * Secrets of runs that are not started yet: STATE/secrets/NUM/NAME, 0600 in 0700, a file each. They are there before the
- * run is journaled and go when no attempt of it can need them any more: it runs, or has ended, or was purged. Neither
- * the journal nor a document has them.
+ * Secrets of runs that are not started yet: STATE/secrets/NUM/NAME, 0600 in 0700, a file each. They are there before
+ * the run is journaled and go when no attempt of it can need them any more: it runs, or has ended, or was purged.
+ * Neither the journal nor a document has them.
  */
 #include "backend/engine_private.h"
 

@@ -1,7 +1,7 @@
 /*
- * `on_event`: a command that is run for each change of a run's status, as the feed (engine.h) tells them. A thread of its
- * own starts the commands and waits for them, so nobody else ever does. At least once: a change counts as told when its
- * command has ended, whatever its exit status; what was not told when a worker ended is told again by the next.
+ * `on_event`: a command that is run for each change of a run's status, as the feed (engine.h) tells them. A thread of
+ * its own starts the commands and waits for them, so nobody else ever does. At least once: a change counts as told when
+ * its command has ended, whatever its exit status; what was not told when a worker ended is told again by the next.
  */
 #ifndef BACKEND_HOOK_H
 #define BACKEND_HOOK_H

@@ -64,7 +64,8 @@ const char *pipes_reason_text(enum pipes_reason reason);
 /* The exception in a line of kind PIPES_FAILED as `NAME: MESSAGE`, one line, shortened. */
 void pipes_exception(const char *line, size_t len, struct strbuf *out);
 
-/* The method (without quotes) and the parameters in a line that was accepted; false: it is no message. Borrowed from it.
+/* The method (without quotes) and the parameters in a line that was accepted; false: it is no message. Borrowed from
+ * it.
  */
 struct pipes_parts {
 	const char *method, *params;

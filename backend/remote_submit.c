@@ -214,9 +214,10 @@ static void add_unpack(const struct cluster *c, const struct rrun *r, struct str
 	add_workdir(c, r, code);
 	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\n");
 	if (r->job && r->job->n_secret) /* for the job alone, and not for whoever may look at its working directory */
-		strbuf_addstr(code, "mkdir -p \"$d/" JOB_SECRETS "\" || exit 75\n"
-				    "for s in \"$w\"/" LAUNCH_SECRET "*; do\n[ ! -e \"$s\" ] || { chmod 600 \"$s\" && "
-				    "mv -f \"$s\" \"$d/" JOB_SECRETS "/${s##*" LAUNCH_SECRET "}\"; } || exit 75\ndone\n");
+		strbuf_addstr(code,
+			      "mkdir -p \"$d/" JOB_SECRETS "\" || exit 75\n"
+			      "for s in \"$w\"/" LAUNCH_SECRET "*; do\n[ ! -e \"$s\" ] || { chmod 600 \"$s\" && "
+			      "mv -f \"$s\" \"$d/" JOB_SECRETS "/${s##*" LAUNCH_SECRET "}\"; } || exit 75\ndone\n");
 	strbuf_addstr(code, "fi\n");
 }
 

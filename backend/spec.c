@@ -319,8 +319,9 @@ static int parse_line(const char *text, size_t len, json_t *spec, struct strbuf 
 
 	if (nl && nl + 1 != text + len)
 		return spec_complain(errors, "%s", spec_more_lines(text));
-	return spec_line(text, nl ? (size_t)(nl - text) : len, spec, errors) < 0 || open_secrets(spec, errors) < 0 ? -EINVAL
-														    : 0;
+	return spec_line(text, nl ? (size_t)(nl - text) : len, spec, errors) < 0 || open_secrets(spec, errors) < 0
+		       ? -EINVAL
+		       : 0;
 }
 
 static int parse_script(const char *text, size_t len, json_t *spec, struct strbuf *errors)

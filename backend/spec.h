@@ -83,8 +83,8 @@ char *spec_script_workdir(const char *text, size_t len);
 #define SPEC_HIDDEN "***"
 /* Is a value of secret_env the secret itself, and no name of a file? */
 bool spec_secret_is_value(const char *text);
-/* Takes the values out of a parsed spec's (or effective values') secret_env, leaving SPEC_HIDDEN; those that are known go
- * into `values` (may be NULL). Was there any? */
+/* Takes the values out of a parsed spec's (or effective values') secret_env, leaving SPEC_HIDDEN; those that are known
+ * go into `values` (may be NULL). Was there any? */
 bool spec_take_secrets(json_t *spec, json_t *values);
 
 /* A document as it may be kept: in `out`, but for SPEC_AS_IT_IS, which leaves it alone. */

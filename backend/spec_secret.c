@@ -82,7 +82,8 @@ static const char *find_key(const char *s, const char *end)
 	size_t n = strlen(KEY);
 
 	for (; s + n < end; s++)
-		if (strncasecmp(s, "secret", 6) == 0 && (s[6] == '_' || s[6] == '-') && strncasecmp(s + 7, "env", 3) == 0)
+		if (strncasecmp(s, "secret", 6) == 0 && (s[6] == '_' || s[6] == '-') &&
+		    strncasecmp(s + 7, "env", 3) == 0)
 			return s;
 	return NULL;
 }

@@ -327,9 +327,9 @@ static int value_secret(json_t *map, const char *name, const json_t *value, stru
 	char shown[SPEC_SHOWN];
 
 	if (!variable_name_ok(name))
-		return spec_complain(errors,
-				     "'secret_env': '%s' is no name of a variable: letters, digits and _, no digit first",
-				     spec_show(name, shown));
+		return spec_complain(
+			errors, "'secret_env': '%s' is no name of a variable: letters, digits and _, no digit first",
+			spec_show(name, shown));
 	if (json_is_null(value))
 		return json_object_set_new(map, name, json_null()), 0;
 	spec_show(name, shown);
@@ -341,9 +341,10 @@ static int value_secret(json_t *map, const char *name, const json_t *value, stru
 	if (strncmp(text, "file:", 5) == 0 && (path[0] != '/' || spec_has_control(path)))
 		return spec_complain(errors, "'secret_env.%s': file: is followed by an absolute path of this machine",
 				     shown);
-	if (strncmp(text, "cluster:", 8) == 0 && ((path[0] != '/' && strncmp(path, "~/", 2) != 0) || spec_has_control(path)))
-		return spec_complain(errors, "'secret_env.%s': cluster: is followed by a path of the cluster, /... or ~/...",
-				     shown);
+	if (strncmp(text, "cluster:", 8) == 0 &&
+	    ((path[0] != '/' && strncmp(path, "~/", 2) != 0) || spec_has_control(path)))
+		return spec_complain(
+			errors, "'secret_env.%s': cluster: is followed by a path of the cluster, /... or ~/...", shown);
 	return json_object_set(map, name, (json_t *)value), 0;
 }
 

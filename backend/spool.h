@@ -73,9 +73,9 @@ int events_settle(struct events *ev, bool end);
 int events_restart(struct events *ev);
 int events_sync(const struct events *ev);
 /*
- * The messages behind a place, in order: whole lines, without what was rejected and without their newline. Goes on until
- * the lines are `max` bytes or more together, and says in *at how far that is; {0, 0} is the beginning. The place stays
- * the same place for ever. How many there were. Text is borrowed for the call.
+ * The messages behind a place, in order: whole lines, without what was rejected and without their newline. Goes on
+ * until the lines are `max` bytes or more together, and says in *at how far that is; {0, 0} is the beginning. The place
+ * stays the same place for ever. How many there were. Text is borrowed for the call.
  */
 struct events_at {
 	uint64_t index, bytes; /* of the two files */

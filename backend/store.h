@@ -10,12 +10,12 @@
  *
  * Schema: meta(key, value); run(num PRIMARY KEY, id UNIQUE, live, summary); event(seq PRIMARY KEY, run, time, type,
  * data); doc(run, name, text); seen(mount, request, result) for writes that the kernel may deliver twice; key(key
- * PRIMARY KEY, run, id) which outlives purge; rejected(seq, time, uid, text, why) for the file `errors`; feed(at, text) and
- * fed(run, at, bytes) for the feed.
+ * PRIMARY KEY, run, id) which outlives purge; rejected(seq, time, uid, text, why) for the file `errors`; feed(at, text)
+ * and fed(run, at, bytes) for the feed.
  *
- * The feed is one more file, DIR/events: lines that belong to transactions, in the order of their commits. It only grows,
- * and a byte that was counted has its offset for ever: a line is journaled with its offset, and its row is kept until the
- * file is on the disk for good. So after a kill or a power cut the file is made whole from the rows.
+ * The feed is one more file, DIR/events: lines that belong to transactions, in the order of their commits. It only
+ * grows, and a byte that was counted has its offset for ever: a line is journaled with its offset, and its row is kept
+ * until the file is on the disk for good. So after a kill or a power cut the file is made whole from the rows.
  */
 #ifndef BACKEND_STORE_H
 #define BACKEND_STORE_H

@@ -3,8 +3,9 @@
  * that makes the transaction durable, and written into the file when that has returned.
  *
  * Invariants: what is in the file before `written` was committed; rows are in the journal for all from `kept` on, and
- * before `kept` the file is on the disk (fdatasync) for good. So a row may be written into the file any number of times,
- * always at the same place, and the file is the same afterwards: nothing is lost by a kill, nothing is there twice.
+ * before `kept` the file is on the disk (fdatasync) for good. So a row may be written into the file any number of
+ * times, always at the same place, and the file is the same afterwards: nothing is lost by a kill, nothing is there
+ * twice.
  */
 #include "backend/store_private.h"
 
@@ -175,7 +176,8 @@ static int fill_hole(struct store_feed *f, const char *path, uint64_t size)
 	return rc ? rc : write_at(f->fd, "\n", 1, f->kept - 1);
 }
 
-/* A journal that was put back from a backup knows less than the file: what is there stays, and the next line follows. */
+/* A journal that was put back from a backup knows less than the file: what is there stays, and the next line follows.
+ */
 static int go_behind(struct store_feed *f, const char *dir, sqlite3 *db, uint64_t size, struct err *e)
 {
 	cleanup_free char *sql = NULL;

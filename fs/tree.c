@@ -473,7 +473,8 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 	if (off < ROWS_OFF && readdir_rows(fs, fixed_nodes, first, last, ino_make(INO_FIXED, 0, 0), off, fill, arg))
 		return 0;
 	if (ino_kind(ino) == INO_ROOT)
-		(void)readdir_rows(fs, fixed_nodes, FIXED_EVENTS, FIXED_EVENTS, ino_make(INO_FIXED, 0, 0), off, fill, arg);
+		(void)readdir_rows(fs, fixed_nodes, FIXED_EVENTS, FIXED_EVENTS, ino_make(INO_FIXED, 0, 0), off, fill,
+				   arg);
 	if (row == FIXED_RUNS)
 		readdir_runs(fs, off, fill, arg);
 	return 0;

@@ -296,8 +296,8 @@ static const char no_path[] = "_no_path() {\n"
 			      "}\n";
 
 /*
- * Secrets are read from files: never in a script, an argument or a log. What was delivered goes at once, unless the spec
- * lets the job be started again.
+ * Secrets are read from files: never in a script, an argument or a log. What was delivered goes at once, unless the
+ * spec lets the job be started again.
  */
 static void add_secret(const struct job_var *s, struct strbuf *body)
 {

@@ -1,6 +1,6 @@
 /*
- * What the engine tells of runs in the root's `events`: a line for each change that was journaled and none for others, a
- * run's messages in pieces, and an end that waits for them.
+ * What the engine tells of runs in the root's `events`: a line for each change that was journaled and none for others,
+ * a run's messages in pieces, and an end that waits for them.
  */
 #include "tests/unit/lib_engine.h"
 
@@ -49,7 +49,8 @@ static void words(const struct ef *f, struct strbuf *out)
 		if (method)
 			strbuf_addf(out, "%s ", method);
 		else
-			strbuf_addf(out, "%lld:%s>%s ", json_integer_value(json_object_get(o, "num")), from ? from : "", to);
+			strbuf_addf(out, "%lld:%s>%s ", json_integer_value(json_object_get(o, "num")), from ? from : "",
+				    to);
 		json_decref(o);
 	}
 	assert_int_equal(*line, '\0');
@@ -80,8 +81,9 @@ static void a_line_for_each_change(void **state)
 	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'failed', 'exit_code': 4, 'why': 'bad \\\"luck\\\"'}");
 	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'succeeded'}"); /* twice */
 	ef_quiet(f);
-	WORDS(f, "1:>queued 1:queued>submitting 1:submitting>pending 1:pending>running 1:running>unknown 1:unknown>running "
-		 "1:running>failed ");
+	WORDS(f,
+	      "1:>queued 1:queued>submitting 1:submitting>pending 1:pending>running 1:running>unknown 1:unknown>running "
+	      "1:running>failed ");
 	(void)ef_draft(f, "mine");
 	{
 		char *text = all(f), *last = strrchr(text, '{');
@@ -196,8 +198,8 @@ static void an_end_waits_for_the_feed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_line_for_each_change),   cmocka_unit_test(drafts_refusals_and_purges),
-		cmocka_unit_test(messages_come_once),       cmocka_unit_test(what_a_kill_left),
+		cmocka_unit_test(a_line_for_each_change),    cmocka_unit_test(drafts_refusals_and_purges),
+		cmocka_unit_test(messages_come_once),        cmocka_unit_test(what_a_kill_left),
 		cmocka_unit_test(an_end_waits_for_the_feed),
 	};
 

@@ -1,6 +1,7 @@
 /*
- * The feed: every line once and at its place, after a kill at any moment (a file that is shorter, or half written), after
- * faults of the disk, and when the journal is older than the file. What the engine writes into it is in test_engine_feed.
+ * The feed: every line once and at its place, after a kill at any moment (a file that is shorter, or half written),
+ * after faults of the disk, and when the journal is older than the file. What the engine writes into it is in
+ * test_engine_feed.
  */
 #include "backend/store_private.h"
 

@@ -136,11 +136,12 @@ static void fix_release(struct fix *f)
 
 static void add(struct fix *f, const char *run, const char *cluster, const char *to)
 {
-	strbuf_addf(&f->feed,
-		    "{\"time\":\"T\",\"run\":\"%s\",\"num\":1,\"name\":\"a $(touch @x) `id` ' \\\" \\n;\",\"cluster\":%s%s%s,"
-		    "\"tags\":[\"x\",\"y z\"],\"attempt\":1,\"type\":\"status\",\"from\":\"running\",\"to\":\"%s\",\"code\":3,"
-		    "\"why\":\"no luck\",\"source\":\"s\"}\n",
-		    run, cluster ? "\"" : "", cluster ? cluster : "null", cluster ? "\"" : "", to);
+	strbuf_addf(
+		&f->feed,
+		"{\"time\":\"T\",\"run\":\"%s\",\"num\":1,\"name\":\"a $(touch @x) `id` ' \\\" \\n;\",\"cluster\":%s%s%s,"
+		"\"tags\":[\"x\",\"y z\"],\"attempt\":1,\"type\":\"status\",\"from\":\"running\",\"to\":\"%s\",\"code\":3,"
+		"\"why\":\"no luck\",\"source\":\"s\"}\n",
+		run, cluster ? "\"" : "", cluster ? cluster : "null", cluster ? "\"" : "", to);
 }
 
 static void add_report(struct fix *f, size_t size)
@@ -192,17 +193,20 @@ static void words_are_variables(void **state)
 	char *have, *want;
 
 	(void)state;
-	fix_init(&f, "[cluster hpc]\nhost = h\non_event = printf '%s\\n' \"$SLURMRAY_RUN\" \"$SLURMRAY_STATUS\" \"$SLURMRAY_FROM\""
-		     " \"$SLURMRAY_CLUSTER\" \"$SLURMRAY_NAME\" \"$SLURMRAY_CODE\" \"$SLURMRAY_WHY\" \"$SLURMRAY_TAGS\""
-		     " \"$SLURMRAY_MOUNT\" \"$SLURMRAY_EVENT\" \"$SLURMRAY_OTHER\" \"$PWD\" >@/out\n");
+	fix_init(
+		&f,
+		"[cluster hpc]\nhost = h\non_event = printf '%s\\n' \"$SLURMRAY_RUN\" \"$SLURMRAY_STATUS\" \"$SLURMRAY_FROM\""
+		" \"$SLURMRAY_CLUSTER\" \"$SLURMRAY_NAME\" \"$SLURMRAY_CODE\" \"$SLURMRAY_WHY\" \"$SLURMRAY_TAGS\""
+		" \"$SLURMRAY_MOUNT\" \"$SLURMRAY_EVENT\" \"$SLURMRAY_OTHER\" \"$PWD\" >@/out\n");
 	assert_int_equal(setenv("SLURMRAY_OTHER", "the daemon's own", 1), 0);
 	add_report(&f, 10);
 	add(&f, "seven", "hpc", "failed");
 	start(&f, 0);
 	wait_told(&f, f.feed.len);
 	have = slurp("out");
-	want = xasprintf("seven\nfailed\nrunning\nhpc\na $(touch @x) `id` ' \" \n;\n3\nno luck\nx y z\n/the mount\n%zu\n\n/\n",
-			 strcspn(f.feed.buf, "\n") + 1);
+	want = xasprintf(
+		"seven\nfailed\nrunning\nhpc\na $(touch @x) `id` ' \" \n;\n3\nno luck\nx y z\n/the mount\n%zu\n\n/\n",
+		strcspn(f.feed.buf, "\n") + 1);
 	assert_string_equal(have, want);
 	free(have);
 	free(want);
@@ -215,8 +219,10 @@ static void which_lines(void **state)
 	struct fix f;
 
 	(void)state;
-	fix_init(&f, "[defaults]\non_event = echo all $SLURMRAY_RUN >>@/out\n[cluster one]\nhost = h\n[cluster two]\nhost = h\n"
-		     "on_event = echo two $SLURMRAY_RUN >>@/out\n[cluster none]\nhost = h\non_event = null\n");
+	fix_init(
+		&f,
+		"[defaults]\non_event = echo all $SLURMRAY_RUN >>@/out\n[cluster one]\nhost = h\n[cluster two]\nhost = h\n"
+		"on_event = echo two $SLURMRAY_RUN >>@/out\n[cluster none]\nhost = h\non_event = null\n");
 	assert_true(hook_wanted(f.config));
 	assert_null(config_on_event(f.config, "none"));
 	assert_non_null(config_on_event(f.config, "local"));
@@ -244,8 +250,10 @@ static void four_at_a_time(void **state)
 	char *have;
 
 	(void)state;
-	fix_init(&f, "[cluster hpc]\nhost = h\non_event = mkdir @/on.$SLURMRAY_RUN; ls -d @/on.* | wc -l >>@/seen; sleep 0.1;"
-		     " rmdir @/on.$SLURMRAY_RUN; echo $SLURMRAY_RUN >>@/done\n");
+	fix_init(
+		&f,
+		"[cluster hpc]\nhost = h\non_event = mkdir @/on.$SLURMRAY_RUN; ls -d @/on.* | wc -l >>@/seen; sleep 0.1;"
+		" rmdir @/on.$SLURMRAY_RUN; echo $SLURMRAY_RUN >>@/done\n");
 	for (int i = 0; i < 20; i++) {
 		char name[8];
 
@@ -276,7 +284,9 @@ static void none_for_ever(void **state)
 	char *have;
 
 	(void)state;
-	fix_init(&f, "[cluster hpc]\nhost = h\non_event = echo begins; echo \"and `printf 'a\\033b'`\" >&2; exec 1>&- 2>&-; sleep 1000\n");
+	fix_init(
+		&f,
+		"[cluster hpc]\nhost = h\non_event = echo begins; echo \"and `printf 'a\\033b'`\" >&2; exec 1>&- 2>&-; sleep 1000\n");
 	add(&f, "a", "hpc", "running");
 	start(&f, 300);
 	wait_told(&f, f.feed.len);
@@ -316,7 +326,9 @@ static void told_again(void **state)
 	char *have;
 
 	(void)state;
-	fix_init(&f, "[cluster hpc]\nhost = h\non_event = echo $SLURMRAY_RUN >>@/out; [ $SLURMRAY_RUN = a -o -e @/go ] || sleep 1000\n");
+	fix_init(
+		&f,
+		"[cluster hpc]\nhost = h\non_event = echo $SLURMRAY_RUN >>@/out; [ $SLURMRAY_RUN = a -o -e @/go ] || sleep 1000\n");
 	add(&f, "a", "hpc", "failed");
 	one = f.feed.len;
 	add(&f, "b", "hpc", "failed");
