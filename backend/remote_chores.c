@@ -8,6 +8,7 @@
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"
+#include "launchers/launcher.h"
 
 #include <string.h>
 
@@ -131,7 +132,10 @@ static size_t add_moves(const struct cluster *c, struct strbuf *code)
 	}
 	strbuf_addstr(code, "; do\nt=$d/runs/${e%%.*}/${e#*.}\n"
 			    "if [ -f \"$d/ends/$e\" ] && [ -d \"$t\" ]; then mv -f \"$d/ends/$e\" \"$t/exit\"; fi\n"
-			    "if [ -e \"$t/" JOB_SECRETS "\" ]; then rm -rf -- \"$t/" JOB_SECRETS "\"; fi\ndone");
+			    /* of a delivery that was cut, too; `work` may be a link */
+			    "for s in \"$t/" JOB_SECRETS "\" \"$t\"/files.*.tar.part \"$t\"/work/" LAUNCH_SECRET
+			    "* \"$t\"/work/../work.*/" LAUNCH_SECRET "* \"$t\"/work.*/" LAUNCH_SECRET "*; do\n"
+			    "[ ! -e \"$s\" ] || rm -rf -- \"$s\"\ndone\ndone");
 	return n;
 }
 
