@@ -16,6 +16,7 @@ stand_in() { # stand_in NAME: its text comes from standard input
 	chmod +x "$T/bin/$1"
 }
 stand_in scontrol <<END
+if [ "\$1 \$2" = 'show hostnames' ]; then printf 'n1\nn2\n' && exit; fi
 printf '   Comment=slurmray:$UUID/9/a1\n   JobState=%s Reason=None\n' "\$(cat '$T/state')"
 END
 stand_in squeue <<END
@@ -23,7 +24,10 @@ echo "55|\$(cat '$T/state')|None|n1|0 1 4|slurmray:$UUID/9/a1|/x"
 END
 # shellcheck disable=SC2016 # for the stand-in
 stand_in srun <<'END'
-while case $1 in -*) ;; *) false ;; esac; do shift; done
+while case $1 in -*) ;; *) false ;; esac; do
+	case $1 in --nodelist=*) export SLURMD_NODENAME="${1#*=}" ;; esac
+	shift
+done
 exec "$@"
 END
 echo RUNNING >"$T/state"
@@ -35,11 +39,27 @@ ask() { # ask SHELL FUNCTION ARGUMENT...: in a shell that has the functions
 	# shellcheck disable=SC2016 # for that shell
 	SR_DIR=$STATE/ends IN=$T/in timeout -k 1 30 "$shell" -c '. "$0"; "$@"' "$T/prelude" "$@"
 }
-step() { # step SHELL NUMBER COMMAND [CPUS]: as the driver submits it
-	sed -e "s|runs/10/a1|runs/$2/a1|g; s|10\\.a1|$2.a1|g; s|run=10 |run=$2 |" -e "s|-c hostname\$|-c '$3'|" \
-		"$ROOT/tests/data/scripts/step.sh" >"$T/in"
+script() { # script NUMBER COMMAND
+	sed -e "s|runs/10/a1|runs/$1/a1|g; s|10\\.a1|$1.a1|g; s|10/a1|$1/a1|g; s|run=10 |run=$1 |" -e "s|-c hostname\$|-c '$2'|" \
+		"$ROOT/tests/data/scripts/step.sh"
+}
+step() { # step SHELL NUMBER COMMAND [CPUS [MEM GPUS TASKS]]: as the driver submits one that has files
+	script "$2" "$3" >"$T/in"
 	ask "$1" st_submit "$STATE/runs/$2/a1" "$STATE/ends" "slurmray:$UUID/$2/a1" "$(wc -c <"$T/in")" 0 '' "$HOLD" "55.s$2" \
-		"$2/a1 ${4:-1} 0"
+		"$2/a1 ${4:-1} 0 ${5:-0} ${6:--} ${7:-${4:-1}}"
+}
+many() { # many SHELL NUMBER:COMMAND...: as the driver submits those that have none
+	local shell=$1 i
+	shift
+	set -- "$@"
+	: >"$T/in"
+	for i; do
+		script "${i%%:*}" "${i#*:}" >"$T/one"
+		cat "$T/one" >>"$T/in"
+		set -- "$@" "${i%%:*}/a1:$(wc -c <"$T/one"):1 0 0 - 1"
+		shift
+	done
+	ask "$shell" st_many "$HOLD" "$STATE/ends" "$STATE" 55 "$@"
 }
 verify() { # verify SHELL NUMBER: the lines that judge
 	ask "$1" st_verify "$STATE/runs/$2/a1" "$STATE/ends/$2.a1" "$2/a1" "$HOLD" "slurmray:$UUID/9/a1" 55 | sed -n \
@@ -57,7 +77,8 @@ begun() { [ -L "$STATE/runs/$1/a1/started" ]; }
 step dash 20 'echo early' >"$T/out"
 is "a step is queued before its session runs" "$(cat "$T/out") $(readlink "$STATE/runs/20/a1/claim")" "ok 55.s20 55.s20"
 # shellcheck disable=SC2097,SC2098 # the variables are for the job
-SLURM_JOB_ID=55 SLURM_JOB_CPUS_PER_NODE='2(x2)' in_background sh "$ROOT/tests/data/scripts/session.sh" >"$HOLD/stdout" 2>"$HOLD/stderr"
+SLURM_JOB_ID=55 SLURM_JOB_NODELIST='n[1-2]' SLURM_JOB_CPUS_PER_NODE='2(x2)' SLURM_JOB_GPUS=0,1 SLURM_MEM_PER_NODE=1000 \
+	CUDA_VISIBLE_DEVICES=0,1 in_background sh "$ROOT/tests/data/scripts/session.sh" >"$HOLD/stdout" 2>"$HOLD/stderr"
 ok "and runs when it does" eventually 30 has_code 20 0
 is "with its output" "$(cat "$STATE/runs/20/a1/stdout")" early
 like "the session has counted its processors" "$(cat "$HOLD/stdout")" 'with 4 CPUs'
