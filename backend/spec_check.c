@@ -446,6 +446,8 @@ static const struct choice {
 	{ "launcher", "spark", "Spark is not started yet; use bash and start it in the command" },
 	{ "pipes_exception", "fail", NULL },
 	{ "pipes_exception", "ignore", NULL },
+	{ "scope", "session", NULL },
+	{ "scope", "lease", NULL },
 	{ "mode", "slurm", NULL },
 	{ "mode", "local", NULL },
 	{ "mode", "slurm-session", NULL },
@@ -471,6 +473,7 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 	return spec_complain(errors, "'%s' must be %s, not '%s'", key,
 			     strcmp(key, "mode") == 0              ? "slurm or local"
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
+			     : strcmp(key, "scope") == 0           ? "session or lease"
 								   : "bash",
 			     spec_show(text, shown));
 }

@@ -57,6 +57,7 @@ const struct spec_key spec_keys[] = {
 	{ "idle", SPEC_TIME, 0, 0,
 	  "of a session: it ends after so long without a run: 10 (minutes), 0:30:00; 0: never" },
 	{ "max_steps", SPEC_COUNT, 0, 0, "of a session: most runs at once (without it, as many as its processors)" },
+	{ "scope", SPEC_STRING, 0, 0, "of a session: session, or lease: it ends when the last lease is gone" },
 	{ "afterok", SPEC_LIST, SPEC_RUN_IDS, 0, "runs that must have succeeded before this one starts" },
 	{ "afterany", SPEC_LIST, SPEC_RUN_IDS, 0, "runs that must have ended before this one starts" },
 	{ "afternotok", SPEC_LIST, SPEC_RUN_IDS, 0, "runs that must have failed before this one starts" },
