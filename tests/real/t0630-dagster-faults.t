@@ -1,0 +1,46 @@
+#!/bin/sh
+# Faults with real Dagster: `dagster dev` and whatever a person does in its UI, on local and on a real Slurm behind a real sshd. The
+# cases are in tests/lib/dagster_faults.py; what they found is in docs/design/19-dagster-faults.md.
+# LONG=1 has a backfill of 100 and sshd away for a minute.
+# TEST_TIMEOUT=1800
+# TEST_SECONDS=120
+. "$(dirname "$0")/../lib/tap.sh"
+
+python=$("$ROOT/scripts/dagster-env" 2>"$T/env.err") || {
+	fail "an environment with Dagster is made" "$(tail -n 20 "$T/env.err")"
+	done_testing
+}
+mount_demo <<-EOT
+	environment = venv:$(dirname "$(dirname "$python")")
+	[cluster local]
+	environment = venv:$(dirname "$(dirname "$python")")
+EOT
+DAGSTER_DISABLE_TELEMETRY=yes
+SLURMRAY_MOUNT=$MNT
+CONFIG=$T/config
+TESTBED=$ROOT/scripts/testbed
+DAGSTER_HOME=$T/dagster
+CASES=$T/cases
+PYTHONPYCACHEPREFIX=$BUILD/pycache
+PYTHONWARNINGS=ignore
+export DAGSTER_DISABLE_TELEMETRY SLURMRAY_MOUNT SLURMRAY CONFIG STATE TESTBED DAGSTER_HOME CASES PYTHONPYCACHEPREFIX PYTHONWARNINGS
+mkdir "$DAGSTER_HOME" "$CASES"
+cat >"$DAGSTER_HOME/dagster.yaml" <<-EOT
+	telemetry: {enabled: false}
+	run_queue:
+	  max_concurrent_runs: 15
+	  dequeue_interval_seconds: 1
+	  tag_concurrency_limits:
+	  - {key: lane, value: {applyLimitPerUniqueValue: true}, limit: 1}
+EOT
+
+if [ "${LONG:-}" = 1 ]; then
+	set -- -n 100 -s 60
+fi
+# shellcheck disable=SC2086
+within 1700 "$python" "$ROOT/tests/lib/dagster_faults.py" "$@" ${FAULTS:-} >"$T/results" 2>"$T/errors" || diag "$(tail -n 30 "$T/errors")"
+[ -z "${TIMES:-}" ] || cp "$T/errors" "$TIMES"
+grep '^ok\|^not ok\|^# ' "$T/results" >"$T/lines"
+tap_lines "$T/lines"
+[ -n "${FAULTS:-}" ] || is "all cases were tried" "$(grep -c '^ok\|^not ok' "$T/results")" 14
+done_testing
