@@ -38,7 +38,7 @@ def until(f, what, patience=PATIENCE):
             return value
         if time.time() > end:
             raise AssertionError('waited in vain for ' + what)
-        time.sleep(.1)
+        time.sleep(.3)
 
 
 def read(path, name):
@@ -66,11 +66,14 @@ class Dev:
         self.log = os.environ['DAGSTER_HOME'] + '/dev.log'
         self.process = None
 
-    def __enter__(self):
+    def start(self):
         with open(self.log, 'a', encoding='utf-8') as log:
             self.process = subprocess.Popen([sys.executable, '-m', 'dagster', 'dev', '-f', ASSETS, '-h', '127.0.0.1', '-p', str(self.port)],
                                             stdout=log, stderr=log, cwd=CASES, start_new_session=True)
         until(self.ready, 'dagster dev')
+
+    def __enter__(self):
+        self.start()
         return self
 
     def ready(self):
@@ -296,17 +299,6 @@ def run_killed(c):
 
 
 @case('demo')
-def run_killed_terminated(c):
-    """kill -9 of the process of a run, and terminate in the UI at the same time: the sensor cancels the job"""
-    c.launch().started()
-    os.kill(c.worker(), signal.SIGKILL)
-    c.terminate(policy='MARK_AS_CANCELED_IMMEDIATELY')
-    until(lambda: c.run().is_finished, 'its end')
-    # Dagster's code server may be the first to notice. It is a failure then, of which somebody has said that it is to end.
-    c.judge([c.run().status.value], jobs=['cancelled'], reported=False)
-
-
-@case('demo')
 def run_stopped(c):
     """SIGTERM to the process of a run, then re-execution: the job goes on, and is found"""
     c.launch().started()
@@ -413,6 +405,19 @@ def mount_killed(c):
     c.go()
     for one in c, local:
         one.ended('SUCCESS').judge(['SUCCESS'])
+
+
+@case('demo', alone=True)
+def dagster_killed(c):
+    """kill -9 of all of Dagster, and force-terminate when it is back: the sensor cancels the job"""
+    c.launch().started()
+    pid = c.worker()
+    os.killpg(c.dev.process.pid, signal.SIGKILL)
+    until(lambda: not alive(pid), 'the end of the process of its run')
+    c.dev.process.wait(30)
+    c.dev.start()
+    assert c.run().status.value == 'STARTED', c.run().status
+    c.terminate(policy='MARK_AS_CANCELED_IMMEDIATELY').ended('CANCELED').judge(['CANCELED'], jobs=['cancelled'], reported=False)
 
 
 @case('demo')
