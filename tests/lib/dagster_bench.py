@@ -4,7 +4,7 @@ usage: dagster_bench.py single | many        prints Markdown
        dagster_bench.py threads WAY COUNT    materializes COUNT assets at once, as threads of this process: a line of JSON
        dagster_bench.py payload              is the job
 
-The payload notes when it began and ended; the clock is one, since the testbed runs on this machine. Slurm's log says when a job had left
+The payload notes when it began and when its work was done; the clock is one, since the testbed runs on this machine. Slurm's log says when a job had left
 its node.
 """
 import json
@@ -28,13 +28,15 @@ def payload(extras):
     import dagster_pipes as dp
     if extras:
         time.sleep(extras['seconds'])
+        done = time.time()
     else:
         with dp.open_dagster_pipes() as pipes:
             extras = pipes.extras
             time.sleep(extras['seconds'])
             pipes.report_asset_materialization(metadata={'seconds': extras['seconds']})
+            done = time.time()
     with open(extras['note'] + '.new', 'w', encoding='utf-8') as f:
-        json.dump({'begin': begin, 'end': time.time(), 'job': os.environ['SLURM_JOB_ID']}, f)
+        json.dump({'begin': begin, 'done': done, 'job': os.environ['SLURM_JOB_ID']}, f)
     os.rename(extras['note'] + '.new', extras['note'])
 
 
@@ -91,14 +93,14 @@ def asset_of(way, name, seconds):
 
 # --- what is counted ---
 
-def held(job, end):
-    """Seconds from the payload's end until Slurm had the node back."""
+def held(job, done):
+    """Seconds from the end of the work until Slurm had the node back."""
     with open(DIR + '/testbed/log/slurmctld.log', encoding='utf-8', errors='replace') as f:
         found = re.findall(r'\[([0-9T:.-]+)\] _job_complete: JobId=%s.* done' % job, f.read())
     if not found:
         return None
     stamp = found[-1]
-    return time.mktime(time.strptime(stamp[:19], '%Y-%m-%dT%H:%M:%S')) + float(stamp[19:] or 0) - end
+    return time.mktime(time.strptime(stamp[:19], '%Y-%m-%dT%H:%M:%S')) + float(stamp[19:] or 0) - done
 
 
 def lines(path):
@@ -161,7 +163,7 @@ def one(instance, way, name, seconds):
         with open(note_of(name), encoding='utf-8') as f:
             note = json.load(f)
         time.sleep(.5)
-        row.update(before=note['begin'] - begin, after=end - note['end'], held=held(note['job'], note['end']))
+        row.update(before=note['begin'] - begin, after=end - note['done'], held=held(note['job'], note['done']))
     print(way, seconds, json.dumps(row), file=sys.stderr, flush=True)
     return row
 
@@ -191,8 +193,8 @@ def single():
     share = median(seen['nobody', 0], 'total')
     print('\nSeconds, n = %d each, in turns, min / median / max. Total is from the call to its return, without the payload\'s sleep; added, of'
           ' the medians, is what is left without `ssh srun` of the same payload (connection kept) and without Dagster\'s own share, which'
-          ' is that of an asset without a job. Held is from the end of the payload until Slurm has its node back.\n' % runs)
-    print('| payload | way | failed | total | added | call to payload | payload to return | held | ssh, scp processes | logins | queries | sacct |')
+          ' is that of an asset without a job. Held is from the end of the work, which the payload has reported then, until Slurm has its node back.\n' % runs)
+    print('| payload | way | failed | total | added | call to payload | work done to return | node held | ssh, scp processes | logins | queries | sacct |')
     print('|---|---|---|---|---|---|---|---|---|---|---|---|')
     for seconds in payloads:
         bare = median(seen['srun', seconds], 'total')

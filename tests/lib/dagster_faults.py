@@ -24,7 +24,7 @@ import dagster as dg
 HERE = os.path.dirname(os.path.abspath(__file__))
 ASSETS = os.path.join(HERE, 'dagster_fault_assets.py')
 MNT, CASES, STATE, SLURMRAY = (os.environ[k] for k in ('SLURMRAY_MOUNT', 'CASES', 'STATE', 'SLURMRAY'))
-PATIENCE = 180
+PATIENCE = 300
 LOCAL = threading.BoundedSemaphore(2)  # jobs that this machine has cores for
 tty = threading.Lock()
 failed = []

@@ -339,23 +339,58 @@ def command_line(instance, cluster, config):
 
 def detached(instance):
     """A step that only submits, and the sensor that tells of its job, once."""
-    from detached import begin_survey, detached_jobs
+    from detached import TAG, begin_survey, detached_jobs
 
     def look(cursor):
         with dg.build_sensor_context(instance, cursor) as context:
             found = detached_jobs.evaluate_tick(context)
         return [(e.asset_key.to_user_string(), e.metadata['answers'].value) for e in found.asset_events], found.cursor
 
-    _, cursor = look(None)
-    before, cursor = look(cursor)
+    def job(text):
+        with open(os.open(MNT + '/runs/new', os.O_RDWR), 'r+b', buffering=0) as f:
+            f.write(json.dumps({'command': ['python3', '-c', 'import dagster_pipes as d, os, time\nwith d.open_dagster_pipes() as p:\n ' + text],
+                                'pipes': True, 'tags': [TAG]}).encode())
+            return f.read(4096).decode().strip()
+
+    def ended(name):
+        return sd.read('%s/runs/%s' % (MNT, name), 'wait')
+    before, cursor = look(None)
     result = begin_survey.execute_in_process(instance=instance)
-    path = sd.MOUNT + '/by/tag/detached'
     name = runs('submit_survey-' + result.dagster_run.run_id[:13])[0]
-    status = sd.read('%s/%s' % (path, name), 'wait')
+    status = ended(name)
     after, cursor = look(cursor)
     again, cursor = look(cursor)
     report('a job that nobody waits for is materialized by a sensor, once', begun=(result.success, True), before=(before, []),
-           status=(status, 'succeeded 0'), after=(after, [('survey', 42)]), again=(again, []), cursor=(name in json.loads(cursor), True))
+           status=(status, 'succeeded 0'), after=(after, [('survey', 42)]), again=(again, []))
+    say = 'p.report_asset_materialization(asset_key="survey", metadata={"answers": %d})'
+    bad, go = job(say % 1 + '; os._exit(1)'), CASES + '/detached.go'
+    slow = job(say % 2 + '\n while not os.path.exists("%s"): time.sleep(.1)' % go)
+    ended(bad)
+    wait_for(lambda: os.path.getsize('%s/runs/%s/pipes/materializations' % (MNT, slow)))
+    wait_for(lambda: b'"answers"' in tail(MNT + '/events', cursor, slow))
+    early, cursor = look(cursor)
+    open(go, 'w', encoding='utf-8').close()
+    ended(slow)
+    wait_for(lambda: purge('%s/runs/%s' % (MNT, slow)))
+    after, cursor = look(cursor)
+    again, cursor = look(cursor)
+    report('not one that failed; one that has reported when it has ended, also when it was purged', early=(early, []), after=(after, [('survey', 2)]),
+           again=(again, []), cursor=(json.loads(cursor)['reports'], {}))
+
+
+def tail(path, cursor, run):
+    """Lines of a run behind the cursor."""
+    with open(path, 'rb') as f:
+        f.seek(json.loads(cursor)['at'])
+        return b''.join(line for line in f if json.loads(line)['run'] == run)
+
+
+def purge(path):
+    try:
+        os.rmdir(path)
+        return True
+    except OSError:
+        return False
 
 
 def main(few, clusters):
