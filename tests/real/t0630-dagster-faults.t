@@ -10,6 +10,7 @@ python=$("$ROOT/scripts/dagster-env" 2>"$T/env.err") || {
 	fail "an environment with Dagster is made" "$(tail -n 20 "$T/env.err")"
 	done_testing
 }
+# shellcheck disable=SC2119
 mount_demo <<-EOT
 	environment = venv:$(dirname "$(dirname "$python")")
 	[cluster local]
@@ -22,6 +23,7 @@ TESTBED=$ROOT/scripts/testbed
 DAGSTER_HOME=$T/dagster
 CASES=$T/cases
 PYTHONPYCACHEPREFIX=$BUILD/pycache
+unset PYTHONDONTWRITEBYTECODE
 PYTHONWARNINGS=ignore
 export DAGSTER_DISABLE_TELEMETRY SLURMRAY_MOUNT SLURMRAY CONFIG STATE TESTBED DAGSTER_HOME CASES PYTHONPYCACHEPREFIX PYTHONWARNINGS
 mkdir "$DAGSTER_HOME" "$CASES"
