@@ -40,7 +40,7 @@ mount_demo <<-EOT
 	environment = venv:$(dirname "$(dirname "$python")")
 EOT
 
-helpers 32 new local demo
+helpers 33 new local demo
 environment 1.10
-helpers 12 1.10 few local
+helpers 13 1.10 few local
 done_testing
