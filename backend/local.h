@@ -32,7 +32,8 @@ struct local_job {
 	bool merged, held, cancel_wanted;
 	bool said_running;
 	bool known;       /* its submission was reported before */
-	struct lenv *env; /* the archive that it waits for, or NULL */
+	struct lenv *env; /* what it waits for (an archive, a library), or NULL */
+	size_t env_next;  /* which of its needs comes next */
 	enum local_state state;
 	pid_t pid;
 	int pid_fd;      /* readable when the supervisor is gone; -1: none */
