@@ -163,6 +163,18 @@ void envs_link_code(const struct envs_place *p, const char *dir, const char *nam
 /* Behind the former, where $w is the working directory: a copy of the file in it, never a link. */
 void envs_copy_code(const struct envs_place *p, const char *name, unsigned mode, int64_t mtime, struct strbuf *code);
 
+/* The functions of the lock, of sums and of room, for envs_verb.c. */
+void envs_lock_text(struct strbuf *code);
+
+/*
+ * Code for a probe `what` (struct creq): "envs" lists all of DIRECTORY/envs, "envs VERB KEY" does something with one:
+ * remove, verify, keep, unkeep. False: it is another probe, or not one of these. What a verb did is in the log of the
+ * one. The list: a line `env KEY STATUS KIB LAST_USED keep|- NAME` each, and its log's end behind it, a blank before
+ * each line. STATUS: sending unpacking ready failed.
+ */
+bool envs_probe_code(const char *directory, const char *what, struct strbuf *code);
+bool envs_key_ok(const char *key);
+
 /* --- what a job shares --- */
 
 /* One local file that a job needs on its cluster before it is submitted. */

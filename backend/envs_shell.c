@@ -249,7 +249,7 @@ static const char evict_text[] =
 	"\tls -tr */last_used 2>/dev/null | while [ \"$total\" -gt \"$quota\" ] && read -r k; do\n"
 	"\t\tk=$all/${k%/last_used}\n"
 	"\t\ts=$(kib \"$k\")\n"
-	"\t\tif [ -z \"$s\" ] || [ \"$k\" = \"$e\" ] || in_use \"$k\"; then continue; fi\n"
+	"\t\tif [ -z \"$s\" ] || [ \"$k\" = \"$e\" ] || [ -e \"$k/keep\" ] || in_use \"$k\"; then continue; fi\n"
 	"\t\tmv \"$k/complete\" \"$k/leaving\" 2>/dev/null || continue\n"
 	"\t\tif in_use \"$k\"; then\n"
 	"\t\t\tmv \"$k/leaving\" \"$k/complete\"\n"
@@ -270,6 +270,14 @@ static const char commit_text[] =
 	"mv -f \"$e/complete.tmp\" \"$e/complete\" || exit 75\n"
 	"note \"unpacked: $size KiB\"\n"
 	"rm -rf \"$e/archive\" \"$e\"/part.* \"$e/unpack.log\" \"$e/src\"\n";
+
+void envs_lock_text(struct strbuf *code)
+{
+	strbuf_addstr(code, lock_text);
+	strbuf_addstr(code, verify_text);
+	strbuf_addstr(code, try_text);
+	strbuf_addstr(code, evict_text);
+}
 
 void envs_path(const struct envs_place *p, const char *name, struct strbuf *out)
 {

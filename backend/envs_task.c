@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 
 #define LOOK_MS 100
-#define OUT_MAX 65536
+#define OUT_MAX (1024 * 1024)
 
 struct envs_worker {
 	struct inbox inbox;

@@ -62,6 +62,7 @@ struct cluster {
 	struct list envs;                /* struct lenv */
 	struct envs_worker *envs_worker; /* NULL before the first archive */
 	uint64_t env_serial;
+	struct list env_asks; /* struct env_ask: who waits for what the thread does */
 	int cores, used_cores;
 	int64_t mem, used_mem; /* bytes */
 	bool stopping;
@@ -99,6 +100,8 @@ struct event *local_job_end(struct cluster *c, struct local_job *j);
 void local_env_want(struct cluster *c, struct local_job *j);
 void local_env_task_done(struct cluster *c, const struct envs_task *t);
 void local_envs_release(struct cluster *c);
+/* A probe about environments is answered later; false: it is another. */
+bool local_envs_ask(struct cluster *c, const struct creq *r);
 
 /* local_logs.c */
 void local_logs(struct cluster *c, struct local_job *j);

@@ -177,8 +177,61 @@ static void on_unpacked(struct cluster *c, struct lenv *v, const struct envs_tas
 	}
 }
 
+/* --- questions about all of them --- */
+
+struct env_ask {
+	struct list node;
+	uint64_t serial;
+	struct creq *q;
+};
+
+bool local_envs_ask(struct cluster *c, const struct creq *r)
+{
+	cleanup_free char *directory = xstrndup(c->base, (size_t)(strrchr(c->base, '/') - c->base));
+	struct strbuf code = STRBUF_INIT;
+	struct envs_task *t;
+	struct env_ask *a;
+
+	if (!r->arg || !envs_probe_code(directory, r->arg, &code)) {
+		strbuf_release(&code);
+		return false;
+	}
+	if (!c->envs_worker)
+		c->envs_worker = envs_worker_new();
+	if (!c->envs_worker) {
+		strbuf_release(&code);
+		local_reply(c, r, -EAGAIN, "there is no thread to look", NULL, 0);
+		return true;
+	}
+	a = xcalloc(1, sizeof(*a));
+	a->q = creq_new(CREQ_PROBE, 0, 0, r->ticket);
+	a->serial = ++c->env_serial;
+	list_add_tail(&c->env_asks, &a->node);
+	t = envs_task_new(ENVS_RUN, &c->inbox, a->serial);
+	t->code = strbuf_detach(&code, NULL);
+	t->deadline_s = ENVS_UNPACK_LIMIT_S;
+	envs_worker_post(c->envs_worker, t);
+	return true;
+}
+
+static void answer(struct cluster *c, struct env_ask *a, int code, const char *text, const struct strbuf *out)
+{
+	local_reply(c, a->q, code, text, out ? out->buf : NULL, out ? out->len : 0);
+	list_del(&a->node);
+	msg_release(&a->q->m);
+	free(a);
+}
+
 void local_env_task_done(struct cluster *c, const struct envs_task *t)
 {
+	for (struct list *n = c->env_asks.next; n != &c->env_asks; n = n->next) {
+		struct env_ask *a = container_of(n, struct env_ask, node);
+
+		if (a->serial != t->serial)
+			continue;
+		answer(c, a, t->rc ? -EIO : 0, t->rc ? "it cannot be looked at" : "", &t->out);
+		return;
+	}
 	for (struct list *n = c->envs.next; n != &c->envs; n = n->next) {
 		struct lenv *v = container_of(n, struct lenv, node);
 
@@ -272,6 +325,8 @@ void local_envs_release(struct cluster *c)
 
 	envs_worker_free(c->envs_worker);
 	c->envs_worker = NULL;
+	while ((n = c->env_asks.next) != &c->env_asks)
+		answer(c, container_of(n, struct env_ask, node), -ENODEV, "the cluster is being closed", NULL);
 	while ((n = list_pop(&c->envs))) {
 		struct lenv *v = container_of(n, struct lenv, node);
 
