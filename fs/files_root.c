@@ -169,6 +169,8 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY_FIRST + SET_DAY] = { "day", NODE_DIR, 0555, 0, NULL, 0, "runs by day of creation (UTC)" },
 	[FIXED_EVENTS] = { "events", NODE_FEED, 0444, 0, NULL, 0,
 			   "every change of a run's status and every message of a job; JSON lines" },
+	[FIXED_ENVS] = { "envs", NODE_DIR, 0555, 0, NULL, 0,
+			 "what is unpacked on clusters: archives, libraries, files" },
 	{ 0 },
 };
 
@@ -240,6 +242,9 @@ const struct node *node_of(const struct fsys *fs, uint64_t ino, struct view *v)
 	case INO_RUN:
 		v->run = engine_run(fs->en, num);
 		return v->run && row < table_len(run_nodes) ? &run_nodes[row] : NULL;
+	case INO_ENV:
+		v->env = env_find(v->fs, num);
+		return v->env && row < table_len(env_nodes) ? &env_nodes[row] : NULL;
 	case INO_CLUSTER:
 		if (num >= cf->n_clusters)
 			return NULL;
