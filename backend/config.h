@@ -62,6 +62,9 @@ void config_free(struct config *c);
 
 const struct cluster_conf *config_cluster(const struct config *c, const char *name);
 
+/* Why a key of a run in a session is ignored. */
+#define CONFIG_SESSIONS_OWN "the session's own counts"
+
 /* A spec with everything merged in. */
 struct effective {
 	const struct cluster_conf *cluster; /* borrowed from the configuration */

@@ -446,6 +446,9 @@ static const struct choice {
 	{ "launcher", "spark", "Spark is not started yet; use bash and start it in the command" },
 	{ "pipes_exception", "fail", NULL },
 	{ "pipes_exception", "ignore", NULL },
+	{ "on_session_end", "cancel", NULL },
+	{ "on_session_end", "wait", NULL },
+	{ "on_session_end", "job", NULL },
 	{ "scope", "session", NULL },
 	{ "scope", "lease", NULL },
 	{ "mode", "slurm", NULL },
@@ -474,6 +477,7 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 			     strcmp(key, "mode") == 0              ? "slurm or local"
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
 			     : strcmp(key, "scope") == 0           ? "session or lease"
+			     : strcmp(key, "on_session_end") == 0  ? "cancel, wait or job"
 								   : "bash",
 			     spec_show(text, shown));
 }
