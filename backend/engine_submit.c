@@ -750,7 +750,10 @@ static int any(struct engine *en, const struct submission *sub, struct prepared 
 	}
 	(void)json_object_del(p->spec, "reuse_tolerance");
 	if (p->holder)
-		(void)json_object_set_new(p->spec, "session", json_string(p->holder->id));
+		(void)json_object_set_new(p->spec, "session",
+					  json_string(engine_session_current(en, p->holder)
+							      ? engine_session_name(p->holder)
+							      : p->holder->id));
 	if (p->holder)
 		return 1;
 	c = xcalloc(1, sizeof(*c));
