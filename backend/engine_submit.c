@@ -562,7 +562,9 @@ static int draft_allows(struct engine *en, const struct submission *sub, struct 
 	else if (er->r->status == RUN_DRAFT || (print && strcmp(print, p->print) == 0))
 		follow(en, er, sub->cb, sub->arg);
 	else
-		refuse(en, sub, -EEXIST, "this run was submitted with another spec: make a new run for this one");
+		refuse(en, sub, -EEXIST,
+		       er->session ? "the session was begun with another spec: end it first, or take another name"
+				   : "this run was submitted with another spec: make a new run for this one");
 	return 0;
 }
 

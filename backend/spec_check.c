@@ -273,6 +273,11 @@ bool spec_run_id_ok(const char *text)
 	return spec_name_ok(text, NULL);
 }
 
+static bool session_ok(const char *text)
+{
+	return strcmp(text, "any") == 0 || spec_run_id_ok(text);
+}
+
 static bool plain_name_ok(const char *s)
 {
 	return name_chars(s, NAME_MAX_BYTES) && strcmp(s, ".") != 0 && strcmp(s, "..") != 0;
@@ -422,7 +427,7 @@ static const struct rule {
 	{ "tags", tag_ok,
 	  "a list of names: A-Z a-z 0-9 . _ -, the first a letter or _, none of new, list, last, wait..." },
 	{ "files", local_path_ok, "a list of absolute local paths" },
-	{ "session", spec_run_id_ok, "the name of a session" },
+	{ "session", session_ok, "the name of a session, or any" },
 	{ "afterok", spec_run_id_ok, "a list of run ids: numbers or names" },
 	{ "afterany", spec_run_id_ok, "a list of run ids: numbers or names" },
 	{ "afternotok", spec_run_id_ok, "a list of run ids: numbers or names" },
