@@ -15,11 +15,16 @@
 #include <string.h>
 
 const char slurm_step_prelude[] =
+	/* A step that its session has refused (it can never fit) is void, and has a record: that is its end. */
+	"st_settled() {\n"
+	"\tst_x=${st_k%/*}.${st_k#*/}\n"
+	"\tif [ -s \"$sl_ends/$st_x\" ] || [ -s \"$sl_a/exit\" ]; then echo \"ok $sl_id\"; else sl_settled; fi\n"
+	"}\n"
 	/* st_submit ATTEMPT ENDS TOKEN LEN MORE WORK HOLDER ID LINE: as sl_submit, with the same answers. */
 	"st_submit() {\n"
 	"\tsl_a=$1 sl_ends=$2 sl_token=$3 sl_len=$4 sl_more=$5 sl_work=${6:-$1/work} st_h=$7 sl_id=$8\n"
-	"\tsl_t='' sl_um=$(umask)\n"
-	"\tif sl_settled; then return; fi\n"
+	"\tsl_t='' sl_um=$(umask) st_k=${9%% *}\n"
+	"\tif st_settled; then return; fi\n"
 	"\tumask 077\n"
 	"\tif ! mkdir -p \"$sl_a\" \"$sl_ends\" 2>&1; then\n"
 	"\t\tsl_fail \"cannot make the control directory $sl_a\"\n"
@@ -35,7 +40,7 @@ const char slurm_step_prelude[] =
 	"\tfi\n"
 	"\tst_tell queue \"$9\" || { sl_fail \"cannot write to the queue of the session in $st_h\"; return; }\n"
 	"\tsl_link \"$sl_id\" \"$sl_a/claim\"\n"
-	"\tif ! sl_settled; then echo unsure; fi\n"
+	"\tif ! st_settled; then echo unsure; fi\n"
 	"}\n"
 	/*
 	 * st_many HOLDER ENDS BASE JOB KEY:LEN:LINE...: many at once, whose scripts follow each other in "$IN", and
@@ -65,6 +70,7 @@ const char slurm_step_prelude[] =
 	"fi\n"
 	"st_many() {\n"
 	"\tst_h=$1 st_ends=$2 st_base=$3/runs st_job=$4 st_at=0 st_dirs='' st_q='' st_ok=''\n"
+	"\tst_nl='\n'\n"
 	"\tshift 4\n"
 	"\tumask 077\n"
 	"\tfor st_x in \"$@\"; do\n"
@@ -78,13 +84,14 @@ const char slurm_step_prelude[] =
 	"\t\tst_l=${st_w%%:*} st_w=${st_w#*:} sl_a=$st_base/$st_k st_id=$st_job.s${st_k%%/*}\n"
 	"\t\tst_next\n"
 	"\t\tif [ -L \"$sl_a/started\" ] || [ -L \"$sl_a/claim\" ]; then\n"
-	"\t\t\tif [ \"$(readlink \"$sl_a/started\")\" = void ]; then st_a=void; else st_a=\"ok $st_id\"; fi\n"
+	"\t\t\tsl_id=$st_id sl_ends=$st_ends\n"
+	"\t\t\tst_a=$(st_settled) || st_a=\"ok $st_id\"\n"
 	"\t\telif [ -e \"$sl_a/intent\" ] || st_put; then\n"
-	"\t\t\tst_q=\"$st_q$st_k $st_w .$SR_NL\" st_a=\"ok $st_id\"\n"
+	"\t\t\tst_q=\"$st_q$st_k $st_w .$st_nl\" st_a=\"ok $st_id\"\n"
 	"\t\telse\n"
-	"\t\t\tst_a=\"unsure${SR_NL}cannot write the script to $sl_a\"\n"
+	"\t\t\tst_a=\"unsure${st_nl}cannot write the script to $sl_a\"\n"
 	"\t\tfi\n"
-	"\t\tst_ok=\"${st_ok}run $st_k$SR_NL$st_a$SR_NL\"\n"
+	"\t\tst_ok=\"${st_ok}run $st_k$st_nl$st_a$st_nl\"\n"
 	"\tdone\n"
 	"\texec 6<&-\n"
 	"\tif [ -n \"$st_q\" ]; then\n"
