@@ -280,6 +280,10 @@ def many():
 
 if __name__ == '__main__':
     if sys.argv[1] == 'threads':
+        sys.stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+        os.dup2(2, 1)
         threads(sys.argv[2], int(sys.argv[3]))
     else:
+        sys.stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+        os.dup2(2, 1)  # what jobs print
         {'single': single, 'many': many}[sys.argv[1]]()
