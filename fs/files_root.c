@@ -32,6 +32,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		"  echo 'name=warm nodes=2 time=8:00:00' > sessions/new; echo hostname > sessions/warm/runs/new\n"
 		"  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		"  cat errors                                 what was refused, and why\n"
+		"  tail -f events                             what happens to all runs, JSON lines\n"
 		"\n"
 		"Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
 		"  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
@@ -168,6 +169,8 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY_FIRST + SET_NAME] = { "name", NODE_DIR, 0555, 0, NULL, 0, "runs by job name" },
 	[FIXED_BY_FIRST + SET_DAY] = { "day", NODE_DIR, 0555, 0, NULL, 0, "runs by day of creation (UTC)" },
 	[FIXED_BY_FIRST + SET_SESSION] = { "session", NODE_DIR, 0555, 0, NULL, 0, "runs by their session" },
+	[FIXED_EVENTS] = { "events", NODE_FEED, 0444, 0, NULL, 0,
+			   "every change of a run's status and every message of a job; JSON lines" },
 	[FIXED_SESSIONS] = { "sessions", NODE_DIR, 0755, 0, NULL, 0, "allocations that stay: one directory per name" },
 	[FIXED_SESSIONS_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
 				 "write a session's spec: nodes are allocated; read the same descriptor: its name" },

@@ -38,6 +38,7 @@ enum node_class {
 	NODE_LINK,
 	NODE_PROBE,   /* a document that the cluster is asked for at open */
 	NODE_LEASE,   /* a lease of a session: touched, or given its ttl */
+	NODE_FEED,    /* the root's events */
 	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
 };
 
@@ -94,6 +95,7 @@ enum fixed {
 	FIXED_RUNS_LAST,
 	FIXED_BY_FIRST, /* by/status, then the others in the order of enum set_kind */
 	FIXED_BY_LAST = FIXED_BY_FIRST + 5,
+	FIXED_EVENTS, /* in the root, as the next one */
 	FIXED_SESSIONS,
 	FIXED_SESSIONS_NEW,
 };
@@ -295,6 +297,7 @@ void grow_open(struct fsys *fs, const struct run *r, int stream, struct fuse_fil
 void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+void feed_read(struct fsys *fs, fuse_req_t req, uint64_t off, size_t size);
 /* Would a read be answered now? For poll(2). */
 bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off);
 
