@@ -30,8 +30,8 @@ static bool has_files(const struct rrun *r)
 {
 	const struct job *job = r->job;
 
-	return r->files_dir || r->context || job->n_inputs || (job->files && *job->files) || job->form == JOB_PAYLOAD ||
-	       job->environment.kind == ENV_ARCHIVE;
+	return r->files_dir || r->context || job->n_inputs || job->n_secret || (job->files && *job->files) ||
+	       job->form == JOB_PAYLOAD || job->environment.kind == ENV_ARCHIVE;
 }
 
 bool rsteps_is_one(const struct cluster *c, const struct rrun *r)

@@ -409,6 +409,7 @@ static const struct rule {
 	  "the text of a script that begins with #! and the path of an interpreter, such as #!/bin/bash (a file is shipped with "
 	  "`payload`)" },
 	{ "payload", local_path_ok, "the absolute path of a local file" },
+	{ "pipes_module", spec_pipes_module_ok, "the absolute path of a local dagster_pipes that ends in .whl or .py" },
 	{ "cluster", plain_name_ok, WANT_NAME },
 	{ "profile", plain_name_ok, WANT_NAME },
 	{ "name", job_name_ok, "at most 128 bytes" },

@@ -48,7 +48,10 @@ const struct spec_key spec_keys[] = {
 	{ "streams", SPEC_STRING, 0, 0, "split (stdout and stderr apart) or merged" },
 	{ "grace", SPEC_COUNT, 0, 0,
 	  "seconds between TERM and KILL when the run is cancelled (Slurm without it: KillWait)" },
-	{ "pipes", SPEC_ANY, 0, 0, "true: the job finds a Dagster Pipes session; false: its variables are left alone" },
+	{ "pipes", SPEC_ANY, 0, 0,
+	  "true: the job finds a Dagster Pipes session; inject, or a path: and the library; false: its variables are left "
+	  "alone" },
+	{ "pipes_module", SPEC_STRING, 0, 0, "dagster_pipes for pipes=inject: an absolute local path, .whl or .py" },
 	{ "extras", SPEC_ANY, 0, 0, "JSON object that is added to the extras of the Pipes context" },
 	{ "pipes_exception", SPEC_STRING, 0, 0,
 	  "fail (the run fails when its Pipes session ends with an exception) or ignore" },

@@ -171,6 +171,8 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY_FIRST + SET_SESSION] = { "session", NODE_DIR, 0555, 0, NULL, 0, "runs by their session" },
 	[FIXED_EVENTS] = { "events", NODE_FEED, 0444, 0, NULL, 0,
 			   "every change of a run's status and every message of a job; JSON lines" },
+	[FIXED_ENVS] = { "envs", NODE_DIR, 0555, 0, NULL, 0,
+			 "what is unpacked on clusters: archives, libraries, files" },
 	[FIXED_SESSIONS] = { "sessions", NODE_DIR, 0755, 0, NULL, 0, "allocations that stay: one directory per name" },
 	[FIXED_SESSIONS_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
 				 "write a session's spec: nodes are allocated; read the same descriptor: its name" },
@@ -247,6 +249,9 @@ const struct node *node_of(const struct fsys *fs, uint64_t ino, struct view *v)
 	case INO_RUN:
 		v->run = engine_run(fs->en, num);
 		return v->run && row < table_len(run_nodes) ? &run_nodes[row] : NULL;
+	case INO_ENV:
+		v->env = env_find(v->fs, num);
+		return v->env && row < table_len(env_nodes) ? &env_nodes[row] : NULL;
 	case INO_SESSION:
 		v->run = engine_run(fs->en, num);
 		return v->run && row < table_len(session_nodes) ? &session_nodes[row] : NULL;

@@ -57,6 +57,7 @@ struct view {
 	const struct run *run;
 	const struct cluster_conf *cluster;
 	const char *lease; /* owner */
+	const struct env_item *env;
 };
 
 struct node {
@@ -76,6 +77,7 @@ extern const struct node cluster_nodes[];
 extern const struct node fixed_nodes[];
 extern const struct node session_nodes[];
 extern const struct node lease_node;
+extern const struct node env_nodes[];
 
 /* Rows of fixed_nodes, in its order. */
 enum fixed {
@@ -95,7 +97,8 @@ enum fixed {
 	FIXED_RUNS_LAST,
 	FIXED_BY_FIRST, /* by/status, then the others in the order of enum set_kind */
 	FIXED_BY_LAST = FIXED_BY_FIRST + 5,
-	FIXED_EVENTS, /* in the root, as the next one */
+	FIXED_EVENTS, /* in the root, as the next two */
+	FIXED_ENVS,
 	FIXED_SESSIONS,
 	FIXED_SESSIONS_NEW,
 };
@@ -134,6 +137,7 @@ struct fsys {
 	struct hmap values;   /* known set values, by hash */
 	struct hmap paths;    /* path tables, by run number */
 	struct hmap probes;   /* last answers of clusters */
+	struct list envs;     /* what is known of environments, a list per cluster (files_envs.c) */
 	size_t n_parked;
 	bool asleep;           /* the machine is about to sleep: nobody may wait */
 	int64_t journal_us;    /* for how long requests wait for the journal */
@@ -367,6 +371,16 @@ void probes_release(struct fsys *fs);
 void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h);
 /* Reads; asks again when an earlier worker had the answer. */
 void probe_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+
+/* --- environments on clusters (files_envs.c) --- */
+
+const struct env_item *env_find(struct fsys *fs, uint32_t number);
+int env_lookup(struct fsys *fs, const char *name, uint64_t *ino);
+void env_readdir(struct fsys *fs, uint64_t off, tree_fill fill, void *arg);
+int64_t env_mtime(const struct env_item *env);
+/* A line of its ctl: 0 when it was sent, else a negative errno with a text. */
+int env_verb(struct fsys *fs, const struct env_item *env, const char *line, struct err *e);
+void envs_release(struct fsys *fs);
 
 /* --- the rest --- */
 

@@ -119,6 +119,8 @@ static int lookup_in_fixed(struct fsys *fs, uint64_t parent, const char *name, u
 		*ino = session_ino(r);
 		return 0;
 	}
+	if (row == FIXED_ENVS)
+		return env_lookup(fs, name, ino);
 	if (row == FIXED_CLUSTERS) {
 		for (uint32_t i = 0; i < cf->n_clusters; i++) {
 			if (strcmp(cf->clusters[i]->name, name) != 0)
@@ -165,6 +167,12 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 		return 0;
 	case INO_SESSION:
 		return session_lookup(fs, parent, name, ino);
+	case INO_ENV:
+		row = ino_row(parent) ? -ENOTDIR : find_row(env_nodes, 1, name);
+		if (row < 0 || !env_find(fs, ino_number(parent)))
+			return -ENOENT;
+		*ino = table_ino(fs, INO_ENV, ino_number(parent), env_nodes, (uint32_t)row);
+		return 0;
 	case INO_CLUSTER:
 		return lookup_cluster(fs, parent, name, ino);
 	case INO_SET:
@@ -268,6 +276,8 @@ int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v)
 		return fs->built;
 	if (nd->class == NODE_PROBE)
 		return probe_mtime(fs, v, nd->name);
+	if (v->env)
+		return env_mtime(v->env);
 	if (!r)
 		return shared_mtime(fs, nd, v);
 	switch (nd->class) {
@@ -488,6 +498,10 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 
 	if (row >= FIXED_BY_FIRST && row <= FIXED_BY_LAST)
 		return by_readdir(fs, (enum set_kind)(row - FIXED_BY_FIRST), off, fill, arg);
+	if (row == FIXED_ENVS) {
+		env_readdir(fs, off, fill, arg);
+		return 0;
+	}
 	if (row == FIXED_CLUSTERS) {
 		for (uint32_t i = (uint32_t)off; i < cf->n_clusters; i++)
 			if (!fill(arg, cf->clusters[i]->name, ino_make(INO_CLUSTER, i, 0), i + 1))
@@ -523,6 +537,11 @@ int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, vo
 		return 0;
 	case INO_SESSION:
 		return session_readdir(fs, ino, off, fill, arg);
+	case INO_ENV:
+		if (!env_find(fs, ino_number(ino)))
+			return -ENOENT;
+		(void)readdir_rows(fs, env_nodes, 1, 255, ino_make(INO_ENV, ino_number(ino), 0), off, fill, arg);
+		return 0;
 	case INO_CLUSTER:
 		if (ino_row(ino) == 0)
 			(void)readdir_rows(fs, cluster_nodes, 1, 255, ino_make(INO_CLUSTER, ino_number(ino), 0), off,

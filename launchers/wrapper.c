@@ -451,7 +451,7 @@ void wrap_exec(const struct job *job, struct strbuf *body)
 bool wrap_is_plain(const struct job *job)
 {
 	return job->session && (job->form == JOB_COMMAND || job->form == JOB_EXEC) && !job->workdir && !job->setup &&
-	       !job->input && !job_environment_is_set(&job->environment);
+	       !job->input && !job->n_secret && !job_environment_is_set(&job->environment);
 }
 
 /* Its process's id is not $$ in a subshell, and is that of whoever opens /proc/self. */

@@ -270,11 +270,15 @@ _end() { # _end NUM/aATTEMPT
 _refuse() { # _refuse NUM/aATTEMPT WHY
 	local dir=$_base/runs/$1 why=${2// /%20} now
 	printf -v now '%(%s)T' -1
-	ln -s void "$dir/started" 2>/dev/null
-	[ "$(readlink "$dir/started")" = void ] || return 0
 	echo "v=1 run=${1%%/*} attempt=${1##*/a} job=$_job.s${1%%/*} rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
 		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$dir/exit.tmp" &&
+		cp "$dir/exit.tmp" "$dir/exit" # before it is void, for that alone would be no end
+	ln -s void "$dir/started" 2>/dev/null
+	if [ "$(readlink "$dir/started")" = void ]; then
 		mv -f "$dir/exit.tmp" "$_base/ends/${1%/*}.${1#*/}"
+	else
+		rm -f "$dir/exit"
+	fi
 }
 
 _cancel() { # _cancel NUM/aATTEMPT GRACE: as scancel does
@@ -311,6 +315,7 @@ _order() { # _order VERB NUM/aATTEMPT ARGUMENT
 	cancel) _cancel "$2" "$3" ;;
 	signal) _signal "$2" "$3" ;;
 	stop) _stop=stop ;;
+	ray) _ray_order "$2" ;;
 	lease) case $3$2 in
 		*[!A-Za-z0-9._:@+-]*) ;;
 		[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;
@@ -373,6 +378,7 @@ _finish() { # _finish WHY CODE
 		[ ${#_pid[@]} = 0 ] || read -r -t 0.1 -u 9 _
 	done
 	[ ${#_over[@]} = 0 ] || _sweep
+	_ray_end
 	rm -rf "$_base/sessions/$_job" steps session leases bell new
 	echo "$(date +%Y-%m-%dT%H:%M:%S%z) $1"
 	exit "$2"
@@ -431,6 +437,10 @@ mkdir -p "$_base/sessions" && ln -sfn "$_hold" "$_base/sessions/$_job" || exit 7
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2 # ignored ones would be so in the steps, for ever
 
+_ray_order() { :; }
+_ray_end() { :; }
+# shellcheck disable=SC1091 # written with this
+[ ! -e ray-hook ] || . ./ray-hook
 echo "$(date +%Y-%m-%dT%H:%M:%S%z) up on ${_node[*]} with $_total CPUs"
 while :; do
 	for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
