@@ -247,7 +247,7 @@ typedef bool (*tree_fill)(void *arg, const char *name, uint64_t ino, uint64_t ne
 int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg);
 int tree_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out);
 
-/* --- sessions (sessions.c) --- */
+/* --- sessions (files_session.c) --- */
 
 uint64_t session_ino(const struct run *r); /* its directory */
 /* The session of a name, as sessions/ lists it, or NULL. */

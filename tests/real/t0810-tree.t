@@ -25,7 +25,7 @@ up() { eventually 30 grep -q running "$S/$1/status"; }
 session_end() { timeout 60 cat "$S/$1/wait"; }
 run_of() { basename "$(readlink "$MNT/runs/$1/session")"; }
 
-ok "a session" sh -c "mkdir $S/warm && echo 'ntasks=4 time=20 idle=0' >$S/warm/spec"
+ok "a session" sh -c "mkdir $S/warm && echo 'ntasks=4 time=20 idle=0 max_steps=1' >$S/warm/spec"
 first=$(cat "$S/warm/run")
 id=$(into warm 'echo early')
 is "a run from before it began" "$(ended "$id")" "succeeded 0"
@@ -38,7 +38,7 @@ busy=$(into warm "$(mark busy); sleep 47401")
 running "$busy"
 is "not idle" "$(cat "$S/warm/idle")" 0
 not_ok "a live session is not removed" rmdir "$S/warm"
-full=$(into warm 'ntasks=8 on_session_end=job -- echo alone $SLURM_JOB_ID')
+full=$(into warm 'on_session_end=job -- echo alone $SLURM_JOB_ID')
 later=$(into warm 'on_session_end=wait -- echo later')
 never=$(into warm "$(mark never)")
 ok "what has no room waits" eventually 20 is_now "$never" pending
@@ -52,14 +52,14 @@ like "why says how that came" "$(cat "$MNT/runs/$full/info")" 'runs as a job of 
 ok "or for the next of that name" eventually 20 why_says "$later" 'waits for the next session of that name'
 not_ok "the name is taken as long as it is there" mkdir "$S/warm"
 not_ok "nor is it removed while a run waits" rmdir "$S/warm"
-ok "its spec written again begins the next" sh -c "echo 'ntasks=4 time=20 idle=0' >$S/warm/spec"
+ok "its spec written again begins the next" sh -c "echo 'ntasks=4 time=20 idle=0 max_steps=1' >$S/warm/spec"
 second=$(cat "$S/warm/run")
 ok "another run" test "$first" != "$second"
 is "into which the run goes that waited" "$(ended "$later" 60) $(cat "$MNT/runs/$later/log")" "succeeded 0 later"
 is "the first one stays, under its number" "$(cat "$MNT/runs/$first/status")" succeeded
 is "its runs lead there" "$(readlink "$MNT/runs/$id/session") $(readlink "$MNT/runs/$later/session")" "../$first ../../sessions/warm"
 ok "up" up warm
-is "any: the warm one" "$(submit 'session=any ntasks=4 -- echo any' >"$T/any"; run_of "$(cat "$T/any")") $(ended "$(cat "$T/any")")" \
+is "any: the warm one" "$(submit 'session=any ntasks=4 time=10 -- echo any' >"$T/any"; run_of "$(cat "$T/any")") $(ended "$(cat "$T/any")")" \
 	"warm succeeded 0"
 echo stop >"$S/warm/ctl"
 is "its end" "$(session_end warm)" "succeeded 0"
@@ -72,7 +72,7 @@ ok "a draft is removed" rmdir "$S/warm"
 
 ok "a session with leases" sh -c "echo 'name=held ntasks=2 time=20 idle=0 scope=lease' >$S/new && touch $S/held/leases/a && echo ttl 600 >$S/held/leases/b"
 ok "is up" up held
-ok "it knows of them" eventually 20 sh -c "grep -q '^a ' $MNT/runs/$(cat "$S/held/run")/work/../leases 2>/dev/null || grep -qr '^b ' $HOME/.slurmray/*/runs/*/a1/leases"
+ok "it knows of them" eventually 20 grep -rqs --include=leases '^b ' "$T"
 kill -KILL "$(cat "$STATE/worker.pid")"
 is "a run" "$(ended "$(into held 'echo x')")" "succeeded 0"
 rm "$S/held/leases/a"
