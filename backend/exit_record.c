@@ -293,7 +293,9 @@ static void add_code(struct strbuf *out, const struct exit_record *r, bool sure)
 {
 	int rc = r->rc, sig = signal_of(rc);
 
-	if (r->fault[0])
+	if (strcmp(r->fault, "refused") == 0 && r->reason[0])
+		strbuf_addf(out, "was not started: %s", r->reason);
+	else if (r->fault[0])
 		strbuf_addf(out, "%s%s%s", fault_text(r->fault), r->reason[0] ? ": " : "", r->reason);
 	else if (rc < 0)
 		strbuf_addstr(out, "ended without a code");

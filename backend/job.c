@@ -240,10 +240,11 @@ static bool is_session(const struct effective *eff)
 
 static void fill_session(const struct effective *eff, struct job *job)
 {
-	const char *idle = text(eff, "idle");
+	const char *idle = text(eff, "idle"), *scope = text(eff, "scope");
 	json_int_t steps = count(eff, "max_steps", 0);
 
 	job->session = xstrdup(text(eff, "session"));
+	job->lease_scope = scope && strcmp(scope, "lease") == 0;
 	job->idle_s = idle ? spec_time_seconds(idle) : IDLE_DEFAULT;
 	if (job->idle_s < 0)
 		job->idle_s = 0;
@@ -536,6 +537,26 @@ static void fill_memory(const struct effective *eff, struct job *job)
 		job->mem_bytes = bytes;
 }
 
+/* "4" or "a100:4". */
+static int gpu_count(const char *text)
+{
+	const char *colon = strrchr(text, ':');
+	long n = strtol(colon ? colon + 1 : text, NULL, 10);
+
+	return n < 0 ? 0 : n > INT_MAX / 2 ? INT_MAX / 2 : (int)n;
+}
+
+static void fill_gpus(const struct effective *eff, struct job *job)
+{
+	const char *all = text(eff, "gpus"), *per_task = text(eff, "gpus_per_task");
+
+	job->gpus = -1;
+	if (all)
+		job->gpus = gpu_count(all);
+	else if (per_task && __builtin_mul_overflow(gpu_count(per_task), job->ntasks, &job->gpus))
+		job->gpus = INT_MAX;
+}
+
 static void fill_resources(const struct effective *eff, struct job *job)
 {
 	const char *time = text(eff, "time");
@@ -546,6 +567,7 @@ static void fill_resources(const struct effective *eff, struct job *job)
 		job->time_s = -1;
 	job->ntasks = bounded(count(eff, "ntasks", count(eff, "ntasks_per_node", 1)));
 	job->cpus_per_task = bounded(count(eff, "cpus_per_task", 1));
+	fill_gpus(eff, job);
 	job->grace_s = grace < 0 ? 0 : grace > INT_MAX ? INT_MAX : (int)grace;
 	job->grace_said = value(eff, "grace") != NULL;
 	job->hold = flag(eff, "hold");

@@ -70,6 +70,7 @@ struct job {
 	/* what the local cluster needs */
 	int64_t time_s; /* limit in seconds; -1: none */
 	int ntasks, cpus_per_task;
+	int gpus; /* of a step: for all of it; -1: not said */
 	int64_t mem_bytes;             /* for the whole job; 0: not limited */
 	int grace_s;                   /* seconds between TERM and KILL */
 	bool grace_said;               /* else a scheduler keeps its own time between them */
@@ -91,6 +92,7 @@ struct job {
 	char *pipes_params;  /* JSON members for DAGSTER_PIPES_MESSAGES besides `path`, each behind a comma; or NULL */
 	int64_t idle_s;      /* of a session: it ends after so long without a step; 0: never */
 	int max_steps;       /* of a session: how many run at once */
+	bool lease_scope;    /* of a session: it ends when nobody holds a lease any more */
 	char *session;       /* this is a step of it; or NULL */
 	struct job_holder {  /* the session's own job, filled in by the engine; num 0: none */
 		uint32_t num, attempt;

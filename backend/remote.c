@@ -349,7 +349,7 @@ static void runs_step(struct cluster *c)
 {
 	struct hmap_node *n, *next;
 	int64_t at = INT64_MAX;
-	size_t live = 0;
+	size_t live = 0, steps = 0;
 
 	if (c->walk_at > c->now)
 		return;
@@ -358,6 +358,7 @@ static void runs_step(struct cluster *c)
 
 		next = hmap_walk(&c->runs, n);
 		live += r->phase == RR_SUBMITTED || r->phase == RR_VOIDED;
+		steps += r->phase == RR_SUBMITTED && r->job && r->job->holder.num;
 		at = earlier(at, rverbs_cancel_run(c, r));
 		at = earlier(at, rjobs_run_step(c, r));
 		at = earlier(at, rwatch_run_step(c, r));
@@ -365,6 +366,7 @@ static void runs_step(struct cluster *c)
 		rrun_maybe_drop(c, r);
 	}
 	c->live = live;
+	c->live_steps = steps;
 	c->walk_at = at;
 }
 

@@ -6,6 +6,7 @@
  *	remote_link.c	the connection: transport, remote shell, sftp, back-off, refusals
  *	remote_io.c	reading remote files: by sftp, or by the shell where there is no sftp
  *	remote_submit.c	submissions: queue, upload of files, answers, taking back
+ *	remote_steps.c	many submissions of a session's steps in one request
  *	remote_envs.c	packed environments: sent and unpacked before the runs that wait for them
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
@@ -235,6 +236,8 @@ struct cluster {
 	struct hmap runs;
 	struct list submit_queue;
 	unsigned submitting; /* in flight */
+	unsigned steps_busy; /* of these, in the request of remote_steps.c; 0: none is on its way */
+	size_t live_steps;   /* of `live` */
 	size_t live;         /* runs in RR_SUBMITTED, counted in the last walk */
 	int64_t walk_at;     /* when a run wants its step next; 0: now */
 	struct poll_state poll;
@@ -288,6 +291,15 @@ void rsubmit_cancel(struct cluster *c, struct rrun *r); /* it is wanted no more 
 void rsubmit_step(struct cluster *c);
 int64_t rsubmit_deadline(const struct cluster *c);
 void rupload_free(struct upload *u);
+/* The driver's answer to a submission of this run. */
+void rsubmit_answered(struct cluster *c, struct rrun *r, int rc, const char *out, const char *err);
+
+/* remote_steps.c */
+struct steps;
+bool rsteps_is_one(const struct cluster *c, const struct rrun *r); /* may be sent with others */
+/* Into the request that is being made (*all NULL: a new one); false: not now. */
+bool rsteps_add(struct cluster *c, struct steps **all, struct rrun *r);
+void rsteps_send(struct cluster *c, struct steps *s);
 
 /* remote_envs.c */
 void renvs_step(struct cluster *c);

@@ -130,32 +130,21 @@ static void voided(struct cluster *c, struct rrun *r, const char *why)
 
 /* --- the submission itself --- */
 
-static void on_submitted(struct cluster *c, void *arg, const struct agent_frame *f)
+void rsubmit_answered(struct cluster *c, struct rrun *r, int rc, const char *out, const char *err)
 {
-	struct rrun *r = op_run(c, arg, RR_SENT);
 	struct strbuf why = STRBUF_INIT;
 	char job_id[64] = "";
 
-	if (!r)
-		return;
-	rupload_free(r->upload);
-	r->upload = NULL;
-	r->asked = r->asking && f && f->rc == ENVS_RC_GONE;
-	r->asking = false;
-	if (!f || r->asked) {
-		requeue(c, r, c->now);
-		return;
-	}
 	point(POINT_REMOTE_ANSWERED);
-	if (renvs_gone(c, r, f->rc)) {
+	if (renvs_gone(c, r, rc)) {
 		requeue(c, r, c->now);
 		return;
 	}
-	if (f->rc == RC_NO_INPUT) { /* before anything that could create a job */
-		reject(c, r, *f->err ? f->err : "an input is no longer there");
+	if (rc == RC_NO_INPUT) { /* before anything that could create a job */
+		reject(c, r, *err ? err : "an input is no longer there");
 		return;
 	}
-	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
+	switch (c->sched->submit_result(rc, out, err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
 		rjobs_submitted(c, r, job_id, "sbatch");
 		break;
@@ -170,6 +159,23 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 		break;
 	}
 	strbuf_release(&why);
+}
+
+static void on_submitted(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	struct rrun *r = op_run(c, arg, RR_SENT);
+
+	if (!r)
+		return;
+	rupload_free(r->upload);
+	r->upload = NULL;
+	r->asked = r->asking && f && f->rc == ENVS_RC_GONE;
+	r->asking = false;
+	if (!f || r->asked) {
+		requeue(c, r, c->now);
+		return;
+	}
+	rsubmit_answered(c, r, f->rc, f->out, f->err);
 }
 
 static void quoted_dir(const struct cluster *c, const struct rrun *r, struct strbuf *out)
@@ -733,40 +739,60 @@ static bool waits_for_env(struct cluster *c, struct rrun *r)
 	return rc != 0;
 }
 
+/* Nothing more may be sent that has a request of its own. */
+static bool is_full(const struct cluster *c)
+{
+	return c->submitting - c->steps_busy >= IN_FLIGHT;
+}
+
+static void send_one(struct cluster *c, struct rrun *r)
+{
+	list_del(&r->queue);
+	if (r->cancel != CANCEL_NO)
+		send_void(c, r);
+	else if (to_ask(r))
+		send_question(c, r);
+	else
+		send_run(c, r);
+}
+
 void rsubmit_step(struct cluster *c)
 {
+	struct steps *steps = NULL;
 	struct list *n, *tmp;
 
-	if (!rlink_up(c) || c->submitting >= IN_FLIGHT)
+	if (!rlink_up(c))
 		return;
 	list_for_each_safe (n, tmp, &c->submit_queue) {
 		struct rrun *r = container_of(n, struct rrun, queue);
 
-		if (c->submitting >= IN_FLIGHT)
-			break;
 		if (!may_go(c, r))
+			continue;
+		if (rsteps_is_one(c, r)) {
+			if (rsteps_add(c, &steps, r))
+				list_del(&r->queue);
+			continue;
+		}
+		if (is_full(c))
 			continue;
 		if (r->cancel == CANCEL_NO && !to_ask(r) && waits_for_env(c, r))
 			continue;
-		list_del(&r->queue);
-		if (r->cancel != CANCEL_NO)
-			send_void(c, r);
-		else if (to_ask(r))
-			send_question(c, r);
-		else
-			send_run(c, r);
+		send_one(c, r);
 	}
+	rsteps_send(c, steps);
 }
 
 int64_t rsubmit_deadline(const struct cluster *c)
 {
 	int64_t at = INT64_MAX;
 
-	if (!rlink_up(c) || c->submitting >= IN_FLIGHT)
+	if (!rlink_up(c))
 		return at;
 	for (const struct list *n = c->submit_queue.next; n != &c->submit_queue; n = n->next) {
 		const struct rrun *r = container_of(n, const struct rrun, queue);
 
+		if (rsteps_is_one(c, r) ? c->steps_busy != 0 : is_full(c))
+			continue;
 		if ((r->retry_at > c->now && !r->env_waits) || may_go(c, r))
 			at = earlier(at, r->retry_at);
 	}
