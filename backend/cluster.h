@@ -44,7 +44,7 @@ enum creq_type {
 	CREQ_READ,      /* run attempt area path offset length ticket: bytes of a file -> data */
 	CREQ_MANIFEST,  /* run attempt ticket: the attempt's list of results -> text, see below */
 	CREQ_PROBE,     /* ticket: what the cluster is: sinfo, squeue ... -> JSON text; `arg` names the document:
-			   "info" "partitions" "nodes" "queue" "shares" */
+			   "info" "partitions" "nodes" "queue" "shares"; and "envs..." -> text (backend/envs.h) */
 	CREQ_RECONNECT, /* forget the back-off, try now */
 	CREQ_LOOK,      /* run attempt look: somebody looks at the run: its directories may be told unasked for a while
 			   (CREP_LISTING) */

@@ -421,6 +421,8 @@ static void on_probe(struct cluster *c, const struct creq *r)
 	json_t *doc;
 	char *text;
 
+	if (local_envs_ask(c, r))
+		return;
 	(void)gethostname(host, sizeof(host) - 1);
 	if (strcmp(what, "info") == 0)
 		doc = json_pack("{s:s, s:s, s:i, s:I, s:i, s:s}", "type", "local", "host", host, "cores", c->cores,
@@ -673,6 +675,7 @@ static int local_start(const struct cluster_ctx *ctx, struct cluster **out, stru
 	hmap_init(&c->jobs);
 	list_init(&c->queue);
 	list_init(&c->envs);
+	list_init(&c->env_asks);
 	rc = inbox_init(&c->inbox);
 	if (rc == 0)
 		rc = start_thread(c);

@@ -162,8 +162,26 @@ static void fill_pipes(const struct effective *eff, struct job *job)
 	const json_t *on = value(eff, "pipes"), *extras = value(eff, "extras");
 
 	job->pipes_off = json_is_false(on);
-	job->pipes_asked = json_is_true(on) || (extras && !job->pipes_off);
+	job->pipes_inject = json_is_string(on);
+	job->pipes_asked = json_is_true(on) || job->pipes_inject || (extras && !job->pipes_off);
 	job->pipes_extras = extras ? json_dumps(extras, JSON_COMPACT) : NULL;
+}
+
+/* `inject` takes the file of `pipes_module`, a path is one itself. */
+static int fill_inject(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	const char *on = text(eff, "pipes"), *module = text(eff, "pipes_module");
+
+	if (!job->pipes_inject)
+		return 0;
+	if (strcmp(on, "inject") != 0)
+		module = on;
+	if (!module)
+		return strbuf_complain(errors,
+				       "pipes: inject needs a module: pipes_module=/PATH/dagster_pipes.whl, here or "
+				       "in the configuration (pip download --no-deps dagster-pipes brings one)");
+	job->environment.pipes = xstrdup(module);
+	return 0;
 }
 
 static int fill_argv(const json_t *words, struct job *job, struct strbuf *errors)
@@ -584,6 +602,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	rc |= fill_files(eff, job, errors);
 	rc |= job_inputs_fill(value(eff, "inputs"), job->files, &job->inputs, &job->n_inputs, errors);
 	rc |= job_environment_fill(value(eff, "environment"), &job->environment, errors);
+	rc |= fill_inject(eff, job, errors);
 	rc |= fill_launcher(eff, job, errors);
 	if (rc) {
 		job_release(job);

@@ -18,21 +18,28 @@ struct job_var {
 	char *name, *value;
 };
 
-enum env_kind { ENV_NONE, ENV_PATH, ENV_VENV, ENV_CONDA, ENV_ARCHIVE };
+enum env_kind { ENV_NONE, ENV_PATH, ENV_VENV, ENV_CONDA, ENV_ARCHIVE, ENV_BUILD };
 
-/* What the command runs in, applied in this order: modules, the directory, hook, container. */
+/* What the command runs in, applied in this order: modules, the directory, hook, wheels, pipes, container. */
 struct environment {
 	enum env_kind kind;
-	char *where; /* directory on the cluster (may begin with "~/"), name of a conda environment, or local archive */
+	char *where; /* directory on the cluster (may begin with "~/"), name of a conda environment, or local archive or
+			build script */
 	char **modules;  /* NULL-ended, or NULL */
 	char *hook;      /* shell text, or NULL */
 	char *container; /* image, or NULL */
 	char **options;  /* of `apptainer exec`; NULL-ended, or NULL */
 	char *platform;  /* what the archive is for, said by the user: "linux-64", "any"; or NULL */
+	char **wheels;   /* local files that are put in front of Python's path; NULL-ended, or NULL */
+	char *pipes;     /* local dagster_pipes for where the environment has none, or NULL */
+	int build_s;     /* how long a build may take; 0: the default */
 };
 
 /* The name, in the attempt's directory, of the link to the unpacked archive. */
 #define JOB_ENVIRONMENT_LINK "environment"
+/* The same for injected libraries: wheel.N, from 0, and dagster_pipes. */
+#define JOB_WHEEL_LINK "wheel.%zu"
+#define JOB_PIPES_LINK "pipes"
 /* The directory, in the attempt's, where delivered secrets are until the job has taken them: a file each. */
 #define JOB_SECRETS "secrets"
 
@@ -79,6 +86,7 @@ struct job {
 	bool pipes_off;      /* the spec says `pipes = false` */
 	bool pipes_asked;    /* it says `pipes = true`, or gives `extras` */
 	bool pipes_named;    /* its DAGSTER_PIPES_CONTEXT names the run's own `context` */
+	bool pipes_inject;   /* it says `pipes = inject` */
 	char *pipes_data;    /* the context in it, as JSON, or NULL */
 	char *pipes_extras;  /* JSON, or NULL */
 	char *pipes_params;  /* JSON members for DAGSTER_PIPES_MESSAGES besides `path`, each behind a comma; or NULL */

@@ -90,7 +90,11 @@ static void collect(struct look *l, const struct job *job, bool this_machine)
 			add(l, "secret_env", job->secret[i].value + 5, xstrdup(job->secret[i].value + 5), REGULAR);
 	if (job->form == JOB_PAYLOAD)
 		add(l, "payload", job->command, xstrdup(job->command), REGULAR);
-	if (job->environment.kind == ENV_ARCHIVE)
+	for (char **w = job->environment.wheels; w && *w; w++)
+		add(l, "environment.wheels", *w, xstrdup(*w), REGULAR);
+	if (job->environment.pipes)
+		add(l, "pipes", job->environment.pipes, xstrdup(job->environment.pipes), REGULAR);
+	if (job->environment.kind == ENV_ARCHIVE || job->environment.kind == ENV_BUILD)
 		add(l, "environment", job->environment.where, xstrdup(job->environment.where), REGULAR);
 	if (this_machine && job->workdir)
 		add(l, "workdir", job->workdir, expand(job->workdir), DIRECTORY);

@@ -115,6 +115,7 @@ static void run_free_members(struct rrun *r)
 		free(r->job);
 	}
 	rupload_free(r->upload);
+	renvs_run_release(r);
 	rjobs_row_release(r);
 }
 

@@ -179,8 +179,8 @@ struct rrun {
 	enum cancel_state cancel;
 	int64_t cancel_at; /* CANCEL_GRACE: when it is told once more, whoever waits for it; 0: it was not told yet */
 	struct upload *upload;
-	struct renv *env; /* of its archive, once that was looked for */
-	bool env_waits;   /* until that is ready or has failed */
+	struct rneeds *needs; /* archives and files that it shares, once they were looked for */
+	bool env_waits;       /* until one of them is ready or has failed */
 	/* what was reported last */
 	char *status, *reason, *nodes;
 	int64_t start, node_count, cpus;
@@ -308,8 +308,14 @@ void renvs_release(struct cluster *c);
 void renvs_task_done(struct cluster *c, struct envs_task *t);
 /* 0: nothing has to be waited for; 1: it has, and env_waits says so until then; negative: it cannot be had. */
 int renvs_wait(struct cluster *c, struct rrun *r, struct err *e);
-/* In front of a submission: links the attempt to its environment. */
+void renvs_run_release(struct rrun *r);
+bool renvs_any(struct rrun *r);                         /* it shares something */
+bool renvs_has(const struct rrun *r, const char *path); /* it shares this file, which is copied there */
+bool renvs_copies(const struct rrun *r);                /* it shares any such file */
+/* In front of a submission: links the attempt to its environment, and marks all as used. */
 void renvs_link(const struct cluster *c, const struct rrun *r, struct strbuf *code);
+/* Where $w is the working directory: copies of its files. */
+void renvs_copy(const struct cluster *c, const struct rrun *r, struct strbuf *code);
 /* Is this the answer that the environment was removed meanwhile? Then it is made again: queue the run once more. */
 bool renvs_gone(struct cluster *c, struct rrun *r, int rc);
 

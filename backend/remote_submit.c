@@ -275,6 +275,20 @@ static void add_links(const struct cluster *c, const struct rrun *r, struct strb
 		strbuf_addstr(code, "fi\n");
 }
 
+/* Large files that are on the cluster by their content. */
+static void add_copies(const struct cluster *c, const struct rrun *r, struct strbuf *code)
+{
+	if (!renvs_copies(r))
+		return;
+	strbuf_addstr(code, "umask 077\nd=");
+	quoted_dir(c, r, code);
+	strbuf_addstr(code, "\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; then\n"
+			    "mkdir -p \"$d\" || exit 75\n");
+	add_workdir(c, r, code);
+	renvs_copy(c, r, code);
+	strbuf_addstr(code, "fi\n");
+}
+
 /* `tar` bytes may follow the script in the payload. */
 static void send_submission(struct cluster *c, struct rrun *r, const struct strbuf *tar)
 {
@@ -289,6 +303,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 	add_links(c, r, &code);
 	if (r->upload)
 		add_unpack(c, r, &code);
+	add_copies(c, r, &code);
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
 	r->maybe_sent = true;
 	r->asked = false;
@@ -601,11 +616,12 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 	max += r->job->n_inputs;
 	extra = xcalloc(max, sizeof(*extra));
 	for (char **f = r->job->files; f && *f; f++)
-		extra[n++] = (struct tar_extra){ *f, base_name(*f) };
+		if (!renvs_has(r, *f))
+			extra[n++] = (struct tar_extra){ *f, base_name(*f) };
 	for (size_t i = 0; i < r->job->n_inputs; i++)
-		if (job_input_local(&r->job->inputs[i]))
+		if (job_input_local(&r->job->inputs[i]) && !renvs_has(r, job_input_local(&r->job->inputs[i])))
 			extra[n++] = (struct tar_extra){ job_input_local(&r->job->inputs[i]), r->job->inputs[i].name };
-	if (r->job->form == JOB_PAYLOAD)
+	if (r->job->form == JOB_PAYLOAD && !renvs_has(r, r->job->command))
 		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
 	if (r->context)
 		extra[n++] = (struct tar_extra){ r->context, LAUNCH_CONTEXT };
@@ -622,6 +638,8 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
  */
 static bool has_links(const struct rrun *r)
 {
+	if (renvs_copies(r))
+		return true;
 	for (size_t i = 0; i < r->job->n_inputs; i++)
 		if (r->job->inputs[i].link)
 			return true;
@@ -713,10 +731,10 @@ static bool may_go(const struct cluster *c, const struct rrun *r)
 	return r->retry_at <= c->now && (!r->files_dir || r->cancel != CANCEL_NO || rlink_files_ready(c));
 }
 
-/* The archive may be gone here and the environment there, and the run be submitted long since. */
-static bool to_ask(const struct rrun *r)
+/* What it shares may be gone here and there, and the run be submitted long since. */
+static bool to_ask(struct rrun *r)
 {
-	return r->maybe_sent && !r->asked && r->job && r->job->environment.kind == ENV_ARCHIVE;
+	return r->maybe_sent && !r->asked && renvs_any(r);
 }
 
 /* True: nothing is to be sent now. */

@@ -583,17 +583,25 @@ int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *erro
 	return rc;
 }
 
+bool spec_pipes_module_ok(const char *s)
+{
+	size_t len = strlen(s);
+
+	return *s == '/' && !spec_has_control(s) &&
+	       ((len > 4 && strcmp(s + len - 4, ".whl") == 0) || (len > 3 && strcmp(s + len - 3, ".py") == 0));
+}
+
 static int value_pipes(const json_t *value, json_t **out, struct strbuf *errors)
 {
 	const char *word = json_string_value(value);
 
-	if (word && strcmp(word, "inject") == 0)
-		return spec_complain(
-			errors, "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the "
-				"job runs, or list its one file in `files`");
+	if (word && (strcmp(word, "inject") == 0 || spec_pipes_module_ok(word)))
+		return *out = json_string(word), 0;
 	if (json_is_boolean(value) || (word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0)))
 		return *out = json_boolean(json_is_true(value) || (word && *word == 't')), 0;
-	return spec_complain(errors, "'pipes' must be true or false");
+	return spec_complain(errors,
+			     "'pipes' must be true, false, inject, or the absolute path of a dagster_pipes of this "
+			     "machine that ends in .whl or .py");
 }
 
 static int value_extras(const json_t *value, json_t **out, struct strbuf *errors)

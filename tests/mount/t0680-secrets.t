@@ -1,5 +1,5 @@
 #!/bin/sh
-# secret_env on the cluster of this machine: the cases are in tests/lib/secrets.py. Then what a kill left.
+# secret_env on the cluster of this machine: the cases are in tests/lib/secret_env.py. Then what a kill left.
 # TEST_SECONDS=15
 . "$(dirname "$0")/../lib/tap.sh"
 
@@ -15,7 +15,7 @@ cluster = local
 [cluster local]
 directory = $PLACES
 X
-tap_from 150 python3 "$ROOT/tests/lib/secrets.py" "$MNT" "$STATE" stages files cancelled equal deaths upload
+tap_from 150 python3 "$ROOT/tests/lib/secret_env.py" "$MNT" "$STATE" stages files cancelled equal deaths upload
 
 # In the section of a cluster: a default like others, that nobody sees.
 ok "umount" stop_mount
