@@ -94,8 +94,8 @@ struct prepared {
 static void prepared_release(struct prepared *p)
 {
 	json_decref(p->spec);
-	free(p->name);
 	json_decref(p->secrets);
+	free(p->name);
 	effective_release(&p->eff);
 	job_release(&p->job);
 	strbuf_release(&p->effective);
@@ -739,9 +739,9 @@ static int tolerance_of(const json_t *spec, double *out, struct strbuf *errors)
 
 /*
  * session=any: into a session that is there and fits, or into one that is made for it. Returns 1 when the caller should
- * go on: p->holder is that session then.
+ * go on: p->holder is that session then. `whole` is as it was written, with its secrets.
  */
-static int any(struct engine *en, const struct submission *sub, const struct submission *whole, struct prepared *p)
+static int any(struct engine *en, const struct submission *whole, const struct submission *sub, struct prepared *p)
 {
 	const char *said = json_string_value(json_object_get(p->spec, "session"));
 	const struct own_call call_of = { any_made, any_drop, NULL };
@@ -783,9 +783,8 @@ static int any(struct engine *en, const struct submission *sub, const struct sub
 		return 1;
 	c = xcalloc(1, sizeof(*c));
 	c->en = en;
-	c->s = *sub->s;
-	c->text = xmalloc(whole->s->len);
-	memcpy(c->text, whole->s->text, whole->s->len);
+	c->s = *whole->s;
+	c->text = xstrndup(whole->s->text, whole->s->len);
 	c->retry_of = sub->retry_of ? sub->retry_of->num : 0;
 	c->cb = sub->cb;
 	c->arg = sub->arg;
@@ -832,7 +831,7 @@ static void submit(struct engine *en, const struct submission *whole)
 	if (rc < 0) {
 		refuse(en, sub, rc, p.errors.buf);
 	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p) && attach(en, sub, er, &p) &&
-		   any(en, sub, whole, &p)) {
+		   any(en, whole, sub, &p)) {
 		rc = prepare(en, hint_of(s, &p), er ? er->r : fresh, sub->retry_of, &p);
 		if (rc < 0) {
 			refuse(en, sub, rc, p.errors.buf);
