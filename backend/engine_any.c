@@ -137,7 +137,8 @@ int engine_any(struct engine *en, const struct submission *whole, const struct s
 	c = xcalloc(1, sizeof(*c));
 	c->en = en;
 	c->s = *whole->s;
-	c->text = xstrndup(whole->s->text, whole->s->len);
+	c->text = xmalloc(whole->s->len);
+	memcpy(c->text, whole->s->text, whole->s->len);
 	c->retry_of = sub->retry_of ? sub->retry_of->num : 0;
 	c->cb = sub->cb;
 	c->arg = sub->arg;

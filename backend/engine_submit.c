@@ -82,8 +82,8 @@ static void fingerprint(const json_t *spec, char out[PRINT_SIZE])
 static void prepared_release(struct prepared *p)
 {
 	json_decref(p->spec);
-	json_decref(p->secrets);
 	free(p->name);
+	json_decref(p->secrets);
 	effective_release(&p->eff);
 	job_release(&p->job);
 	strbuf_release(&p->effective);

@@ -157,7 +157,9 @@ _out=$_n
 _bytes stderr
 _err=$_n
 _limit=-
-[ "$_sig" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1
+case $_sig:$_rc in -:129 | -:130 | -:137 | -:143 | [!-]*)
+	[ -e stopped ] || [ -e cancelled ] || sleep 1 ;;
+esac
 [ ! -e stopped ] || _limit=session
 _code=$_rc
 [ "$_fault" = - ] || _code=-
