@@ -370,7 +370,7 @@ const char ray_watch_text[] =
 const char ray_connect_text[] =
 	"# Waits for the Ray cluster in the directory $_ray and lets the command find it. POSIX; read by the file `job`.\n"
 	"_ray_fail() {\n"
-	"\t_own=${0%/job}\n"
+	"\t_own=${_own:-${0%/job}}\n"
 	"\tprintf 'Ray: %s\\n' \"$1\" >\"$_own/reason\"\n"
 	"\t{\n"
 	"\t\techo \"slurmray: Ray: $1\"\n"
@@ -396,7 +396,7 @@ const char ray_connect_text[] =
 	"\tsleep 0.1\n"
 	"done\n"
 	"if [ -e \"$_ray/address\" ]; then\n"
-	"\tRAY_ADDRESS=$(cat \"$_ray/address\")\n"
+	"\tread -r RAY_ADDRESS <\"$_ray/address\"\n"
 	"\texport RAY_ADDRESS\n"
 	"\tif [ -e \"$_ray/token\" ]; then\n"
 	"\t\texport RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=\"$_ray/token\"\n"
@@ -404,7 +404,8 @@ const char ray_connect_text[] =
 	"\t\texport RAY_AUTH_MODE=disabled\n"
 	"\tfi\n"
 	"\tif [ -e \"$_ray/dashboard\" ]; then\n"
-	"\t\tRAY_API_SERVER_ADDRESS=http://$(cat \"$_ray/dashboard\")\n"
+	"\t\tread -r _s <\"$_ray/dashboard\"\n"
+	"\t\tRAY_API_SERVER_ADDRESS=http://$_s\n"
 	"\t\texport RAY_API_SERVER_ADDRESS\n"
 	"\tfi\n"
 	"fi\n";
