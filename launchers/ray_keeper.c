@@ -247,7 +247,7 @@ const char ray_keeper_text[] =
 	"while [ -z \"$_stop\" ]; do\n"
 	"\t_pause=1\n"
 	"\t[ \"$_state\" != starting ] || _pause=0.1\n"
-	"\tif read -r -t \"$_pause\" -u 6 line; then\n"
+	"\tif IFS= read -r -t \"$_pause\" -u 6 line; then\n"
 	"\t\tline=$_half$line _half=''\n"
 	"\t\t# shellcheck disable=SC2086 # words\n"
 	"\t\t_line $line\n"

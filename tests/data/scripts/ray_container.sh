@@ -379,7 +379,7 @@ for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus
 while [ -z "$_stop" ]; do
 	_pause=1
 	[ "$_state" != starting ] || _pause=0.1
-	if read -r -t "$_pause" -u 6 line; then
+	if IFS= read -r -t "$_pause" -u 6 line; then
 		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
 		_line $line
@@ -685,9 +685,9 @@ while [ -z "$_stop" ]; do
 			_told=1
 			_say up "$_addr:$_port" "$([ "$_dash" = 1 ] && echo "${_dash_host/#0.0.0.0/$_addr}:$((_port + 1))" || echo -)" "$_addr:$((_port + 2))"
 		fi
-		read -r -t 0.1 line
+		IFS= read -r -t 0.1 line
 	else
-		read -r -t 1 line
+		IFS= read -r -t 1 line
 	fi
 	rc=$?
 	_half+=$line # what the time limit cut in two
