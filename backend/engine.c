@@ -57,6 +57,8 @@ void erun_free(struct erun *er)
 	waiters_free(&er->created);
 	waiters_free(&er->decided);
 	waiters_free(&er->verb_waiters);
+	free(er->session);
+	json_decref(er->leases);
 	event_free(er->held_end);
 	run_free(er->r);
 	free(er->directory);
@@ -610,6 +612,7 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 		rc = start_clusters(en, e);
 	if (rc < 0)
 		goto fail;
+	engine_sessions_load(en);
 	first_actions(en);
 	*out = en;
 	return 0;

@@ -226,7 +226,7 @@ int spec_ray_member(json_t *out, const char *name, const json_t *value, struct s
 	int rc;
 
 	if (strcmp(name, "reuse_tolerance") == 0)
-		return spec_complain(errors, "'ray': reuse_tolerance is not possible yet: name the session");
+		return spec_complain(errors, "'ray': reuse_tolerance is a key of its own, with session=any");
 	if (!m || (name[len] && m->kind != RAY_TEXTS))
 		return unknown(name, errors);
 	if (json_is_null(value) && !name[len])

@@ -87,6 +87,8 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "not submitted yet: %s\n", run_fact(r, "submit_trouble"));
 	if (r->status == RUN_SUBMITTING || r->status == RUN_QUEUED)
 		why_transfer(v, out);
+	if (run_fact(r, "session_note"))
+		strbuf_addf(out, "%s\n", run_fact(r, "session_note"));
 	if (r->status == RUN_PENDING && r->reason)
 		strbuf_addf(out, "pending: %s\n", r->reason);
 	if (r->status == RUN_RUNNING && r->reason && *r->reason)
@@ -424,6 +426,17 @@ static void render_metrics_json(const struct view *v, struct strbuf *out)
 	strbuf_addstr(out, "\n}\n");
 }
 
+/* By name where that leads there; a session whose name another has now is known by its run. */
+static void render_session(const struct view *v, struct strbuf *out)
+{
+	const struct run *s = engine_session_of(v->fs->en, v->run);
+
+	if (s && engine_session_current(v->fs->en, s))
+		strbuf_addf(out, "../../sessions/%s", engine_session_name(s));
+	else if (s)
+		strbuf_addf(out, "../%s", s->id);
+}
+
 /* --- the table --- */
 
 const struct node run_nodes[] = {
@@ -475,5 +488,6 @@ const struct node run_nodes[] = {
 	{ "pipes/checks", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CHECKS, "asset checks" },
 	{ "pipes/logs", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_LOGS, "log messages" },
 	{ "pipes/custom", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CUSTOM, "custom messages" },
+	{ "session", NODE_LINK, 0777, 0, render_session, 0, "the session that it starts in" },
 	{ 0 },
 };
