@@ -180,7 +180,7 @@ help:
 	@echo 'make               build/slurmray'
 	@echo 'make quickstart    build, mount at MNT=$(MNT), run a first job as a process of this machine'
 	@echo 'make demo          the same on a throw-away Slurm cluster behind a real sshd'
-	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real, check-dagster: some'
+	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real, check-dagster, check-ray-full: some'
 	@echo 'make torture       N=$(N) kills of the daemon while it is used, and more at each point; SEED=$(SEED) CLUSTER=local|demo'
 	@echo 'make torture-mutants   whether that suite notices what is broken on purpose'
 	@echo 'make lint          clang-tidy, cppcheck, shellcheck, layers, headers'
