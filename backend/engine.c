@@ -533,6 +533,8 @@ static void first_actions(struct engine *en)
 	store_txn_mount(t, en->conf.mount_id);
 	store_post(en->store, t);
 	for (size_t i = 0; i < en->n_order; i++)
+		engine_inputs_recall(en, en->order[i]);
+	for (size_t i = 0; i < en->n_order; i++)
 		if (is_running(en->order[i]->r))
 			engine_act(en, en->order[i]);
 	for (size_t i = 0; i < en->n_order; i++)

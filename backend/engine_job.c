@@ -160,6 +160,14 @@ static int load_after(struct engine *en, struct erun *er, struct strbuf *errors)
 	return 0;
 }
 
+void engine_inputs_recall(struct engine *en, struct erun *er)
+{
+	cleanup_strbuf struct strbuf errors = STRBUF_INIT;
+
+	if (run_is_live(er->r) && er->r->effective && strstr(er->r->effective, "/results/"))
+		(void)load_after(en, er, &errors);
+}
+
 char *const *engine_after(struct engine *en, struct erun *er)
 {
 	struct strbuf errors = STRBUF_INIT;

@@ -204,6 +204,8 @@ int engine_render(struct engine *en, const struct run *r, uint32_t attempt, cons
 /* 1: every dependency is satisfied, 0: not yet (er->gate says why), -1: never (likewise), -EINVAL: `errors` say why
  * not. */
 int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors);
+/* At start: a live run that has results of others as inputs knows of them again, whatever its status. */
+void engine_inputs_recall(struct engine *en, struct erun *er);
 /* What a queued run waits for, "TYPE:RUN" each, NULL-ended; NULL: nothing, or it cannot be said. Borrowed. */
 char *const *engine_after(struct engine *en, struct erun *er);
 struct creq *engine_creq(struct engine *en, struct erun *er, enum creq_type type, uint64_t ticket);

@@ -285,7 +285,7 @@ const char ray_node_text[] =
 	"\t\t[ -z \"$_stop\" ] || break\n"
 	"\t\t_copy\n"
 	"\t\t# Its own limit of 30 s for the start of a raylet is short for a busy node.\n"
-	"\t\tif [ \"$_tries\" -lt 3 ] && tail -n 5 \"$_logs/ray-start.log\" | grep -q 'timed out during startup'; then\n"
+	"\t\tif [ \"$_tries\" -lt 3 ] && tail -n 5 \"$_logs/ray-start.log\" | grep -q -e 'timed out during startup' -e 'No node info found'; then\n"
 	"\t\t\t_sweep\n"
 	"\t\t\t_told=''\n"
 	"\t\t\t_say again \"$_tries\"\n"

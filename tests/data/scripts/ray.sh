@@ -344,7 +344,6 @@ _line() { # _line NODE WORD...
 		_log "$*"
 		[ -z "$_up" ] || return 0 # a second try
 		_up=$3 _dashboard=$4 _client_at=$5
-		for n in "${_names[@]:1}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
 		_look
 		;;
 	*:fail)
@@ -365,6 +364,11 @@ _line() { # _line NODE WORD...
 	@:node)
 		[ "${_row[$3]:-}" = "$3 $4 $5 $6 $7 $8" ] || _log "$*"
 		[ "$3" = '?' ] || _row[$3]="$3 $4 $5 $6 $7 $8"
+		# Before the head's own raylet is there, workers can only wait, and not for long.
+		if [ "$3 $6" = "$_head ALIVE" ] && [ -z "$_called" ]; then
+			_called=1
+			for n in "${_names[@]:1}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
+		fi
 		;;
 	@:free)
 		_free+="$3 $4 of $5"$'\n'
@@ -395,7 +399,7 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _dashboard=- _half=''
+_alive=0 _free='' _dashboard=- _half='' _called=''
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
@@ -740,7 +744,7 @@ while [ -z "$_stop" ]; do
 		[ -z "$_stop" ] || break
 		_copy
 		# Its own limit of 30 s for the start of a raylet is short for a busy node.
-		if [ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q 'timed out during startup'; then
+		if [ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found'; then
 			_sweep
 			_told=''
 			_say again "$_tries"
