@@ -43,21 +43,20 @@ static const char entry_where[] =
 	"\t;;\n"
 	"esac\n"
 	"export SLURMRAY_BASE=\"${_log%/*}/slurmray\"\n";
-static const char entry_watch[] =
-	"# A driver whose supervisor is gone belongs to nobody.\n"
-	"_up=$PPID\n"
-	"(\n"
-	"\texec </dev/null >/dev/null 2>&1\n"
-	"\ttrap '' TERM INT HUP\n"
-	"\twhile sleep 1; do\n"
-	"\t\tread -r _ _ _ _p _ <\"/proc/$$/stat\" || exit 0\n"
-	"\t\t[ \"$_p\" = \"$_up\" ] && continue\n"
-	"\t\techo \"$_p\" >orphan\n"
-	"\t\tkill -s TERM -- \"-$$\"\n"
-	"\t\tsleep \"$_grace\"\n"
-	"\t\tkill -s KILL -- \"-$$\"\n"
-	"\tdone\n"
-	") &\n";
+static const char entry_watch[] = "# A driver whose supervisor is gone belongs to nobody.\n"
+				  "_up=$PPID\n"
+				  "(\n"
+				  "\texec </dev/null >/dev/null 2>&1\n"
+				  "\ttrap '' TERM INT HUP\n"
+				  "\twhile sleep 1; do\n"
+				  "\t\tread -r _ _ _ _p _ <\"/proc/$$/stat\" || exit 0\n"
+				  "\t\t[ \"$_p\" = \"$_up\" ] && continue\n"
+				  "\t\techo \"$_p\" >orphan\n"
+				  "\t\tkill -s TERM -- \"-$$\"\n"
+				  "\t\tsleep \"$_grace\"\n"
+				  "\t\tkill -s KILL -- \"-$$\"\n"
+				  "\tdone\n"
+				  ") &\n";
 
 /* A line that is not in the text. */
 static char *here_end(const char *text)
@@ -83,8 +82,8 @@ static void add_here(struct strbuf *out, const char *name, const char *text)
 void ray_entrypoint(struct strbuf *out, const struct ray_ids *ids, const struct job *job, const char *script,
 		    const char *context, bool package)
 {
-	strbuf_addf(out, "# %s: its output is in slurmray/%s/runs/%u/a%u of this session's logs\n", ids->token, ids->uuid,
-		    ids->run, ids->attempt);
+	strbuf_addf(out, "# %s: its output is in slurmray/%s/runs/%u/a%u of this session's logs\n", ids->token,
+		    ids->uuid, ids->run, ids->attempt);
 	strbuf_addstr(out, entry_where);
 	strbuf_addf(out,
 		    "export SLURMRAY_JOB_ID=%s\n"
@@ -118,12 +117,12 @@ static json_t *env_of(const struct job *job, const struct ray_spec *spec, const 
 		vars = json_object();
 		(void)json_object_set_new(env, "env_vars", vars);
 	}
-	/* The supervisor has these variables, too, and reads there how long after TERM it kills; then nobody could write
-	 * how it ended, so we are first. */
+	/* The supervisor has these variables, too, and reads there how long after TERM it kills; then nobody could
+	 * write how it ended, so we are first. */
 	if (!json_object_get(vars, "RAY_JOB_STOP_WAIT_TIME_S"))
 		(void)json_object_set_new(vars, "RAY_JOB_STOP_WAIT_TIME_S", json_sprintf("%d", job->grace_s + 5));
-	if (package)
-		(void)json_object_set_new(env, "working_dir", json_string(package));
+	if (package || spec->working_uri)
+		(void)json_object_set_new(env, "working_dir", json_string(package ? package : spec->working_uri));
 	return env;
 }
 
@@ -150,8 +149,8 @@ char *ray_submit_body(const struct ray_ids *ids, const struct job *job, const st
 	(void)json_object_set_new(metadata, "slurmray", json_string(ids->token));
 	if (!json_object_get(metadata, "job_name"))
 		(void)json_object_set_new(metadata, "job_name", json_string(job->name));
-	body = json_pack("{s:s, s:s, s:o, s:o}", "entrypoint", entrypoint, "submission_id", ids->submission_id, "metadata",
-			 metadata, "runtime_env", env_of(job, spec, package));
+	body = json_pack("{s:s, s:s, s:o, s:o}", "entrypoint", entrypoint, "submission_id", ids->submission_id,
+			 "metadata", metadata, "runtime_env", env_of(job, spec, package));
 	if (!body) /* not UTF-8 */
 		return NULL;
 	set_some(body, spec);
@@ -285,7 +284,8 @@ enum ray_answer ray_submit_answer(int status, const char *body, size_t len, stru
 		return RAY_TOO_LONG;
 	if (memmem(body, len, again, sizeof(again) - 1))
 		return RAY_DUPLICATE;
-	return status >= 400 && status < 500 && status != 404 && status != 408 && status != 429 ? RAY_REFUSED : RAY_LATER;
+	return status >= 400 && status < 500 && status != 404 && status != 408 && status != 429 ? RAY_REFUSED
+												: RAY_LATER;
 }
 
 static void add_text(json_t *row, const char *name, const json_t *o, const char *key)
@@ -348,7 +348,10 @@ json_t *ray_nodes_rows(const char *text, size_t len)
 
 static int hex(char c)
 {
-	return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+	return c >= '0' && c <= '9'   ? c - '0'
+	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
+	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
+				      : -1;
 }
 
 static void add_decoded(struct strbuf *out, const char *s, size_t len)

@@ -34,14 +34,15 @@ struct ray_job {
 	char *agent;                /* "http://HOST:PORT" of the node of its driver; NULL: not known */
 	char *node_id;              /* NULL: not known */
 	bool has_code;
-	int code;                   /* of the driver's shell; negative: a signal */
-	int64_t start, end;         /* microseconds; 0: not said */
+	int code;           /* of the driver's shell; negative: a signal */
+	int64_t start, end; /* microseconds; 0: not said */
 };
 
 /* What a job of ours has in the key `ray` of its spec, checked. Members are borrowed from the object. */
 struct ray_spec {
 	const json_t *runtime_env; /* object, or NULL */
 	const char *working_dir;   /* absolute local directory, or NULL */
+	const char *working_uri;   /* s3://..., or NULL */
 	const json_t *metadata;    /* object of strings, or NULL */
 	const json_t *resources;   /* object of numbers, or NULL */
 	const json_t *labels;      /* entrypoint_label_selector: object of strings, or NULL */
@@ -49,7 +50,7 @@ struct ray_spec {
 	int64_t memory;            /* bytes; negative: not said */
 };
 
-/* 0, or -EINVAL with a sentence a line. `ray` may be NULL: nothing is asked for. */
+/* Of the canonical value (spec_ray.c); NULL: nothing is asked for. 0, or -EINVAL with a sentence a line. */
 int ray_spec_read(const json_t *ray, struct ray_spec *out, struct strbuf *errors);
 /* Ray ignores keys that it does not know, and answers 200 to values that end the job later: both are said here. */
 int ray_env_check(const json_t *env, struct strbuf *errors);

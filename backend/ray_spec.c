@@ -22,41 +22,18 @@ struct key {
 
 /* ray/_private/runtime_env and the page "Environment dependencies" of Ray's documentation, as of 2.60. */
 static const struct key env_keys[] = {
-	{ "working_dir", K_STRING },
-	{ "py_modules", K_LIST },
-	{ "py_executable", K_STRING },
-	{ "excludes", K_LIST },
-	{ "pip", K_ANY },
-	{ "uv", K_ANY },
-	{ "conda", K_ANY },
-	{ "env_vars", K_STRINGS },
-	{ "image_uri", K_STRING },
-	{ "container", K_OBJECT },
-	{ "config", K_OBJECT },
-	{ "worker_process_setup_hook", K_STRING },
-	{ "nsight", K_ANY },
-	{ "rocprof_sys", K_ANY },
-	{ "java_jars", K_LIST },
-	{ "mpi", K_OBJECT },
-	{ NULL, K_ANY },
+	{ "working_dir", K_STRING }, { "py_modules", K_LIST },  { "py_executable", K_STRING },
+	{ "excludes", K_LIST },      { "pip", K_ANY },          { "uv", K_ANY },
+	{ "conda", K_ANY },          { "env_vars", K_STRINGS }, { "image_uri", K_STRING },
+	{ "container", K_OBJECT },   { "config", K_OBJECT },    { "worker_process_setup_hook", K_STRING },
+	{ "nsight", K_ANY },         { "rocprof_sys", K_ANY },  { "java_jars", K_LIST },
+	{ "mpi", K_OBJECT },         { NULL, K_ANY },
 };
 
 static const struct key config_keys[] = {
 	{ "setup_timeout_seconds", K_NUMBER },
 	{ "eager_install", K_ANY },
 	{ "log_files", K_LIST },
-	{ NULL, K_ANY },
-};
-
-static const struct key spec_ray_keys[] = {
-	{ "runtime_env", K_OBJECT },
-	{ "working_dir", K_STRING },
-	{ "metadata", K_STRINGS },
-	{ "entrypoint_num_cpus", K_NUMBER },
-	{ "entrypoint_num_gpus", K_NUMBER },
-	{ "entrypoint_memory", K_ANY },
-	{ "entrypoint_resources", K_OBJECT },
-	{ "entrypoint_label_selector", K_STRINGS },
 	{ NULL, K_ANY },
 };
 
@@ -79,8 +56,9 @@ static int check_kind(const char *what, const struct key *k, const json_t *v, st
 	case K_STRING:
 		return json_is_string(v) ? 0 : strbuf_complain(errors, "%s.%s: must be text", what, k->name);
 	case K_STRINGS:
-		return strings_only(v) ? 0
-				       : strbuf_complain(errors, "%s.%s: must be names with text for each", what, k->name);
+		return strings_only(v)
+			       ? 0
+			       : strbuf_complain(errors, "%s.%s: must be names with text for each", what, k->name);
 	case K_LIST:
 		return json_is_array(v) ? 0 : strbuf_complain(errors, "%s.%s: must be a list", what, k->name);
 	case K_NUMBER:
@@ -133,16 +111,18 @@ static int check_uris(const json_t *env, struct strbuf *errors)
 	int rc = 0;
 
 	if (dir && !is_uri(dir))
-		rc = strbuf_complain(errors,
-				     "ray.runtime_env.working_dir: '%.100s' is no address (s3://, gs://, https://): for a "
-				     "directory of this machine write ray.working_dir",
-				     dir);
+		rc = strbuf_complain(
+			errors,
+			"ray.runtime_env.working_dir: '%.100s' is no address (s3://, gs://, https://): for a "
+			"directory of this machine write ray.working_dir",
+			dir);
 	for (size_t i = 0; i < json_array_size(modules); i++) {
 		const char *m = json_string_value(json_array_get(modules, i));
 
 		if (!m || !is_uri(m))
-			rc = strbuf_complain(errors, "ray.runtime_env.py_modules: only addresses (s3://, gs://, https://) "
-						     "can be given here; put the modules into ray.working_dir");
+			rc = strbuf_complain(errors,
+					     "ray.runtime_env.py_modules: only addresses (s3://, gs://, https://) "
+					     "can be given here; put the modules into ray.working_dir");
 	}
 	return rc;
 }
@@ -173,40 +153,34 @@ static double number_of(const json_t *ray, const char *key)
 	return json_is_number(v) ? json_number_value(v) : -1;
 }
 
-static int read_memory(const json_t *ray, struct ray_spec *out, struct strbuf *errors)
-{
-	const json_t *v = json_object_get(ray, "entrypoint_memory");
-	long long bytes = json_is_string(v) ? spec_memory_bytes(json_string_value(v)) : json_integer_value(v);
-
-	out->memory = v ? bytes : -1;
-	if (v && bytes <= 0)
-		return strbuf_complain(errors, "ray.entrypoint_memory: must be a size: 500M, 4G, or bytes");
-	return 0;
-}
-
 int ray_spec_read(const json_t *ray, struct ray_spec *out, struct strbuf *errors)
 {
-	const json_t *env = json_object_get(ray, "runtime_env");
-	int rc;
+	const json_t *env = json_object_get(ray, "runtime_env"), *resources, *memory, *v;
+	const char *dir, *name;
+	int rc = 0;
 
 	memset(out, 0, sizeof(*out));
 	out->num_cpus = number_of(ray, "entrypoint_num_cpus");
 	out->num_gpus = number_of(ray, "entrypoint_num_gpus");
-	out->memory = -1;
-	if (!ray)
-		return 0;
-	rc = check_keys("ray", spec_ray_keys, ray, errors);
-	rc |= read_memory(ray, out, errors);
+	memory = json_object_get(ray, "entrypoint_memory");
+	out->memory = json_is_integer(memory) ? json_integer_value(memory) : -1;
+	out->metadata = json_object_get(ray, "metadata");
+	out->labels = json_object_get(ray, "entrypoint_label_selector");
+	out->resources = resources = json_object_get(ray, "entrypoint_resources");
+	json_object_foreach ((json_t *)(uintptr_t)resources, name, v)
+		if (!json_is_number(v) || json_number_value(v) < 0)
+			rc |= strbuf_complain(errors, "ray.entrypoint_resources: '%.60s' must be a number", name);
+	out->runtime_env = env;
 	if (env)
 		rc |= ray_env_check(env, errors);
-	out->runtime_env = env;
-	out->working_dir = json_string_value(json_object_get(ray, "working_dir"));
-	out->metadata = json_object_get(ray, "metadata");
-	out->resources = json_object_get(ray, "entrypoint_resources");
-	out->labels = json_object_get(ray, "entrypoint_label_selector");
-	if (out->working_dir && *out->working_dir != '/')
-		rc |= strbuf_complain(errors, "ray.working_dir: '%.100s' must begin with /", out->working_dir);
-	if (out->working_dir && json_object_get(env, "working_dir"))
+	dir = json_string_value(json_object_get(ray, "working_dir"));
+	if (dir && json_object_get(env, "working_dir"))
 		rc |= strbuf_complain(errors, "ray.working_dir and ray.runtime_env.working_dir exclude each other");
+	if (dir && is_uri(dir))
+		out->working_uri = dir;
+	else if (dir && *dir == '/')
+		out->working_dir = dir;
+	else if (dir)
+		rc |= strbuf_complain(errors, "ray.working_dir: '%.100s' must begin with / or be an address", dir);
 	return rc ? -EINVAL : 0;
 }
