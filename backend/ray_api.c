@@ -92,7 +92,9 @@ void ray_entrypoint(struct strbuf *out, const struct ray_ids *ids, const struct 
 		    "cd \"$_dir\" || exit 73\n",
 		    ids->submission_id, job->grace_s, ids->uuid, ids->run, ids->attempt);
 	if (package)
-		strbuf_addstr(out, "cp -Rp \"$_from/.\" work/ || exit 73\n");
+		strbuf_addstr(out, "cp -Rp \"$_from/.\" work/ || exit 73\n"
+				   "[ ! -e work/" LAUNCH_PAYLOAD " ] || { mv work/" LAUNCH_PAYLOAD
+				   " payload && chmod 700 payload; } || exit 73\n");
 	if (script)
 		add_here(out, "script", script);
 	else

@@ -17,8 +17,6 @@
 
 struct job;
 
-/* The base of everything that a job has on the node of its driver, in the script (see ray_entrypoint). */
-#define RAY_BASE "$SLURMRAY_BASE"
 /* Longer scripts and contexts travel in the package: an argument has at most 128 KiB (execve(2), MAX_ARG_STRLEN). */
 #define RAY_INLINE_MAX ((size_t)90 << 10)
 #define RAY_SCRIPT ".slurmray-script"
