@@ -209,7 +209,16 @@ static void link_trouble(struct cluster *c, const char *text)
 {
 	int64_t wait = (SEC / 4) << (c->failures < 5 ? c->failures : 5);
 
+	if (c->here && ray_local_booting(c->here)) {
+		c->version_at = c->now + SEC / 4;
+		say_link(c, false, true, "the Ray cluster of this machine is starting");
+		return;
+	}
 	c->failures++;
+	if (c->here && c->failures > 2) { /* it may have ended, or have another place */
+		c->reopen = true;
+		wait = SEC;
+	}
 	if (!c->failing_since)
 		c->failing_since = c->now;
 	c->version_at = c->now + (wait > RETRY_MAX ? RETRY_MAX : wait);
@@ -285,6 +294,30 @@ static void on_version(void *arg, const struct http_answer *a)
 	say_link(c, true, true, text);
 }
 
+/* The cluster of this machine: there, booted, or waiting for the first run. */
+static bool open_here(struct cluster *c)
+{
+	cleanup_free char *address = NULL, *token = NULL;
+	struct err e = ERR_INIT;
+	int rc = ray_local_place(c->here, c->ctx.conf->start, c->runs.count > 0, &address, &token, &e);
+	const struct http_conf conf = { .token = token };
+
+	if (rc == 0)
+		rc = http_new(&conf, &c->http, &e);
+	if (rc == 0) {
+		free(c->base);
+		c->base = address;
+		address = NULL;
+		return true;
+	}
+	c->version_at = c->now + SEC;
+	if (rc == -EAGAIN)
+		say_link(c, true, true, "no Ray cluster is here; the first run starts one");
+	else
+		say_link(c, false, true, e.text);
+	return false;
+}
+
 /* Anew each time that a token was refused, so that a replaced file counts. */
 static bool open_http(struct cluster *c)
 {
@@ -312,6 +345,8 @@ static bool open_http(struct cluster *c)
 		}
 		conf.token = token.buf;
 	}
+	if (c->here)
+		return open_here(c);
 	base = http_base(k->address, &e);
 	if (!base || http_new(&conf, &c->http, &e) < 0) {
 		free(base);
@@ -330,12 +365,15 @@ static void link_step(struct cluster *c)
 
 	if (c->version_busy || c->version_at > c->now)
 		return;
-	if (c->refused && c->http && !http_open(c->http)) {
+	if ((c->refused || c->reopen) && c->http && !http_open(c->http)) {
+		c->reopen = false;
 		http_free(c->http);
 		c->http = NULL;
 	}
 	if (!c->http && !open_http(c))
 		return;
+	if (c->here && c->runs.count)
+		ray_local_wanted(c->here, c->now);
 	url = ray_url(c, "/api/version");
 	c->version_busy = true;
 	http_send(c->http, &(struct http_request){ .method = "GET", .url = url, .deadline_ms = 5000 }, on_version, c);
@@ -353,6 +391,8 @@ static void on_submit(struct cluster *c, struct creq *q)
 		forget(c, r);
 	r = ray_run_new(c, q);
 	hmap_insert(&c->runs, &r->node, hash_u64(r->run));
+	if (!c->http)
+		c->version_at = 0;
 }
 
 static void on_verb(struct cluster *c, const struct creq *q)
@@ -582,6 +622,7 @@ static void cluster_free(struct cluster *c)
 	hmap_release(&c->runs);
 	if (c->inbox.fd >= 0)
 		inbox_release(&c->inbox);
+	ray_local_free(c->here);
 	free(c->spool_dir);
 	free(c->base);
 	free(c->session);
@@ -598,6 +639,8 @@ static int ray_start(const struct cluster_ctx *ctx, struct cluster **out, struct
 	c->ctx = *ctx;
 	c->spool_dir = xasprintf("%s/spool", ctx->state_dir);
 	hmap_init(&c->runs);
+	if (ctx->conf->start)
+		c->here = ray_local_new(ctx);
 	rc = inbox_init(&c->inbox);
 	if (rc == 0) {
 		(void)sigfillset(&all);

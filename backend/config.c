@@ -211,7 +211,7 @@ static void add_local(struct config *c)
 /* Files of jobs are where their driver runs, which it finds out itself. */
 static void finish_ray(struct parser *p, struct cluster_conf *k)
 {
-	if (!k->address == !k->start_here)
+	if (!k->address == !k->start)
 		config_complain(
 			p,
 			"cluster '%s' needs one of: address = http://HOST:8265 (the Ray dashboard), or start = local "
@@ -222,7 +222,7 @@ static void finish_ray(struct parser *p, struct cluster_conf *k)
 				"cluster '%s': host (through SSH) is not possible yet with type = ray: forward the "
 				"dashboard's port and its agents' with ssh -L, or reach them straight",
 				k->name);
-	if (k->start_here && (k->token || k->token_file || k->ca_file || k->headers))
+	if (k->start && (k->token || k->token_file || k->ca_file || k->headers))
 		config_complain(p,
 				"cluster '%s': with start = local the token is made here; leave token, headers and "
 				"ca_file out",
@@ -245,7 +245,7 @@ static void finish_cluster(struct parser *p, struct cluster_conf *k)
 				k->name);
 	if (k->type == CLUSTER_RAY)
 		finish_ray(p, k);
-	else if (k->address || k->start_here || k->token || k->token_file || k->headers || k->ca_file)
+	else if (k->address || k->start || k->token || k->token_file || k->headers || k->ca_file)
 		config_complain(p, "cluster '%s': address, start, token, headers and ca_file belong to type = ray",
 				k->name);
 	if (!k->transport)
@@ -403,6 +403,7 @@ static void cluster_free(struct cluster_conf *k)
 	free(k->scratch);
 	free(k->setup);
 	free(k->address);
+	free(k->start);
 	free(k->token);
 	free(k->token_file);
 	free(k->ca_file);

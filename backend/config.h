@@ -32,7 +32,7 @@ struct cluster_conf {
 	char *address;                      /* of the dashboard, as written; NULL: `start` */
 	char *token, *token_file, *ca_file; /* or NULL */
 	char **headers;                     /* "Name: value", NULL-ended, or NULL */
-	bool start_here;                    /* start = local */
+	char *start;                        /* "local", or the path of a program `ray`: boots one here */
 	json_t *defaults;                   /* spec keys of this section */
 	int line;                           /* of the section, for messages; 0 for built in */
 };

@@ -235,10 +235,10 @@ static void set_headers(struct parser *p, const char *value)
 
 static void set_start(struct parser *p, const char *value)
 {
-	if (strcmp(value, "local") != 0)
-		config_complain(p, "start = %s: must be local", value);
+	if (strcmp(value, "local") != 0 && *value != '/')
+		config_complain(p, "start = %s: must be local, or the path of the program `ray`", value);
 	else
-		p->cluster->start_here = true;
+		str_set(&p->cluster->start, value);
 }
 
 /* Lines of shell code may be given one by one. */

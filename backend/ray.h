@@ -83,7 +83,7 @@ struct cluster {
 	int64_t now;
 	uint64_t next_serial;
 	/* link */
-	bool up, said, refused, version_busy;
+	bool up, said, refused, reopen, version_busy; /* reopen: its place may be another */
 	char *session, *version;
 	int64_t version_at, failing_since;
 	unsigned failures;
@@ -107,6 +107,14 @@ int64_t ray_pace(const struct cluster *c, int64_t us); /* slower with many runs 
 /* What is known of an attempt's place, kept over restarts of the worker. */
 void ray_note(const struct cluster *c, const struct ray_run *r);
 bool ray_noted(const struct cluster *c, uint32_t run, uint32_t attempt, char **session, char **agent);
+
+/* ray_local.c: start = local */
+struct ray_local *ray_local_new(const struct cluster_ctx *ctx);
+void ray_local_free(struct ray_local *l);
+/* Where it is; boots it when it is wanted and not there. -EAGAIN: it is not there and not wanted. */
+int ray_local_place(struct ray_local *l, const char *start, bool wanted, char **address, char **token, struct err *e);
+void ray_local_wanted(struct ray_local *l, int64_t now); /* often: runs are there */
+bool ray_local_booting(const struct ray_local *l);       /* it was started a moment ago */
 
 /* ray_submit.c */
 int64_t ray_submit_step(struct cluster *c, struct ray_run *r);
