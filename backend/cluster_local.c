@@ -443,8 +443,11 @@ static void on_probe(struct cluster *c, const struct creq *r)
 static void on_end_seen(struct cluster *c, const struct creq *r)
 {
 	cleanup_free char *base = local_base(c, r), *path = xasprintf("%s/ends/%u.a%u", base, r->run, r->attempt);
+	cleanup_free char *secrets = xasprintf("%s/runs/%u/a%u/" JOB_SECRETS, base, r->run, r->attempt);
 
 	(void)unlink(path); /* the supervisor's record, in the attempt's directory, is the whole one */
+	if (access(secrets, F_OK) == 0)
+		local_remove_tree(secrets);
 }
 
 static void handle(struct cluster *c, struct creq *r)

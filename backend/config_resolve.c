@@ -348,6 +348,8 @@ static int check_ray(struct effective *eff, struct strbuf *errors)
 					       "error", "input",     "hold",         "dependency" };
 	const json_t *environment = json_object_get(eff->values, "environment");
 	struct ray_spec spec;
+	const char *name;
+	json_t *secret;
 	int rc = ray_spec_read(json_object_get(eff->values, "ray"), &spec, errors);
 
 	for (const struct spec_key *k = spec_keys; k->name; k++) {
@@ -360,6 +362,13 @@ static int check_ray(struct effective *eff, struct strbuf *errors)
 			json_object_set_new(eff->ignored, k->name,
 					    json_string("an option of sbatch: a Ray cluster has ray.entrypoint_*"));
 	}
+	json_object_foreach (json_object_get(eff->values, "secret_env"), name, secret)
+		if (strncmp(json_string_value(secret) ? json_string_value(secret) : "", "cluster:", 8) != 0)
+			rc |= strbuf_complain(
+				errors,
+				"secret_env.%s: what is sent to a Ray cluster can be read by whoever may use it; "
+				"there, only cluster:PATH (a file on its nodes) is possible",
+				name);
 	if (json_is_string(json_object_get(environment, "archive")))
 		rc |= strbuf_complain(errors, "environment.archive: cluster %s is of type ray: use ray.runtime_env",
 				      eff->cluster->name);

@@ -127,6 +127,36 @@ static int fill_env(const struct effective *eff, struct job *job, struct strbuf 
 	return rc ? rc : job_pipes_env(job, errors);
 }
 
+/* A secret wins over a variable of its name. */
+static void drop_env(struct job *job, const char *name)
+{
+	for (size_t i = 0; i < job->n_env; i++)
+		if (strcmp(job->env[i].name, name) == 0) {
+			free(job->env[i].name);
+			free(job->env[i].value);
+			job->n_env--;
+			memmove(&job->env[i], &job->env[i + 1], (job->n_env - i) * sizeof(*job->env));
+			return;
+		}
+}
+
+static int fill_secrets(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	json_t *map = json_object_get(eff->values, "secret_env"), *v;
+	const char *name;
+	int rc = 0;
+
+	job->secret = xcalloc(json_object_size(map), sizeof(*job->secret));
+	json_object_foreach (map, name, v) {
+		if (!json_is_string(v))
+			continue;
+		rc |= check_var(name, "", errors);
+		drop_env(job, name);
+		var_fill(&job->secret[job->n_secret++], name, json_string_value(v));
+	}
+	return rc;
+}
+
 static void fill_pipes(const struct effective *eff, struct job *job)
 {
 	const json_t *on = value(eff, "pipes"), *extras = value(eff, "extras");
@@ -543,6 +573,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	rc = fill_form(eff, job, errors);
 	fill_pipes(eff, job);
 	rc |= fill_env(eff, job, errors);
+	rc |= fill_secrets(eff, job, errors);
 	rc |= fill_streams(eff, job, errors);
 	rc |= fill_signal(eff, job, errors);
 	rc |= fill_files(eff, job, errors);
@@ -575,6 +606,11 @@ void job_release(struct job *job)
 		free(job->env[i].value);
 	}
 	free(job->env);
+	for (size_t i = 0; i < job->n_secret; i++) {
+		free(job->secret[i].name);
+		free(job->secret[i].value);
+	}
+	free(job->secret);
 	job_environment_release(&job->environment);
 	job_ray_release(&job->ray);
 	list_free(job->argv);

@@ -47,6 +47,8 @@ struct job_ray {
 
 /* The name, in the attempt's directory, of the link to the unpacked archive. */
 #define JOB_ENVIRONMENT_LINK "environment"
+/* The directory, in the attempt's, where delivered secrets are until the job has taken them: a file each. */
+#define JOB_SECRETS "secrets"
 
 enum job_form { JOB_COMMAND, JOB_EXEC, JOB_SCRIPT, JOB_PAYLOAD };
 
@@ -61,6 +63,8 @@ struct job {
 	char *launcher;     /* "bash" */
 	struct job_var *env;
 	size_t n_env;
+	struct job_var *secret; /* their values as they are shown: SPEC_HIDDEN, file:PATH, cluster:PATH */
+	size_t n_secret;
 	char *workdir; /* absolute remote directory, or NULL: the attempt's own work directory */
 	char *setup;   /* shell lines before the command, or NULL (cluster's, then the spec's) */
 	struct environment environment;

@@ -85,6 +85,9 @@ static void collect(struct look *l, const struct job *job, bool this_machine)
 	for (size_t i = 0; i < job->n_inputs; i++)
 		if (!job->inputs[i].run)
 			add(l, "inputs", job->inputs[i].source, xstrdup(job->inputs[i].source), REGULAR);
+	for (size_t i = 0; i < job->n_secret; i++)
+		if (strncmp(job->secret[i].value, "file:", 5) == 0)
+			add(l, "secret_env", job->secret[i].value + 5, xstrdup(job->secret[i].value + 5), REGULAR);
 	if (job->form == JOB_PAYLOAD)
 		add(l, "payload", job->command, xstrdup(job->command), REGULAR);
 	if (job->environment.kind == ENV_ARCHIVE)

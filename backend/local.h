@@ -107,6 +107,7 @@ void local_read(struct cluster *c, const struct creq *r);
 void local_list(struct cluster *c, const struct creq *r);
 void local_manifest(struct cluster *c, const struct creq *r);
 void local_remove(struct cluster *c, const struct creq *r);
+void local_remove_tree(const char *path);
 int local_copy_tree(const char *from, const char *to, struct err *e);
 
 /* Tests start another program as supervisor. */

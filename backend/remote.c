@@ -105,6 +105,7 @@ static void run_free_members(struct rrun *r)
 	free(r->script);
 	free(r->files_dir);
 	free(r->context);
+	free(r->secrets_dir);
 	free(r->status);
 	free(r->reason);
 	free(r->nodes);
@@ -168,8 +169,10 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	r->script_len = q->script_len;
 	r->files_dir = q->files_dir;
 	r->context = q->context;
+	r->secrets_dir = q->secrets_dir;
 	r->job = q->job;
 	q->run_id = q->job_id = q->token = q->script = q->files_dir = q->context = NULL;
+	q->secrets_dir = NULL;
 	q->job = NULL;
 	if (!r->token)
 		r->token = default_token(c, r);

@@ -163,7 +163,7 @@ struct rrun {
 	struct list queue;     /* cluster.submit_queue while RR_QUEUED */
 	uint32_t num, attempt;
 	uint64_t serial; /* of this struct */
-	char *run_id, *job_id, *token, *script, *files_dir, *context;
+	char *run_id, *job_id, *token, *script, *files_dir, *context, *secrets_dir;
 	size_t script_len;
 	struct job *job;
 	enum rrun_phase phase;

@@ -1,7 +1,7 @@
 /*
  * Clean-up on the cluster that nobody waits for: exit records go from ends/ to their attempt once they are in the
- * journal, and directories of purged runs are removed. In order, one request at a time, many records per request. What
- * a lost connection leaves undone is done again; all of it may be done twice.
+ * journal, secrets that no job took are removed, and directories of purged runs are removed. In order, one request at a
+ * time, many records per request. What a lost connection leaves undone is done again; all of it may be done twice.
  */
 #include "backend/remote.h"
 
@@ -129,9 +129,9 @@ static size_t add_moves(const struct cluster *c, struct strbuf *code)
 			break;
 		strbuf_addf(code, " %u.a%u", k->num, k->attempt);
 	}
-	strbuf_addstr(code,
-		      "; do\nt=$d/runs/${e%%.*}/${e#*.}\n"
-		      "if [ -f \"$d/ends/$e\" ] && [ -d \"$t\" ]; then mv -f \"$d/ends/$e\" \"$t/exit\"; fi\ndone");
+	strbuf_addstr(code, "; do\nt=$d/runs/${e%%.*}/${e#*.}\n"
+			    "if [ -f \"$d/ends/$e\" ] && [ -d \"$t\" ]; then mv -f \"$d/ends/$e\" \"$t/exit\"; fi\n"
+			    "if [ -e \"$t/" JOB_SECRETS "\" ]; then rm -rf -- \"$t/" JOB_SECRETS "\"; fi\ndone");
 	return n;
 }
 

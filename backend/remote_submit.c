@@ -212,7 +212,13 @@ static void add_unpack(const struct cluster *c, const struct rrun *r, struct str
 		    "echo 'the upload of the files is not whole' >&2\nexit 75\n}\n",
 		    r->upload->part, (unsigned long long)r->upload->size);
 	add_workdir(c, r, code);
-	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\nfi\n");
+	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\n");
+	if (r->job && r->job->n_secret) /* for the job alone, and not for whoever may look at its working directory */
+		strbuf_addstr(code,
+			      "mkdir -p \"$d/" JOB_SECRETS "\" || exit 75\n"
+			      "for s in \"$w\"/" LAUNCH_SECRET "*; do\n[ ! -e \"$s\" ] || { chmod 600 \"$s\" && "
+			      "mv -f \"$s\" \"$d/" JOB_SECRETS "/${s##*" LAUNCH_SECRET "}\"; } || exit 75\ndone\n");
+	strbuf_addstr(code, "fi\n");
 }
 
 /*
@@ -542,17 +548,37 @@ static const char *base_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
+/* Those that are delivered; `made` has the strings, NULL-ended. */
+static size_t add_secrets(const struct rrun *r, struct tar_extra *extra, size_t n, char **made)
+{
+	for (size_t i = 0; i < r->job->n_secret; i++) {
+		const struct job_var *s = &r->job->secret[i];
+
+		if (strncmp(s->value, "cluster:", 8) == 0)
+			continue;
+		*made = strncmp(s->value, "file:", 5) == 0 ? xstrdup(s->value + 5)
+							   : xasprintf("%s/%s", r->secrets_dir, s->name);
+		made[1] = xasprintf(LAUNCH_SECRET "%s", s->name);
+		extra[n++] = (struct tar_extra){ made[0], made[1] };
+		made += 2;
+	}
+	return n;
+}
+
 /* What a draft's files/ holds, and what the spec names: `files` by their base names, the payload under a name that the
    script knows (launchers/bash.c). */
 static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 {
 	struct tar_extra *extra;
-	size_t n = 0, max = 2;
+	size_t n = 0, max = 2 + r->job->n_secret;
+	char **made = xcalloc(2 * r->job->n_secret + 1, sizeof(*made));
 	int rc;
 
 	for (size_t i = 0; i < r->job->n_inputs; i++)
-		if (r->job->inputs[i].missing)
+		if (r->job->inputs[i].missing) {
+			free(made);
 			return err_set(e, -EINVAL, "%s", r->job->inputs[i].missing);
+		}
 	for (char **f = r->job->files; f && *f; f++)
 		max++;
 	max += r->job->n_inputs;
@@ -566,8 +592,12 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
 	if (r->context)
 		extra[n++] = (struct tar_extra){ r->context, LAUNCH_CONTEXT };
+	n = add_secrets(r, extra, n, made);
 	rc = r->files_dir || n ? tar_open(r->files_dir, extra, n, out, e) : -ENOENT;
 	free(extra);
+	for (size_t i = 0; made[i]; i++)
+		free(made[i]);
+	free(made);
 	return rc == -ENOENT && n ? -EINVAL : rc; /* what the spec names must be there */
 }
 

@@ -141,6 +141,14 @@ int client_pair(json_t *spec, const char *word, struct strbuf *errors)
 		strbuf_addf(errors, "%s%s: the value is not UTF-8", errors->len ? "\n" : "", key);
 		return -EINVAL;
 	}
+	if (strncasecmp(key, "secret", 6) == 0 && strchr(key, '.') && spec_secret_is_value(json_string_value(value))) {
+		strbuf_addf(errors,
+			    "%s%s: others see the arguments of a command: write file:/PATH or cluster:PATH, or put the "
+			    "value into a JSON document",
+			    errors->len ? "\n" : "", key);
+		json_decref(value);
+		return -EINVAL;
+	}
 	if (client_workdir_relative(key, json_string_value(value)))
 		return json_object_set_new(spec, "workdir", value) < 0 ? -EINVAL : 0;
 	local = is_local(key) && json_string_length(value) ? localise(key, value) : NULL;

@@ -31,6 +31,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		"  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
 		"  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		"  cat errors                                 what was refused, and why\n"
+		"  tail -f events                             what happens to all runs, JSON lines\n"
 		"\n"
 		"Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
 		"  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
@@ -166,6 +167,8 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY_FIRST + SET_TAG] = { "tag", NODE_DIR, 0555, 0, NULL, 0, "runs by tag" },
 	[FIXED_BY_FIRST + SET_NAME] = { "name", NODE_DIR, 0555, 0, NULL, 0, "runs by job name" },
 	[FIXED_BY_FIRST + SET_DAY] = { "day", NODE_DIR, 0555, 0, NULL, 0, "runs by day of creation (UTC)" },
+	[FIXED_EVENTS] = { "events", NODE_FEED, 0444, 0, NULL, 0,
+			   "every change of a run's status and every message of a job; JSON lines" },
 	{ 0 },
 };
 

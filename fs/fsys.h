@@ -37,6 +37,7 @@ enum node_class {
 	NODE_CTL,    /* verbs */
 	NODE_LINK,
 	NODE_PROBE,   /* a document that the cluster is asked for at open */
+	NODE_FEED,    /* the root's events */
 	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
 };
 
@@ -92,6 +93,8 @@ enum fixed {
 };
 
 enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_N };
+
+#define FIXED_EVENTS ((uint32_t)FIXED_BY_FIRST + SET_N) /* in the root, behind all others */
 
 /* Rows of run_nodes that others name. */
 enum { RUN_ROW_DIR, RUN_ROW_RESULTS, RUN_ROW_WORK, RUN_ROW_FILES, RUN_ROW_FIRST_FILE };
@@ -272,6 +275,7 @@ void grow_open(struct fsys *fs, const struct run *r, int stream, struct fuse_fil
 void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+void feed_read(struct fsys *fs, fuse_req_t req, uint64_t off, size_t size);
 /* Would a read be answered now? For poll(2). */
 bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off);
 

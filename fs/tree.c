@@ -82,6 +82,10 @@ static int lookup_fixed(struct fsys *fs, uint64_t parent, const char *name, uint
 {
 	uint32_t first, last;
 
+	if (ino_kind(parent) == INO_ROOT && strcmp(name, fixed_nodes[FIXED_EVENTS].name) == 0) {
+		*ino = fixed_ino(fs, FIXED_EVENTS);
+		return 0;
+	}
 	if (!fixed_children(parent, &first, &last))
 		return -ENOENT;
 	for (uint32_t i = first; i <= last; i++) {
@@ -233,6 +237,8 @@ static int64_t shared_mtime(const struct fsys *fs, const struct node *nd, const 
 {
 	if (nd == &fixed_nodes[FIXED_ERRORS])
 		return errors_mtime(fs);
+	if (nd->class == NODE_FEED)
+		return engine_feed_len(fs->en) ? engine_feed_time(fs->en) : fs->mounted;
 	if (nd->class != NODE_DOC)
 		return fs->mounted;
 	return v->cluster ? link_mtime(fs, v->cluster->name) : runs_mtime(fs, nd == &fixed_nodes[FIXED_STATUS]);
@@ -292,6 +298,9 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 		break;
 	case NODE_CTL:
 		n = strlen(ctl_verbs(v));
+		break;
+	case NODE_FEED:
+		n = engine_feed_len(fs->en);
 		break;
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
@@ -463,6 +472,9 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 		return -ENOTDIR;
 	if (off < ROWS_OFF && readdir_rows(fs, fixed_nodes, first, last, ino_make(INO_FIXED, 0, 0), off, fill, arg))
 		return 0;
+	if (ino_kind(ino) == INO_ROOT)
+		(void)readdir_rows(fs, fixed_nodes, FIXED_EVENTS, FIXED_EVENTS, ino_make(INO_FIXED, 0, 0), off, fill,
+				   arg);
 	if (row == FIXED_RUNS)
 		readdir_runs(fs, off, fill, arg);
 	return 0;

@@ -307,6 +307,36 @@ static const char no_path[] = "_no_path() {\n"
 			      "\texit 66\n"
 			      "}\n";
 
+/*
+ * Secrets are read from files: never in a script, an argument or a log. What was delivered goes at once, unless the
+ * spec lets the job be started again.
+ */
+static void add_secret(const struct job_var *s, struct strbuf *body)
+{
+	bool whole = strncmp(s->value, "file:", 5) != 0 && strncmp(s->value, "cluster:", 8) != 0;
+
+	strbuf_addstr(body, "_s=");
+	if (strncmp(s->value, "cluster:", 8) == 0)
+		quote_sh_path(body, s->value + 8);
+	else
+		strbuf_addf(body, "${0%%/job}/" JOB_SECRETS "/%s", s->name);
+	strbuf_addf(body,
+		    "\n[ -r \"$_s\" ] && [ ! -d \"$_s\" ] || _no_path secret_env \"$_s\" 'Permission denied'\n"
+		    "%s=$(cat \"$_s\"%s) || exit 66\n",
+		    s->name, whole ? " && printf x" : "");
+	if (whole) /* with the newlines at its end */
+		strbuf_addf(body, "%s=${%s%%x}\n", s->name, s->name);
+	strbuf_addf(body, "export %s\n", s->name);
+}
+
+static void add_secrets(const struct job *job, struct strbuf *body)
+{
+	for (size_t i = 0; i < job->n_secret; i++)
+		add_secret(&job->secret[i], body);
+	if (job->n_secret)
+		strbuf_addf(body, "unset _s\n%s", job->requeue ? "" : "rm -rf \"${0%/job}/" JOB_SECRETS "\"\n");
+}
+
 /* $0 of `job` is its absolute path, so that nothing here depends on variables that a user may set. */
 static void add_cd(const struct job *job, struct strbuf *body)
 {
@@ -337,6 +367,7 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 	strbuf_addstr(body, "echo $$ >pid || exit 73\n[ ! -s signal ] || kill -s \"$(cat signal)\" $$\n");
 	strbuf_addstr(body, no_path);
 	add_cd(job, body); /* first: the environment may hold another HOME */
+	add_secrets(job, body);
 	for (size_t i = 0; i < job->n_env; i++) {
 		strbuf_addf(body, "export %s=", job->env[i].name);
 		quote_sh(body, job->env[i].value);
@@ -415,7 +446,7 @@ static const char run_job[] = "# Run it, bash where there is one.\n"
 			      "\tdone\n"
 			      "\t[ ! -s rc ] || read -r _rc <rc\n"
 			      "\t[ ! -s fault ] || read -r _fault <fault\n"
-			      "\tcase $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac\n"
+			      "\tcase $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac\n"
 			      "\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 			      "\trm -f pid\n"
 			      "fi\n"
@@ -493,6 +524,8 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 {
 	strbuf_addstr(out, "# A requeue that was granted ended this start; the next one will leave the record.\n"
 			   "[ ! -e \"grant.$((_restart + 1))\" ] || exit \"$_rc\"\n\n");
+	if (job->n_secret && job->requeue)
+		strbuf_addstr(out, "rm -rf " JOB_SECRETS "\n");
 	strbuf_addstr(out, "# The exit record: complete, then renamed to where the other side looks.\n"
 			   "_out=$(wc -c <stdout)\n");
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");

@@ -244,7 +244,8 @@ _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 	_put why "$1"
 	{
 		echo "$1"
-		[ -z "${2:-}" ] || sed 's/^/    /' "ray/logs/$2/ray-start.log" "ray/logs/$2/srun.log" 2>/dev/null | grep -v '^ *$' | tail -n 12
+		[ -z "${2:-}" ] || sed 's/^/    /' "ray/logs/$2/ray-start.log" "ray/logs/$2/srun.log" 2>/dev/null |
+			sed 's/\x1b\[[0-9;]*m//g' | grep -v -e '^ *$' -e 'support for cpu binding' | tail -n 12
 	} >ray.d/tail
 	if [ "$_mode" = run ] && [ "$_state" != starting ]; then
 		printf '%s\n' "$1" >reason
@@ -529,6 +530,13 @@ _address() { # this node's, at the interface that was asked for
 }
 
 # Copies of the logs, as far as they have grown; a bound for each file and for all.
+_last_words() { # of `ray start`: which of its processes ended, or its last line
+	sed 's/\x1b\[[0-9;]*m//g' "$_logs/ray-start.log" | awk '
+		match($0, /[a-z_]+ \[exit code=[^]]*\]/) { which = substr($0, RSTART, RLENGTH) }
+		NF && !/Remaining processes/ { last = $0 }
+		END { print which != "" ? which : substr(last, 1, 200) }'
+}
+
 declare -A _have
 _copied=0
 _copy() {
@@ -585,7 +593,6 @@ _lock "$((0x$_id % 499 * 7))" || {
 
 _start() { # _start OPTION...
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
-		"RAY_raylet_start_wait_time_s=$_timeout"
 		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
 	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
 	[ "$cpus" != -1 ] || cpus=$_ncpus
@@ -692,7 +699,7 @@ while [ -z "$_stop" ]; do
 		sleep 0.3
 		[ -z "$_stop" ] || break
 		_copy
-		_say died "$rc" "$(grep -v '^ *$' "$_logs/ray-start.log" | tail -n 1 | cut -c 1-200)"
+		_say died "$rc" "$(_last_words)"
 		break
 	fi
 	[ $((_tick++ % 2)) != 0 ] || _copy
@@ -825,7 +832,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
