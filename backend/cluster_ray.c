@@ -363,6 +363,8 @@ static void link_step(struct cluster *c)
 {
 	cleanup_free char *url = NULL;
 
+	if (c->here && c->runs.count)
+		ray_local_wanted(c->here, c->now);
 	if (c->version_busy || c->version_at > c->now)
 		return;
 	if ((c->refused || c->reopen) && c->http && !http_open(c->http)) {
@@ -372,8 +374,6 @@ static void link_step(struct cluster *c)
 	}
 	if (!c->http && !open_http(c))
 		return;
-	if (c->here && c->runs.count)
-		ray_local_wanted(c->here, c->now);
 	url = ray_url(c, "/api/version");
 	c->version_busy = true;
 	http_send(c->http, &(struct http_request){ .method = "GET", .url = url, .deadline_ms = 5000 }, on_version, c);

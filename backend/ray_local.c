@@ -25,7 +25,7 @@
 #define PORTS 8 /* GCS, dashboard, agent, client, and those that Ray would choose */
 #define PORT_MIN 20000
 #define PORT_SPAN 8000 /* below where the kernel takes ports for clients, ip_local_port_range */
-#define TOUCH_US (15LL * USEC_PER_SEC)
+#define TOUCH_US (5LL * USEC_PER_SEC)
 #define BOOT_US (120LL * USEC_PER_SEC)
 
 struct ray_local {
