@@ -279,6 +279,10 @@ static void on_version(void *arg, const struct http_answer *a)
 		link_trouble(c, text);
 		return;
 	}
+	if (c->here && (!c->up || !c->session) && ray_local_booting(c->here) && !ray_local_ready(c->here)) {
+		link_trouble(c, "");
+		return;
+	}
 	if (c->session && strcmp(c->session, session) != 0)
 		log_info("cluster %s: the Ray head was restarted: %s, before it %s", c->ctx.conf->name, session,
 			 c->session);

@@ -114,6 +114,7 @@ void ray_local_free(struct ray_local *l);
 /* Where it is; boots it when it is wanted and not there. -EAGAIN: it is not there and not wanted. */
 int ray_local_place(struct ray_local *l, const char *start, bool wanted, char **address, char **token, struct err *e);
 void ray_local_wanted(struct ray_local *l, int64_t now); /* often: runs are there */
+bool ray_local_ready(const struct ray_local *l);         /* all of it is there */
 bool ray_local_booting(const struct ray_local *l);       /* it was started a moment ago */
 
 /* ray_submit.c */

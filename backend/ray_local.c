@@ -39,7 +39,8 @@ struct ray_local {
  */
 static const char keeper[] =
 	"cd \"$2\" || exit 1\n"
-	"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=\"$2/token\" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_TMPDIR=\"$4\"\n"
+	"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=\"$2/token\" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_TMPDIR=\"$4\" "
+	"RAY_raylet_start_wait_time_s=120\n"
 	"\"$1\" start --head --block --disable-usage-stats --temp-dir=\"$4\" --node-ip-address=127.0.0.10 --port=\"$3\" "
 	"--dashboard-host=127.0.0.1 --dashboard-port=$(($3 + 1)) --dashboard-agent-listen-port=$(($3 + 2)) "
 	"--ray-client-server-port=$(($3 + 3)) --node-manager-port=$(($3 + 4)) --object-manager-port=$(($3 + 5)) "
@@ -252,6 +253,16 @@ void ray_local_wanted(struct ray_local *l, int64_t now)
 		return;
 	l->touch_at = now + TOUCH_US;
 	(void)utimensat(AT_FDCWD, path, NULL, 0);
+}
+
+/* `ray start` says it when the node is there, too; the dashboard answers earlier, and may have to go again. */
+bool ray_local_ready(const struct ray_local *l)
+{
+	cleanup_free char *path = xasprintf("%s/keeper.log", l->dir);
+	cleanup_strbuf struct strbuf log = STRBUF_INIT;
+
+	(void)strbuf_read_file(&log, path, (size_t)1 << 20);
+	return strstr(log.buf, "Ray runtime started") != NULL;
 }
 
 bool ray_local_booting(const struct ray_local *l)
