@@ -41,6 +41,7 @@ run_sh() { # run_sh FILE KEY...: a run of a script, whatever bytes it prints
 (umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$T/token")
 trap 'head_down; tap_exit' EXIT
 head_up
+# shellcheck disable=SC2119
 mount_local <<END_OF_CONFIG
 [cluster lab]
 type = ray
@@ -90,6 +91,7 @@ like "why says so" "$(why "$id")" "outside"
 
 # --- what breaks ---
 
+# shellcheck disable=SC2016 # the job expands it
 id=$(submit "$(printf '{"command": "echo x >>%s/ran; for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.5; done"}' "$T")")
 running "$id"
 kill -KILL "$(cat "$STATE/worker.pid")"
@@ -97,6 +99,7 @@ is "the worker is killed" "$(ended "$id")" "succeeded 0"
 is "nothing is lost or doubled" "$(tr '\n' ' ' <"$MNT/runs/$id/stdout")" "1 2 3 4 5 6 7 8 "
 is "one payload" "$(wc -l <"$T/ran")" 1
 
+# shellcheck disable=SC2016 # the job expands it
 id=$(submit "$(printf '{"command": "echo said; echo $$ >%s/pid; sleep 300"}' "$T")")
 running "$id"
 eventually 10 contains "$MNT/runs/$id/stdout" said
