@@ -20,7 +20,18 @@
 #define STORE_MIN (75LL * 1024 * 1024)
 #define PORTS_MIN 64 /* some blocks of 16 */
 
-enum kind { RAY_COUNT, RAY_NUMBER, RAY_SIZE, RAY_FLAG, RAY_FLAG_OR_TEXT, RAY_TEXT, RAY_WORDS, RAY_OBJECT, RAY_TEXTS };
+enum kind {
+	RAY_COUNT,
+	RAY_NUMBER,
+	RAY_SIZE,
+	RAY_BYTES,
+	RAY_FLAG,
+	RAY_FLAG_OR_TEXT,
+	RAY_TEXT,
+	RAY_WORDS,
+	RAY_OBJECT,
+	RAY_TEXTS
+};
 
 static bool address_ok(const char *s)
 {
@@ -78,6 +89,12 @@ static const struct member {
 	{ "interface", RAY_TEXT, interface_ok, "the name of a network interface, like ib0" },
 	{ "token", RAY_FLAG, NULL, "true or false" },
 	{ "client", RAY_FLAG, NULL, "true or false" },
+	/* of the driver, on a cluster of type ray */
+	{ "entrypoint_num_cpus", RAY_NUMBER, NULL, "a number that is not negative" },
+	{ "entrypoint_num_gpus", RAY_NUMBER, NULL, "a number that is not negative" },
+	{ "entrypoint_memory", RAY_BYTES, NULL, "a size: bytes, or like 500M, 4G" },
+	{ "entrypoint_resources", RAY_OBJECT, NULL, "a JSON object of numbers" },
+	{ "entrypoint_label_selector", RAY_TEXTS, NULL, "a map of text" },
 };
 
 static const struct member *member_of(const char *name, size_t len)
@@ -125,14 +142,14 @@ static json_t *number(const char *text, bool whole)
 	return *end || real < 0 || real > INT_MAX || text[strspn(text, "0123456789.")] ? NULL : json_real(real);
 }
 
-static json_t *size(const char *text)
+static json_t *size(const char *text, long long min)
 {
 	const char *p = text;
 	long long v;
 
 	if (!spec_digits(&p, LLONG_MAX / 16, &v) || *p)
 		v = spec_memory_bytes(text);
-	return v >= STORE_MIN ? json_integer(v) : NULL;
+	return v >= min ? json_integer(v) : NULL;
 }
 
 static json_t *flag(const char *text)
@@ -202,7 +219,8 @@ static json_t *simple(const struct member *m, const json_t *value, struct strbuf
 		out = number(text.buf, m->kind == RAY_COUNT);
 		break;
 	case RAY_SIZE:
-		out = size(text.buf);
+	case RAY_BYTES:
+		out = size(text.buf, m->kind == RAY_SIZE ? STORE_MIN : 1);
 		break;
 	case RAY_FLAG:
 	case RAY_FLAG_OR_TEXT:

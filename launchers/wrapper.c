@@ -26,7 +26,19 @@ static bool id_ok(const char *s)
 
 static bool dir_ok(const char *dir)
 {
-	return dir[0] == '/' || strncmp(dir, "~/", 2) == 0;
+	return dir[0] == '/' || strncmp(dir, "~/", 2) == 0 || strcmp(dir, LAUNCH_BASE) == 0;
+}
+
+/* As quote_sh_path, below a directory that the script finds in its environment, too. */
+static void put_path(struct strbuf *out, const char *path)
+{
+	size_t len = strlen(LAUNCH_BASE);
+
+	if (strncmp(path, LAUNCH_BASE "/", len + 1) == 0) {
+		strbuf_addstr(out, "\"" LAUNCH_BASE "\"");
+		path += len;
+	}
+	quote_sh_path(out, path);
 }
 
 int wrap_check(const struct job *job, const struct launch_ctx *ctx, struct err *e)
@@ -44,7 +56,7 @@ void launch_attempt_dir(struct strbuf *out, const char *directory, const struct 
 	cleanup_strbuf struct strbuf path = STRBUF_INIT;
 
 	strbuf_addf(&path, "%s/%s/runs/%u/a%u", directory, ctx->uuid, ctx->run_num, ctx->attempt);
-	quote_sh_path(out, path.buf);
+	put_path(out, path.buf);
 }
 
 void launch_token(struct strbuf *out, const struct launch_ctx *ctx)
@@ -89,7 +101,7 @@ static void add_header(struct strbuf *out, const struct job *job, const struct l
 	launch_attempt_dir(out, job->directory, ctx);
 	strbuf_addf(&ends, "%s/%s/ends", job->directory, ctx->uuid);
 	strbuf_addstr(out, "\n_ends=");
-	quote_sh_path(out, ends.buf);
+	put_path(out, ends.buf);
 	strbuf_addstr(out, "\ncd \"$_dir\" || exit 66\n");
 	strbuf_addstr(out, job->session ? step_clock : job_clock);
 }
