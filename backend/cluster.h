@@ -147,7 +147,7 @@ struct cluster_ops {
 	void (*stop)(struct cluster *c, int deadline_ms);
 };
 
-extern const struct cluster_ops cluster_local_ops, cluster_slurm_ops;
+extern const struct cluster_ops cluster_local_ops, cluster_slurm_ops, cluster_ray_ops;
 const struct cluster_ops *cluster_ops_find(enum cluster_type type);
 
 #endif

@@ -29,8 +29,13 @@ struct cluster_conf {
 	int64_t env_quota_kib; /* unpacked archives beyond this are removed, the least recently used first; 0: none is
 				*/
 	int tick_ms;           /* how often the remote side looks for ended jobs; 0: built-in pace */
-	json_t *defaults;      /* spec keys of this section */
-	int line;              /* of the section, for messages; 0 for built in */
+	/* of type ray */
+	char *address;                      /* of the dashboard, as written; NULL: `start` */
+	char *token, *token_file, *ca_file; /* or NULL */
+	char **headers;                     /* "Name: value", NULL-ended, or NULL */
+	char *start;                        /* "local", or the path of a program `ray`: boots one here */
+	json_t *defaults;                   /* spec keys of this section */
+	int line;                           /* of the section, for messages; 0 for built in */
 };
 
 /* What jobs of the local cluster can have; read from sysconf(3), tests set their own. */

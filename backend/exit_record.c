@@ -279,6 +279,7 @@ static const char *fault_text(const char *fault)
 		{ "input", "could not be started: its input file could not be read" },
 		{ "secret_env", "could not be started: a secret could not be read" },
 		{ "environment", "was not started" },
+		{ "ray", "ended without a result" },
 		{ "refused", "was not started: it had been started before, or taken back" },
 	};
 

@@ -2,6 +2,7 @@
  * The plain launcher: runs the user's command on the first node, in bash where the cluster has it. Owns nothing; the
  * wrapper does the rest. Parallel programs are started by the command itself (srun, mpirun).
  */
+#include "launchers/ray.h"
 #include "launchers/wrapper.h"
 
 static int render(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out, struct err *e)
@@ -14,6 +15,7 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	wrap_prologue(job, ctx, out);
 	if (!wrap_is_plain(job)) {
 		wrap_environment(job, &body);
+		ray_connect(job, &body);
 		wrap_exec(job, &body);
 	}
 	if (wrap_is_plain(job))
@@ -28,6 +30,7 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 		strbuf_addstr(out, "[ -e payload ] || mv work/" LAUNCH_PAYLOAD " payload\n");
 	if (job->form == JOB_SCRIPT || job->form == JOB_PAYLOAD)
 		strbuf_addstr(out, "chmod 700 payload || unready\n\n");
+	ray_files(job, ctx, out);
 	wrap_epilogue(job, ctx, out);
 	return 0;
 }

@@ -6,6 +6,7 @@
 #include "launchers/session.h"
 
 #include "backend/base/quote.h"
+#include "launchers/ray.h"
 #include "launchers/wrapper.h"
 
 #include <string.h>
@@ -47,6 +48,9 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	wrap_prologue(job, ctx, out);
 	wrap_file(out, "job", body.buf, body.len);
 	wrap_file(out, "runner", text.buf, text.len);
+	ray_files(job, ctx, out);
+	if (job->ray.on)
+		wrap_file(out, "ray-hook", ray_hook_text, strlen(ray_hook_text));
 	wrap_epilogue(job, ctx, out);
 	return 0;
 }

@@ -1,6 +1,6 @@
 /*
- * The runner of a session: bash text, whose settings (_base, _hold, _max, _idle, _grace, _scope, _nokill) session.c puts in
- * front of it.
+ * The runner of a session: bash text, whose settings (_base, _hold, _max, _idle, _grace, _scope, _nokill) session.c
+ *puts in front of it.
  *
  * Invariants: it needs nothing but the shared directory, so it goes on without login node, controller and connection;
  * it decides nothing about a step but when and where it starts (that a step starts once is its wrapper's guard); steps
@@ -10,8 +10,8 @@
  *	queue	NUM/aATTEMPT CPUS MERGED MEMORY GPUS TASKS .	CPUS of all tasks, MiB, GPUs or - (then it sees all)
  *	orders	cancel NUM/aATTEMPT GRACE .	signal NUM/aATTEMPT NAME .	stop - 0 .
  *		lease OWNER SECONDS .	unlease OWNER - .
- * It leaves, each whole by rename: `steps`, a line for each that runs or waits: NUM/aATTEMPT STATE SINCE; `session`, keyed
- * lines; `leases`, lines OWNER SECONDS_LEFT NOW. Needs bash 5, ps and setsid.
+ * It leaves, each whole by rename: `steps`, a line for each that runs or waits: NUM/aATTEMPT STATE SINCE; `session`,
+ *keyed lines; `leases`, lines OWNER SECONDS_LEFT NOW. Needs bash 5, ps and setsid.
  */
 #include "launchers/session.h"
 

@@ -10,6 +10,8 @@
  */
 #include "launchers/wrapper.h"
 
+#include "launchers/ray.h"
+
 #include "backend/base/quote.h"
 
 #include <errno.h>
@@ -24,7 +26,19 @@ static bool id_ok(const char *s)
 
 static bool dir_ok(const char *dir)
 {
-	return dir[0] == '/' || strncmp(dir, "~/", 2) == 0;
+	return dir[0] == '/' || strncmp(dir, "~/", 2) == 0 || strcmp(dir, LAUNCH_BASE) == 0;
+}
+
+/* As quote_sh_path, below a directory that the script finds in its environment, too. */
+static void put_path(struct strbuf *out, const char *path)
+{
+	size_t len = strlen(LAUNCH_BASE);
+
+	if (strncmp(path, LAUNCH_BASE "/", len + 1) == 0) {
+		strbuf_addstr(out, "\"" LAUNCH_BASE "\"");
+		path += len;
+	}
+	quote_sh_path(out, path);
 }
 
 int wrap_check(const struct job *job, const struct launch_ctx *ctx, struct err *e)
@@ -42,7 +56,7 @@ void launch_attempt_dir(struct strbuf *out, const char *directory, const struct 
 	cleanup_strbuf struct strbuf path = STRBUF_INIT;
 
 	strbuf_addf(&path, "%s/%s/runs/%u/a%u", directory, ctx->uuid, ctx->run_num, ctx->attempt);
-	quote_sh_path(out, path.buf);
+	put_path(out, path.buf);
 }
 
 void launch_token(struct strbuf *out, const struct launch_ctx *ctx)
@@ -87,7 +101,7 @@ static void add_header(struct strbuf *out, const struct job *job, const struct l
 	launch_attempt_dir(out, job->directory, ctx);
 	strbuf_addf(&ends, "%s/%s/ends", job->directory, ctx->uuid);
 	strbuf_addstr(out, "\n_ends=");
-	quote_sh_path(out, ends.buf);
+	put_path(out, ends.buf);
 	strbuf_addstr(out, "\ncd \"$_dir\" || exit 66\n");
 	strbuf_addstr(out, job->session ? step_clock : job_clock);
 }
@@ -467,6 +481,8 @@ void wrap_plain(const struct job *job, struct strbuf *out)
 		quote_sh(out, job->env[i].value);
 		strbuf_addch(out, '\n');
 	}
+	strbuf_addstr(out, "\t_own=$_dir\n");
+	ray_connect(job, out);
 	strbuf_addch(out, '\t');
 	wrap_exec(job, out);
 	strbuf_addstr(out, "}\n\n");
@@ -480,28 +496,29 @@ void wrap_plain(const struct job *job, struct strbuf *out)
  */
 static const char probe_job[] = "$_env true 2>/dev/null || _env=''\n";
 static const char probe_step[] = "if [ -n \"$_off\" ] || ! $_env true 2>/dev/null; then _env=''; fi\n";
-static const char run_job[] = "_sh=bash\n"
-			      "command -v bash >/dev/null || _sh=/bin/sh\n"
-			      "if [ -z \"$_rc\" ]; then\n"
-			      "\t(\n"
-			      "\t\ttrap : TERM INT HUP USR1 USR2\n"
-			      "\t\t(%s)\n"
-			      "\t\t_rc=$?\n"
-			      "\t\techo \"$_rc\" >rc\n"
-			      "\t\texit \"$_rc\"\n"
-			      "\t) 3>&2 2>/dev/null &\n"
-			      "\t_pid=$!\n"
-			      "\texec 2>/dev/null\n"
-			      "\twait \"$_pid\"\n"
-			      "\t_rc=$?\n"
-			      "\twhile kill -0 \"$_pid\"; do # a signal ended the wait\n"
-			      "\t\twait \"$_pid\"\n"
-			      "\t\t_rc=$?\n"
-			      "\tdone\n"
-			      "\t[ ! -s rc ] || read -r _rc <rc\n"
-			      "\t[ ! -s fault ] || read -r _fault <fault\n"
-			      "\tcase $_fault in workdir | input | environment | secret_env) ;; *) _fault=- ;; esac\n"
-			      "\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n";
+static const char run_job[] =
+	"_sh=bash\n"
+	"command -v bash >/dev/null || _sh=/bin/sh\n"
+	"if [ -z \"$_rc\" ]; then\n"
+	"\t(\n"
+	"\t\ttrap : TERM INT HUP USR1 USR2\n"
+	"\t\t(%s)\n"
+	"\t\t_rc=$?\n"
+	"\t\techo \"$_rc\" >rc\n"
+	"\t\texit \"$_rc\"\n"
+	"\t) 3>&2 2>/dev/null &\n"
+	"\t_pid=$!\n"
+	"\texec 2>/dev/null\n"
+	"\twait \"$_pid\"\n"
+	"\t_rc=$?\n"
+	"\twhile kill -0 \"$_pid\"; do # a signal ended the wait\n"
+	"\t\twait \"$_pid\"\n"
+	"\t\t_rc=$?\n"
+	"\tdone\n"
+	"\t[ ! -s rc ] || read -r _rc <rc\n"
+	"\t[ ! -s fault ] || read -r _fault <fault\n"
+	"\tcase $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac\n"
+	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n";
 #define RUN_FILE "exec 2>&3 3>&- && exec $_env \"$_sh\" \"$_dir/job\" </dev/null"
 static const char run_over[] = "fi\n"
 			       "exec 2>/dev/null\n"
@@ -598,6 +615,27 @@ static const char bytes_step[] =
 	"\telif [ -n \"$_off\" ] && LC_ALL=C && ! IFS= read -r -d '' -n 65536 _v <\"$1\"; then\n"
 	"\t\t_n=${#_v}\n";
 
+/* For the exit record: a word without blanks; what stands for them is put back by exit_record_parse. */
+static const char reason[] = "_reason=''\n"
+			     "if [ -s reason ]; then\n"
+			     "\t_reason=$(head -c 600 reason | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
+			     "\t\tsed 's/ *$//; s/%/%25/g; s/ /%20/g')\n"
+			     "fi\n";
+
+/* Some runs can say in words why there is no code. */
+static bool has_reason(const struct job *job)
+{
+	return job_environment_is_set(&job->environment) || job->ray.on || job->session;
+}
+
+/* The record says that the run has ended, so nothing of its cluster may be there any more. */
+static const char ray_end[] = "# Its Ray cluster ends first.\n"
+			      "_n=0\n"
+			      "while [ \"$_n\" -lt 150 ] && read -r _k <ray.d/keeper && kill -0 \"$_k\"; do\n"
+			      "\t_n=$((_n + 1))\n"
+			      "\tsleep 0.1\n"
+			      "done 2>/dev/null\n\n";
+
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
 	strbuf_addstr(out, "# A requeue that was granted ended this start; the next one will leave the record.\n"
@@ -621,7 +659,8 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_bytes stderr\n_err=$_n\n");
 	if (job->pipes_messages)
 		strbuf_addstr(out, "_events=$(wc -c <events)\n");
-	wrap_reason(&job->environment, out);
+	if (has_reason(job))
+		strbuf_addstr(out, reason);
 	if (job->session)
 		strbuf_addstr(out, session_end);
 	strbuf_addf(
@@ -635,8 +674,8 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$_host limit=%s\"\n"
 		"record() { printf '%%s\\n' \"$_rec\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"; }\n",
 		ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
-		job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "",
-		job->session ? "$_limit" : "-", ctx->run_num, ctx->attempt);
+		has_reason(job) ? "reason=${_reason:--} " : "", job->session ? "$_limit" : "-", ctx->run_num,
+		ctx->attempt);
 	strbuf_addstr(out, "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"
 			   "\tsleep 2\n"
@@ -656,6 +695,8 @@ void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct s
 				       : RUN_FILE);
 	strbuf_addstr(out, job->session ? "" : "\trm -f pid\n");
 	strbuf_addstr(out, run_over);
+	if (job->ray.on && !job->session)
+		strbuf_addstr(out, ray_end);
 	strbuf_addstr(out, cpu_time);
 	strbuf_addstr(out, manifest);
 	add_peak(job, out);

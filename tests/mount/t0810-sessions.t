@@ -2,6 +2,7 @@
 # sessions/: names, specs, leases and the runs in them, as far as no cluster has to answer: what is written while it is
 # away waits. tests/real/t0810-tree.t has the rest.
 # TEST_SECONDS=15
+# shellcheck disable=SC2012,SC2119 # names of the tree are plain; mount_local reads its standard input
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 
 mount_local <<END_OF_CONFIG

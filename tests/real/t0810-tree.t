@@ -38,6 +38,7 @@ busy=$(into warm "$(mark busy); sleep 47401")
 running "$busy"
 is "not idle" "$(cat "$S/warm/idle")" 0
 not_ok "a live session is not removed" rmdir "$S/warm"
+# shellcheck disable=SC2016 # for the job's shell
 full=$(into warm 'on_session_end=job -- echo alone $SLURM_JOB_ID')
 later=$(into warm 'on_session_end=wait -- echo later')
 never=$(into warm "$(mark never)")

@@ -181,7 +181,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | secret_env) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
@@ -245,8 +245,11 @@ _bytes stdout
 _out=$_n
 _bytes stderr
 _err=$_n
-_reason=$([ ! -s reason ] || head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
-	sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+_reason=''
+if [ -s reason ]; then
+	_reason=$(head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
+		sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+fi
 _code=$_rc
 [ "$_fault" = - ] || _code=-
 _now

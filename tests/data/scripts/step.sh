@@ -76,6 +76,12 @@ _job() {
 	read -r _t _ </proc/self/stat && echo "$_t" >pid || exit 73
 	[ ! -s signal ] || { read -r _f <signal && kill -s "$_f" "$_t"; }
 	cd work || exit 66
+	_own=$_dir
+if [ -n "${SLURMRAY_RAY:-}" ]; then
+	_ray=$SLURMRAY_RAY _ray_must='' _ray_limit=1350
+	# shellcheck disable=SC1091 # of the session
+	. "${_ray%/ray}/ray-connect"
+fi
 	exec srun --overlap --exact -n4 -c1 $_env "$_sh" -c hostname
 }
 
@@ -102,7 +108,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | secret_env) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 fi
 exec 2>/dev/null
@@ -156,6 +162,11 @@ _bytes stdout
 _out=$_n
 _bytes stderr
 _err=$_n
+_reason=''
+if [ -s reason ]; then
+	_reason=$(head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
+		sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+fi
 _limit=-
 case $_sig:$_rc in -:129 | -:130 | -:137 | -:143 | [!-]*)
 	[ -e stopped ] || [ -e cancelled ] || sleep 1 ;;
@@ -167,7 +178,7 @@ _now
 _end=$_t _n=0
 _rec="v=1 run=10 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
-nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault host=$_host limit=$_limit"
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$_host limit=$_limit"
 record() { printf '%s\n' "$_rec" >exit.tmp && mv -f exit.tmp "$_ends/10.a1"; }
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass
 	_n=$((_n + 1))
