@@ -245,6 +245,8 @@ def in_threads(way, count):
 def threads(way, count):
     import logging.config
     logging.config.dictConfig = lambda config: None  # Dagster calls it for each run, and threads that do so wait for each other for ever
+    out = os.dup(1)  # Dagster's capture of each run's output moves those of sys.stdout about
+    os.dup2(2, 1)
     with dg.DagsterInstance.get():
         small = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         good, begin = [], time.time()
@@ -259,8 +261,8 @@ def threads(way, count):
             t.start()
         for t in all_of_them:
             t.join()
-        print(json.dumps({'seconds': time.time() - begin, 'well': len(good), 'memory': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-                          'before': small / 1024}))
+        os.write(out, json.dumps({'seconds': time.time() - begin, 'well': len(good), 'before': small / 1024,
+                                  'memory': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}).encode())
 
 
 def many():
@@ -284,8 +286,6 @@ def many():
 
 if __name__ == '__main__':
     if sys.argv[1] == 'threads':
-        sys.stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
-        os.dup2(2, 1)
         threads(sys.argv[2], int(sys.argv[3]))
     else:
         sys.stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
