@@ -611,7 +611,7 @@ static void test_choices(void **state)
 	expect("{\"launcher\": \"session\", \"max_steps\": 4}", "{\"launcher\": \"session\", \"max_steps\": 4}");
 	refuse("launcher=session -- a\n",
 	       "a session runs nothing itself: submit the command as a run with session=NAME");
-	refuse("session=a/b -- a\n", "'session' must be the name of a session, not 'a/b'");
+	refuse("session=a/b -- a\n", "'session' must be the name of a session, or any, not 'a/b'");
 	check_value("launcher", "\"ray\"", "\"ray\"");
 	check_value("mode", "\"ray\"", "\"ray\"");
 	refuse("launcher=zsh -- a\n", "'launcher' must be bash, ray or session, not 'zsh'");
@@ -1246,28 +1246,14 @@ static void random_value(const struct spec_key *k, uint64_t *rnd, struct strbuf 
 
 static bool usable(const struct spec_key *k)
 {
-	static const char *const own_form[] = { "script",
-						"payload",
-						"pipes_module",
-						"launcher",
-						"mode",
-						"pipes_exception",
-						"scope",
-						"cluster",
-						"profile",
-						"key",
-						"session",
-						"files",
-						"workdir",
-						"streams",
-						"signal",
-						"gpus",
-						"gpus_per_node",
-						"gpus_per_task",
-						"gpus_per_socket",
-						"open_mode",
-						"kill_on_invalid_dep",
-						"no_requeue" };
+	static const char *const own_form[] = {
+		"script",        "payload",         "pipes_module",   "launcher",
+		"mode",          "pipes_exception", "cluster",        "profile",
+		"key",           "session",         "files",          "workdir",
+		"streams",       "signal",          "gpus",           "gpus_per_node",
+		"gpus_per_task", "gpus_per_socket", "open_mode",      "kill_on_invalid_dep",
+		"no_requeue",    "scope",           "on_session_end", "reuse_tolerance"
+	};
 
 	if ((k->flags & (SPEC_LATER | SPEC_OURS)) || k->type == SPEC_ANY || k->type == SPEC_MAP)
 		return false;
