@@ -120,7 +120,7 @@ begin bash 70 'exec sleep 47812'
 ok "ready" eventually 60 ray_is ready
 pkill -KILL -f "ray-node $A n2 worker 2\$"
 ok "a node's program is killed: a worker is lost" eventually 60 ray_is degraded
-ok "what it had goes too" eventually 10 sh -c "! grep -alsF '@n2;' /proc/[0-9]*/environ | grep -q ."
+ok "what it had goes too" eventually 10 sh -c "! grep -alsF '/70/a2@n2;' /proc/[0-9]*/environ | grep -q ."
 # shellcheck disable=SC2046 # pids
 kill -KILL $(for p in $(left | cut -d/ -f3); do grep -qsa 'ray.start' "/proc/$p/cmdline" && echo "$p"; done)
 ok "without its head the run ends" eventually 60 has_ended 70
