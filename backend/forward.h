@@ -29,7 +29,7 @@ struct transport;
 struct transport_ops;
 struct forwards;
 
-struct forwards *forwards_new(const struct transport_ops *ops, const struct clock *clock);
+struct forwards *forwards_new(const struct transport_ops *ops, const struct clock *clock); /* NULL: no descriptors */
 void forwards_free(struct forwards *f); /* closes all; NULL is fine */
 
 /* The connection is up; or (NULL) about to be closed: its channels are closed now. */

@@ -52,7 +52,8 @@ struct transport_ops {
 	   forbids that, -ECONNREFUSED where nobody is there. */
 	int (*channel_direct)(struct transport *t, const char *host, int port, struct channel **out, struct err *e);
 	/* Bytes read or written; -EAGAIN; 0 from read: end of the stream; -EPIPE, -ECONNRESET, -EMFILE (the server
-	   refuses another session), -EOPNOTSUPP (it refuses the command or subsystem): the channel is dead, close it.
+	   refuses another session), -EOPNOTSUPP (it refuses the command or subsystem): the channel is dead, close it
+	   (after -EPIPE from write what the peer said before may still be read).
 	 */
 	ssize_t (*read)(struct channel *c, void *buf, size_t len);
 	ssize_t (*read_stderr)(struct channel *c, void *buf, size_t len);
