@@ -48,6 +48,9 @@ enum creq_type {
 	CREQ_RECONNECT, /* forget the back-off, try now */
 	CREQ_LOOK,      /* run attempt look: somebody looks at the run: its directories may be told unasked for a while
 			   (CREP_LISTING) */
+	CREQ_FORWARD,   /* run verb arg offset ticket: "forward" arg "HOST:PORT", on local port `offset` if that can be
+			   (0: any) -> text "127.0.0.1:PORT", or where the cluster is here "HOST:PORT"; or "unforward" of
+			   the same. It ends with the run. What hinders it comes as the fact `forward_trouble`. */
 };
 
 enum cluster_look {                           /* bits */

@@ -485,6 +485,9 @@ static void handle(struct cluster *c, struct creq *r)
 	case CREQ_PROBE:
 		on_probe(c, r);
 		break;
+	case CREQ_FORWARD: /* its ports are here already */
+		local_reply(c, r, 0, r->arg, NULL, 0);
+		break;
 	default:
 		break;
 	}

@@ -61,6 +61,7 @@ static void drop(struct forwards *f, struct target *t)
 	list_del(&t->node);
 	free(t->host);
 	free(t->trouble);
+	free(t->told);
 	free(t);
 }
 
@@ -253,6 +254,28 @@ static bool step_target(struct forwards *f, struct target *t)
 	return more;
 }
 
+static bool to_be_told(const struct forwards *f, const struct target *t)
+{
+	return f->tell && strcmp(t->trouble ? t->trouble : "", t->told ? t->told : "") != 0;
+}
+
+static void tell(struct forwards *f, struct target *t)
+{
+	int64_t now = clock_mono(f->clock);
+
+	if (!to_be_told(f, t) || now < t->tell_at)
+		return;
+	str_set(&t->told, t->trouble);
+	t->tell_at = now + FORWARD_TELL_S * (int64_t)USEC_PER_SEC;
+	f->tell(f->tell_arg, t->owner, t->told);
+}
+
+void forwards_tell(struct forwards *f, void (*cb)(void *arg, uint32_t owner, const char *text), void *arg)
+{
+	f->tell = cb;
+	f->tell_arg = arg;
+}
+
 bool forwards_step(struct forwards *f)
 {
 	bool more = false;
@@ -261,8 +284,10 @@ bool forwards_step(struct forwards *f)
 		f->accept_at = 0;
 	set_polled(f);
 	accept_ready(f);
-	for (struct list *n = f->targets.next; n != &f->targets; n = n->next)
+	for (struct list *n = f->targets.next; n != &f->targets; n = n->next) {
 		more |= step_target(f, container_of(n, struct target, node));
+		tell(f, container_of(n, struct target, node));
+	}
 	set_polled(f);
 	return more;
 }
@@ -274,6 +299,8 @@ int64_t forwards_deadline(const struct forwards *f)
 	for (const struct list *n = f->targets.next; n != &f->targets; n = n->next) {
 		const struct target *t = container_of(n, const struct target, node);
 
+		if (to_be_told(f, t) && t->tell_at < at)
+			at = t->tell_at;
 		for (const struct list *m = t->conns.next; m != &t->conns; m = m->next) {
 			const struct conn *c = container_of(m, const struct conn, node);
 

@@ -58,6 +58,13 @@ int forward_pair(struct forwards *f, uint32_t owner, const char *host, int port,
 int forward_close(struct forwards *f, uint32_t owner, const char *host, int port);
 void forwards_drop(struct forwards *f, uint32_t owner);
 
+/*
+ * Called in a step when what hinders a place has changed: `text` is as forward_trouble, NULL when it works again. A
+ * place is told of every FORWARD_TELL_S at most.
+ */
+#define FORWARD_TELL_S 5
+void forwards_tell(struct forwards *f, void (*cb)(void *arg, uint32_t owner, const char *text), void *arg);
+
 /* Why the last connection there failed; NULL: it did not. Borrowed until the next step. */
 const char *forward_trouble(const struct forwards *f, uint32_t owner, const char *host, int port);
 

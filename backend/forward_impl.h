@@ -18,8 +18,9 @@ struct target {           /* a place that is forwarded to */
 	int port;
 	int fd; /* listening, or -1: pairs only */
 	int local_port;
-	bool polled; /* fd is in the epoll set */
-	char *trouble;
+	bool polled;          /* fd is in the epoll set */
+	char *trouble, *told; /* why the last connection failed; the same as it was told */
+	int64_t tell_at;      /* not before */
 	struct list conns;
 };
 
@@ -52,6 +53,8 @@ struct forwards {
 	unsigned n_conns, n_sessions, max_sessions;
 	bool forbidden;    /* this server forwards no ports */
 	int64_t accept_at; /* out of descriptors until then; 0: not */
+	void (*tell)(void *arg, uint32_t owner, const char *text);
+	void *tell_arg;
 };
 
 enum conn_fate { CONN_GOES_ON, CONN_MORE, CONN_DONE, CONN_FAILED };

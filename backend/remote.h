@@ -14,6 +14,7 @@
  *	remote_logs.c	the followers of stdout, stderr and messages
  *	remote_files.c	list, read, manifest
  *	remote_watch.c	directories of runs that somebody looks at
+ *	remote_forward.c	ports of the cluster's side, by way of the connection
  *
  * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
  *a run may go away at any time. A connection that is lost answers everything that was open on it with "lost"; whoever
@@ -253,6 +254,7 @@ struct cluster {
 	bool watch_due;    /* some want to be listed */
 	bool watch_busy;   /* a listing is on its way */
 	int64_t watch_next_at, watch_trouble_until;
+	struct forwards *forwards; /* NULL: none was wanted yet */
 };
 
 int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched,
@@ -369,6 +371,15 @@ int64_t rwatch_run_step(struct cluster *c, struct rrun *r);
 void rwatch_step(struct cluster *c);
 int64_t rwatch_deadline(const struct cluster *c);
 void rwatch_release(struct cluster *c, struct rrun *r);
+
+/* remote_forward.c */
+void rforward_request(struct cluster *c, const struct creq *q);
+void rforward_link(struct cluster *c, struct transport *t); /* up; NULL: about to be closed */
+bool rforward_step(struct cluster *c);                      /* true: there is more to do at once */
+int64_t rforward_deadline(const struct cluster *c);
+int rforward_fd(const struct cluster *c); /* -1: none */
+void rforward_drop(struct cluster *c, uint32_t num);
+void rforward_release(struct cluster *c);
 
 /* remote_files.c */
 void rfiles_read(struct cluster *c, struct rreq *q);

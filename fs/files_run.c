@@ -231,7 +231,7 @@ static json_t *info_object(const struct run *r)
 	put_time(o, "ended", r->t_ended);
 	put_time(o, "estimated_start", r->t_est_start);
 	json_object_foreach (r->facts, key, value) {
-		if (!json_object_get(o, key))
+		if (!json_object_get(o, key) && (run_is_live(r) || !engine_is_forward_fact(key)))
 			(void)json_object_set(o, key, value);
 	}
 	return o;
