@@ -382,6 +382,10 @@ static int check_mode(const struct effective *eff, struct strbuf *errors)
 
 	if (mode && strcmp(mode, "slurm-session") == 0 && !text(eff->values, "session"))
 		return strbuf_complain(errors, "mode=slurm-session: say in which, session=NAME");
+	if (mode && strcmp(mode, "ray") == 0) {
+		json_object_set_new(eff->values, "launcher", json_string("ray"));
+		return 0;
+	}
 	if (mode && strcmp(mode, local ? "local" : "slurm") != 0 && (local || strcmp(mode, "slurm-session") != 0))
 		return strbuf_complain(errors, "mode=%s: cluster %s is of type %s", mode, eff->cluster->name,
 				       local ? "local" : "slurm");

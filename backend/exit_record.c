@@ -278,6 +278,7 @@ static const char *fault_text(const char *fault)
 		{ "workdir", "could not be started: its working directory could not be entered" },
 		{ "input", "could not be started: its input file could not be read" },
 		{ "environment", "was not started" },
+		{ "ray", "ended without a result" },
 		{ "refused", "was not started: it had been started before, or taken back" },
 	};
 

@@ -202,6 +202,23 @@ static void fill_session(const struct effective *eff, struct job *job)
 	job->max_steps = steps < 0 ? 0 : steps > INT_MAX ? INT_MAX : (int)steps;
 }
 
+/*
+ * A run has Ray by its launcher. A session has it when its spec or profile says something of it: what a configuration
+ * says of all Ray clusters must not start one in each session.
+ */
+static void fill_ray(const struct effective *eff, struct job *job)
+{
+	const json_t *ray = value(eff, "ray"), *on = json_object_get(ray, "enabled");
+	const char *source = json_string_value(json_object_get(eff->sources, "ray"));
+	bool asked = source && (strncmp(source, "spec", 4) == 0 || strncmp(source, "profile", 7) == 0);
+
+	job_ray_fill(ray, &job->ray);
+	if (is_session(eff))
+		job->ray.on = on ? json_is_true(on) : asked;
+	else
+		job->ray.on = strcmp(job->launcher, "ray") == 0;
+}
+
 static int fill_form(const struct effective *eff, struct job *job, struct strbuf *errors)
 {
 	const json_t *command = value(eff, "command");
@@ -544,6 +561,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	fill_after(eff, job);
 	fill_resources(eff, job);
 	fill_session(eff, job);
+	fill_ray(eff, job);
 	job->workdir = xstrdup(text(eff, "workdir"));
 	job->directory = xstrdup(eff->cluster->directory);
 	job->scratch = xstrdup(eff->cluster->scratch);
@@ -558,6 +576,7 @@ void job_release(struct job *job)
 	}
 	free(job->env);
 	job_environment_release(&job->environment);
+	job_ray_release(&job->ray);
 	list_free(job->argv);
 	list_free(job->args);
 	list_free(job->sbatch);

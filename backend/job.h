@@ -31,6 +31,19 @@ struct environment {
 	char *platform;  /* what the archive is for, said by the user: "linux-64", "any"; or NULL */
 };
 
+/* The Ray cluster that a run or session starts; job_ray.c. */
+struct job_ray {
+	bool on;
+	int cpus, max_workers; /* -1: what the allocation has */
+	double gpus;           /* of each node; -1: what the allocation has */
+	int64_t object_store;  /* bytes; 0: from the allocation's memory */
+	int start_timeout;     /* seconds until every node has to be there */
+	bool dashboard, client, token;
+	char *dashboard_host, *interface, *head_address, *ports, *version; /* NULL: not said */
+	char *job_config; /* JSON for drivers: runtime_env and metadata; NULL: none */
+	char **args;      /* further words for `ray start`; NULL-ended, never NULL when on */
+};
+
 /* The name, in the attempt's directory, of the link to the unpacked archive. */
 #define JOB_ENVIRONMENT_LINK "environment"
 
@@ -80,7 +93,8 @@ struct job {
 	int64_t idle_s;      /* of a session: it ends after so long without a step; 0: never */
 	int max_steps;       /* of a session: how many run at once */
 	char *session;       /* this is a step of it; or NULL */
-	struct job_holder {  /* the session's own job, filled in by the engine; num 0: none */
+	struct job_ray ray;
+	struct job_holder { /* the session's own job, filled in by the engine; num 0: none */
 		uint32_t num, attempt;
 		char *job_id;
 	} holder;
@@ -114,5 +128,9 @@ void job_pipes_flags(struct job *job, bool context);
 int job_environment_fill(const struct json_t *value, struct environment *out, struct strbuf *errors);
 void job_environment_release(struct environment *env);
 bool job_environment_is_set(const struct environment *env);
+
+/* The same for the key `ray` (may be NULL); never fails, for spec_ray.c has checked it. `on` is left alone. */
+void job_ray_fill(const struct json_t *value, struct job_ray *out);
+void job_ray_release(struct job_ray *ray);
 
 #endif

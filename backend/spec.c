@@ -33,7 +33,7 @@ static int set_member(json_t *spec, const struct spec_key *k, const char *member
 	rc = surroundings ? spec_environment_member(one, member, value, errors)
 			  : spec_value_member(k, one, member, value, errors);
 	if (rc == 0 && json_is_object(map))
-		json_object_update(map, one);
+		json_object_update_recursive(map, one); /* ray.metadata.NAME */
 	else if (rc == 0)
 		json_object_set(spec, k->name, one);
 	json_decref(one);

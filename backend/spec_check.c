@@ -442,7 +442,7 @@ static const struct choice {
 } choices[] = {
 	{ "launcher", "bash", NULL },
 	{ "launcher", "session", NULL },
-	{ "launcher", "ray", "Ray is not started yet; use bash and start it in the command with `ray start`" },
+	{ "launcher", "ray", NULL },
 	{ "launcher", "spark", "Spark is not started yet; use bash and start it in the command" },
 	{ "pipes_exception", "fail", NULL },
 	{ "pipes_exception", "ignore", NULL },
@@ -450,7 +450,7 @@ static const struct choice {
 	{ "mode", "local", NULL },
 	{ "mode", "slurm-session", NULL },
 	{ "mode", "slurm-hetjob", "heterogeneous jobs are not possible yet; use slurm and a run for each part" },
-	{ "mode", "ray", "Ray is not started yet; use slurm or local" },
+	{ "mode", "ray", NULL },
 };
 
 int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
@@ -469,9 +469,9 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 	if (!any)
 		return 0;
 	return spec_complain(errors, "'%s' must be %s, not '%s'", key,
-			     strcmp(key, "mode") == 0              ? "slurm or local"
+			     strcmp(key, "mode") == 0              ? "slurm, local or ray"
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
-								   : "bash",
+								   : "bash, ray or session",
 			     spec_show(text, shown));
 }
 

@@ -27,8 +27,8 @@ const struct spec_key spec_keys[] = {
 	{ "args", SPEC_ANY, 0, 0,
 	  "arguments of the script or payload: a list of words; text is split as a shell does" },
 	{ "launcher", SPEC_STRING, 0, 0,
-	  "how it is started: bash; session: it is an allocation that other runs start in" },
-	{ "mode", SPEC_STRING, 0, 0, "slurm or local" },
+	  "how it is started: bash; ray: with a Ray cluster; session: it is an allocation that other runs start in" },
+	{ "mode", SPEC_STRING, 0, 0, "slurm or local; ray: launcher=ray" },
 	{ "cluster", SPEC_STRING, 0, 0, "name of a cluster in the configuration, or local" },
 	{ "profile", SPEC_STRING, 0, 0, "name of a [profile] in the configuration" },
 	{ "name", SPEC_STRING, 0, 'J', "name of the job (sbatch's job_name)" },
@@ -54,6 +54,8 @@ const struct spec_key spec_keys[] = {
 	{ "session", SPEC_STRING, SPEC_RUN_IDS, 0, "the session that the run starts in, without queueing: its name" },
 	{ "idle", SPEC_TIME, 0, 0,
 	  "of a session: it ends after so long without a run: 10 (minutes), 0:30:00; 0: never" },
+	{ "ray", SPEC_MAP, 0, 0,
+	  "Ray in the allocation of a run (launcher=ray) or session: ray=true, or ray.num_cpus_per_node and so on (ray.md)" },
 	{ "max_steps", SPEC_COUNT, 0, 0, "of a session: most runs at once (without it, as many as its processors)" },
 	{ "afterok", SPEC_LIST, SPEC_RUN_IDS, 0, "runs that must have succeeded before this one starts" },
 	{ "afterany", SPEC_LIST, SPEC_RUN_IDS, 0, "runs that must have ended before this one starts" },
@@ -79,7 +81,6 @@ const struct spec_key spec_keys[] = {
 	{ "timeout_queue", SPEC_TIME, SPEC_LATER, 0,
 	  "a limit on the wait in the queue " NOT_YET "; `deadline` gives the job one" },
 	{ "components", SPEC_MAP, SPEC_LATER, 0, "heterogeneous jobs are not possible yet; write a run for each part" },
-	{ "ray", SPEC_MAP, SPEC_LATER, 0, "Ray is not started yet; start it in the command with `ray start`" },
 	{ "spark", SPEC_MAP, SPEC_LATER, 0, "Spark is not started yet; start it in the command" },
 
 	/* sbatch: resources */

@@ -325,6 +325,8 @@ int spec_value_member(const struct spec_key *k, json_t *map, const char *name, c
 {
 	if (strcmp(k->name, "inputs") == 0)
 		return value_input(map, name, value, errors);
+	if (strcmp(k->name, "ray") == 0)
+		return spec_ray_member(map, name, value, errors);
 	return spec_value_env(map, name, value, errors);
 }
 
@@ -334,6 +336,8 @@ static int value_map(const struct spec_key *k, const json_t *value, json_t **out
 	json_t *item, *map;
 	int rc = 0;
 
+	if (strcmp(k->name, "ray") == 0)
+		return spec_value_ray(value, out, errors);
 	if (!json_is_object(value))
 		return spec_complain(errors, "'%s' must be a map; on one line write %s.NAME=VALUE", k->name, k->name);
 	map = json_object();

@@ -276,13 +276,3 @@ void wrap_container(const struct environment *env, struct strbuf *body)
 	strbuf_addch(body, ' ');
 	quote_sh_path(body, env->container);
 }
-
-/* For the exit record: a word without blanks; what stands for them is put back by exit_record_parse. */
-void wrap_reason(const struct environment *env, struct strbuf *out)
-{
-	if (job_environment_is_set(env))
-		strbuf_addstr(
-			out,
-			"_reason=$([ ! -s reason ] || head -c 600 reason | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
-			"\tsed 's/ *$//; s/%/%25/g; s/ /%20/g')\n");
-}

@@ -2,6 +2,7 @@
  * The plain launcher: runs the user's command on the first node, in bash where the cluster has it. Owns nothing; the
  * wrapper does the rest. Parallel programs are started by the command itself (srun, mpirun).
  */
+#include "launchers/ray.h"
 #include "launchers/wrapper.h"
 
 static int render(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out, struct err *e)
@@ -12,6 +13,7 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	if (rc)
 		return rc;
 	wrap_environment(job, &body);
+	ray_connect(job, &body);
 	wrap_exec(job, &body);
 	wrap_prologue(job, ctx, out);
 	wrap_file(out, "job", body.buf, body.len);
@@ -21,6 +23,7 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 		strbuf_addstr(out, "[ -e payload ] || mv work/" LAUNCH_PAYLOAD " payload\n");
 	if (job->form == JOB_SCRIPT || job->form == JOB_PAYLOAD)
 		strbuf_addstr(out, "chmod 700 payload || unready\n\n");
+	ray_files(job, ctx, out);
 	wrap_epilogue(job, ctx, out);
 	return 0;
 }

@@ -10,9 +10,12 @@
  *	orders	cancel NUM/aATTEMPT GRACE .	signal NUM/aATTEMPT NAME .	stop - 0 .
  * It leaves `steps`, a line for each that runs or waits: NUM/aATTEMPT STATE SINCE. Needs bash 5, ps and setsid.
  */
+#include "launchers/ray.h"
 #include "launchers/wrapper.h"
 
 #include "backend/base/quote.h"
+
+#include <string.h>
 
 static const char runner[] =
 	"cd \"$_hold\" || exit 66\n"
@@ -106,6 +109,7 @@ static const char runner[] =
 	"\t\t*) _kill \"$3\" \"$p\" ;;\n"
 	"\t\tesac ;;\n"
 	"\tstop) _stop=stop ;;\n"
+	"\tray) _ray_order \"$2\" ;;\n"
 	"\tesac 2>/dev/null\n"
 	"}\n"
 	"\n"
@@ -149,11 +153,15 @@ static const char runner[] =
 	"\t\tfor k in \"${!_pid[@]}\"; do kill -0 \"${_pid[$k]}\" 2>/dev/null || _end \"$k\"; done\n"
 	"\t\t[ ${#_pid[@]} = 0 ] || read -r -t 0.1 -u 9 _\n"
 	"\tdone\n"
+	"\t_ray_end\n"
 	"\trm -f \"$_base/sessions/$_job\" steps bell\n"
 	"\techo \"$(date +%Y-%m-%dT%H:%M:%S%z) $1\"\n"
 	"\texit \"$2\"\n"
 	"}\n"
 	"\n"
+	"_ray_order() { :; }\n"
+	"_ray_end() { :; }\n"
+	"[ ! -e ray-hook ] || . ./ray-hook\n"
 	"echo \"$(date +%Y-%m-%dT%H:%M:%S%z) up on $_node with $_total CPUs\"\n"
 	"while :; do\n"
 	"\tfor k in \"${!_pid[@]}\"; do kill -0 \"${_pid[$k]}\" 2>/dev/null || _end \"$k\"; done\n"
@@ -208,6 +216,9 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	wrap_prologue(job, ctx, out);
 	wrap_file(out, "job", body.buf, body.len);
 	wrap_file(out, "runner", text.buf, text.len);
+	ray_files(job, ctx, out);
+	if (job->ray.on)
+		wrap_file(out, "ray-hook", ray_hook_text, strlen(ray_hook_text));
 	wrap_epilogue(job, ctx, out);
 	return 0;
 }

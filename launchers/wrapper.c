@@ -403,7 +403,7 @@ static const char run_job[] = "# Run it, bash where there is one.\n"
 			      "\tdone\n"
 			      "\t[ ! -s rc ] || read -r _rc <rc\n"
 			      "\t[ ! -s fault ] || read -r _fault <fault\n"
-			      "\tcase $_fault in workdir | input | environment) ;; *) _fault=- ;; esac\n"
+			      "\tcase $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac\n"
 			      "\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
 			      "\trm -f pid\n"
 			      "fi\n"
@@ -458,6 +458,25 @@ static const char session_end[] = "_limit=-\n"
 				  "[ \"$_sig\" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1\n"
 				  "[ ! -e stopped ] || _limit=session\n";
 
+/* For the exit record: a word without blanks; what stands for them is put back by exit_record_parse. */
+static const char reason[] =
+	"_reason=$([ ! -s reason ] || head -c 600 reason | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
+	"\tsed 's/ *$//; s/%/%25/g; s/ /%20/g')\n";
+
+/* Some runs can say in words why there is no code. */
+static bool has_reason(const struct job *job)
+{
+	return job_environment_is_set(&job->environment) || job->ray.on || job->session;
+}
+
+/* The record says that the run has ended, so nothing of its cluster may be there any more. */
+static const char ray_end[] = "# Its Ray cluster ends first.\n"
+			      "_n=0\n"
+			      "while [ \"$_n\" -lt 150 ] && read -r _k <ray.d/keeper && kill -0 \"$_k\"; do\n"
+			      "\t_n=$((_n + 1))\n"
+			      "\tsleep 0.1\n"
+			      "done 2>/dev/null\n\n";
+
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
 	strbuf_addstr(out, "# A requeue that was granted ended this start; the next one will leave the record.\n"
@@ -467,7 +486,8 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
 	if (job->pipes_messages)
 		strbuf_addstr(out, "_events=$(wc -c <events)\n");
-	wrap_reason(&job->environment, out);
+	if (has_reason(job))
+		strbuf_addstr(out, reason);
 	if (job->session)
 		strbuf_addstr(out, session_end);
 	strbuf_addf(
@@ -480,8 +500,8 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$(uname -n) limit=%s\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
 		"}\n",
 		ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
-		job_environment_is_set(&job->environment) ? "reason=${_reason:--} " : "",
-		job->session ? "$_limit" : "-", ctx->run_num, ctx->attempt);
+		has_reason(job) ? "reason=${_reason:--} " : "", job->session ? "$_limit" : "-", ctx->run_num,
+		ctx->attempt);
 	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
 			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"
@@ -493,6 +513,8 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
 	strbuf_addstr(out, run_job);
+	if (job->ray.on && !job->session)
+		strbuf_addstr(out, ray_end);
 	strbuf_addstr(out, cpu_time);
 	strbuf_addstr(out, manifest);
 	strbuf_addstr(out, peak);

@@ -30,9 +30,6 @@ void wrap_environment(const struct job *job, struct strbuf *body);
 void wrap_activate(const struct environment *env, struct strbuf *body);
 /* activate.c: the words in front of the command that put it into its container. */
 void wrap_container(const struct environment *env, struct strbuf *body);
-/* activate.c: sets _reason for the exit record to the sentence of a failed activation. */
-void wrap_reason(const struct environment *env, struct strbuf *out);
-
 /* The last line of `job`: becomes the user's command, whatever its form. */
 void wrap_exec(const struct job *job, struct strbuf *body);
 
