@@ -364,7 +364,8 @@ static void what_no_script_can_hold(void **state)
 	expect_refused("{\"command\": \"x\", \"env\": {\"1a\": \"1\"}}", "no name");
 	expect_refused("{\"command\": \"x\", \"env\": {\"\": \"1\"}}", "no name");
 	expect_refused("{\"command\": \"x\", \"env\": {\"UID\": \"1\"}}", "belongs to the shell");
-	expect_refused("{\"command\": \"x\", \"launcher\": \"ray\"}", "there is no 'ray'; there is: bash");
+	expect_refused("{\"command\": \"x\", \"launcher\": \"zsh\"}",
+		       "there is no 'zsh'; there is: bash, ray, session");
 	expect_refused("{\"command\": \"x\", \"signal\": \"NOPE\"}", "no such signal");
 	expect_refused("{\"command\": \"x\", \"signal\": \"\"}", "no such signal");
 	expect_refused("{\"command\": \"x\", \"signal\": \"99\"}", "no such signal");
@@ -389,6 +390,42 @@ static void all_mistakes_are_told(void **state)
 	expect_refused("{\"env\": {\"a-b\": \"1\", \"c d\": \"2\"}, \"launcher\": \"x\"}", "'a-b'");
 	expect_refused("{\"env\": {\"a-b\": \"1\", \"c d\": \"2\"}, \"launcher\": \"x\"}", "'c d'");
 	expect_refused("{\"env\": {\"a-b\": \"1\", \"c d\": \"2\"}, \"launcher\": \"x\"}", "launcher: there is no 'x'");
+}
+
+/* A configuration that says how Ray is to be does not start one in every session. */
+static void ray_is_asked_for(void **state)
+{
+	static const char conf[] = "[cluster hpc]\nhost = login\nray.interface = ib0\nray.num_cpus_per_node = 8\n";
+	struct job job;
+
+	(void)state;
+	job = must(conf, "launcher=ray ray.num_cpus_per_node=4 ray.metadata.a=b ray.working_dir=/src -- x\n");
+	assert_true(job.ray.on && job.ray.token && job.ray.client && job.ray.dashboard);
+	assert_int_equal(job.ray.cpus, 4);
+	assert_int_equal(job.ray.max_workers, -1);
+	assert_int_equal(job.ray.start_timeout, 120);
+	assert_string_equal(job.ray.interface, "ib0");
+	assert_string_equal(job.ray.job_config,
+			    "{\"metadata\":{\"a\":\"b\"},\"runtime_env\":{\"working_dir\":\"/src\"}}");
+	job_release(&job);
+	job = must(conf, "mode=ray ray.dashboard=0.0.0.0 ray.token=false -- x\n");
+	assert_true(job.ray.on && job.ray.dashboard && !job.ray.token && !job.ray.job_config);
+	assert_string_equal(job.launcher, "ray");
+	assert_string_equal(job.ray.dashboard_host, "0.0.0.0");
+	job_release(&job);
+	job = must(conf, "launcher=session\n");
+	assert_false(job.ray.on);
+	job_release(&job);
+	job = must(conf, "launcher=session ray=true\n");
+	assert_true(job.ray.on);
+	assert_int_equal(job.ray.cpus, 8);
+	job_release(&job);
+	job = must(conf, "launcher=session ray.ray_version=2.60 ray.enabled=false\n");
+	assert_false(job.ray.on);
+	job_release(&job);
+	job = must(conf, "ray.num_cpus_per_node=4 -- x\n");
+	assert_false(job.ray.on);
+	job_release(&job);
 }
 
 /* ---- golden scripts ---- */
@@ -518,6 +555,7 @@ int main(void)
 		cmocka_unit_test(signals),
 		cmocka_unit_test(what_no_script_can_hold),
 		cmocka_unit_test(all_mistakes_are_told),
+		cmocka_unit_test(ray_is_asked_for),
 		cmocka_unit_test(golden_scripts),
 	};
 

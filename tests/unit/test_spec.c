@@ -326,9 +326,44 @@ static void test_line_mistakes(void **state)
 	       "this does not look like a batch script: the first line of one begins with #! and the path of an interpreter, "
 	       "such as #!/bin/bash");
 	refuse("env=A -- a\n", "'env' must be a map; on one line write env.NAME=VALUE");
-	refuse("ray.num_gpus=4 -- a\n", "'ray': Ray is not started yet; start it in the command with `ray start`");
+	refuse("ray.num_gpu_per_node=4 -- a\n",
+	       "unknown key 'ray.num_gpu_per_node': did you mean 'ray.num_gpus_per_node'?");
 	refuse("partition= -- a\n", "'partition' must not be empty");
 	refuse("#", "'command' must not be a comment alone");
+}
+
+static void test_ray(void **state)
+{
+	(void)state;
+	check_value("ray", "true", "{\"enabled\": true}");
+	check_value("ray", "\"false\"", "{\"enabled\": false}");
+	check_value("ray", "{}", "{}");
+	check_value("ray", "\"{\\\"token\\\": false}\"", "{\"token\": false}");
+	check_value("ray", "{\"object_store_memory\": \"1G\"}", "{\"object_store_memory\": 1073741824}");
+	check_value("ray", "{\"object_store_memory\": 80000000}", "{\"object_store_memory\": 80000000}");
+	check_value("ray", "{\"object_store_memory\": 100}", NULL);
+	check_value("ray", "{\"num_gpus_per_node\": 0.5}", "{\"num_gpus_per_node\": 0.5}");
+	check_value("ray", "{\"num_cpus_per_node\": 0.5}", NULL);
+	check_value("ray", "{\"max_workers\": -1}", NULL);
+	check_value("ray", "{\"ray_args\": \"--a 'b c'\"}", "{\"ray_args\": [\"--a\", \"b c\"]}");
+	check_value("ray", "{\"runtime_env\": {\"pip\": [\"x\"]}}", "{\"runtime_env\": {\"pip\": [\"x\"]}}");
+	check_value("ray", "{\"runtime_env\": \"x\"}", NULL);
+	check_value("ray", "{\"metadata\": {\"a\": 1}}", "{\"metadata\": {\"a\": \"1\"}}");
+	check_value("ray", "{\"metadata\": {\"a\": [1]}}", NULL);
+	check_value("ray", "{\"dashboard\": \"0.0.0.0\"}", "{\"dashboard\": \"0.0.0.0\"}");
+	check_value("ray", "{\"dashboard\": false}", "{\"dashboard\": false}");
+	check_value("ray", "{\"ports\": \"20000-20063\"}", "{\"ports\": \"20000-20063\"}");
+	check_value("ray", "{\"ports\": \"20000-20062\"}", NULL);
+	check_value("ray", "{\"ports\": \"80-9000\"}", NULL);
+	check_value("ray", "{\"ray_version\": \">=2.9\"}", "{\"ray_version\": \">=2.9\"}");
+	check_value("ray", "{\"ray_version\": \"new\"}", NULL);
+	check_value("ray", "{\"interface\": \"ib0; x\"}", NULL);
+	check_value("ray", "{\"interface\": null}", "{\"interface\": null}");
+	expect("ray=true ray.metadata.a=1 ray.metadata.b=2 launcher=ray -- a\n",
+	       "{\"ray\": {\"enabled\": true, \"metadata\": {\"a\": \"1\", \"b\": \"2\"}}, \"launcher\": \"ray\", \"command\": \"a\"}");
+	refuse("ray=4 -- a\n", "'ray' must be true, false or a map; on one line write ray.NAME=VALUE");
+	refuse("ray.start_timeout=1:00 -- a\n", "'ray.start_timeout' must be seconds");
+	refuse("ray.token.x=1 -- a\n", "unknown key 'ray.token.x': did you mean 'ray.token'?");
 }
 
 /* ---- scripts ---- */
@@ -577,10 +612,10 @@ static void test_choices(void **state)
 	refuse("launcher=session -- a\n",
 	       "a session runs nothing itself: submit the command as a run with session=NAME");
 	refuse("session=a/b -- a\n", "'session' must be the name of a session, not 'a/b'");
-	refuse("launcher=ray -- a\n",
-	       "'launcher' = ray: Ray is not started yet; use bash and start it in the command with `ray start`");
-	refuse("launcher=zsh -- a\n", "'launcher' must be bash, not 'zsh'");
-	refuse("mode=cloud -- a\n", "'mode' must be slurm or local, not 'cloud'");
+	check_value("launcher", "\"ray\"", "\"ray\"");
+	check_value("mode", "\"ray\"", "\"ray\"");
+	refuse("launcher=zsh -- a\n", "'launcher' must be bash, ray or session, not 'zsh'");
+	refuse("mode=cloud -- a\n", "'mode' must be slurm, local or ray, not 'cloud'");
 	check_value("pipes_exception", "\"ignore\"", "\"ignore\"");
 	check_value("pipes_exception", "\"fail\"", "\"fail\"");
 	refuse("pipes_exception=die -- a\n", "'pipes_exception' must be fail or ignore, not 'die'");
@@ -1352,6 +1387,7 @@ int main(void)
 		cmocka_unit_test(test_flags),
 		cmocka_unit_test(test_strings),
 		cmocka_unit_test(test_choices),
+		cmocka_unit_test(test_ray),
 		cmocka_unit_test(test_gpus_and_signals),
 		cmocka_unit_test(test_lists),
 		cmocka_unit_test(test_commands),

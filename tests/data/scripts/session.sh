@@ -175,6 +175,7 @@ _order() { # _order VERB NUM/aATTEMPT ARGUMENT
 		*) _kill "$3" "$p" ;;
 		esac ;;
 	stop) _stop=stop ;;
+	ray) _ray_order "$2" ;;
 	esac 2>/dev/null
 }
 
@@ -218,11 +219,15 @@ _finish() { # _finish WHY CODE
 		for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
 		[ ${#_pid[@]} = 0 ] || read -r -t 0.1 -u 9 _
 	done
+	_ray_end
 	rm -f "$_base/sessions/$_job" steps bell
 	echo "$(date +%Y-%m-%dT%H:%M:%S%z) $1"
 	exit "$2"
 }
 
+_ray_order() { :; }
+_ray_end() { :; }
+[ ! -e ray-hook ] || . ./ray-hook
 echo "$(date +%Y-%m-%dT%H:%M:%S%z) up on $_node with $_total CPUs"
 while :; do
 	for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
@@ -273,7 +278,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi

@@ -75,6 +75,10 @@ _no_path() {
 	exit 66
 }
 cd "${0%/job}/work" 2>/dev/null || _no_path workdir "${0%/job}/work" 'Permission denied'
+if [ -n "${SLURMRAY_RAY:-}" ]; then
+	_ray=$SLURMRAY_RAY _ray_must='' _ray_limit=1350
+	. "${_ray%/ray}/ray-connect"
+fi
 exec srun --overlap --exact -n4 -c1 "${BASH:-/bin/sh}" -c hostname
 END_OF_FILE
 
@@ -100,7 +104,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
@@ -147,6 +151,8 @@ esac
 # The exit record: complete, then renamed to where the other side looks.
 _out=$(wc -c <stdout)
 _err=$(wc -c <stderr)
+_reason=$([ ! -s reason ] || head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
+	sed 's/ *$//; s/%/%25/g; s/ /%20/g')
 _limit=-
 [ "$_sig" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1
 [ ! -e stopped ] || _limit=session
@@ -155,7 +161,7 @@ _code=$_rc
 record() {
 	printf '%s\n' "v=1 run=10 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
-nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault host=$(uname -n) limit=$_limit" >exit.tmp && mv -f exit.tmp "$_ends/10.a1"
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$(uname -n) limit=$_limit" >exit.tmp && mv -f exit.tmp "$_ends/10.a1"
 }
 _end=$(date +%s) _n=0
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass

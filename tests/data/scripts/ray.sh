@@ -1,0 +1,896 @@
+#!/bin/sh
+# slurmray run 41 (number 41), attempt 2, launcher ray
+# slurmray:6f1c2a34/41/a2
+#
+# All of the job: this wrapper starts at most once, runs the file `job` (written below),
+# passes signals on to it, and leaves an exit record in `ends`.
+
+_dir="$HOME"/.slurmray/6f1c2a34/runs/41/a2
+_ends="$HOME"/.slurmray/6f1c2a34/ends
+cd "$_dir" || exit 66
+_start=$(date +%s)
+
+# The guard: only the job that `claim` names runs, and only once.
+_me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}
+_restart=${SLURM_RESTART_COUNT:-0}
+[ -z "${SLURMRAY_JOB_ID:-}" ] || _restart=0
+refuse() {
+	echo "$(date +%s) job $_me: $1" >>refused
+	exit 0
+}
+[ -n "$_me" ] || refuse 'no job id in the environment'
+[ "$_restart" = 0 ] || [ -e "grant.$_restart" ] || refuse "restart $_restart has no grant"
+for _f in claim started; do
+	ln -s "$_me" "$_f" 2>/dev/null
+	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
+done
+_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
+ln -s "$_who" "$_f" 2>/dev/null
+[ "$(readlink "$_f")" = "$_who" ] || refuse 'it began before'
+
+# Signals go to the job's process.
+_rc='' _sig=-
+rm -f pid signal rc fault
+# shellcheck disable=SC2317 # called by the traps
+pass() {
+	_sig=$1
+	echo "$1" >signal
+	{ read -r _to <pid && kill -s "$1" "$_to"; } 2>/dev/null
+}
+trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP
+trap 'pass USR1' USR1; trap 'pass USR2' USR2
+
+# Directories and environment.
+_fault=-
+unready() {
+	_k=$?
+	[ -z "$_rc" ] || return 0 # the first one counts
+	_rc=$_k
+	[ "$_rc" -gt 128 ] || _rc=73 _fault='write'
+}
+mkdir -p "$_ends" work results || unready
+_nodes='' _cpus=''
+if [ -z "${SLURMRAY_JOB_ID:-}" ]; then
+	_nodes=${SLURM_JOB_NUM_NODES:-}
+	_cpus=$(echo "${SLURM_JOB_CPUS_PER_NODE:-}" | awk -F, '{
+		for (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]
+		print n
+	}' 2>/dev/null)
+fi
+case $_nodes in *[!0-9]*) _nodes='' ;; esac
+case $_cpus in *[!0-9]*) _cpus='' ;; esac
+export SLURMRAY_RUN=41 SLURMRAY_ATTEMPT=2
+export SLURMRAY_RESULTS="$_dir/results" SLURMRAY_INPUTS="$_dir/work"
+export SLURM_EXPORT_ENV=ALL
+unset SLURMRAY_JOB_ID
+
+cat >job <<'END_OF_FILE' || unready
+echo $$ >pid || exit 73
+[ ! -s signal ] || kill -s "$(cat signal)" $$
+_no_path() {
+	_why=$(LC_ALL=C ls -ld -- "$2" 2>&1 >/dev/null)
+	_why=${_why##*: }
+	echo "slurmray: $1: $2: ${_why:-$3}" >&2
+	echo "$1" >"${0%/job}/fault"
+	exit 66
+}
+cd "${0%/job}/work" 2>/dev/null || _no_path workdir "${0%/job}/work" 'Permission denied'
+
+# What the command runs in. When it cannot be had, the command is not run.
+_home=${0%/job} _work=$PWD _path=$PATH
+rm -f "$_home/reason"
+_fail() {
+	trap - EXIT
+	PATH=$_path
+	exec >&3 2>&4 3>&- 4>&-
+	cat "$_home/activation" >&2
+	_said=$(sed -n '/[^[:space:]]/h;${g;p;}' "$_home/activation" | cut -c 1-300)
+	printf 'environment %s: %s%s\n' "$_what" "$1" "${_said:+ ($_said)}" >"$_home/reason"
+	sed 's/^/slurmray: /' "$_home/reason" >&2
+	echo environment >"$_home/fault"
+	exit 78
+}
+exec 3>&1 4>&2 >"$_home/activation" 2>&1
+trap '_fail "its activation ended the shell"' EXIT
+_what='venv /data/env'
+_source() {
+	_f=$1
+	shift
+	. "$_f"
+}
+_inside() {
+	for _f in python3 python; do
+		[ -x "$1/bin/$_f" ] || continue
+		_got=$(command -v "$_f")
+		[ "$(cd "${_got%/*}" && pwd -P)" = "$(cd "$1/bin" && pwd -P)" ] ||
+			_fail "after it $_f is ${_got:-nowhere}: the directory was moved or copied; make it anew where it is"
+		break
+	done
+}
+_there() {
+	[ ! -f "$1" ] || _fail 'it is a file, not a directory; a local archive is written archive:FILE'
+	[ -d "$1" ] || _fail "there is no such directory on $(uname -n)"
+}
+_venv() {
+	[ -r "$1/bin/activate" ] || _fail 'it has no bin/activate: it is no virtual environment'
+	[ -x "$1/bin/python" ] ||
+		_fail 'its bin/python leads nowhere: the Python that it was made of is not on this node'
+	_source "$1/bin/activate"
+	_inside "$1"
+}
+_there /data/env
+_venv /data/env
+trap - EXIT
+exec >&3 2>&4 3>&- 4>&-
+cd "$_work" || _no_path workdir "$_work" 'Permission denied'
+_ray=${0%/job}/ray
+rm -f "$_ray/state"
+if [ -z "${BASH_VERSION:-}" ]; then
+	echo 'Ray: it needs bash on every node' | tee "${0%/job}/reason" >&2
+	echo ray >"${0%/job}/fault"
+	exit 78
+fi
+SLURMRAY_RAY_WORK=$PWD bash "${0%/job}/ray-keeper" "${0%/job}" run </dev/null >/dev/null 2>>"${0%/job}/ray.log" &
+_ray_must=1 _ray_limit=1350
+. "${0%/job}/ray-connect"
+export RAY_JOB_CONFIG_JSON_ENV_VAR='{"metadata":{"team":"it'\''s"},"runtime_env":{"working_dir":"/data/src"}}'
+exec "${BASH:-/bin/sh}" -c 'python train.py'
+END_OF_FILE
+
+cat >ray-settings <<'END_OF_FILE' || unready
+# shellcheck shell=bash disable=SC2034
+_tag=slurmray:6f1c2a34/41/a2
+_cpus=4 _gpus=-1 _store=1073741824 _max_workers=-1 _timeout=120 _grace=10
+_dash=1 _client=1 _token=0 _local_cpus=1
+_dash_host=''
+_if=ib0
+_head_addr=''
+_ports=''
+_want=2.60
+_args=(--resources '{"a b": 1}')
+_in() {
+	 "$@"
+}
+END_OF_FILE
+
+[ -n "$_nodes" ] || echo _local=1 >>ray-settings || unready # no Slurm around it
+
+cat >ray-keeper <<'END_OF_FILE' || unready
+#!/usr/bin/env bash
+# Keeps a Ray cluster: starts a program on each node, the head's first, tells the workers where the head is, knows when all
+# of them are there, sees who is lost, and ends it all, workers first, when it is told to (TERM) or when its parent is gone.
+# What others may know is in the directory `ray`, each file written whole by rename.
+_home=$1 _mode=$2 _parent=$PPID
+. "$_home/ray-settings" || exit 66
+cd "$_home" || exit 66
+_begun=${EPOCHREALTIME//[!0-9]/}
+umask 077
+mkdir -p ray/logs ray.d
+echo $$ >ray.d/keeper
+rm -f ray.d/in.* ray.d/report ray.d/restart
+rm -f ray/address ray/dashboard ray/client ray/version ray/nodes ray/available ray/token
+_put() {
+	printf '%s\n' "$2" >"ray.d/$1.new" && mv -f "ray.d/$1.new" "ray/$1"
+}
+_log() {
+	local t=${EPOCHREALTIME//[!0-9]/}
+	t=$(((t - _begun) / 1000))
+	printf '%s +%d.%03d %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" $((t / 1000)) $((t % 1000)) "$*" >>ray.d/log
+}
+_put why 'its nodes are starting'
+_put state starting
+trap '_stop=TERM' TERM
+trap : HUP INT USR1 USR2
+_stop='' _state=starting _head='' _watch='' _up=''
+declare -A _fd _pid _vers _host _ended _row
+_names=() _ncpus=()
+
+# Which nodes, and how many processors of each are the job's.
+if [ -n "${_local:-}" ]; then
+	_names=("$(uname -n)")
+	_ncpus=("$([ "$_local_cpus" -gt 1 ] && echo "$_local_cpus" || nproc)")
+else
+	mapfile -t _names < <(scontrol show hostnames "${SLURM_JOB_NODELIST:?}")
+	mapfile -t _ncpus < <(echo "${SLURM_JOB_CPUS_PER_NODE:-1}" | awk -F, '{
+		for (i = 1; i <= NF; i++) { n = split($i, a, /[(x)]+/); for (k = 0; k < (n > 1 ? a[2] : 1); k++) print a[1] }
+	}')
+fi
+[ "$_max_workers" = -1 ] || _names=("${_names[@]:0:_max_workers+1}")
+_head=${_names[0]}
+_id=$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n')
+echo "_id=$_id" >>ray-settings
+od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.d/token.new && mv -f ray.d/token.new ray/token
+
+mkfifo ray.d/report && exec 6<>ray.d/report || exit 73
+_spawn() { # _spawn NODE ROLE CPUS
+	local f fd run=(bash "$_home/ray-node" "$_home" "$1" "$2" "$3")
+	mkdir -p "ray/logs/$1"
+	mkfifo "ray.d/in.$1" && exec {fd}<>"ray.d/in.$1" || exit 73
+	_fd[$1]=$fd
+	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -u -J ray "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec "${run[@]}" 6>&-
+	) <"ray.d/in.$1" >&6 2>>"ray/logs/$1/srun.log" &
+	_pid[$1]=$!
+}
+_tell() { # _tell NODE LINE
+	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
+}
+
+_look() { # the watcher, as part of the head's node: it is found when that is ended
+	local fd f
+	mkfifo ray.d/in.@ && exec {fd}<>ray.d/in.@ || exit 73
+	_fd[@]=$fd
+	(
+		trap - TERM
+		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
+		[ ! -e ray/token ] || export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_home/ray/token"
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&-
+		# shellcheck disable=SC2016 # for that shell
+		_in bash -c '
+			py=$(sed -n "1s/^#! *//p" "$(command -v ray)")
+			case $py in *python*) ;; *) py=python3 ;; esac
+			exec $py "$@"' - "$_home/ray-watch" "$_up" ${#_names[@]}
+	) <ray.d/in.@ >&6 2>>ray.d/watch.log &
+	_watch=$!
+}
+
+_fail() { # _fail WHY [NODE]: it cannot be, or is no more
+	[ "$_state" != failed ] || return 0
+	_log "failed: $1"
+	_put why "$1"
+	{
+		echo "$1"
+		[ -z "${2:-}" ] || sed 's/^/    /' "ray/logs/$2/ray-start.log" "ray/logs/$2/srun.log" 2>/dev/null | grep -v '^ *$' | tail -n 12
+	} >ray.d/tail
+	if [ "$_mode" = run ] && [ "$_state" != starting ]; then
+		printf '%s\n' "$1" >reason
+		echo ray >fault
+	fi
+	_was=$_state _state=failed _stop=failed
+	_put state failed
+	if [ "$_mode" = run ] && [ "$_was" != starting ]; then
+		kill -TERM "$_parent" 2>/dev/null
+	fi
+}
+_lost() { # _lost NODE WHY
+	[ -z "${_ended[$1]:-}" ] || return 0
+	_ended[$1]=1
+	if [ "$1" = "$_head" ]; then
+		# When all of a job is told to end, this process may be the last to know.
+		sleep 0.5
+		kill -0 "$_parent" 2>/dev/null || _stop=parent
+		[ -n "$_stop" ] || _fail "the head on $1 $2" "$1"
+	elif [ "$_state" = starting ]; then
+		sleep 0.5
+		[ -n "$_stop" ] || _fail "the worker on $1 $2" "$1"
+	elif [ -z "$_stop" ]; then
+		_state=degraded
+		_log "degraded: $1 $2"
+		_put why "the worker on $1 $2"
+		_put state degraded
+		_rows
+	fi
+}
+_rows() {
+	local n
+	for n in "${_names[@]}"; do
+		set -- ${_row[$n]:-"$n" - - PENDING 0 0}
+		[ -z "${_ended[$n]:-}" ] || set -- "$1" "$2" "$3" DEAD "$5" "$6"
+		echo "$*"
+	done >ray.d/nodes.new && mv -f ray.d/nodes.new ray/nodes
+}
+_hello() { # _hello NODE VERSION PYTHON HOST ADDRESS
+	local v
+	_vers[$1]="$2 with Python $3" _host[$1]=$4
+	v=${_want#>=}
+	if [ "$v" != "$_want" ]; then
+		[ "$(printf '%s\n' "$v" "$2" | sort -V | head -n 1)" = "$v" ] ||
+			_fail "ray_version=$_want was asked for, and $1 has Ray $2"
+	elif [ -n "$v" ]; then
+		case $2. in "$v".*) ;; *) _fail "ray_version=$v was asked for, and $1 has Ray $2" ;; esac
+	fi
+	if [ "$1" = "$_head" ]; then
+		_put version "$2"
+		v=${2#*.}
+		if [ "$_token" != 1 ] || { [ "${2%%.*}" -le 2 ] && [ "${v%%.*}" -lt 52 ]; }; then
+			rm -f ray/token
+			_log "no token: $([ "$_token" = 1 ] && echo "Ray $2 has none" || echo 'token=false')"
+		fi
+	fi
+	for v in "${!_vers[@]}"; do
+		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has Ray ${_vers[$v]}, and $1 has Ray ${_vers[$1]}: they must be the same"
+	done
+}
+_line() { # _line NODE WORD...
+	local n
+	case $1:$2 in
+	*:hello)
+		_log "$*"
+		_hello "$1" "$3" "$4" "$5" "$6"
+		;;
+	*:up)
+		_log "$*"
+		_up=$3 _dashboard=$4 _client_at=$5
+		for n in "${_names[@]:1}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
+		_look
+		;;
+	*:fail)
+		_ended[$1]=1
+		n=$1
+		shift 2
+		_fail "$*" "$n"
+		;;
+	*:died)
+		_log "$*"
+		n=$1
+		shift 2
+		_lost "$n" "ended by itself with code $*"
+		;;
+	*:gone)
+		_lost "$1" 'was told to end'
+		;;
+	@:node)
+		[ "${_row[$3]:-}" = "$3 $4 $5 $6 $7 $8" ] || _log "$*"
+		[ "$3" = '?' ] || _row[$3]="$3 $4 $5 $6 $7 $8"
+		;;
+	@:free)
+		_free+="$3 $4 of $5"$'\n'
+		;;
+	@:end)
+		_alive=$3
+		[ -z "$_free" ] || _put available "${_free%$'\n'}"
+		_free=''
+		_rows
+		for n in "${_names[@]:1}"; do
+			case ${_row[$n]:-} in *' DEAD '*) [ -n "${_ended[$n]:-}" ] || _lost "$n" 'is dead to the head'; ;; esac
+		done
+		;;
+	@:lost)
+		_fail "the head does not answer any more" "$_head"
+		;;
+	esac
+}
+_ready() {
+	[ "$_alive" -ge ${#_names[@]} ] || return 1
+	if [ "$_dashboard" != - ]; then (exec 3<>"/dev/tcp/${_dashboard%:*}/${_dashboard##*:}") 2>/dev/null || return 1; fi
+	_put address "$_up"
+	[ "$_dashboard" = - ] || _put dashboard "$_dashboard"
+	[ "$_client" != 1 ] || _put client "$_client_at"
+	_state=ready
+	_log "ready: ${#_names[@]} nodes"
+	_put why "all ${#_names[@]} nodes are there"
+	_put state ready
+}
+
+_alive=0 _free='' _dashboard=-
+_spawn "$_head" head "${_ncpus[0]}"
+for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
+while [ -z "$_stop" ]; do
+	_pause=1
+	[ "$_state" != starting ] || _pause=0.1
+	if read -r -t "$_pause" -u 6 line; then
+		# shellcheck disable=SC2086 # words
+		_line $line
+		continue
+	fi
+	for n in "${_names[@]}"; do
+		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
+	done
+	kill -0 "$_parent" 2>/dev/null || _stop=parent
+	[ -n "$_stop" ] || [ "$_state" != starting ] || _ready || [ $((${EPOCHREALTIME//[!0-9]/} - _begun)) -lt $((_timeout * 1000000)) ] || {
+		missing=''
+		for n in "${_names[@]}"; do case ${_row[$n]:-} in *' ALIVE '*) ;; *) missing="$missing $n" ;; esac done
+		# shellcheck disable=SC2086
+		_fail "not ready after $_timeout s: nothing of${missing:- the dashboard}" $missing
+	}
+done
+
+# Workers first: a head that is gone would keep them waiting.
+_log "stopping: $_stop"
+[ "$_state" = failed ] || _put state stopping
+_await() { # _await NODE...
+	local i n left
+	for ((i = 0; i < 30; i++)); do
+		left=0
+		for n in "$@"; do kill -0 "${_pid[$n]}" 2>/dev/null && left=1; done
+		[ $left = 1 ] || return 0
+		read -r -t 0.1 -u 6 _
+	done
+	for n in "$@"; do
+		kill -TERM "${_pid[$n]}" 2>/dev/null
+	done
+	sleep 0.3
+	for n in "$@"; do kill -KILL "${_pid[$n]}" 2>/dev/null; done
+}
+trap : TERM
+for n in "${_names[@]:1}"; do _tell "$n" stop; done
+_await "${_names[@]:1}"
+[ -z "$_watch" ] || kill "$_watch" $(pgrep -P "$_watch") 2>/dev/null
+_tell "$_head" stop
+_await "$_head"
+if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != starting ]; then
+	for ((i = 0; i < _grace * 10; i++)); do
+		kill -0 "$_parent" 2>/dev/null || break
+		sleep 0.1
+	done
+	kill -KILL "$_parent" 2>/dev/null
+fi
+rm -f ray.d/in.* ray.d/report
+if [ "$_state" != failed ]; then
+	_put why 'it was ended'
+	_put state ended
+fi
+_log "ended"
+if [ -e ray.d/restart ] && kill -0 "$_parent" 2>/dev/null; then
+	sed -i '/^_id=/d' ray-settings
+	exec bash "$_home/ray-keeper" "$_home" "$_mode"
+fi
+rm -f ray.d/keeper
+END_OF_FILE
+
+cat >ray-node <<'END_OF_FILE' || unready
+#!/usr/bin/env bash
+# One node of a Ray cluster: takes a block of ports, starts Ray, copies its logs, and ends all of it when it is told to (a
+# line `stop`), when its standard input ends (whoever keeps the cluster is gone) or when Ray ends. A guard does the same when
+# this process is killed. What it has to say goes to standard output, a line each, behind the node's name.
+_home=$1 _node=$2 _role=$3 _ncpus=$4 _watched=${5:-} _tmp=${6:-} _other=${7:-}
+. "$_home/ray-settings" || exit 66
+_logs=$_home/ray/logs/$_node
+_mark="SLURMRAY_RAY_NODE=$_tag@$_node;"
+_say() { printf '%s %s\n' "$_node" "$*"; }
+
+# All processes of this node's Ray: those that have the mark in their environment, what they started, and those that
+# lost the mark by changing their title and hold files of its directory open. Drivers of the user are none of them.
+_left() {
+	{
+		grep -alsF "$_mark" /proc/[0-9]*/environ
+		find /proc/[0-9]*/fd -maxdepth 1 -lname "$_tmp/*" 2>/dev/null | while IFS=/ read -r _ _ p _; do
+			[ "$p" = "$_last" ] && continue
+			_last=$p
+			IFS= read -r -d '' c <"/proc/$p/cmdline" && case $c in ray-* | ray::*) echo "/proc/$p/environ" ;; esac
+		done
+	} 2>/dev/null | {
+		cut -d/ -f3
+		echo .
+		ps -e -o pid= -o ppid=
+	} | awk '
+		list { ppid[$1] = $2; next }
+		$1 == "." { list = 1; next }
+		{ in_it[$1] = 1 }
+		END {
+			do {
+				more = 0
+				for (p in ppid) if (!(p in in_it) && (ppid[p] in in_it)) { in_it[p] = 1; more = 1 }
+			} while (more)
+			for (p in in_it) if (p in ppid) print p
+		}'
+}
+_sweep() {
+	local i all
+	for ((i = 0; i < 50; i++)); do
+		mapfile -t all < <(_left)
+		[ ${#all[@]} != 0 ] || break
+		kill -KILL "${all[@]}" 2>/dev/null
+		sleep 0.1
+	done
+	rm -rf "$_tmp" ${_other:+"$_other"}
+}
+
+if [ -n "$_watched" ]; then # the guard
+	trap '' TERM HUP INT
+	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
+	_sweep
+	exit 0
+fi
+
+# A block of 16 ports that is locked as long as anything of this node's Ray lives, and in which nobody listens.
+_lock() {
+	local low high first=$1 dir=/tmp/.slurmray-ports used n slot port
+	read -r high _ </proc/sys/net/ipv4/ip_local_port_range || high=32768
+	[ "$high" -le 32768 ] || high=32768
+	low=$((high > 12000 ? high - 8192 : high > 2048 ? high / 2 : 1024)) high=$((high - 1))
+	[ -z "$_ports" ] || low=${_ports%-*} high=${_ports#*-}
+	( umask 0; mkdir -m 1777 "$dir" ) 2>/dev/null
+	n=$(((high - low + 1) / 16))
+	used=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '{ sub(/.*:/, "", $2); print $2 }' | tr '\n' ' ')
+	for ((slot = 0; slot < n; slot++)); do
+		_port=$((low + (first + slot) % n * 16))
+		[ -e "$dir/$_port" ] || ( umask 0; : >"$dir/$_port" ) 2>/dev/null
+		{ exec 8<"$dir/$_port"; } 2>/dev/null || continue
+		flock -n 8 || continue
+		for ((port = _port; port < _port + 16; port++)); do
+			case " $used" in *" $(printf %04X "$port") "*) continue 2 ;; esac
+		done
+		return 0
+	done
+	exec 8<&-
+	return 1
+}
+_open() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
+
+_address() { # this node's, at the interface that was asked for
+	local a
+	if [ "$_role" = head ] && [ -n "$_head_addr" ]; then
+		echo "$_head_addr"
+		return
+	fi
+	if [ -n "$_if" ]; then
+		a=$(ip -o addr show dev "$_if" scope global | awk '{ sub(/\/.*/, "", $4); print ($3 == "inet" ? 0 : 1), $4 }' | sort |
+			sed -n '1s/.* //p')
+	else
+		a=$(hostname -I 2>/dev/null | tr ' ' '\n' | grep -m 1 '\.')
+		[ -n "$a" ] || a=$(getent ahostsv4 "$(uname -n)" | sed -n '1s/ .*//p')
+	fi
+	echo "${a:-127.0.0.1}"
+}
+
+# Copies of the logs, as far as they have grown; a bound for each file and for all.
+declare -A _have
+_copied=0
+_copy() {
+	local size name to n from=$_tmp/session_latest/logs
+	[ -d "$from" ] || from=${_other:-$_tmp}/session_latest/logs
+	while read -r size name; do
+		case $name in *.sock | *debug_state* | events/* | export_events/*) continue ;; esac
+		[ "${_have[$name]:-0}" -le "$size" ] || _have[$name]=0 # begun anew
+		n=$((size - ${_have[$name]:-0}))
+		[ "$n" -gt 0 ] && [ "$size" -le 33554432 ] && [ $((_copied + n)) -le 268435456 ] || continue
+		to=$_logs/$name
+		[ "$name" = "${name##*/}" ] || mkdir -p "${to%/*}"
+		tail -c "+$((size - n + 1))" "$from/$name" 2>/dev/null | head -c "$n" >>"$to"
+		_have[$name]=$size _copied=$((_copied + n))
+	done < <(cd "$from" 2>/dev/null && find . -type f -size +0 -printf '%s %P\n')
+}
+
+trap '_stop=TERM' TERM
+trap : HUP INT USR1 USR2
+_stop='' _pid='' _join=''
+mkdir -p "$_logs"
+_bin=$(_in bash -c 'command -v ray') || {
+	_say fail "there is no ray in PATH on $_node: give the environment that has it"
+	exit 1
+}
+# shellcheck disable=SC2016 # for that shell
+_vers=$(_in bash -c '
+	py=$(sed -n "1s/^#! *//p" "$1")
+	case $py in *python*) ;; *) py=python3 ;; esac
+	$py -c "import importlib.metadata as m, platform as p; print(m.version(\"ray\"), p.python_version())"' - "$_bin" 2>&1 | tail -n 1)
+_addr=$(_address)
+# shellcheck disable=SC2086 # two words
+set -- $_vers
+case $#:${1:-} in
+2:[0-9]*.[0-9]*) ;;
+*)
+	_say fail "the version of $_bin cannot be told: $_vers"
+	exit 1
+	;;
+esac
+_auth=''
+_minor=${1#*.}
+if [ "${1%%.*}" -gt 2 ] || [ "${_minor%%.*}" -ge 52 ]; then # older ones have no tokens
+	[ "$_token" = 1 ] && _auth=token || _auth=disabled
+fi
+_say hello "$_vers" "$(uname -n)" "$_addr"
+# Short, for sockets in it have at most 107 bytes. Old Ray takes the head's name on all nodes, whatever it is told.
+_tmp=/tmp/sr-$_id
+[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
+_lock "$((0x$_id % 499 * 7))" || {
+	_say fail "no 16 free ports in a row on $_node${_ports:+ among $_ports}"
+	exit 1
+}
+
+_start() { # _start OPTION...
+	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
+		"RAY_raylet_start_wait_time_s=$_timeout"
+		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
+	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
+	[ "$cpus" != -1 ] || cpus=$_ncpus
+	[ "$gpus" != -1 ] || gpus=${SLURM_GPUS_ON_NODE:-}
+	if [ -z "$gpus" ]; then
+		gpus=0
+		[ -z "${CUDA_VISIBLE_DEVICES:-}" ] || gpus=$(echo "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | grep -c '^[0-9GM]')
+	fi
+	if [ "${SLURM_MEM_PER_NODE:-0}" -gt 0 ] 2>/dev/null; then
+		mem=$SLURM_MEM_PER_NODE
+	elif [ "${SLURM_MEM_PER_CPU:-0}" -gt 0 ] 2>/dev/null; then
+		mem=$((SLURM_MEM_PER_CPU * _ncpus))
+	fi
+	# Three tenths for the object store, as Ray does with a whole machine, and no more than what shared memory has free.
+	if [ "$store" = 0 ] && [ -n "$mem" ]; then
+		store=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 * 972 }')
+		[ "${store:-0}" -gt 0 ] && [ "$store" -lt $((mem * 314572)) ] || store=$((mem * 314572))
+		[ "$store" -ge 78643200 ] || store=78643200
+	fi
+	[ -z "$mem" ] || [ "$mem" -lt 512 ] || set -- "$@" --memory=$((mem * 734003))
+	[ "$store" = 0 ] || set -- "$@" --object-store-memory="$store"
+	[ -z "$_auth" ] || env+=("RAY_AUTH_MODE=$_auth" "RAY_AUTH_TOKEN_PATH=$_home/ray/token")
+	set -- --block --disable-usage-stats --node-name="$_node" --node-ip-address="$_addr" --num-cpus="$cpus" --num-gpus="$gpus" \
+		--node-manager-port=$((_port + 3)) --object-manager-port=$((_port + 4)) --runtime-env-agent-port=$((_port + 5)) \
+		--dashboard-agent-listen-port=$((_port + 6)) --dashboard-agent-grpc-port=$((_port + 7)) \
+		--metrics-export-port=$((_port + 8)) --ray-client-server-port=$((_port + 2)) \
+		--min-worker-port=0 --max-worker-port=0 "$@" "${_args[@]}"
+	mkdir -m 700 "$_tmp" 2>/dev/null || [ -O "$_tmp" ] || {
+		_say fail "$_tmp belongs to somebody else"
+		exit 1
+	}
+	(
+		export "${env[@]}"
+		# shellcheck disable=SC2016 # for that shell; what is in the background ignores INT, and ray.cancel needs it
+		_in sh -c 'env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid ray "$@"
+			exec setsid ray "$@"' - start --temp-dir="$_tmp" "$@"
+	) >>"$_logs/ray-start.log" 2>&1 </dev/null &
+	_pid=$!
+	_watch
+}
+_watch() { # somebody who outlives this process; not its child, so that a scheduler does not take both at once
+	(setsid bash "$_home/ray-node" "$_home" "$_node" "$_role" "$_ncpus" $$ "$_tmp" "$_other" </dev/null >/dev/null 2>&1 &
+		echo $! >"$_home/ray.d/guard.$_node")
+	_guard=$(cat "$_home/ray.d/guard.$_node")
+}
+_end() {
+	local i
+	if [ -n "$_pid" ]; then
+		kill -TERM $(pgrep -P "$_pid") "$_pid" 2>/dev/null
+		for ((i = 0; i < 10; i++)); do
+			kill -0 "$_pid" 2>/dev/null || break
+			sleep 0.1
+		done
+		_copy
+	fi
+	_sweep
+	_say gone
+	exit 0
+}
+
+if [ "$_role" = head ]; then
+	_dash_args=(--include-dashboard=false)
+	if [ "$_dash" = 1 ]; then
+		# Without a token nobody else is to reach it by the network.
+		[ -n "$_dash_host" ] || _dash_host=$([ -n "$_auth" ] && [ "$_auth" = token ] && echo "$_addr" || echo 127.0.0.1)
+		_dash_args=(--include-dashboard=true --dashboard-host="$_dash_host" --dashboard-port=$((_port + 1)))
+	fi
+	_start --head --port="$_port" "${_dash_args[@]}"
+fi
+_told='' _tick=0
+while [ -z "$_stop" ]; do
+	if [ "$_role" = head ] && [ -z "$_told" ]; then
+		if _open "$_addr" "$_port"; then
+			_told=1
+			_say up "$_addr:$_port" "$([ "$_dash" = 1 ] && echo "${_dash_host/#0.0.0.0/$_addr}:$((_port + 1))" || echo -)" "$_addr:$((_port + 2))"
+		fi
+		read -r -t 0.1 line
+	else
+		read -r -t 1 line
+	fi
+	rc=$?
+	if [ $rc = 0 ]; then
+		case $line in
+		stop) break ;;
+		join\ *)
+			[ -z "$_pid" ] || continue
+			# shellcheck disable=SC2086 # an address and the head's host
+			set -- $line
+			[ "$3" = "$(uname -n)" ] || _other=/tmp/sr-$_id
+			_start --address="$2"
+			;;
+		esac
+	elif [ $rc -le 128 ]; then # nobody is there any more
+		[ "$_role" != head ] || [ -n "$_stop" ] || {
+			echo 'what kept the cluster was killed' >"$_home/ray/why"
+			echo failed >"$_home/ray/state"
+		}
+		break
+	fi
+	[ -n "$_pid" ] || continue
+	if ! kill -0 "$_pid" 2>/dev/null; then
+		wait "$_pid"
+		rc=$?
+		sleep 0.3
+		[ -z "$_stop" ] || break
+		_copy
+		_say died "$rc" "$(grep -v '^ *$' "$_logs/ray-start.log" | tail -n 1 | cut -c 1-200)"
+		break
+	fi
+	[ $((_tick++ % 2)) != 0 ] || _copy
+	kill -0 "$_guard" 2>/dev/null || _watch
+done
+_end
+END_OF_FILE
+
+cat >ray-watch <<'END_OF_FILE' || unready
+"""Says what the cluster's own node table has: a line for each node whenever it changes, and what is free."""
+import os
+import sys
+import threading
+import time
+
+from ray._private.state import GlobalState
+from ray._raylet import GcsClientOptions
+
+
+
+def orphaned():
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+threading.Thread(target=orphaned, daemon=True).start()
+address, nodes = sys.argv[1], int(sys.argv[2])
+if hasattr(GcsClientOptions, 'create'):
+    options = GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=True)
+else:
+    options = GcsClientOptions.from_gcs_address(address)
+state = GlobalState()
+state._initialize_global_state(options)
+told, failures, ready = '', 0, False
+while True:
+    try:
+        table, free = state.node_table(), state.available_resources()
+        failures = 0
+    except Exception as e:
+        failures += 1
+        if failures > 30:
+            print('@ lost', str(e).replace('\n', ' ')[:200], flush=True)
+            break
+        time.sleep(0.2)
+        continue
+    alive, lines, sums = set(), [], {}
+    for n in table:
+        has = n.get('Resources') or {}
+        up = n.get('Alive', n.get('alive'))
+        lines.append('@ node %s %s %s %s %g %g' % (n.get('NodeName') or '?', n.get('NodeManagerAddress') or '?', n.get('NodeID'),
+                     'ALIVE' if up else 'DEAD', has.get('CPU', 0), has.get('GPU', 0)))
+        if up:
+            alive.add(n.get('NodeName'))
+            for k, v in has.items():
+                sums[k] = sums.get(k, 0) + v
+    for k in sorted(sums):
+        if ':' not in k:
+            lines.append('@ free %s %.15g %.15g' % (k, free.get(k, 0), sums[k]))
+    text = '\n'.join(lines + ['@ end %d' % len(alive)])
+    if text != told:
+        told = text
+        print(text, flush=True)
+    ready = ready or len(alive) >= nodes
+    time.sleep(1 if ready else 0.1)
+END_OF_FILE
+
+cat >ray-connect <<'END_OF_FILE' || unready
+# Waits for the Ray cluster in the directory $_ray and lets the command find it. POSIX; read by the file `job`.
+_ray_fail() {
+	_own=${0%/job}
+	printf 'Ray: %s\n' "$1" >"$_own/reason"
+	{
+		echo "slurmray: Ray: $1"
+		[ ! -s "${_ray%/ray}/ray.d/tail" ] || sed '1d; s/^/slurmray: /' "${_ray%/ray}/ray.d/tail"
+	} >&2
+	echo ray >"$_own/fault"
+	exit 78
+}
+_n=0
+while :; do
+	_s=''
+	{ read -r _s <"$_ray/state"; } 2>/dev/null
+	case $_s in
+	ready | degraded) break ;;
+	failed) _ray_fail "$(cat "$_ray/why")" ;;
+	ended | stopping)
+		[ -z "$_ray_must" ] || _ray_fail "it was stopped"
+		break
+		;;
+	esac
+	[ "$_n" -lt "$_ray_limit" ] || _ray_fail 'its cluster is not ready'
+	_n=$((_n + 1))
+	sleep 0.1
+done
+if [ -e "$_ray/address" ]; then
+	RAY_ADDRESS=$(cat "$_ray/address")
+	export RAY_ADDRESS
+	if [ -e "$_ray/token" ]; then
+		export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_ray/token"
+	else
+		export RAY_AUTH_MODE=disabled
+	fi
+	if [ -e "$_ray/dashboard" ]; then
+		RAY_API_SERVER_ADDRESS=http://$(cat "$_ray/dashboard")
+		export RAY_API_SERVER_ADDRESS
+	fi
+fi
+END_OF_FILE
+
+# Run it, bash where there is one.
+_env='env --default-signal=INT,QUIT'
+$_env true 2>/dev/null || _env=''
+_sh=$(command -v bash) || _sh=/bin/sh
+if [ -z "$_rc" ]; then
+	(
+		trap : TERM INT HUP USR1 USR2
+		(exec 2>&3 3>&- && exec $_env "$_sh" "$_dir/job" </dev/null)
+		_rc=$?
+		echo "$_rc" >rc
+		exit "$_rc"
+	) 3>&2 2>/dev/null &
+	_pid=$!
+	exec 2>/dev/null
+	wait "$_pid"
+	_rc=$?
+	while kill -0 "$_pid"; do # a signal ended the wait
+		wait "$_pid"
+		_rc=$?
+	done
+	[ ! -s rc ] || read -r _rc <rc
+	[ ! -s fault ] || read -r _fault <fault
+	case $_fault in workdir | input | environment | ray) ;; *) _fault=- ;; esac
+	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
+	rm -f pid
+fi
+exec 2>/dev/null
+trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
+
+# Its Ray cluster ends first.
+_n=0
+while [ "$_n" -lt 150 ] && read -r _k <ray.d/keeper && kill -0 "$_k"; do
+	_n=$((_n + 1))
+	sleep 0.1
+done 2>/dev/null
+
+# Processor time of all that the job waited for, in microseconds.
+_us() {
+	_m=${1%%m*} _s=${1#*m}
+	_s=${_s%s}
+	_f=$(printf '%.6s' "${_s#*[.,]}000000")
+	echo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
+}
+_cpu='' _user='' _sys=''
+times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp
+case $_user:$_sys in
+[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us "$_user") + $(_us "$_sys"))) ;;
+esac
+rm -f times.tmp
+
+# What is in results/, for readers: type, size, mtime, mode, path, target.
+_man=0
+find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
+	-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+
+# Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.
+_rss='' _all=''
+_cg=$(sed -n 's|^[0-9]*:\([a-z,]*\):\(/.*/job_[0-9]*\)/step_.*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
+case $_me in *.s*) _cg='' ;; esac # the session's
+for _f in $_cg; do
+	[ -n "$_rss" ] || _rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes")
+	[ -n "$_all" ] || _all=$(sed -n 's/^usage_usec //p' "$_f/cpu.stat")
+	[ -n "$_all" ] || _all=$(sed -n 's/...$//p' "$_f/cpuacct.usage") # nanoseconds
+done
+case $_rss in *[!0-9]*) _rss='' ;; esac
+case $_all in
+'' | *[!0-9]*) ! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu='' ;;
+*) _cpu=$_all ;;
+esac
+
+# A requeue that was granted ended this start; the next one will leave the record.
+[ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
+
+# The exit record: complete, then renamed to where the other side looks.
+_out=$(wc -c <stdout)
+_err=$(wc -c <stderr)
+_reason=$([ ! -s reason ] || head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
+	sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+_code=$_rc
+[ "$_fault" = - ] || _code=-
+record() {
+	printf '%s\n' "v=1 run=41 attempt=2 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
+out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/41.a2"
+}
+_end=$(date +%s) _n=0
+until record || [ "$_n" -ge 30 ]; do # a full disk may pass
+	_n=$((_n + 1))
+	sleep 2
+done
+exit "$_rc"
