@@ -59,7 +59,9 @@ enum cluster_look {                           /* bits */
 		    CLUSTER_LOOK_WORK = 4,    /* into work/ */
 };
 
-enum cluster_area { AREA_RESULTS, AREA_WORK };
+/* RAY: the directory of the run's Ray cluster; RAY_LOGS: its logs, a directory a node. */
+enum cluster_area { AREA_RESULTS, AREA_WORK, AREA_RAY, AREA_RAY_LOGS };
+const char *cluster_area_path(enum cluster_area area); /* in the attempt's directory */
 
 struct creq {
 	struct msg m; /* m.type: enum creq_type; release with msg_release */

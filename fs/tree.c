@@ -133,6 +133,7 @@ static int lookup_cluster(struct fsys *fs, uint64_t parent, const char *name, ui
 
 int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino)
 {
+	const struct run *r;
 	int row;
 
 	if (area_is(parent))
@@ -144,7 +145,8 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 		return lookup_in_fixed(fs, parent, name, ino);
 	case INO_RUN:
 		row = run_row(parent, name);
-		if (row < 0 || !engine_run(fs->en, ino_number(parent)))
+		r = engine_run(fs->en, ino_number(parent));
+		if (row < 0 || !r || (ray_row(&run_nodes[row]) && !ray_has(r)))
 			return -ENOENT;
 		*ino = table_ino(fs, INO_RUN, ino_number(parent), run_nodes, (uint32_t)row);
 		return 0;
@@ -296,6 +298,9 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
 		break;
+	case NODE_RAY:
+		n = ray_size(v->run, nd);
+		break;
 	case NODE_CONTEXT:
 		n = context_size(fs, v->run);
 		break;
@@ -420,17 +425,30 @@ static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, u
 	return 0;
 }
 
+static void readdir_run_dir(const struct run *r, uint64_t off, tree_fill fill, void *arg)
+{
+	for (uint32_t i = off > 1 ? (uint32_t)off : 1; run_nodes[i].name; i++) {
+		const struct node *nd = &run_nodes[i];
+
+		if ((nd->flags & NODE_UNLISTED) || strchr(nd->name, '/') || (ray_row(nd) && !ray_has(r)))
+			continue;
+		if (!fill(arg, nd->name, ino_make(INO_RUN, r->num, i), i + 1))
+			return;
+	}
+}
+
 static void readdir_run(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg)
 {
 	const struct node *dir = &run_nodes[ino_row(ino)];
 	size_t n = strlen(dir->name);
 
 	if (ino_row(ino) == RUN_ROW_DIR) {
-		(void)readdir_rows(fs, run_nodes, 1, 255, ino_make(INO_RUN, ino_number(ino), 0), off, fill, arg);
+		readdir_run_dir(engine_run(fs->en, ino_number(ino)), off, fill, arg);
 		return;
 	}
 	for (uint32_t i = off > 1 ? (uint32_t)off : 1; run_nodes[i].name; i++)
 		if (strncmp(run_nodes[i].name, dir->name, n) == 0 && run_nodes[i].name[n] == '/' &&
+		    !(run_nodes[i].flags & NODE_UNLISTED) &&
 		    !fill(arg, run_nodes[i].name + n + 1, ino_make(INO_RUN, ino_number(ino), i), i + 1))
 			return;
 }
