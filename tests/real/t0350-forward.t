@@ -73,6 +73,43 @@ like "the run ends" "$(ended "$run")" '^cancelled'
 like "and its ports with it" "$(timeout -k 2 30 $peer echo "$port" 1)" 'failed: .*refused'
 not_ok "info does not speak of them" grep -q '^forward' "$MNT/runs/$run/info"
 
+# --- a Ray cluster's directory, with a program in the place of what keeps it ---
+
+fake=$DEMO_HOME/fake
+mkdir -p "$fake/logs/n1"
+echo starting >"$fake/state"
+echo 'words of a log' >"$fake/logs/n1/raylet.out"
+# shellcheck disable=SC2016
+run=$(submit "$(printf '{"command": "exec %s server", "launcher": "ray", "env": {"FAKE_RAY": "%s"}, "setup": "cp %s ${0%%/job}/ray-keeper"}' \
+	"$peer" "$fake" "$ROOT/tests/lib/fake-ray-keeper")")
+timeout -k 1 60 cat "$MNT/runs/$run/ray/ready" >"$T/ready" 2>&1 &
+reader=$!
+ok "ray/status comes" eventually 30 grep -qx starting "$MNT/runs/$run/ray/status"
+free=$(python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])')
+python3 -m http.server --bind 127.0.0.1 --directory "$fake" "$free" >/dev/null 2>&1 &
+web=$!
+echo "127.0.0.1:$free" >"$fake/dashboard"
+echo 'n1 127.0.0.1 abc ALIVE 2 0' >"$fake/nodes"
+echo 'CPU 2 of 2' >"$fake/available"
+echo ready >"$fake/state"
+wait $reader
+is "ready answers" "$(cat "$T/ready")" ready
+ok "nodes" eventually 20 grep -qx 'n1 127.0.0.1 abc ALIVE 2 0' "$MNT/runs/$run/ray/nodes"
+url=$(cat "$MNT/runs/$run/ray/dashboard")
+like "dashboard is a URL of this machine" "$url" '^http://127\.0\.0\.1:[0-9]+$'
+isnt() { if [ "$2" != "$3" ]; then pass "$1"; else fail "$1" "$2"; fi; }
+isnt "of another port" "${url##*:}" "$free"
+is "which works" "$(timeout 20 python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1] + "/nodes").read().decode(), end="")' "$url")" \
+	'n1 127.0.0.1 abc ALIVE 2 0'
+is "what is free" "$(cat "$MNT/runs/$run/ray/available")" 'CPU 2 of 2'
+is "logs of the node" "$(cat "$MNT/runs/$run/ray/logs/n1/raylet.out")" 'words of a log'
+kill -9 "$(cat "$STATE/worker.pid")"
+is "the same URL after a worker was killed" "$(cat "$MNT/runs/$run/ray/dashboard")" "$url"
+echo cancel >"$MNT/runs/$run/ctl"
+like "it ends" "$(ended "$run")" '^cancelled'
+is "and nothing leads there" "$(cat "$MNT/runs/$run/ray/status" "$MNT/runs/$run/ray/dashboard")" "$(printf 'ended\n-')"
+kill $web
+
 # --- a server that forbids it ---
 
 sshd_config=$(echo "$TESTBED_DIR"/ssh/sshd_config)
