@@ -132,6 +132,26 @@ static int join(json_t *into, const char *prefix, const char *name, json_t *valu
 			     same_ok ? " with different values" : "");
 }
 
+/* ray.metadata.A and ray.metadata.B are two parts of one member. */
+static int join_ray(json_t *old, const json_t *value, bool same_ok, struct strbuf *errors)
+{
+	const char *member, *name;
+	json_t *item, *v;
+	int rc = 0;
+
+	json_object_foreach ((json_t *)value, member, item) {
+		json_t *part = json_object_get(old, member);
+
+		if (!json_is_object(part) || !json_is_object(item)) {
+			rc |= join(old, "ray.", member, item, same_ok, errors);
+			continue;
+		}
+		json_object_foreach (item, name, v)
+			rc |= join(part, "ray.", name, v, same_ok, errors);
+	}
+	return rc ? -EINVAL : 0;
+}
+
 static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok, struct strbuf *errors)
 {
 	json_t *old = json_object_get(spec, name), *item;
@@ -139,6 +159,8 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 	const char *member;
 	int rc = 0;
 
+	if (strcmp(name, "ray") == 0 && json_is_object(old) && json_is_object(value))
+		return join_ray(old, value, same_ok, errors);
 	if (json_is_object(old) && json_is_object(value)) {
 		json_object_foreach (value, member, item)
 			if (join(old,

@@ -72,7 +72,6 @@ static const struct member {
 	{ "head_node_address", RAY_TEXT, address_ok, "an address of the first node" },
 	{ "ports", RAY_TEXT, ports_ok, "a range of at least 64 ports above 1023, like 20000-23999" },
 	{ "dashboard", RAY_FLAG_OR_TEXT, address_ok, "true, false, or the address that it listens at" },
-	{ "reuse_tolerance", RAY_NUMBER, NULL, "a number that is not negative" },
 	{ "metadata", RAY_TEXTS, NULL, "a map of text; on one line ray.metadata.NAME=TEXT" },
 	{ "headers", RAY_TEXTS, NULL, "a map of text; on one line ray.headers.NAME=TEXT" },
 	{ "start_timeout", RAY_COUNT, NULL, "seconds" },
@@ -226,6 +225,8 @@ int spec_ray_member(json_t *out, const char *name, const json_t *value, struct s
 	json_t *v, *map;
 	int rc;
 
+	if (strcmp(name, "reuse_tolerance") == 0)
+		return spec_complain(errors, "'ray': reuse_tolerance is not possible yet: name the session");
 	if (!m || (name[len] && m->kind != RAY_TEXTS))
 		return unknown(name, errors);
 	if (json_is_null(value) && !name[len])

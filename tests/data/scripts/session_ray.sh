@@ -356,13 +356,29 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 	_watch=$!
 }
 
+# Of a node whose program and its guard were killed, all that they can not end any more.
+_cleaners=()
+_clean() { # _clean NODE
+	local f role=worker run
+	[ "$1" != "$_head" ] || role=head
+	run=(bash "$_home/ray-node" "$_home" "$1" "$role" 0 999999999)
+	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J ray "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&- timeout -k 1 4 "${run[@]}"
+	) </dev/null >/dev/null 2>&1 &
+	_cleaners+=($!)
+}
+
 _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 	[ "$_state" != failed ] || return 0
 	_log "failed: $1"
 	_put why "$1"
 	{
 		echo "$1"
-		[ -z "${2:-}" ] || sed 's/^/    /' "ray/logs/$2/ray-start.log" "ray/logs/$2/srun.log" 2>/dev/null | grep -v '^ *$' | tail -n 12
+		[ -z "${2:-}" ] || sed 's/^/    /' "ray/logs/$2/ray-start.log" "ray/logs/$2/srun.log" 2>/dev/null |
+			sed 's/\x1b\[[0-9;]*m//g' | grep -v -e '^ *$' -e 'support for cpu binding' | tail -n 12
 	} >ray.d/tail
 	if [ "$_mode" = run ] && [ "$_state" != starting ]; then
 		printf '%s\n' "$1" >reason
@@ -377,6 +393,7 @@ _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 _lost() { # _lost NODE WHY
 	[ -z "${_ended[$1]:-}" ] || return 0
 	_ended[$1]=1
+	[ "$2" != 'ended without a word' ] || _clean "$1"
 	if [ "$1" = "$_head" ]; then
 		# When all of a job is told to end, this process may be the last to know.
 		sleep 0.5
@@ -430,8 +447,12 @@ _line() { # _line NODE WORD...
 		_log "$*"
 		_hello "$1" "$3" "$4" "$5" "$6"
 		;;
+	*:again)
+		_log "$*"
+		;;
 	*:up)
 		_log "$*"
+		[ -z "$_up" ] || return 0 # a second try
 		_up=$3 _dashboard=$4 _client_at=$5
 		for n in "${_names[@]:1}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
 		_look
@@ -484,17 +505,19 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _dashboard=-
+_alive=0 _free='' _dashboard=- _half=''
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
 	_pause=1
 	[ "$_state" != starting ] || _pause=0.1
 	if read -r -t "$_pause" -u 6 line; then
+		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
 		_line $line
 		continue
 	fi
+	_half+=$line # what the time limit cut in two
 	for n in "${_names[@]}"; do
 		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
 	done
@@ -537,6 +560,7 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 	done
 	kill -KILL "$_parent" 2>/dev/null
 fi
+[ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
 rm -f ray.d/in.* ray.d/report
 if [ "$_state" != failed ]; then
 	_put why 'it was ended'
@@ -598,8 +622,15 @@ _sweep() {
 	rm -rf "$_tmp" ${_other:+"$_other"}
 }
 
+# Short, for sockets in it have at most 107 bytes. Old Ray takes the head's name on all nodes, whatever it is told.
+_own_dir() {
+	_tmp=/tmp/sr-$_id
+	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
+	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
 	_sweep
 	exit 0
@@ -647,6 +678,13 @@ _address() { # this node's, at the interface that was asked for
 }
 
 # Copies of the logs, as far as they have grown; a bound for each file and for all.
+_last_words() { # of `ray start`: which of its processes ended, or its last line
+	sed 's/\x1b\[[0-9;]*m//g' "$_logs/ray-start.log" | awk '
+		match($0, /[a-z_]+ \[exit code=[^]]*\]/) { which = substr($0, RSTART, RLENGTH) }
+		NF && !/Remaining processes/ { last = $0 }
+		END { print which != "" ? which : substr(last, 1, 200) }'
+}
+
 declare -A _have
 _copied=0
 _copy() {
@@ -693,17 +731,16 @@ if [ "${1%%.*}" -gt 2 ] || [ "${_minor%%.*}" -ge 52 ]; then # older ones have no
 	[ "$_token" = 1 ] && _auth=token || _auth=disabled
 fi
 _say hello "$_vers" "$(uname -n)" "$_addr"
-# Short, for sockets in it have at most 107 bytes. Old Ray takes the head's name on all nodes, whatever it is told.
-_tmp=/tmp/sr-$_id
-[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
+_own_dir
 _lock "$((0x$_id % 499 * 7))" || {
 	_say fail "no 16 free ports in a row on $_node${_ports:+ among $_ports}"
 	exit 1
 }
 
+_tries=0
 _start() { # _start OPTION...
+	_said=("$@") _tries=$((_tries + 1))
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
-		"RAY_raylet_start_wait_time_s=$_timeout"
 		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
 	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
 	[ "$cpus" != -1 ] || cpus=$_ncpus
@@ -742,7 +779,7 @@ _start() { # _start OPTION...
 			exec setsid ray "$@"' - start --temp-dir="$_tmp" "$@"
 	) >>"$_logs/ray-start.log" 2>&1 </dev/null &
 	_pid=$!
-	_watch
+	kill -0 "${_guard:-}" 2>/dev/null || _watch
 }
 _watch() { # somebody who outlives this process; not its child, so that a scheduler does not take both at once
 	(setsid bash "$_home/ray-node" "$_home" "$_node" "$_role" "$_ncpus" $$ "$_tmp" "$_other" </dev/null >/dev/null 2>&1 &
@@ -773,7 +810,7 @@ if [ "$_role" = head ]; then
 	fi
 	_start --head --port="$_port" "${_dash_args[@]}"
 fi
-_told='' _tick=0
+_told='' _tick=0 _half=''
 while [ -z "$_stop" ]; do
 	if [ "$_role" = head ] && [ -z "$_told" ]; then
 		if _open "$_addr" "$_port"; then
@@ -785,7 +822,9 @@ while [ -z "$_stop" ]; do
 		read -r -t 1 line
 	fi
 	rc=$?
+	_half+=$line # what the time limit cut in two
 	if [ $rc = 0 ]; then
+		line=$_half _half=''
 		case $line in
 		stop) break ;;
 		join\ *)
@@ -810,7 +849,15 @@ while [ -z "$_stop" ]; do
 		sleep 0.3
 		[ -z "$_stop" ] || break
 		_copy
-		_say died "$rc" "$(grep -v '^ *$' "$_logs/ray-start.log" | tail -n 1 | cut -c 1-200)"
+		# Its own limit of 30 s for the start of a raylet is short for a busy node.
+		if [ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q 'timed out during startup'; then
+			_sweep
+			_told=''
+			_say again "$_tries"
+			_start "${_said[@]}"
+			continue
+		fi
+		_say died "$rc" "$(_last_words)"
 		break
 	fi
 	[ $((_tick++ % 2)) != 0 ] || _copy
