@@ -23,6 +23,7 @@ info_says() { # info_says RUN REGEXP
 run=$(submit "-- exec $peer server")
 ok "a job that listens" eventually 30 sh -c "grep -q '^[0-9]' $MNT/runs/$run/stdout"
 there=$(head -1 "$MNT/runs/$run/stdout")
+[ -n "$there" ] || diag "$(cat "$MNT/runs/$run/status" "$MNT/runs/$run/why" "$MNT/runs/$run/log")"
 answer=$(verb "$run" "forward 127.0.0.1:$there")
 like "forward says where to go" "$answer" '^ok 127\.0\.0\.1:[0-9]+$'
 port=$(port_of "$answer")
@@ -102,7 +103,7 @@ isnt "of another port" "${url##*:}" "$free"
 is "which works" "$(timeout 20 python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1] + "/nodes").read().decode(), end="")' "$url")" \
 	'n1 127.0.0.1 abc ALIVE 2 0'
 is "what is free" "$(cat "$MNT/runs/$run/ray/available")" 'CPU 2 of 2'
-is "logs of the node" "$(cat "$MNT/runs/$run/ray/logs/n1/raylet.out")" 'words of a log'
+ok "logs of the node" eventually 20 grep -qx 'words of a log' "$MNT/runs/$run/ray/logs/n1/raylet.out"
 kill -9 "$(cat "$STATE/worker.pid")"
 is "the same URL after a worker was killed" "$(cat "$MNT/runs/$run/ray/dashboard")" "$url"
 echo cancel >"$MNT/runs/$run/ctl"
