@@ -133,6 +133,9 @@ bench: $O/slurmray tools
 bench-messages: $O/slurmray
 	$(Q)BUILD=$O tests/bench/messages
 
+bench-dagster: $O/slurmray
+	$(Q)BUILD=$O tests/bench/dagster
+
 fuzz:
 	$(Q)scripts/deps lint
 	$(Q)+$(MAKE) --no-print-directory CC=clang SANITIZE=fuzzer-no-link,address,undefined run-fuzz
@@ -180,12 +183,13 @@ help:
 	@echo 'make fuzz          each fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench         stat, open and read against the fastest possible server; submission against ssh srun'
 	@echo 'make bench-messages  messages of Dagster Pipes: what a plain file loses, and what slurmray loses, in 20 runs each'
+	@echo 'make bench-dagster   assets of Dagster beside dagster-slurm: what is added to ssh srun, and 20 and 100 at once'
 	@echo 'make install       PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make clean         removes build/, and takes down what is mounted there'
 	@echo 'V=1 shows the commands; SANITIZE=address,undefined or SANITIZE=thread; WERROR=1'
 
 -include $(shell find $O/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster torture torture-mutants bench bench-messages fuzz run-fuzz lint \
+.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster torture torture-mutants bench bench-messages bench-dagster fuzz run-fuzz lint \
 	check-headers check-layers quickstart demo install clean help
 .SECONDARY:

@@ -44,7 +44,7 @@ enum creq_type {
 	CREQ_READ,      /* run attempt area path offset length ticket: bytes of a file -> data */
 	CREQ_MANIFEST,  /* run attempt ticket: the attempt's list of results -> text, see below */
 	CREQ_PROBE,     /* ticket: what the cluster is: sinfo, squeue ... -> JSON text; `arg` names the document:
-			   "info" "partitions" "nodes" "queue" "shares" */
+			   "info" "partitions" "nodes" "queue" "shares"; and "envs..." -> text (backend/envs.h) */
 	CREQ_RECONNECT, /* forget the back-off, try now */
 	CREQ_LOOK,      /* run attempt look: somebody looks at the run: its directories may be told unasked for a while
 			   (CREP_LISTING) */
@@ -73,8 +73,9 @@ struct creq {
 	struct job *job; /* SUBMIT, WATCH */
 	char *script;    /* SUBMIT, WATCH: what the scheduler is given */
 	size_t script_len;
-	char *context;   /* SUBMIT, WATCH: local file that becomes the attempt's `context`, or NULL */
-	char *files_dir; /* SUBMIT, WATCH: local directory whose contents go to the working directory, or NULL */
+	char *context;     /* SUBMIT, WATCH: local file that becomes the attempt's `context`, or NULL */
+	char *secrets_dir; /* SUBMIT, WATCH: local directory of the job's secrets that are not in files; or NULL */
+	char *files_dir;   /* SUBMIT, WATCH: local directory whose contents go to the working directory, or NULL */
 	int64_t out_len, err_len; /* WATCH of an ended run whose logs are not complete: final lengths; else -1 */
 	bool ended;               /* WATCH: only logs are still wanted */
 	bool cancel_wanted; /* SUBMIT, WATCH: the user has asked for it (the verb follows), so an end may be due to it

@@ -22,6 +22,7 @@ static void creq_release(struct msg *m)
 	free(r->script);
 	free(r->files_dir);
 	free(r->context);
+	free(r->secrets_dir);
 	free(r->verb);
 	free(r->arg);
 	free(r->path);

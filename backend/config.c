@@ -371,6 +371,7 @@ static void cluster_free(struct cluster_conf *k)
 	free(k->directory);
 	free(k->scratch);
 	free(k->setup);
+	free(k->on_event);
 	json_decref(k->defaults);
 	free(k);
 }
@@ -384,6 +385,7 @@ void config_free(struct config *c)
 	free(c->clusters);
 	free(c->path);
 	free(c->default_cluster);
+	free(c->on_event);
 	json_decref(c->defaults);
 	json_decref(c->profiles);
 	free(c);
@@ -395,4 +397,12 @@ const struct cluster_conf *config_cluster(const struct config *c, const char *na
 		if (strcmp(c->clusters[i]->name, name) == 0)
 			return c->clusters[i];
 	return NULL;
+}
+
+const char *config_on_event(const struct config *c, const char *cluster)
+{
+	const struct cluster_conf *k = config_cluster(c, cluster);
+	const char *command = k && k->on_event ? k->on_event : c->on_event;
+
+	return command && *command ? command : NULL;
 }

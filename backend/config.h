@@ -25,6 +25,7 @@ struct cluster_conf {
 	char *directory; /* control files; "~/.slurmray" by default; "~/" stays as written, the cluster expands it */
 	char *scratch;   /* work and results; equals `directory` by default */
 	char *setup;     /* shell lines before every job, or NULL */
+	char *on_event;  /* command for each change of a run; NULL: that of [defaults], "": none */
 	int64_t env_quota_kib; /* unpacked archives beyond this are removed, the least recently used first; 0: none is
 				*/
 	int tick_ms;           /* how often the remote side looks for ended jobs; 0: built-in pace */
@@ -44,6 +45,7 @@ struct config {
 	size_t n_clusters;
 	json_t *defaults;      /* spec keys of [defaults] */
 	json_t *profiles;      /* name -> object of spec keys */
+	char *on_event;        /* of [defaults], or NULL */
 	char *default_cluster; /* NULL: a spec without `cluster` is an error that lists the names */
 	struct machine machine;
 };
@@ -61,6 +63,8 @@ int config_parse(const char *text, const char *name, struct config **out, struct
 void config_free(struct config *c);
 
 const struct cluster_conf *config_cluster(const struct config *c, const char *name);
+/* The command that is run for each change of a run on this cluster, or NULL. */
+const char *config_on_event(const struct config *c, const char *cluster);
 
 /* A spec with everything merged in. */
 struct effective {

@@ -188,6 +188,12 @@ static void set_setup(struct parser *p, const char *value)
 	p->cluster->setup = joined;
 }
 
+/* Also in [defaults], for all clusters. */
+static void set_on_event(struct parser *p, const char *value)
+{
+	str_set(p->cluster ? &p->cluster->on_event : &p->config->on_event, strcmp(value, "null") == 0 ? "" : value);
+}
+
 /* `set` is NULL for a key that a later release will know. */
 static const struct cluster_key {
 	const char *name;
@@ -205,11 +211,11 @@ static const struct cluster_key {
 	{ "setup", set_setup },
 	{ "tick", set_tick },
 	{ "env_quota", set_env_quota },
+	{ "on_event", set_on_event },
 	{ "address", NULL },
 	{ "start", NULL },
 	{ "auth_command", NULL },
 	{ "transfer_host", NULL },
-	{ "on_event", NULL },
 	{ "max_queued", NULL },
 	{ "max_runs", NULL },
 	{ "max_node_hours", NULL },
@@ -246,7 +252,7 @@ static void unknown_key(struct parser *p, const char *name)
  */
 static bool looks_commented(const char *name, const char *value)
 {
-	static const char *const free_text[] = { "setup", "command", "sbatch_args" };
+	static const char *const free_text[] = { "setup", "command", "sbatch_args", "on_event" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(free_text); i++)
 		if (strcmp(name, free_text[i]) == 0)
@@ -348,9 +354,9 @@ void config_key(struct parser *p, const char *name, const char *value)
 		config_complain(p, "%s: comments go on lines of their own", key);
 	else if (k && !k->set)
 		config_complain(p, "'%s' is not possible yet in this version", key);
-	else if (k && p->cluster && !*value)
+	else if (k && (p->cluster || k->set == set_on_event) && !*value)
 		config_complain(p, "%s: the value is missing", key);
-	else if (k && p->cluster)
+	else if (k && (p->cluster || (k->set == set_on_event && p->target == p->config->defaults)))
 		k->set(p, value);
 	else if (k && !spec_key_find(key))
 		config_complain(p, "'%s' belongs into a section [cluster NAME]", key);

@@ -340,7 +340,8 @@ static int check_local(const struct config *c, struct effective *eff, struct str
 /* What is asked of a scheduler was asked when the session began; only how much of the session is wanted counts. */
 static int ignore_session_keys(struct effective *eff, struct strbuf *errors)
 {
-	static const char *const own[] = { "ntasks", "cpus_per_task", "dependency" };
+	static const char *const own[] = { "ntasks", "cpus_per_task", "mem",       "mem_per_cpu",
+					   "gpus",   "gpus_per_task", "dependency" };
 	int rc = 0;
 
 	for (const struct spec_key *k = spec_keys; k->name; k++) {
@@ -363,8 +364,9 @@ static int check_session(struct effective *eff, struct strbuf *errors)
 	const char *launcher = text(eff->values, "launcher"), *session = text(eff->values, "session");
 	bool holder = launcher && strcmp(launcher, "session") == 0;
 
-	if (!holder && (json_object_get(eff->values, "idle") || json_object_get(eff->values, "max_steps")))
-		return strbuf_complain(errors, "idle, max_steps: they belong to a session (launcher=session)");
+	if (!holder && (json_object_get(eff->values, "idle") || json_object_get(eff->values, "max_steps") ||
+			json_object_get(eff->values, "scope")))
+		return strbuf_complain(errors, "idle, max_steps, scope: they belong to a session (launcher=session)");
 	if (!holder && !session)
 		return 0;
 	if (holder && session)

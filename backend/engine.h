@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct engine;
 struct cluster_ops;
@@ -175,6 +176,15 @@ void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, siz
  * it. */
 void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code,
 		   engine_done cb, void *arg);
+
+/*
+ * The root's `events`: a line for each change of a run's status and each message of a job, as they were journaled. A
+ * byte that was there once has its offset for ever; the length is always a line's end, and what a line tells of can be
+ * seen before it.
+ */
+uint64_t engine_feed_len(const struct engine *en);
+ssize_t engine_feed_read(const struct engine *en, void *buf, size_t size, uint64_t off); /* 0 at the end, or -errno */
+int64_t engine_feed_time(const struct engine *en); /* of the last line, real us; 0: there is none */
 
 /* STATE/spool/NUM/context: the Pipes context of a run; in a draft the caller may write it (at most ENGINE_CONTEXT_MAX
  * bytes). */

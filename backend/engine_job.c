@@ -239,7 +239,7 @@ struct creq *engine_creq_placed(struct engine *en, struct erun *er, enum creq_ty
 
 struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type type, struct strbuf *why)
 {
-	struct strbuf text = STRBUF_INIT, files = STRBUF_INIT, context = STRBUF_INIT;
+	struct strbuf text = STRBUF_INIT, files = STRBUF_INIT, context = STRBUF_INIT, secrets = STRBUF_INIT;
 	struct creq *rq = NULL;
 	struct err e = ERR_INIT;
 	struct job job;
@@ -258,6 +258,9 @@ struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type 
 		if (job.pipes_context)
 			rq->context = strbuf_detach(&context, NULL);
 		strbuf_release(&context);
+		if (job.n_secret)
+			engine_secrets_dir(en, er->r->num, &secrets);
+		rq->secrets_dir = job.n_secret ? strbuf_detach(&secrets, NULL) : NULL;
 	} else {
 		strbuf_addstr(why, e.text);
 		job_release(&job);

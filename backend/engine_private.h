@@ -6,6 +6,7 @@
 
 #include "backend/cluster.h"
 #include "backend/engine.h"
+#include "backend/hook.h"
 #include "backend/spool.h"
 #include "backend/store.h"
 
@@ -60,6 +61,8 @@ struct erun {
 	struct event *held_end; /* an end that waits for its list of results, or for messages, or NULL */
 	bool manifest_wanted;   /* the list is on its way */
 	bool events_last;       /* the attempt's messages are all in the spool, or cannot be had */
+	struct events_at fed;   /* up to here they are in the feed, or on their way */
+	bool feeding;           /* some are on their way */
 	struct list verb_waiters;
 	uint64_t verb_ticket; /* of the verb that is under way; 0: none */
 	bool verb_told;       /* a cluster was told something since the last wish was posted */
@@ -88,7 +91,9 @@ enum pending_kind {
 	PENDING_DOC,
 	PENDING_DATA,
 	PENDING_VERB,
-	PENDING_REFUSAL
+	PENDING_REFUSAL,
+	PENDING_FEED,
+	PENDING_HOOK
 };
 
 /* Something that was asked of the store or a cluster, by its ticket. */
@@ -147,6 +152,12 @@ struct engine {
 	struct engine_observer ob;
 	struct strbuf rejected;
 	char *trouble;
+	int feed_fd;
+	uint64_t feed_len;
+	struct hook *hook; /* or NULL: nobody wants to be told */
+	int64_t hook_at;   /* what was told, in the feed; -1: nobody was listening */
+	bool hook_posting; /* that is on its way to the journal */
+	int64_t hook_posted;
 };
 
 /* engine.c */
@@ -173,8 +184,10 @@ int engine_load(struct engine *en, struct err *e);
  * (disk full). */
 void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, const struct own_call *call);
 void engine_committed(struct engine *en, struct pending *p, int code); /* frees p */
-void engine_post_next(struct engine *en, struct erun *er);             /* goes on with what was posted meanwhile */
-void engine_post_none(struct erun *er);                                /* answers it with -ENOENT instead */
+/* A run as the event will make it (the caller frees it); NULL: it does not fit. */
+struct run *engine_foresee(const struct run *r, const struct event *ev);
+void engine_post_next(struct engine *en, struct erun *er); /* goes on with what was posted meanwhile */
+void engine_post_none(struct erun *er);                    /* answers it with -ENOENT instead */
 void engine_act(struct engine *en, struct erun *er);
 void engine_act_gated(struct engine *en);
 void engine_settle(struct engine *en, struct erun *er); /* answers waiters whose time has come */
@@ -232,6 +245,38 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev);
 
 /* Tells an end that has waited for everything. */
 void engine_end_ready(struct engine *en, struct erun *er);
+
+/* engine_feed.c */
+int engine_feed_open(struct engine *en, struct err *e);
+void engine_feed_grew(struct engine *en, uint64_t len);
+/* Lines for the changes that a run's history has from `before` on. */
+void engine_feed_status(struct store_txn *t, const struct run *now, size_t before);
+/* Brings the feed up to what the run's job has said; er->feeding when that is on its way. */
+void engine_feed(struct engine *en, struct erun *er);
+void engine_feed_all(struct engine *en);                         /* of live runs, at start */
+void engine_fed(struct engine *en, struct pending *p, int code); /* frees p */
+
+/* engine_hook.c */
+int engine_hook_start(struct engine *en, struct err *e);
+void engine_hook_told(struct engine *en, uint64_t at);
+void engine_hook_posted(struct engine *en);
+void engine_hook_stop(struct engine *en);
+
+/* engine_secret.c */
+void engine_secrets_dir(const struct engine *en, uint32_t num, struct strbuf *out);
+/* Name -> value, instead of what was there; none: nothing is left. */
+int engine_secrets_write(const struct engine *en, uint32_t num, const json_t *values, struct err *e);
+void engine_secrets_forget(const struct engine *en, uint32_t num);
+bool engine_has_secrets(const struct run *r);
+/* May an attempt of the run still need them? */
+bool engine_secrets_wanted(const struct run *r);
+void engine_secrets_sweep(const struct engine *en);
+/* Has clusters remove what a worker that was killed could not tell them about. */
+void engine_secrets_remind(struct engine *en);
+/* Are those that the job needs still there? 0, or -EINVAL with a sentence. */
+int engine_secrets_check(const struct engine *en, uint32_t num, const struct job *job, struct strbuf *errors);
+/* What the effective values hold goes into `values`; -EINVAL for one whose value nobody knows. */
+int engine_secrets_take(struct effective *eff, json_t *values, struct strbuf *errors);
 
 /* engine_pipes.c */
 /* The context of a run that is about to be: job->pipes_* and its text, not written yet. `from`: the run that is tried

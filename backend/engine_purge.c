@@ -29,6 +29,7 @@ static void remove_traces(struct engine *en, struct erun *er)
 	engine_remove_tree(dir.buf);
 	strbuf_release(&dir);
 	(void)spool_remove(en->spool_dir, er->r->num);
+	engine_secrets_forget(en, er->r->num);
 }
 
 void engine_purged(struct engine *en, struct pending *p, int code)

@@ -80,7 +80,8 @@ static void fingerprint(const json_t *spec, char out[PRINT_SIZE])
 /* --- submitting --- */
 
 struct prepared {
-	json_t *spec;
+	json_t *spec;    /* without secrets, and so is everything below */
+	json_t *secrets; /* their values */
 	struct effective eff;
 	struct job job;
 	struct strbuf effective, script, context, errors;
@@ -90,6 +91,7 @@ struct prepared {
 static void prepared_release(struct prepared *p)
 {
 	json_decref(p->spec);
+	json_decref(p->secrets);
 	effective_release(&p->eff);
 	job_release(&p->job);
 	strbuf_release(&p->effective);
@@ -167,6 +169,8 @@ static int parse(const char *text, size_t len, bool again, struct prepared *p)
 		return rc;
 	if (again)
 		(void)json_object_del(p->spec, "key");
+	p->secrets = json_object();
+	(void)spec_take_secrets(p->spec, p->secrets);
 	fingerprint(p->spec, p->print);
 	return 0;
 }
@@ -179,6 +183,8 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, co
 	int rc;
 
 	rc = config_resolve(en->conf.config, p->spec, hint, &p->eff, &p->errors);
+	if (rc == 0)
+		rc = engine_secrets_take(&p->eff, p->secrets, &p->errors);
 	if (rc == 0)
 		rc = job_from_effective(&p->eff, &p->job, &p->errors);
 	if (rc == 0)
@@ -257,6 +263,8 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	(void)json_object_set_new(d, "merged", json_boolean(p->job.merged));
 	if (p->job.hold)
 		(void)json_object_set_new(d, "hold", json_true());
+	if (p->job.n_secret)
+		(void)json_object_set_new(d, "secrets", json_true());
 	if (p->job.pipes_messages)
 		(void)json_object_set_new(d, "pipes", json_true());
 	if (rule)
@@ -313,6 +321,16 @@ struct submission {
 	void (*drop)(void *arg);
 };
 
+/* The run is not yet what the event makes of it. */
+static void feed_creation(struct store_txn *t, const struct run *r, const struct event *ev)
+{
+	struct run *now = engine_foresee(r, ev);
+
+	if (now)
+		engine_feed_status(t, now, r->n_history);
+	run_free(now);
+}
+
 /* The rows that make a run, in one transaction; the answer comes by engine_created. */
 static void post_create(struct engine *en, struct erun *er, struct event *ev, const struct submission *sub,
 			const struct prepared *p)
@@ -339,6 +357,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	store_txn_summary(t, r->num, r->id, true, summary);
 	json_decref(summary);
 	store_txn_event(t, r->num, ev);
+	feed_creation(t, r, ev);
 	if (p)
 		add_docs(t, r, s->text, s->len, p);
 	if (key) {
@@ -390,6 +409,7 @@ static void not_created(struct engine *en, struct erun *er, struct pending *p, i
 		engine_note_rejected(en, p->uid, p->docs->spec, p->docs->spec_len, why);
 	key_drop(en, event_str(p->ev, "key"));
 	drop_after(er);
+	engine_secrets_forget(en, er->r->num);
 	p->done(p->arg, code, why);
 	waiters_answer(en, &er->created, code, why);
 	if (er->visible)
@@ -497,7 +517,8 @@ static void create(struct engine *en, const struct submission *sub, struct erun 
 	struct err e = ERR_INIT;
 	json_t *d;
 
-	if (engine_context_write(en, er ? er->r : fresh, &p->job, &p->context, &e) < 0) {
+	if (engine_secrets_write(en, er ? er->r->num : fresh->num, p->secrets, &e) < 0 ||
+	    engine_context_write(en, er ? er->r : fresh, &p->job, &p->context, &e) < 0) {
 		refuse(en, sub, e.code, e.text);
 		run_free(fresh);
 		return;
@@ -518,9 +539,12 @@ static void create(struct engine *en, const struct submission *sub, struct erun 
 	post_create(en, er, event_new(EV_CREATE, clock_real(en->clock), d), sub, p);
 }
 
-static void submit(struct engine *en, const struct submission *sub)
+static void submit(struct engine *en, const struct submission *whole)
 {
-	const struct engine_submit *s = sub->s;
+	cleanup_strbuf struct strbuf kept = STRBUF_INIT;
+	struct engine_submit shown = *whole->s; /* as it may be kept */
+	struct submission with = *whole, *sub = &with;
+	const struct engine_submit *s = &shown;
 	struct erun *er = s->draft ? engine_find(en, s->draft) : NULL;
 	struct run *fresh = NULL;
 	struct prepared p;
@@ -535,6 +559,12 @@ static void submit(struct engine *en, const struct submission *sub)
 		fresh->id = xasprintf("%u", fresh->num);
 	}
 	rc = parse(s->text, s->len, sub->retry_of != NULL, &p);
+	if (spec_redact(s->text, s->len, &kept) != SPEC_AS_IT_IS) {
+		shown.text = kept.buf;
+		shown.len = kept.len;
+		spec_redact_why(&p.errors);
+	}
+	with.s = &shown;
 	if (rc < 0) {
 		refuse(en, sub, rc, p.errors.buf);
 	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p)) {

@@ -170,7 +170,7 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
 	return 0;
 }
 
-static void remove_tree(const char *path)
+void local_remove_tree(const char *path)
 {
 	(void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
@@ -186,11 +186,11 @@ void local_remove(struct cluster *c, const struct creq *r)
 		(void)unlink(end);
 		if (!scratch)
 			continue;
-		remove_tree(scratch);
+		local_remove_tree(scratch);
 		*strrchr(scratch, '/') = '\0';
 		(void)rmdir(scratch);
 	}
-	remove_tree(dir);
+	local_remove_tree(dir);
 }
 
 /* --- copying inputs --- */

@@ -109,6 +109,7 @@ static void run_free_members(struct rrun *r)
 	free(r->script);
 	free(r->files_dir);
 	free(r->context);
+	free(r->secrets_dir);
 	free(r->status);
 	free(r->reason);
 	free(r->nodes);
@@ -119,6 +120,7 @@ static void run_free_members(struct rrun *r)
 	}
 	rupload_free(r->upload);
 	ray_seen_release(&r->ray);
+	renvs_run_release(r);
 	rjobs_row_release(r);
 }
 
@@ -174,8 +176,10 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	r->script_len = q->script_len;
 	r->files_dir = q->files_dir;
 	r->context = q->context;
+	r->secrets_dir = q->secrets_dir;
 	r->job = q->job;
 	q->run_id = q->job_id = q->token = q->script = q->files_dir = q->context = NULL;
+	q->secrets_dir = NULL;
 	q->job = NULL;
 	if (!r->token)
 		r->token = default_token(c, r);
@@ -354,7 +358,7 @@ static void runs_step(struct cluster *c)
 {
 	struct hmap_node *n, *next;
 	int64_t at = INT64_MAX;
-	size_t live = 0;
+	size_t live = 0, steps = 0;
 
 	if (c->walk_at > c->now)
 		return;
@@ -363,6 +367,7 @@ static void runs_step(struct cluster *c)
 
 		next = hmap_walk(&c->runs, n);
 		live += r->phase == RR_SUBMITTED || r->phase == RR_VOIDED;
+		steps += r->phase == RR_SUBMITTED && r->job && r->job->holder.num;
 		at = earlier(at, rverbs_cancel_run(c, r));
 		at = earlier(at, rjobs_run_step(c, r));
 		at = earlier(at, rwatch_run_step(c, r));
@@ -371,6 +376,7 @@ static void runs_step(struct cluster *c)
 		rrun_maybe_drop(c, r);
 	}
 	c->live = live;
+	c->live_steps = steps;
 	c->walk_at = at;
 }
 

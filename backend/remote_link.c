@@ -222,7 +222,9 @@ static int default_tick(const struct cluster *c)
 		return c->ctx.conf->tick_ms;
 	if (!c->live && !c->submitting)
 		return 2000;
-	return c->now - c->poll.changed_at < 60 * (int64_t)USEC_PER_SEC ? 100 : 500;
+	if (c->now - c->poll.changed_at >= 60 * (int64_t)USEC_PER_SEC)
+		return 500;
+	return c->live_steps ? 20 : 100; /* a step may take no longer itself */
 }
 
 static void connect_now(struct cluster *c)

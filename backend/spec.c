@@ -162,12 +162,10 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 	if (strcmp(name, "ray") == 0 && json_is_object(old) && json_is_object(value))
 		return join_ray(old, value, same_ok, errors);
 	if (json_is_object(old) && json_is_object(value)) {
+		cleanup_free char *prefix = xasprintf("%s.", name);
+
 		json_object_foreach (value, member, item)
-			if (join(old,
-				 strcmp(name, "env") == 0      ? "env."
-				 : strcmp(name, "inputs") == 0 ? "inputs."
-							       : "environment.",
-				 member, item, same_ok, errors) < 0)
+			if (join(old, prefix, member, item, same_ok, errors) < 0)
 				rc = -EINVAL;
 		return rc;
 	}
@@ -320,13 +318,32 @@ const char *spec_more_lines(const char *text)
 			 "#!/bin/bash; else write one spec at a time";
 }
 
+/* A line is in the history of a shell, or in the arguments of a command. */
+static int open_secrets(const json_t *spec, struct strbuf *errors)
+{
+	const json_t *map = json_object_get(spec, "secret_env");
+	const char *name;
+	int rc = 0;
+	json_t *v;
+
+	json_object_foreach ((json_t *)map, name, v)
+		if (json_is_string(v) && spec_secret_is_value(json_string_value(v)))
+			rc = spec_complain(errors,
+					   "'secret_env.%s': a line is no place for a secret: write file:/PATH or "
+					   "cluster:PATH, or a JSON document with the value",
+					   name);
+	return rc;
+}
+
 static int parse_line(const char *text, size_t len, json_t *spec, struct strbuf *errors)
 {
 	const char *nl = memchr(text, '\n', len);
 
 	if (nl && nl + 1 != text + len)
 		return spec_complain(errors, "%s", spec_more_lines(text));
-	return spec_line(text, nl ? (size_t)(nl - text) : len, spec, errors);
+	return spec_line(text, nl ? (size_t)(nl - text) : len, spec, errors) < 0 || open_secrets(spec, errors) < 0
+		       ? -EINVAL
+		       : 0;
 }
 
 static int parse_script(const char *text, size_t len, json_t *spec, struct strbuf *errors)

@@ -79,6 +79,20 @@ const char *spec_more_lines(const char *text);
  * frees. */
 char *spec_script_workdir(const char *text, size_t len);
 
+/* What is shown in place of a secret. */
+#define SPEC_HIDDEN "***"
+/* Is a value of secret_env the secret itself, and no name of a file? */
+bool spec_secret_is_value(const char *text);
+/* Takes the values out of a parsed spec's (or effective values') secret_env, leaving SPEC_HIDDEN; those that are known
+ * go into `values` (may be NULL). Was there any? */
+bool spec_take_secrets(json_t *spec, json_t *values);
+
+/* A document as it may be kept: in `out`, but for SPEC_AS_IT_IS, which leaves it alone. */
+enum spec_redaction { SPEC_AS_IT_IS, SPEC_MASKED, SPEC_WITHHELD };
+enum spec_redaction spec_redact(const char *text, size_t len, struct strbuf *out);
+/* The same for sentences about such a document. */
+void spec_redact_why(struct strbuf *why);
+
 /* Equal but for DAGSTER_PIPES_* in env: what a second write of `spec` is compared with. */
 bool spec_equal(const json_t *a, const json_t *b);
 

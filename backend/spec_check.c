@@ -404,6 +404,7 @@ static const struct rule {
 	  "the text of a script that begins with #! and the path of an interpreter, such as #!/bin/bash (a file is shipped with "
 	  "`payload`)" },
 	{ "payload", local_path_ok, "the absolute path of a local file" },
+	{ "pipes_module", spec_pipes_module_ok, "the absolute path of a local dagster_pipes that ends in .whl or .py" },
 	{ "cluster", plain_name_ok, WANT_NAME },
 	{ "profile", plain_name_ok, WANT_NAME },
 	{ "name", job_name_ok, "at most 128 bytes" },
@@ -446,6 +447,8 @@ static const struct choice {
 	{ "launcher", "spark", "Spark is not started yet; use bash and start it in the command" },
 	{ "pipes_exception", "fail", NULL },
 	{ "pipes_exception", "ignore", NULL },
+	{ "scope", "session", NULL },
+	{ "scope", "lease", NULL },
 	{ "mode", "slurm", NULL },
 	{ "mode", "local", NULL },
 	{ "mode", "slurm-session", NULL },
@@ -471,6 +474,7 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 	return spec_complain(errors, "'%s' must be %s, not '%s'", key,
 			     strcmp(key, "mode") == 0              ? "slurm, local or ray"
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
+			     : strcmp(key, "scope") == 0           ? "session or lease"
 								   : "bash, ray or session",
 			     spec_show(text, shown));
 }

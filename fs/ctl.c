@@ -120,6 +120,13 @@ static void one_line(struct ctl_call *c, const char *line)
 	(void)node_of(c->fs, ino, &v);
 	if (ino_kind(ino) == INO_RUN) {
 		engine_verb(c->fs->en, ino_number(ino), line, request, line_done, c);
+	} else if (v.env) {
+		struct err e = ERR_INIT;
+		int rc = env_verb(c->fs, v.env, line, &e);
+
+		line_done(c, rc, e.text);
+	} else if (ino_kind(ino) == INO_ENV) {
+		line_done(c, -ENOENT, "it is not there any more");
 	} else if (v.cluster) {
 		struct err e = ERR_INIT;
 		int rc = engine_cluster_verb(c->fs->en, v.cluster->name, line, &e);
@@ -291,7 +298,10 @@ static void recall(struct fsys *fs, struct handle *h, uint64_t request)
 
 const char *ctl_verbs(const struct view *v)
 {
-	return v->run ? engine_verbs() : v->cluster ? "reconnect\n" : "reload\nstop\n";
+	return v->run       ? engine_verbs()
+	       : v->env     ? "remove\nverify\nkeep\nkeep off\n"
+	       : v->cluster ? "reconnect\n"
+			    : "reload\nstop\n";
 }
 
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)

@@ -31,6 +31,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		"  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
 		"  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		"  cat errors                                 what was refused, and why\n"
+		"  tail -f events                             what happens to all runs, JSON lines\n"
 		"\n"
 		"Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
 		"  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
@@ -167,6 +168,10 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY_FIRST + SET_TAG] = { "tag", NODE_DIR, 0555, 0, NULL, 0, "runs by tag" },
 	[FIXED_BY_FIRST + SET_NAME] = { "name", NODE_DIR, 0555, 0, NULL, 0, "runs by job name" },
 	[FIXED_BY_FIRST + SET_DAY] = { "day", NODE_DIR, 0555, 0, NULL, 0, "runs by day of creation (UTC)" },
+	[FIXED_EVENTS] = { "events", NODE_FEED, 0444, 0, NULL, 0,
+			   "every change of a run's status and every message of a job; JSON lines" },
+	[FIXED_ENVS] = { "envs", NODE_DIR, 0555, 0, NULL, 0,
+			 "what is unpacked on clusters: archives, libraries, files" },
 	{ 0 },
 };
 
@@ -238,6 +243,9 @@ const struct node *node_of(const struct fsys *fs, uint64_t ino, struct view *v)
 	case INO_RUN:
 		v->run = engine_run(fs->en, num);
 		return v->run && row < table_len(run_nodes) ? &run_nodes[row] : NULL;
+	case INO_ENV:
+		v->env = env_find(v->fs, num);
+		return v->env && row < table_len(env_nodes) ? &env_nodes[row] : NULL;
 	case INO_CLUSTER:
 		if (num >= cf->n_clusters)
 			return NULL;

@@ -39,6 +39,7 @@ enum node_class {
 	NODE_PROBE,   /* a document that the cluster is asked for at open */
 	NODE_RAY,     /* of a Ray cluster, asked for at open */
 	NODE_READY,   /* blocks until the Ray cluster is ready, or will never be */
+	NODE_FEED,    /* the root's events */
 	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
 };
 
@@ -56,6 +57,7 @@ struct view {
 	struct fsys *fs;
 	const struct run *run;
 	const struct cluster_conf *cluster;
+	const struct env_item *env;
 };
 
 struct node {
@@ -73,6 +75,7 @@ struct node {
 extern const struct node run_nodes[];
 extern const struct node cluster_nodes[];
 extern const struct node fixed_nodes[];
+extern const struct node env_nodes[];
 
 /* Rows of fixed_nodes, in its order. */
 enum fixed {
@@ -94,6 +97,9 @@ enum fixed {
 };
 
 enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_N };
+
+#define FIXED_ENVS ((uint32_t)FIXED_BY_FIRST + SET_N + 1) /* in the root, behind that */
+#define FIXED_EVENTS ((uint32_t)FIXED_BY_FIRST + SET_N) /* in the root, behind all others */
 
 /* Rows of run_nodes that others name. */
 enum { RUN_ROW_DIR, RUN_ROW_RESULTS, RUN_ROW_WORK, RUN_ROW_FILES, RUN_ROW_FIRST_FILE };
@@ -126,6 +132,7 @@ struct fsys {
 	struct hmap values;   /* known set values, by hash */
 	struct hmap paths;    /* path tables, by run number */
 	struct hmap probes;   /* last answers of clusters */
+	struct list envs;     /* what is known of environments, a list per cluster (files_envs.c) */
 	size_t n_parked;
 	bool asleep;           /* the machine is about to sleep: nobody may wait */
 	int64_t journal_us;    /* for how long requests wait for the journal */
@@ -274,6 +281,7 @@ void grow_open(struct fsys *fs, const struct run *r, int stream, struct fuse_fil
 void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+void feed_read(struct fsys *fs, fuse_req_t req, uint64_t off, size_t size);
 /* Would a read be answered now? For poll(2). */
 bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off);
 
@@ -356,6 +364,16 @@ void probes_release(struct fsys *fs);
 void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h);
 /* Reads; asks again when an earlier worker had the answer. */
 void probe_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+
+/* --- environments on clusters (files_envs.c) --- */
+
+const struct env_item *env_find(struct fsys *fs, uint32_t number);
+int env_lookup(struct fsys *fs, const char *name, uint64_t *ino);
+void env_readdir(struct fsys *fs, uint64_t off, tree_fill fill, void *arg);
+int64_t env_mtime(const struct env_item *env);
+/* A line of its ctl: 0 when it was sent, else a negative errno with a text. */
+int env_verb(struct fsys *fs, const struct env_item *env, const char *line, struct err *e);
+void envs_release(struct fsys *fs);
 
 /* --- the rest --- */
 

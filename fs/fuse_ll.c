@@ -623,6 +623,9 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 		case NODE_PROBE:
 			probe_read(fs, req, h, off, size);
 			break;
+		case NODE_FEED:
+			feed_read(fs, req, off, size);
+			break;
 		case NODE_CONTEXT:
 			read_context(fs, req, h, off, size);
 			break;

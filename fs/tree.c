@@ -82,6 +82,14 @@ static int lookup_fixed(struct fsys *fs, uint64_t parent, const char *name, uint
 {
 	uint32_t first, last;
 
+	if (ino_kind(parent) == INO_ROOT && strcmp(name, fixed_nodes[FIXED_EVENTS].name) == 0) {
+		*ino = fixed_ino(fs, FIXED_EVENTS);
+		return 0;
+	}
+	if (ino_kind(parent) == INO_ROOT && strcmp(name, fixed_nodes[FIXED_ENVS].name) == 0) {
+		*ino = fixed_ino(fs, FIXED_ENVS);
+		return 0;
+	}
 	if (!fixed_children(parent, &first, &last))
 		return -ENOENT;
 	for (uint32_t i = first; i <= last; i++) {
@@ -107,6 +115,8 @@ static int lookup_in_fixed(struct fsys *fs, uint64_t parent, const char *name, u
 		*ino = ino_make(INO_RUN, r->num, RUN_ROW_DIR);
 		return 0;
 	}
+	if (row == FIXED_ENVS)
+		return env_lookup(fs, name, ino);
 	if (row == FIXED_CLUSTERS) {
 		for (uint32_t i = 0; i < cf->n_clusters; i++) {
 			if (strcmp(cf->clusters[i]->name, name) != 0)
@@ -149,6 +159,12 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 		if (row < 0 || !r || (ray_row(&run_nodes[row]) && !ray_has(r)))
 			return -ENOENT;
 		*ino = table_ino(fs, INO_RUN, ino_number(parent), run_nodes, (uint32_t)row);
+		return 0;
+	case INO_ENV:
+		row = ino_row(parent) ? -ENOTDIR : find_row(env_nodes, 1, name);
+		if (row < 0 || !env_find(fs, ino_number(parent)))
+			return -ENOENT;
+		*ino = table_ino(fs, INO_ENV, ino_number(parent), env_nodes, (uint32_t)row);
 		return 0;
 	case INO_CLUSTER:
 		return lookup_cluster(fs, parent, name, ino);
@@ -235,6 +251,8 @@ static int64_t shared_mtime(const struct fsys *fs, const struct node *nd, const 
 {
 	if (nd == &fixed_nodes[FIXED_ERRORS])
 		return errors_mtime(fs);
+	if (nd->class == NODE_FEED)
+		return engine_feed_len(fs->en) ? engine_feed_time(fs->en) : fs->mounted;
 	if (nd->class != NODE_DOC)
 		return fs->mounted;
 	return v->cluster ? link_mtime(fs, v->cluster->name) : runs_mtime(fs, nd == &fixed_nodes[FIXED_STATUS]);
@@ -248,6 +266,8 @@ int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v)
 		return fs->built;
 	if (nd->class == NODE_PROBE)
 		return probe_mtime(fs, v, nd->name);
+	if (v->env)
+		return env_mtime(v->env);
 	if (!r)
 		return shared_mtime(fs, nd, v);
 	switch (nd->class) {
@@ -294,6 +314,9 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 		break;
 	case NODE_CTL:
 		n = strlen(ctl_verbs(v));
+		break;
+	case NODE_FEED:
+		n = engine_feed_len(fs->en);
 		break;
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
@@ -469,8 +492,12 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 	const struct config *cf = engine_config(fs->en);
 	uint32_t first, last, row = ino_kind(ino) == INO_ROOT ? 0 : ino_row(ino);
 
-	if (row >= FIXED_BY_FIRST)
+	if (row >= FIXED_BY_FIRST && row < FIXED_BY_FIRST + SET_N)
 		return by_readdir(fs, (enum set_kind)(row - FIXED_BY_FIRST), off, fill, arg);
+	if (row == FIXED_ENVS) {
+		env_readdir(fs, off, fill, arg);
+		return 0;
+	}
 	if (row == FIXED_CLUSTERS) {
 		for (uint32_t i = (uint32_t)off; i < cf->n_clusters; i++)
 			if (!fill(arg, cf->clusters[i]->name, ino_make(INO_CLUSTER, i, 0), i + 1))
@@ -481,6 +508,9 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 		return -ENOTDIR;
 	if (off < ROWS_OFF && readdir_rows(fs, fixed_nodes, first, last, ino_make(INO_FIXED, 0, 0), off, fill, arg))
 		return 0;
+	if (ino_kind(ino) == INO_ROOT)
+		(void)readdir_rows(fs, fixed_nodes, FIXED_EVENTS, FIXED_ENVS, ino_make(INO_FIXED, 0, 0), off, fill,
+				   arg);
 	if (row == FIXED_RUNS)
 		readdir_runs(fs, off, fill, arg);
 	return 0;
@@ -498,6 +528,11 @@ int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, vo
 		if (!engine_run(fs->en, ino_number(ino)))
 			return -ENOENT;
 		readdir_run(fs, ino, off, fill, arg);
+		return 0;
+	case INO_ENV:
+		if (!env_find(fs, ino_number(ino)))
+			return -ENOENT;
+		(void)readdir_rows(fs, env_nodes, 1, 255, ino_make(INO_ENV, ino_number(ino), 0), off, fill, arg);
 		return 0;
 	case INO_CLUSTER:
 		if (ino_row(ino) == 0)

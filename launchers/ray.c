@@ -76,9 +76,10 @@ static const char own[] =
 	"fi\n"
 	"SLURMRAY_RAY_WORK=$PWD bash \"${0%/job}/ray-keeper\" \"${0%/job}\" run </dev/null >/dev/null 2>>\"${0%/job}/ray.log\" &\n";
 
-static const char none[] = "[ -n \"${SLURMRAY_RAY:-}\" ] || {\n"
-			   "\techo 'Ray: its session has none (say ray=true there)' | tee \"${0%/job}/reason\" >&2\n"
-			   "\techo ray >\"${0%/job}/fault\"\n"
+static const char none[] = "_own=${_own:-${0%/job}}\n"
+			   "[ -n \"${SLURMRAY_RAY:-}\" ] || {\n"
+			   "\techo 'Ray: its session has none (say ray=true there)' | tee \"$_own/reason\" >&2\n"
+			   "\techo ray >\"$_own/fault\"\n"
 			   "\texit 78\n"
 			   "}\n";
 
@@ -95,6 +96,7 @@ void ray_connect(const struct job *job, struct strbuf *body)
 		strbuf_addf(body,
 			    "if [ -n \"${SLURMRAY_RAY:-}\" ]; then\n"
 			    "\t_ray=$SLURMRAY_RAY _ray_must=%s _ray_limit=%" PRId64 "\n"
+			    "\t# shellcheck disable=SC1091 # of the session\n"
 			    "\t. \"${_ray%%/ray}/ray-connect\"\n"
 			    "fi\n",
 			    must ? "1" : "''", tenths);

@@ -100,8 +100,8 @@ n=40
 for shell in dash bash; do
 	n=$((n + 10))
 	begin $shell $n 'echo $RAY_ADDRESS $RAY_AUTH_MODE; cat ../ray/state; exec sleep 47812'
-	ok "$shell: ready" eventually 30 ray_is ready
-	ok "$shell: the command runs" eventually 30 grep -q ready "$A/stdout"
+	ok "$shell: ready" eventually 60 ray_is ready
+	ok "$shell: the command runs" eventually 60 grep -q ready "$A/stdout"
 	is "$shell: with the address" "$(head -n 1 "$A/stdout")" "$(cat "$A/ray/address") disabled"
 	like "$shell: the nodes" "$(tr '\n' ' ' <"$A/ray/nodes")" '^n1 [0-9.]* idn1 ALIVE 4 0 n2 [0-9.]* idn2 ALIVE 4 0 $'
 	is "$shell: what is free" "$(cat "$A/ray/available")" "CPU 1 of 8"
@@ -110,36 +110,36 @@ for shell in dash bash; do
 	ok "$shell: logs of both" eventually 20 sh -c "grep -q 'n1 line' '$A/ray/logs/n1/raylet.out' && grep -q 'n2 line 3' '$A/ray/logs/n2/raylet.out'"
 	not_ok "$shell: each its own" grep -q n1 "$A/ray/logs/n2/raylet.out"
 	kill -USR1 "$(cat "$A/pid")"
-	ok "$shell: the command's end" eventually 30 has_ended $n
+	ok "$shell: the command's end" eventually 60 has_ended $n
 	is "$shell: is the run's" "$(code $n) $(fault $n)" "138 -"
 	ok "$shell: and nothing is there then" eventually 5 nothing_left
 	is "$shell: as its state says" "$(cat "$A/ray/state")" ended
 done
 
 begin bash 70 'exec sleep 47812'
-ok "ready" eventually 30 ray_is ready
+ok "ready" eventually 60 ray_is ready
 pkill -KILL -f "ray-node $A n2 worker 2\$"
-ok "a node's program is killed: a worker is lost" eventually 30 ray_is degraded
+ok "a node's program is killed: a worker is lost" eventually 60 ray_is degraded
 ok "what it had goes too" eventually 10 sh -c "! grep -alsF '@n2;' /proc/[0-9]*/environ | grep -q ."
 # shellcheck disable=SC2046 # pids
 kill -KILL $(for p in $(left | cut -d/ -f3); do grep -qsa 'ray.start' "/proc/$p/cmdline" && echo "$p"; done)
-ok "without its head the run ends" eventually 30 has_ended 70
+ok "without its head the run ends" eventually 60 has_ended 70
 is "by that fault" "$(code 70) $(fault 70)" "- ray"
 like "with a sentence" "$(reason 70)" 'the head on n1 ended by itself'
 ok "nothing is left" eventually 10 nothing_left
 
 begin bash 80 'exec sleep 47812'
-ok "ready" eventually 30 ray_is ready
+ok "ready" eventually 60 ray_is ready
 kill -KILL "$(cat "$A/ray.d/keeper")"
 ok "the keeper is killed: nothing is left" eventually 10 nothing_left
 is "and its state says so" "$(cat "$A/ray/state")" failed
 kill -TERM "$(cat "$A/pid")"
-ok "the run can end" eventually 30 has_ended 80
+ok "the run can end" eventually 60 has_ended 80
 
 begin bash 90 'exec sleep 47812'
-ok "ready" eventually 30 ray_is ready
+ok "ready" eventually 60 ray_is ready
 pkill -KILL -f "ray-node $A n[12] (head|worker)" # the guards, too
-ok "all programs of the head are killed" eventually 30 has_ended 90
+ok "all programs of the head are killed" eventually 60 has_ended 90
 is "the run ends by that" "$(fault 90)" ray
 ok "nothing is left" eventually 10 nothing_left
 

@@ -233,8 +233,8 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 
 static void later_keys_say_so(void **state)
 {
-	static const char *const keys[] = { "address",    "start",    "auth_command",   "transfer_host", "on_event",
-					    "max_queued", "max_runs", "max_node_hours", "cache_size",    "keep" };
+	static const char *const keys[] = { "address",  "start",          "auth_command", "transfer_host", "max_queued",
+					    "max_runs", "max_node_hours", "cache_size",   "keep" };
 	char text[128], want[128];
 
 	(void)state;

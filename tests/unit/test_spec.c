@@ -622,9 +622,16 @@ static void test_choices(void **state)
 	check_value("pipes", "true", "true");
 	check_value("pipes", "\"false\"", "false");
 	check_value("pipes", "1", NULL);
-	refuse("pipes=inject -- a\n",
-	       "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the job runs, "
-	       "or list its one file in `files`");
+	check_value("pipes", "\"inject\"", "\"inject\"");
+	check_value("pipes", "\"/home/me/dagster_pipes-1.whl\"", "\"/home/me/dagster_pipes-1.whl\"");
+	check_value("pipes", "\"/home/me/dagster_pipes.py\"", "\"/home/me/dagster_pipes.py\"");
+	check_value("pipes", "\"dagster_pipes.py\"", NULL);
+	check_value("pipes", "\"/home/me/dagster_pipes\"", NULL);
+	check_value("pipes_module", "\"/home/me/a.whl\"", "\"/home/me/a.whl\"");
+	check_value("pipes_module", "\"a.whl\"", NULL);
+	refuse("pipes=injekt -- a\n",
+	       "'pipes' must be true, false, inject, or the absolute path of a dagster_pipes of this "
+	       "machine that ends in .whl or .py");
 	check_value("extras", "{\"a\": [1, {\"b\": null}]}", "{\"a\": [1, {\"b\": null}]}");
 	check_value("extras", "\"{}\"", "{}");
 	check_value("extras", "[1]", NULL);
@@ -1241,9 +1248,11 @@ static bool usable(const struct spec_key *k)
 {
 	static const char *const own_form[] = { "script",
 						"payload",
+						"pipes_module",
 						"launcher",
 						"mode",
 						"pipes_exception",
+						"scope",
 						"cluster",
 						"profile",
 						"key",
