@@ -136,6 +136,9 @@ bench-messages: $O/slurmray
 bench-dagster: $O/slurmray
 	$(Q)BUILD=$O tests/bench/dagster
 
+bench-sessions: $O/slurmray tools
+	$(Q)BUILD=$O tests/bench/sessions
+
 fuzz:
 	$(Q)scripts/deps lint
 	$(Q)+$(MAKE) --no-print-directory CC=clang SANITIZE=fuzzer-no-link,address,undefined run-fuzz
@@ -182,6 +185,7 @@ help:
 	@echo 'make lint          clang-tidy, cppcheck, shellcheck, layers, headers'
 	@echo 'make fuzz          each fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make bench         stat, open and read against the fastest possible server; submission against ssh srun'
+	@echo 'make bench-sessions  steps of a warm session against srun --overlap: their start, their end, how many in a second'
 	@echo 'make bench-messages  messages of Dagster Pipes: what a plain file loses, and what slurmray loses, in 20 runs each'
 	@echo 'make bench-dagster   assets of Dagster beside dagster-slurm: what is added to ssh srun, and 20 and 100 at once'
 	@echo 'make install       PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
@@ -190,6 +194,6 @@ help:
 
 -include $(shell find $O/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster torture torture-mutants bench bench-messages bench-dagster fuzz run-fuzz lint \
+.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster torture torture-mutants bench bench-messages bench-dagster bench-sessions fuzz run-fuzz lint \
 	check-headers check-layers quickstart demo install clean help
 .SECONDARY:

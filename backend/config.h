@@ -66,6 +66,9 @@ const struct cluster_conf *config_cluster(const struct config *c, const char *na
 /* The command that is run for each change of a run on this cluster, or NULL. */
 const char *config_on_event(const struct config *c, const char *cluster);
 
+/* Why a key of a run in a session is ignored. */
+#define CONFIG_SESSIONS_OWN "the session's own counts"
+
 /* A spec with everything merged in. */
 struct effective {
 	const struct cluster_conf *cluster; /* borrowed from the configuration */

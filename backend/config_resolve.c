@@ -354,7 +354,7 @@ static int ignore_session_keys(struct effective *eff, struct strbuf *errors)
 			rc = strbuf_complain(
 				errors, "%s: a run in a session cannot have its own: give it to the session", k->name);
 		else
-			json_object_set_new(eff->ignored, k->name, json_string("the session's own counts"));
+			json_object_set_new(eff->ignored, k->name, json_string(CONFIG_SESSIONS_OWN));
 	}
 	return rc;
 }

@@ -57,6 +57,8 @@ void erun_free(struct erun *er)
 	waiters_free(&er->created);
 	waiters_free(&er->decided);
 	waiters_free(&er->verb_waiters);
+	free(er->session);
+	json_decref(er->leases);
 	event_free(er->held_end);
 	run_free(er->r);
 	free(er->directory);
@@ -531,6 +533,8 @@ static void first_actions(struct engine *en)
 	store_txn_mount(t, en->conf.mount_id);
 	store_post(en->store, t);
 	for (size_t i = 0; i < en->n_order; i++)
+		engine_inputs_recall(en, en->order[i]);
+	for (size_t i = 0; i < en->n_order; i++)
 		if (is_running(en->order[i]->r))
 			engine_act(en, en->order[i]);
 	for (size_t i = 0; i < en->n_order; i++)
@@ -610,6 +614,7 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 		rc = start_clusters(en, e);
 	if (rc < 0)
 		goto fail;
+	engine_sessions_load(en);
 	first_actions(en);
 	*out = en;
 	return 0;

@@ -170,6 +170,7 @@ static void applied(struct engine *en, struct erun *er, const struct event *ev, 
 	engine_post_next(en, er);
 	engine_act(en, er);
 	act_verbs(en, er);
+	engine_session_tell(en, er);
 	if (ended) {
 		engine_logs_done(en, er);
 		engine_act_gated(en);
@@ -373,6 +374,7 @@ static void act_submitted(struct engine *en, struct erun *er)
 	}
 	engine_act_forwards(en, er);
 	act_verbs(en, er);
+	engine_session_tell(en, er);
 }
 
 /* An ended run whose logs were not all here when the worker before this one stopped. */

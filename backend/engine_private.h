@@ -69,6 +69,10 @@ struct erun {
 	int verb_code;        /* answer to the last verb */
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;
+	char *session;       /* the name, of a session; NULL: it is none */
+	json_t *leases;      /* of a session: as they will be when all events are committed; NULL: as the facts say */
+	int64_t leases_told; /* real us: the newest that the cluster was told of */
+	bool stop_sent;
 	int64_t hot_at;  /* monotonic us: the cluster was last told that somebody reads */
 	int64_t look_at; /* the same: that somebody looks, at what */
 	unsigned look;
@@ -201,6 +205,8 @@ int engine_render(struct engine *en, const struct run *r, uint32_t attempt, cons
 /* 1: every dependency is satisfied, 0: not yet (er->gate says why), -1: never (likewise), -EINVAL: `errors` say why
  * not. */
 int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors);
+/* At start: a live run that has results of others as inputs knows of them again, whatever its status. */
+void engine_inputs_recall(struct engine *en, struct erun *er);
 /* What a queued run waits for, "TYPE:RUN" each, NULL-ended; NULL: nothing, or it cannot be said. Borrowed. */
 char *const *engine_after(struct engine *en, struct erun *er);
 struct creq *engine_creq(struct engine *en, struct erun *er, enum creq_type type, uint64_t ticket);
@@ -295,8 +301,24 @@ void engine_remove_tree(const char *path);
 /* Gives run `to` the shipped files of run `from` (as links: files of submitted runs do not change). */
 int engine_link_files(struct engine *en, uint32_t from, uint32_t to, struct err *e);
 
+/* engine_session.c */
+void engine_sessions_load(struct engine *en);
+/* A live session of this name, submitted, drafted or about to be, but for `but`. */
+struct erun *engine_session_live(struct engine *en, const char *name, const struct erun *but);
+/* It has a name from now on; those who had it before lose it when it is in the journal. */
+void engine_session_named(struct erun *er, const char *name);
+void engine_session_created(struct engine *en, const struct erun *er);
+/* Does a run that has not ended belong to it? */
+bool engine_session_used(const struct engine *en, const struct run *session);
+/* As engine_gate_open, for the session that a run starts in. */
+int engine_session_gate(struct engine *en, struct erun *er, struct strbuf *why);
+/* Tells the session what it was not told yet: leases, stop. */
+void engine_session_tell(struct engine *en, struct erun *er);
+void engine_session_untold(struct erun *er, const char *verb);
+/* The session that `session=any` means: one that is there, or NULL. `want` is what a new one would be. */
+const struct run *engine_session_fitting(struct engine *en, const struct effective *want, double tolerance);
+
 /* engine_submit.c */
-bool engine_is_session(const struct run *r);
 void engine_created(struct engine *en, struct pending *p, int code); /* frees p */
 void engine_key_add(struct engine *en, const char *key, const char *value);
 /* A new run of an ended one's spec: without its key, with its files. */

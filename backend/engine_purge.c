@@ -81,6 +81,10 @@ void engine_purge(struct engine *en, uint32_t num, uint64_t request, engine_done
 		   "the run is live: cancel it first (echo cancel > ctl), rmdir purges ended runs and drafts");
 		return;
 	}
+	if (er->session && engine_session_used(en, er->r)) {
+		cb(arg, -EBUSY, "runs that started or wait in this session have not ended yet");
+		return;
+	}
 	p = engine_pending(en, PENDING_PURGE, num, &ticket);
 	p->request = request;
 	p->result = xstrdup("purged");

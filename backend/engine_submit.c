@@ -80,8 +80,11 @@ static void fingerprint(const json_t *spec, char out[PRINT_SIZE])
 /* --- submitting --- */
 
 struct prepared {
-	json_t *spec;    /* without secrets, and so is everything below */
-	json_t *secrets; /* their values */
+	json_t *spec;             /* without secrets, and so is everything below */
+	json_t *secrets;          /* their values */
+	bool session;             /* it is one */
+	const struct run *holder; /* the session that it is to start in */
+	char *name;               /* of the session that it is, or NULL */
 	struct effective eff;
 	struct job job;
 	struct strbuf effective, script, context, errors;
@@ -92,6 +95,7 @@ static void prepared_release(struct prepared *p)
 {
 	json_decref(p->spec);
 	json_decref(p->secrets);
+	free(p->name);
 	effective_release(&p->eff);
 	job_release(&p->job);
 	strbuf_release(&p->effective);
@@ -120,27 +124,26 @@ static int check_dependencies(struct engine *en, const struct run *as, struct pr
 	return rc;
 }
 
-bool engine_is_session(const struct run *r)
-{
-	const char *launcher = run_fact(r, "launcher");
-
-	return launcher && strcmp(launcher, "session") == 0;
-}
-
+/* The session that the run is to start in; NULL: none. */
 static int check_session(const struct engine *en, struct prepared *p)
 {
 	const char *id = p->job.session;
-	const struct run *s = id ? engine_run_by_id(en, id) : NULL;
+	const struct run *s = p->holder, *other = id && !s ? engine_run_by_id(en, id) : NULL;
 
 	if (!id)
 		return 0;
-	if (!s || !engine_is_session(s))
-		return strbuf_complain(
-			&p->errors,
-			s ? "session: run %s is no session (launcher=session)" : "session: there is no session %s", id);
+	if (!s)
+		return strbuf_complain(&p->errors,
+				       other ? "session: run %s is no session (launcher=session)"
+					     : "session: there is no session %s",
+				       id);
+	if (s->status == RUN_DRAFT)
+		return strbuf_complain(&p->errors, "session: %s has no spec yet: write sessions/%s/spec first", id, id);
 	if (!run_is_live(s))
 		return strbuf_complain(&p->errors, "session: %s has ended (%s): begin a new one", id,
 				       run_status_name(s->status));
+	if (s->cancel_wanted || json_is_true(json_object_get(s->facts, "session_stop")))
+		return strbuf_complain(&p->errors, "session: %s is about to end: begin a new one", id);
 	if (strcmp(s->cluster, p->eff.cluster->name) != 0)
 		return strbuf_complain(&p->errors, "session: %s is on cluster %s, and the run is to be on %s", id,
 				       s->cluster, p->eff.cluster->name);
@@ -154,8 +157,59 @@ static int check_paths(const struct engine *en, struct prepared *p)
 	return job_paths_check(&p->job, &where, &p->errors);
 }
 
+static bool is_session_spec(const json_t *spec)
+{
+	const char *launcher = json_string_value(json_object_get(spec, "launcher"));
+
+	return launcher && strcmp(launcher, "session") == 0;
+}
+
+/* A session has the name of its directory, or the one that its spec gives it. */
+static int take_name(const struct engine_submit *s, struct prepared *p)
+{
+	const char *said = json_string_value(json_object_get(p->spec, "name"));
+	struct err e = ERR_INIT;
+
+	if (s->session_name && said && strcmp(said, s->session_name) != 0)
+		return strbuf_complain(&p->errors, "name: this session's is %s", s->session_name);
+	if (!s->session_name && said && s->session && !spec_name_ok(said, &e))
+		return strbuf_complain(&p->errors, "name: %s", e.text);
+	if (s->session_name)
+		(void)json_object_set_new(p->spec, "name", json_string(s->session_name));
+	said = s->session_name ? s->session_name : said;
+	p->name = said && spec_name_ok(said, &e) ? xstrdup(said) : NULL;
+	return 0;
+}
+
+/* What goes without saying where the document was written. */
+static int take_place(const struct engine *en, const struct engine_submit *s, struct prepared *p)
+{
+	const char *said = json_string_value(json_object_get(p->spec, "session"));
+	const struct run *into = s->into ? engine_run(en, s->into) : NULL;
+
+	p->session = is_session_spec(p->spec);
+	if (p->session && s->into)
+		return strbuf_complain(&p->errors, "launcher: a session cannot start in another");
+	if (p->session)
+		return take_name(s, p);
+	if (s->into && !into)
+		return strbuf_complain(&p->errors, "this session was purged");
+	if (said && strcmp(said, "any") == 0)
+		return 0; /* see any() */
+	if (into && said && engine_session(en, said) != into)
+		return strbuf_complain(&p->errors, "session: what is written here runs in %s",
+				       engine_session_name(into));
+	if (into && !said)
+		(void)json_object_set_new(
+			p->spec, "session",
+			json_string(engine_session_current(en, into) ? engine_session_name(into) : into->id));
+	said = json_string_value(json_object_get(p->spec, "session"));
+	p->holder = into ? into : said ? engine_session(en, said) : NULL;
+	return 0;
+}
+
 /* The document alone: what it says and its fingerprint. A spec that is submitted again leaves its key to the first. */
-static int parse(const char *text, size_t len, bool again, struct prepared *p)
+static int parse(const struct engine *en, const struct engine_submit *s, bool again, struct prepared *p)
 {
 	int rc;
 
@@ -164,7 +218,10 @@ static int parse(const char *text, size_t len, bool again, struct prepared *p)
 	strbuf_init(&p->script);
 	strbuf_init(&p->context);
 	strbuf_init(&p->errors);
-	rc = spec_parse(text, len, &p->spec, &p->errors);
+	rc = s->session ? spec_parse_session(s->text, s->len, &p->spec, &p->errors)
+			: spec_parse(s->text, s->len, &p->spec, &p->errors);
+	if (rc == 0)
+		rc = take_place(en, s, p);
 	if (rc < 0)
 		return rc;
 	if (again)
@@ -207,16 +264,25 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, co
 	return rc;
 }
 
+/* A run is where its session is. */
+static const char *hint_of(const struct engine_submit *s, const struct prepared *p)
+{
+	return s->cluster_hint                                     ? s->cluster_hint
+	       : p->holder && !json_object_get(p->spec, "cluster") ? p->holder->cluster
+								   : NULL;
+}
+
 void engine_check(struct engine *en, const char *text, size_t len, const char *cluster_hint, struct strbuf *out,
 		  int *code)
 {
+	const struct engine_submit s = { .text = text, .len = len, .cluster_hint = cluster_hint };
 	struct run *as = run_new(en->next_num);
 	struct prepared p;
 
 	as->id = xasprintf("%u", as->num);
-	*code = parse(text, len, false, &p);
+	*code = parse(en, &s, false, &p);
 	if (*code == 0)
-		*code = prepare(en, cluster_hint, as, NULL, &p);
+		*code = prepare(en, hint_of(&s, &p), as, NULL, &p);
 	if (*code == 0) {
 		strbuf_addbuf(out, &p.effective);
 		strbuf_addch(out, '\n');
@@ -256,6 +322,18 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 		(void)json_object_set_new(d, "ray", json_true());
 	if (p->job.session)
 		(void)json_object_set_new(d, "session", json_string(p->job.session));
+	if (p->holder) {
+		const json_t *policy = json_object_get(p->eff.values, "on_session_end");
+
+		(void)json_object_set_new(d, "session_run", json_string(p->holder->id));
+		if (policy)
+			(void)json_object_set(d, "on_session_end", (json_t *)policy);
+	}
+	if (p->session) {
+		(void)json_object_set_new(d, "session_name", json_string(p->name ? p->name : r->id));
+		if (p->job.time_s > 0)
+			(void)json_object_set_new(d, "session_time", json_integer(p->job.time_s));
+	}
 	if (tags)
 		(void)json_object_set(d, "tags", tags);
 	if (retry_of)
@@ -444,6 +522,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	point(POINT_ENGINE_CREATED);
 	if (r->status != RUN_DRAFT)
 		en->last = r->num;
+	engine_session_created(en, er);
 	engine_act(en, er);
 	p->done(p->arg, 0, r->id);
 	waiters_answer(en, &er->created, 0, r->id);
@@ -505,7 +584,9 @@ static int draft_allows(struct engine *en, const struct submission *sub, struct 
 	else if (er->r->status == RUN_DRAFT || (print && strcmp(print, p->print) == 0))
 		follow(en, er, sub->cb, sub->arg);
 	else
-		refuse(en, sub, -EEXIST, "this run was submitted with another spec: make a new run for this one");
+		refuse(en, sub, -EEXIST,
+		       er->session ? "the session was begun with another spec: end it first, or take another name"
+				   : "this run was submitted with another spec: make a new run for this one");
 	return 0;
 }
 
@@ -533,10 +614,190 @@ static void create(struct engine *en, const struct submission *sub, struct erun 
 		en->next_num++;
 		engine_add(en, er);
 	}
+	if (p->session)
+		engine_session_named(er, p->name ? p->name : er->r->id);
 	drop_after(er);
 	er->after = dup_after(p->job.after); /* seen at once by a spec that would close a circle with it */
 	d = create_data(er->r, p, s->len, sub->retry_of ? sub->retry_of->id : NULL);
 	post_create(en, er, event_new(EV_CREATE, clock_real(en->clock), d), sub, p);
+}
+
+/* A session of this name is there: the same one again is that one. Returns 1 when there is none. */
+static int attach(struct engine *en, const struct submission *sub, const struct erun *er, const struct prepared *p)
+{
+	const char *name = !p->session ? NULL : p->name ? p->name : er && !er->session ? er->r->id : NULL;
+	struct erun *live = name ? engine_session_live(en, name, er) : NULL;
+	const char *print = live ? run_fact(live->r, "spec_print") : NULL;
+	char text[400];
+
+	if (!live)
+		return 1;
+	if (!er && strcmp(*live->creating ? live->creating : print ? print : "", p->print) == 0) {
+		follow(en, live, sub->cb, sub->arg);
+		return 0;
+	}
+	(void)snprintf(
+		text, sizeof(text),
+		live->r->status == RUN_DRAFT
+			? "the session %s is a draft: write its spec to sessions/%s/spec"
+			: "the session %s is there already, with another spec: end it first, or take another name",
+		name, name);
+	refuse(en, sub, -EEXIST, text);
+	return 0;
+}
+
+/* What has ended leaves its name to the next: its spec written again begins that. */
+static bool begins_next(const struct engine_submit *s, const struct erun *er)
+{
+	return s->session && er && er->session && !run_is_live(er->r);
+}
+
+/* --- session=any --- */
+
+/* A run that goes on when the session that was made for it is in the journal. */
+struct any_call {
+	struct engine *en;
+	struct engine_submit s;
+	uint32_t retry_of;
+	char *text, *hint;
+	engine_done cb;
+	void *arg;
+	void (*drop)(void *arg);
+};
+
+static void any_free(struct any_call *c)
+{
+	free(c->text);
+	free(c->hint);
+	free(c);
+}
+
+static void any_drop(void *arg)
+{
+	struct any_call *c = arg;
+
+	if (c->drop)
+		c->drop(c->arg);
+	any_free(c);
+}
+
+static void submit(struct engine *en, const struct submission *sub);
+
+static void any_made(void *arg, int code, const char *text)
+{
+	struct any_call *c = arg;
+	const struct run *session = code == 0 ? engine_run_by_id(c->en, text) : NULL;
+	const struct submission sub = { &c->s, c->retry_of ? engine_run(c->en, c->retry_of) : NULL, c->cb, c->arg,
+					c->drop };
+
+	if (session) {
+		c->s.into = session->num;
+		submit(c->en, &sub);
+	} else {
+		c->cb(c->arg, code < 0 ? code : -ENOENT, code < 0 ? text : "the session was purged");
+	}
+	any_free(c);
+}
+
+/* What the run wants of a session, as a session's spec; what is the run's own stays with it. */
+static json_t *session_part(json_t *spec)
+{
+	static const char *const steps[] = { "dependency", "ntasks", "cpus_per_task" };
+	static const char *const shared[] = { "cluster", "profile", "setup", "environment", "idle", "max_steps" };
+	json_t *out = json_object();
+
+	for (const struct spec_key *k = spec_keys; k->name; k++) {
+		json_t *v = json_object_get(spec, k->name);
+		bool own = !(k->flags & (SPEC_SBATCH | SPEC_PLACEMENT)) || (k->flags & SPEC_RUN_IDS), both = false;
+
+		for (size_t i = 0; i < ARRAY_SIZE(steps); i++)
+			both |= strcmp(steps[i], k->name) == 0;
+		for (size_t i = 0; i < ARRAY_SIZE(shared); i++)
+			if (strcmp(shared[i], k->name) == 0)
+				own = false, both = true;
+		if (!v || own || strcmp(k->name, "name") == 0 || strcmp(k->name, "dependency") == 0)
+			continue;
+		(void)json_object_set(out, k->name, v);
+		if (!both)
+			(void)json_object_del(spec, k->name);
+	}
+	(void)json_object_del(spec, "idle");
+	(void)json_object_del(spec, "max_steps");
+	(void)json_object_set_new(out, "launcher", json_string("session"));
+	return out;
+}
+
+static int tolerance_of(const json_t *spec, double *out, struct strbuf *errors)
+{
+	const char *text = json_string_value(json_object_get(spec, "reuse_tolerance"));
+	char *end = NULL;
+
+	*out = text ? strtod(text, &end) : 0;
+	if (text && (!*text || *end || !(*out >= 0 && *out <= 1000)))
+		return strbuf_complain(errors, "reuse_tolerance: a number such as 0.15, not '%s'", text);
+	return 0;
+}
+
+/*
+ * session=any: into a session that is there and fits, or into one that is made for it. Returns 1 when the caller should
+ * go on: p->holder is that session then. `whole` is as it was written, with its secrets.
+ */
+static int any(struct engine *en, const struct submission *whole, const struct submission *sub, struct prepared *p)
+{
+	const char *said = json_string_value(json_object_get(p->spec, "session"));
+	const struct own_call call_of = { any_made, any_drop, NULL };
+	struct engine_submit s = { .session = true, .uid = sub->s->uid };
+	struct submission made = { &s, NULL, call_of.done, NULL, call_of.drop };
+	struct effective want = { 0 };
+	struct any_call *c;
+	cleanup_free char *doc = NULL;
+	double tolerance;
+	json_t *part;
+	int rc;
+
+	if (p->session || p->holder || !said || strcmp(said, "any") != 0)
+		return 1;
+	part = session_part(p->spec);
+	rc = tolerance_of(p->spec, &tolerance, &p->errors);
+	if (rc == 0)
+		rc = config_resolve(en->conf.config, part, sub->s->cluster_hint, &want, &p->errors);
+	if (rc == 0 && sub->s->into)
+		p->holder = engine_run(en, sub->s->into);
+	else if (rc == 0)
+		p->holder = engine_session_fitting(en, &want, tolerance);
+	if (rc == 0)
+		effective_release(&want);
+	doc = rc == 0 ? json_dumps(part, 0) : NULL;
+	json_decref(part);
+	if (rc < 0) {
+		refuse(en, sub, rc, p->errors.buf);
+		return 0;
+	}
+	(void)json_object_del(p->spec, "reuse_tolerance");
+	if (p->holder)
+		(void)json_object_set_new(p->spec, "session",
+					  json_string(engine_session_current(en, p->holder)
+							      ? engine_session_name(p->holder)
+							      : p->holder->id));
+	if (p->holder)
+		return 1;
+	c = xcalloc(1, sizeof(*c));
+	c->en = en;
+	c->s = *whole->s;
+	c->text = xstrndup(whole->s->text, whole->s->len);
+	c->retry_of = sub->retry_of ? sub->retry_of->num : 0;
+	c->cb = sub->cb;
+	c->arg = sub->arg;
+	c->drop = sub->drop;
+	c->hint = sub->s->cluster_hint ? xstrdup(sub->s->cluster_hint) : NULL;
+	c->s.text = c->text;
+	c->s.cluster_hint = c->hint;
+	s.text = doc;
+	s.len = strlen(doc);
+	s.cluster_hint = c->hint;
+	made.arg = c;
+	submit(en, &made);
+	return 0;
 }
 
 static void submit(struct engine *en, const struct submission *whole)
@@ -554,11 +815,13 @@ static void submit(struct engine *en, const struct submission *whole)
 		sub->cb(sub->arg, -ENOENT, "this run was purged");
 		return;
 	}
+	if (begins_next(s, er))
+		er = NULL;
 	if (!er) {
 		fresh = run_new(en->next_num);
 		fresh->id = xasprintf("%u", fresh->num);
 	}
-	rc = parse(s->text, s->len, sub->retry_of != NULL, &p);
+	rc = parse(en, s, sub->retry_of != NULL, &p);
 	if (spec_redact(s->text, s->len, &kept) != SPEC_AS_IT_IS) {
 		shown.text = kept.buf;
 		shown.len = kept.len;
@@ -567,8 +830,9 @@ static void submit(struct engine *en, const struct submission *whole)
 	with.s = &shown;
 	if (rc < 0) {
 		refuse(en, sub, rc, p.errors.buf);
-	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p)) {
-		rc = prepare(en, s->cluster_hint, er ? er->r : fresh, sub->retry_of, &p);
+	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p) && attach(en, sub, er, &p) &&
+		   any(en, whole, sub, &p)) {
+		rc = prepare(en, hint_of(s, &p), er ? er->r : fresh, sub->retry_of, &p);
 		if (rc < 0) {
 			refuse(en, sub, rc, p.errors.buf);
 		} else {
@@ -595,7 +859,18 @@ void engine_submit_again(struct engine *en, const struct engine_submit *s, uint3
 			 const struct own_call *call)
 {
 	const struct run *old = engine_run(en, retry_of);
-	const struct submission sub = { s, old, call->done, call->arg, call->drop };
+	const bool session = old && engine_is_session(old);
+	const struct engine_submit as = { .text = s->text,
+					  .len = s->len,
+					  .draft = s->draft,
+					  .cluster_hint = s->cluster_hint,
+					  .request = s->request,
+					  .uid = s->uid,
+					  .session = session,
+					  .session_name = session && strcmp(engine_session_name(old), old->id) != 0
+								  ? engine_session_name(old)
+								  : NULL };
+	const struct submission sub = { &as, old, call->done, call->arg, call->drop };
 
 	if (old)
 		submit(en, &sub);
@@ -604,6 +879,39 @@ void engine_submit_again(struct engine *en, const struct engine_submit *s, uint3
 }
 
 /* --- drafts --- */
+
+void engine_session_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg)
+{
+	const struct engine_submit s = { .request = request };
+	const struct submission sub = { &s, NULL, cb, arg, NULL };
+	const char *known = engine_recall(en, request);
+	struct err e = ERR_INIT;
+	struct erun *er;
+	struct run *r;
+
+	if (known) {
+		cb(arg, 0, known);
+		return;
+	}
+	if (!spec_name_ok(name, &e)) {
+		cb(arg, -EINVAL, e.text);
+		return;
+	}
+	if (engine_session_live(en, name, NULL) || engine_session(en, name)) {
+		cb(arg, -EEXIST, "a session of this name is there already: rmdir removes one that has ended");
+		return;
+	}
+	r = run_new(en->next_num++);
+	r->id = xasprintf("%u", r->num);
+	er = erun_new(r);
+	engine_session_named(er, name);
+	engine_add(en, er);
+	post_create(en, er,
+		    event_new(EV_DRAFT, clock_real(en->clock),
+			      json_pack("{s:s, s:s, s:s, s:s}", "id", r->id, "source", "user", "launcher", "session",
+					"session_name", name)),
+		    &sub, NULL);
+}
 
 void engine_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg)
 {

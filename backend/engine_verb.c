@@ -149,6 +149,8 @@ void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, cons
 	bool is_hold = hold || strcmp(verb, "release") == 0;
 	const struct engine_link *link = engine_cluster_link(en, er->r->cluster);
 
+	if (away || code < 0)
+		engine_session_untold(er, verb);
 	/* A wish that did not reach the cluster is sent again when the link is there (engine_act). */
 	if (away && strcmp(verb, "cancel") == 0)
 		er->cancel_sent = false;
@@ -271,6 +273,23 @@ static void verb_signal(struct verb_call *v, struct erun *er)
 		finish(v, -EINVAL, "signal needs a name: signal USR1");
 	else
 		pass_on(v, er);
+}
+
+/* The session ends by itself, in order; what is not in the queue yet is cancelled. */
+static void verb_stop(struct verb_call *v, struct erun *er)
+{
+	json_t *d;
+
+	if (!er->session) {
+		finish(v, -EINVAL, "stop is for sessions: a run is ended with cancel");
+	} else if (!has_started(er)) {
+		verb_cancel(v, er);
+	} else {
+		d = json_object();
+		(void)json_object_set_new(d, "session_stop", json_true());
+		er->stop_sent = false;
+		post_verb(v, er, EV_FACTS, d, wished);
+	}
 }
 
 static void verb_update(struct verb_call *v, struct erun *er)
@@ -480,6 +499,7 @@ static void verb_unforward(struct verb_call *v, struct erun *er)
 
 static const struct verb verbs[] = {
 	{ "cancel", verb_cancel, false, true, "cancel wanted" },
+	{ "stop", verb_stop, false, true, "stop wanted" },
 	{ "signal", verb_signal, false, false, "" },
 	{ "hold", verb_hold, false, true, "hold wanted" },
 	{ "release", verb_release, false, true, "release wanted" },

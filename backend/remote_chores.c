@@ -8,6 +8,7 @@
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"
+#include "launchers/launcher.h"
 
 #include <string.h>
 
@@ -135,7 +136,10 @@ static size_t add_moves(const struct cluster *c, struct strbuf *code)
 		"if [ ! -f \"$d/ends/$e\" ] || [ ! -d \"$t\" ]; then :\n"
 		"elif [ -s \"$t/exit\" ] && read -r x <\"$d/ends/$e\" && read -r y <\"$t/exit\" && [ \"$x\" = \"$y\" ]; then r=\"$r $e\"\n"
 		"else mv -f \"$d/ends/$e\" \"$t/exit\"; fi\n"
-		"if [ -e \"$t/" JOB_SECRETS "\" ]; then rm -rf -- \"$t/" JOB_SECRETS "\"; fi\ndone\n"
+		/* of a delivery that was cut, too; `work` may be a link */
+		"for s in \"$t/" JOB_SECRETS "\" \"$t\"/files.*.tar.part \"$t\"/work/" LAUNCH_SECRET
+		"* \"$t\"/work/../work.*/" LAUNCH_SECRET "* \"$t\"/work.*/" LAUNCH_SECRET "*; do\n"
+		"[ ! -e \"$s\" ] || rm -rf -- \"$s\"\ndone\ndone\n"
 		"[ -z \"$r\" ] || { cd \"$d/ends\" && rm -f $r; }");
 	return n;
 }

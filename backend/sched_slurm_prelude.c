@@ -418,6 +418,11 @@ const char slurm_prelude[] =
 	"\tscontrol update \"JobId=$sl_id\" Requeue=\"$sl_rq\" >/dev/null 2>&1\n"
 	"\tsl_answer \"$sl_rc\" \"$sl_x\"\n"
 	"}\n"
+	/* st_order ATTEMPT WORDS: a line for the runner of a session, which may be about to begin. */
+	"st_order() {\n"
+	"\tst_h=$1\n"
+	"\tif { [ -d \"$1\" ] && st_tell orders \"$2\"; } 2>/dev/null; then echo ok; else sl_say failed \"cannot write to $1/orders\"; fi\n"
+	"}\n"
 	"sl_verb() {\n"
 	"\tsl_v=$1 sl_a=$2 sl_token=$3 sl_id=$4 sl_rq=$5\n"
 	"\tshift 5\n"

@@ -265,7 +265,7 @@ static int parse_json(const char *text, size_t len, json_t *spec, struct strbuf 
 			rc = -EINVAL;
 	}
 	/* A bad command is no missing command: it is what was written that counts. */
-	if (count_programs(root) == 0 && !is_session(root))
+	if (count_programs(root) == 0 && !is_session(root) && !is_session(spec))
 		rc = spec_complain(errors, "there is nothing to run: give 'command', 'script' or 'payload'");
 	json_decref(root);
 	return rc;
@@ -411,7 +411,7 @@ static int parse_form(const char *text, size_t len, json_t *spec, struct strbuf 
 	return spec_complain(errors, "the spec is empty");
 }
 
-int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *errors)
+static int parse_into(const char *text, size_t len, bool session, json_t **spec, struct strbuf *errors)
 {
 	json_t *out;
 	int rc = check_bytes(text, len, errors);
@@ -419,7 +419,11 @@ int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *error
 	if (rc < 0)
 		return rc;
 	out = json_object();
+	if (session)
+		(void)json_object_set_new(out, "launcher", json_string("session"));
 	rc = parse_form(text, len, out, errors);
+	if (rc == 0 && session && !is_session(out))
+		rc = spec_complain(errors, "launcher: what is written here is a session");
 	/* The whole is judged even when parts are wrong, so that all errors come at once. */
 	if (finish(out, errors) < 0)
 		rc = -EINVAL;
@@ -428,6 +432,16 @@ int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *error
 	else
 		*spec = out;
 	return rc;
+}
+
+int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *errors)
+{
+	return parse_into(text, len, false, spec, errors);
+}
+
+int spec_parse_session(const char *text, size_t len, json_t **spec, struct strbuf *errors)
+{
+	return parse_into(text, len, true, spec, errors);
 }
 
 /* ---- comparison ---- */

@@ -63,6 +63,8 @@ const char *spec_key_nearest(const char *name);
  * asks for a key twice with different values, keys of later releases.
  */
 int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *errors);
+/* The same where a session is asked for: `launcher=session` goes without saying, and nothing has to run. */
+int spec_parse_session(const char *text, size_t len, json_t **spec, struct strbuf *errors);
 
 /*
  * Checks one value for a key and stores the canonical form in `spec`, in place of the one that is there (a map is

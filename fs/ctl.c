@@ -31,6 +31,12 @@ struct ctl_call {
 
 static void next_line(struct ctl_call *c);
 
+/* A session's ctl is that of its run. */
+static bool is_runs(uint64_t ino)
+{
+	return ino_kind(ino) == INO_RUN || ino_kind(ino) == INO_SESSION;
+}
+
 static struct handle *ctl_handle(const struct ctl_call *c)
 {
 	struct hmap_node *n = hmap_first(&c->fs->handles, c->fh);
@@ -81,7 +87,7 @@ static void line_done(void *arg, int code, const char *text)
 	journal_heard(c->fs);
 	if (h) {
 		h->failed = code;
-		h->verb_seen = code == 0 && ino_kind(c->ino) == INO_RUN;
+		h->verb_seen = code == 0 && is_runs(c->ino);
 		h->have_text = true;
 		h->pos = 0;
 		strbuf_reset(&h->text);
@@ -118,7 +124,7 @@ static void one_line(struct ctl_call *c, const char *line)
 	struct view v;
 
 	(void)node_of(c->fs, ino, &v);
-	if (ino_kind(ino) == INO_RUN) {
+	if (is_runs(ino)) {
 		engine_verb(c->fs->en, ino_number(ino), line, request, line_done, c);
 	} else if (v.env) {
 		struct err e = ERR_INIT;

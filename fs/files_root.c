@@ -29,6 +29,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		"  rmdir runs/42                              removes a run that has ended\n"
 		"  mkdir runs/mine; cp data runs/mine/files/; echo 'wc data' > runs/mine/spec\n"
 		"  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
+		"  echo 'name=warm nodes=2 time=8:00:00' > sessions/new; echo hostname > sessions/warm/runs/new\n"
 		"  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		"  cat errors                                 what was refused, and why\n"
 		"  tail -f events                             what happens to all runs, JSON lines\n"
@@ -168,6 +169,10 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY_FIRST + SET_TAG] = { "tag", NODE_DIR, 0555, 0, NULL, 0, "runs by tag" },
 	[FIXED_BY_FIRST + SET_NAME] = { "name", NODE_DIR, 0555, 0, NULL, 0, "runs by job name" },
 	[FIXED_BY_FIRST + SET_DAY] = { "day", NODE_DIR, 0555, 0, NULL, 0, "runs by day of creation (UTC)" },
+	[FIXED_BY_FIRST + SET_SESSION] = { "session", NODE_DIR, 0555, 0, NULL, 0, "runs by their session" },
+	[FIXED_SESSIONS] = { "sessions", NODE_DIR, 0755, 0, NULL, 0, "allocations that stay: one directory per name" },
+	[FIXED_SESSIONS_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
+				 "write a session's spec: nodes are allocated; read the same descriptor: its name" },
 	[FIXED_EVENTS] = { "events", NODE_FEED, 0444, 0, NULL, 0,
 			   "every change of a run's status and every message of a job; JSON lines" },
 	[FIXED_ENVS] = { "envs", NODE_DIR, 0555, 0, NULL, 0,
@@ -214,6 +219,8 @@ const struct node cluster_nodes[] = {
 	{ "runs", NODE_DIR, 0755, 0, NULL, 0, "for submitting to this cluster" },
 	{ "new", NODE_CONV, 0644, NODE_FRESH | NODE_UNLISTED, NULL, 0,
 	  "clusters/NAME/runs/new: as runs/new, for this cluster" },
+	{ "sessions", NODE_DIR, 0755, 0, NULL, 0, "for sessions on this cluster" },
+	{ "sessions/new", NODE_CONV, 0644, NODE_FRESH | NODE_UNLISTED, NULL, 0, "as sessions/new, for this cluster" },
 	{ 0 },
 };
 
@@ -246,6 +253,13 @@ const struct node *node_of(const struct fsys *fs, uint64_t ino, struct view *v)
 	case INO_ENV:
 		v->env = env_find(v->fs, num);
 		return v->env && row < table_len(env_nodes) ? &env_nodes[row] : NULL;
+	case INO_SESSION:
+		v->run = engine_run(fs->en, num);
+		return v->run && row < table_len(session_nodes) ? &session_nodes[row] : NULL;
+	case INO_LEASE:
+		v->run = engine_run(fs->en, num);
+		v->lease = v->run ? lease_owner(fs, ino) : NULL;
+		return v->lease ? &lease_node : NULL;
 	case INO_CLUSTER:
 		if (num >= cf->n_clusters)
 			return NULL;

@@ -87,6 +87,8 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "not submitted yet: %s\n", run_fact(r, "submit_trouble"));
 	if (r->status == RUN_SUBMITTING || r->status == RUN_QUEUED)
 		why_transfer(v, out);
+	if (run_fact(r, "session_note"))
+		strbuf_addf(out, "%s\n", run_fact(r, "session_note"));
 	if (r->status == RUN_PENDING && r->reason)
 		strbuf_addf(out, "pending: %s\n", r->reason);
 	if (r->status == RUN_RUNNING && r->reason && *r->reason)
@@ -446,6 +448,17 @@ static void render_ray_nodes(const struct view *v, struct strbuf *out)
 	render_ray(v, "nodes", out);
 }
 
+/* By name where that leads there; a session whose name another has now is known by its run. */
+static void render_session(const struct view *v, struct strbuf *out)
+{
+	const struct run *s = engine_session_of(v->fs->en, v->run);
+
+	if (s && engine_session_current(v->fs->en, s))
+		strbuf_addf(out, "../../sessions/%s", engine_session_name(s));
+	else if (s)
+		strbuf_addf(out, "../%s", s->id);
+}
+
 /* --- the table --- */
 
 const struct node run_nodes[] = {
@@ -513,5 +526,6 @@ const struct node run_nodes[] = {
 	{ "ray/available", NODE_RAY, 0444, 0, NULL, 0, "what is free, a line a resource: RESOURCE FREE of TOTAL" },
 	{ "ray/token", NODE_RAY, 0400, NODE_UNLISTED, NULL, 0, "RAY_AUTH_TOKEN of it, where it has one" },
 	{ "ray/logs", NODE_DIR, 0555, 0, NULL, 0, "Ray's logs, a directory a node, read through" },
+	{ "session", NODE_LINK, 0777, 0, render_session, 0, "the session that it starts in" },
 	{ 0 },
 };

@@ -40,6 +40,7 @@ enum node_class {
 	NODE_RAY,     /* of a Ray cluster, asked for at open */
 	NODE_READY,   /* blocks until the Ray cluster is ready, or will never be */
 	NODE_FEED,    /* the root's events */
+	NODE_LEASE,   /* a lease of a session: touched, or given its ttl */
 	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
 };
 
@@ -58,6 +59,7 @@ struct view {
 	const struct run *run;
 	const struct cluster_conf *cluster;
 	const struct env_item *env;
+	const char *lease; /* owner */
 };
 
 struct node {
@@ -76,6 +78,8 @@ extern const struct node run_nodes[];
 extern const struct node cluster_nodes[];
 extern const struct node fixed_nodes[];
 extern const struct node env_nodes[];
+extern const struct node session_nodes[];
+extern const struct node lease_node;
 
 /* Rows of fixed_nodes, in its order. */
 enum fixed {
@@ -94,15 +98,18 @@ enum fixed {
 	FIXED_LIST,
 	FIXED_RUNS_LAST,
 	FIXED_BY_FIRST, /* by/status, then the others in the order of enum set_kind */
+	FIXED_BY_LAST = FIXED_BY_FIRST + 5,
+	FIXED_SESSIONS,
+	FIXED_SESSIONS_NEW,
+	FIXED_EVENTS,
+	FIXED_ENVS,
 };
 
-enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_N };
-
-#define FIXED_ENVS ((uint32_t)FIXED_BY_FIRST + SET_N + 1) /* in the root, behind that */
-#define FIXED_EVENTS ((uint32_t)FIXED_BY_FIRST + SET_N) /* in the root, behind all others */
+enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_SESSION, SET_N };
 
 /* Rows of run_nodes that others name. */
 enum { RUN_ROW_DIR, RUN_ROW_RESULTS, RUN_ROW_WORK, RUN_ROW_FILES, RUN_ROW_FIRST_FILE };
+enum { SESSION_ROW_DIR, SESSION_ROW_LEASES, SESSION_ROW_RUNS };
 
 /* --- the whole --- */
 
@@ -241,6 +248,21 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 typedef bool (*tree_fill)(void *arg, const char *name, uint64_t ino, uint64_t next_off);
 int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg);
 int tree_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out);
+
+/* --- sessions (sessions.c) --- */
+
+uint64_t session_ino(const struct run *r); /* its directory */
+/* The session of a name, as sessions/ lists it, or NULL. */
+const struct run *session_named(const struct fsys *fs, const char *name);
+int session_lookup(struct fsys *fs, uint64_t dir, const char *name, uint64_t *ino);
+int session_readdir(struct fsys *fs, uint64_t dir, uint64_t off, tree_fill fill, void *arg);
+bool lease_is_dir(uint64_t ino);
+const char *lease_owner(const struct fsys *fs, uint64_t ino); /* NULL: it is no more; borrowed */
+/* Each answers when the journal has it. */
+void lease_create(struct fsys *fs, fuse_req_t req, uint64_t dir, const char *name, const struct fuse_file_info *fi);
+void lease_unlink(struct fsys *fs, fuse_req_t req, uint64_t dir, const char *name);
+void lease_touch(struct fsys *fs, fuse_req_t req, uint64_t ino);
+void lease_write(struct fsys *fs, fuse_req_t req, uint64_t ino, const char *data, size_t len);
 
 /* --- sets (by.c) --- */
 

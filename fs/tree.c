@@ -59,6 +59,8 @@ static bool fixed_children(uint64_t dir, uint32_t *first, uint32_t *last)
 	if (ino_kind(dir) == INO_ROOT) {
 		*first = FIXED_README;
 		*last = FIXED_BY;
+	} else if (ino_row(dir) == FIXED_SESSIONS) {
+		*first = *last = FIXED_SESSIONS_NEW;
 	} else if (ino_row(dir) == FIXED_RUNS) {
 		*first = FIXED_NEW;
 		*last = FIXED_RUNS_LAST;
@@ -82,6 +84,10 @@ static int lookup_fixed(struct fsys *fs, uint64_t parent, const char *name, uint
 {
 	uint32_t first, last;
 
+	if (ino_kind(parent) == INO_ROOT && strcmp(name, "sessions") == 0) {
+		*ino = fixed_ino(fs, FIXED_SESSIONS);
+		return 0;
+	}
 	if (ino_kind(parent) == INO_ROOT && strcmp(name, fixed_nodes[FIXED_EVENTS].name) == 0) {
 		*ino = fixed_ino(fs, FIXED_EVENTS);
 		return 0;
@@ -117,6 +123,10 @@ static int lookup_in_fixed(struct fsys *fs, uint64_t parent, const char *name, u
 	}
 	if (row == FIXED_ENVS)
 		return env_lookup(fs, name, ino);
+	if (row == FIXED_SESSIONS && (r = session_named(fs, name))) {
+		*ino = session_ino(r);
+		return 0;
+	}
 	if (row == FIXED_CLUSTERS) {
 		for (uint32_t i = 0; i < cf->n_clusters; i++) {
 			if (strcmp(cf->clusters[i]->name, name) != 0)
@@ -132,10 +142,11 @@ static int lookup_in_fixed(struct fsys *fs, uint64_t parent, const char *name, u
 
 static int lookup_cluster(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino)
 {
-	bool in_runs = ino_row(parent) == cluster_row("runs");
-	int row = find_row(cluster_nodes, 1, name);
+	bool in_runs = ino_row(parent) == cluster_row("runs"), in_sessions = ino_row(parent) == cluster_row("sessions");
+	int row = find_row(cluster_nodes, 1, in_sessions && strcmp(name, "new") == 0 ? "sessions/new" : name);
 
-	if (row < 0 || (strcmp(name, "new") == 0) != in_runs || (ino_row(parent) && !in_runs))
+	if (row < 0 || (strcmp(name, "new") == 0) != (in_runs || in_sessions) ||
+	    (ino_row(parent) && !in_runs && !in_sessions) || strchr(name, '/'))
 		return -ENOENT;
 	*ino = table_ino(fs, INO_CLUSTER, ino_number(parent), cluster_nodes, (uint32_t)row);
 	return 0;
@@ -156,7 +167,8 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 	case INO_RUN:
 		row = run_row(parent, name);
 		r = engine_run(fs->en, ino_number(parent));
-		if (row < 0 || !r || (ray_row(&run_nodes[row]) && !ray_has(r)))
+		if (row < 0 || !r || (ray_row(&run_nodes[row]) && !ray_has(r)) ||
+		    (run_nodes[row].class == NODE_LINK && !engine_session_of(fs->en, r)))
 			return -ENOENT;
 		*ino = table_ino(fs, INO_RUN, ino_number(parent), run_nodes, (uint32_t)row);
 		return 0;
@@ -166,6 +178,8 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 			return -ENOENT;
 		*ino = table_ino(fs, INO_ENV, ino_number(parent), env_nodes, (uint32_t)row);
 		return 0;
+	case INO_SESSION:
+		return session_lookup(fs, parent, name, ino);
 	case INO_CLUSTER:
 		return lookup_cluster(fs, parent, name, ino);
 	case INO_SET:
@@ -261,7 +275,10 @@ static int64_t shared_mtime(const struct fsys *fs, const struct node *nd, const 
 int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v)
 {
 	const struct run *r = v->run;
+	struct engine_lease lease;
 
+	if (nd->class == NODE_LEASE)
+		return v->lease && engine_lease_find(fs->en, r, v->lease, &lease) ? lease.renewed : fs->mounted;
 	if (nd->flags & NODE_CONSTANT)
 		return fs->built;
 	if (nd->class == NODE_PROBE)
@@ -300,6 +317,7 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 
 	switch (nd->class) {
 	case NODE_DOC:
+	case NODE_LEASE:
 	case NODE_LINK:
 		render_node(nd, v, &sb);
 		n = sb.len;
@@ -345,7 +363,7 @@ static int stat_node(struct fsys *fs, uint64_t ino, struct stat *st)
 {
 	struct view v;
 	const struct node *nd = node_of(fs, ino, &v);
-	bool runs = ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS;
+	bool runs = ino_kind(ino) == INO_FIXED && (ino_row(ino) == FIXED_RUNS || ino_row(ino) == FIXED_SESSIONS);
 
 	if (!nd)
 		return -ENOENT;
@@ -417,7 +435,8 @@ double tree_attr_timeout(struct fsys *fs, uint64_t ino)
 	const struct node *nd;
 	const struct run *r;
 
-	if (fs->others || (ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS))
+	if (fs->others ||
+	    (ino_kind(ino) == INO_FIXED && (ino_row(ino) == FIXED_RUNS || ino_row(ino) == FIXED_SESSIONS)))
 		return LIVE_TIMEOUT;
 	if (ino_kind(ino) == INO_PATH) {
 		r = engine_run(fs->en, ino_number(ino));
@@ -442,22 +461,15 @@ static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, u
 			continue;
 		if (t == fixed_nodes && t[i].class == NODE_LINK && !engine_last(fs->en))
 			continue;
+		if (t == run_nodes && t[i].class == NODE_LINK &&
+		    !engine_session_of(fs->en, engine_run(fs->en, ino_number(base))))
+			continue;
+		if (t == run_nodes && ray_row(&t[i]) && !ray_has(engine_run(fs->en, ino_number(base))))
+			continue;
 		if (!fill(arg, t[i].name, base | i, i + 1))
 			return 1;
 	}
 	return 0;
-}
-
-static void readdir_run_dir(const struct run *r, uint64_t off, tree_fill fill, void *arg)
-{
-	for (uint32_t i = off > 1 ? (uint32_t)off : 1; run_nodes[i].name; i++) {
-		const struct node *nd = &run_nodes[i];
-
-		if ((nd->flags & NODE_UNLISTED) || strchr(nd->name, '/') || (ray_row(nd) && !ray_has(r)))
-			continue;
-		if (!fill(arg, nd->name, ino_make(INO_RUN, r->num, i), i + 1))
-			return;
-	}
 }
 
 static void readdir_run(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg)
@@ -466,7 +478,7 @@ static void readdir_run(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill f
 	size_t n = strlen(dir->name);
 
 	if (ino_row(ino) == RUN_ROW_DIR) {
-		readdir_run_dir(engine_run(fs->en, ino_number(ino)), off, fill, arg);
+		(void)readdir_rows(fs, run_nodes, 1, 255, ino_make(INO_RUN, ino_number(ino), 0), off, fill, arg);
 		return;
 	}
 	for (uint32_t i = off > 1 ? (uint32_t)off : 1; run_nodes[i].name; i++)
@@ -478,13 +490,18 @@ static void readdir_run(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill f
 
 #define ROWS_OFF 256 /* offsets below are rows of a table; run N is at ROWS_OFF + N */
 
-static void readdir_runs(struct fsys *fs, uint64_t off, tree_fill fill, void *arg)
+static void readdir_runs(struct fsys *fs, uint64_t off, bool sessions, tree_fill fill, void *arg)
 {
 	uint32_t after = off > ROWS_OFF ? (uint32_t)(off - ROWS_OFF) : 0;
 
-	for (const struct run *r = engine_next(fs->en, after); r; r = engine_next(fs->en, r->num))
-		if (!fill(arg, r->id, ino_make(INO_RUN, r->num, RUN_ROW_DIR), (uint64_t)ROWS_OFF + r->num))
+	for (const struct run *r = engine_next(fs->en, after); r; r = engine_next(fs->en, r->num)) {
+		if (sessions && (!engine_is_session(r) || !engine_session_current(fs->en, r)))
+			continue;
+		if (!fill(arg, sessions ? engine_session_name(r) : r->id,
+			  sessions ? session_ino(r) : ino_make(INO_RUN, r->num, RUN_ROW_DIR),
+			  (uint64_t)ROWS_OFF + r->num))
 			return;
+	}
 }
 
 static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg)
@@ -492,7 +509,7 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 	const struct config *cf = engine_config(fs->en);
 	uint32_t first, last, row = ino_kind(ino) == INO_ROOT ? 0 : ino_row(ino);
 
-	if (row >= FIXED_BY_FIRST && row < FIXED_BY_FIRST + SET_N)
+	if (row >= FIXED_BY_FIRST && row <= FIXED_BY_LAST)
 		return by_readdir(fs, (enum set_kind)(row - FIXED_BY_FIRST), off, fill, arg);
 	if (row == FIXED_ENVS) {
 		env_readdir(fs, off, fill, arg);
@@ -508,11 +525,17 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 		return -ENOTDIR;
 	if (off < ROWS_OFF && readdir_rows(fs, fixed_nodes, first, last, ino_make(INO_FIXED, 0, 0), off, fill, arg))
 		return 0;
-	if (ino_kind(ino) == INO_ROOT)
+	if (ino_kind(ino) == INO_ROOT) {
+		if (off <= FIXED_SESSIONS &&
+		    !fill(arg, "sessions", ino_make(INO_FIXED, 0, FIXED_SESSIONS), FIXED_SESSIONS + 1))
+			return 0;
 		(void)readdir_rows(fs, fixed_nodes, FIXED_EVENTS, FIXED_ENVS, ino_make(INO_FIXED, 0, 0), off, fill,
 				   arg);
+	}
 	if (row == FIXED_RUNS)
-		readdir_runs(fs, off, fill, arg);
+		readdir_runs(fs, off, false, fill, arg);
+	if (row == FIXED_SESSIONS)
+		readdir_runs(fs, off, true, fill, arg);
 	return 0;
 }
 
@@ -534,12 +557,18 @@ int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, vo
 			return -ENOENT;
 		(void)readdir_rows(fs, env_nodes, 1, 255, ino_make(INO_ENV, ino_number(ino), 0), off, fill, arg);
 		return 0;
+	case INO_SESSION:
+		return session_readdir(fs, ino, off, fill, arg);
 	case INO_CLUSTER:
 		if (ino_row(ino) == 0)
 			(void)readdir_rows(fs, cluster_nodes, 1, 255, ino_make(INO_CLUSTER, ino_number(ino), 0), off,
 					   fill, arg);
 		else if (off == 0)
-			(void)fill(arg, "new", ino_make(INO_CLUSTER, ino_number(ino), cluster_row("new")), 1);
+			(void)fill(
+				arg, "new",
+				ino_make(INO_CLUSTER, ino_number(ino),
+					 cluster_row(ino_row(ino) == cluster_row("sessions") ? "sessions/new" : "new")),
+				1);
 		return 0;
 	case INO_SET:
 		return set_readdir(fs, ino, off, fill, arg);

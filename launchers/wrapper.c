@@ -585,9 +585,12 @@ static void add_peak(const struct job *job, struct strbuf *out)
 	strbuf_addch(out, '\n');
 }
 
-/* Slurm tells all processes of a session to end at once; the session's runner needs a moment to say so. */
+/* Slurm tells all processes of a session to end at once; the session's runner needs a moment to say so. The command may
+ * hear it before this wrapper does. */
 static const char session_end[] = "_limit=-\n"
-				  "[ \"$_sig\" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1\n"
+				  "case $_sig:$_rc in -:129 | -:130 | -:137 | -:143 | [!-]*)\n"
+				  "\t[ -e stopped ] || [ -e cancelled ] || sleep 1 ;;\n"
+				  "esac\n"
 				  "[ ! -e stopped ] || _limit=session\n";
 
 /* The copy lets whoever has read the one in `ends` remove many of them at once; nothing starts a step again, so that it

@@ -20,7 +20,7 @@ import time
 ME = os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(os.path.dirname(ME), '../../docs/examples/dagster'))
 DIR = os.environ['BENCH_DIR'] if 'BENCH_DIR' in os.environ else ''
-WAYS = ['slurmray', 'dagster-slurm']
+WAYS = os.environ.get('WAYS', 'slurmray dagster-slurm').split()
 
 
 def payload(extras):
@@ -261,25 +261,30 @@ def threads(way, count):
 
 
 def many():
-    bursts = [int(n) for n in os.environ.get('BURST', '20 100').split()]
+    bursts = [b.split(':') for b in os.environ.get('BURST', 'processes:20 threads:100').split()]
     print('\nAt once, payloads of %s s. In processes is one run of Dagster with its multiprocess executor, in threads are so many runs with its '
           'in-process executor in one process.\n' % os.environ.get('BURST_SECONDS', '10'))
     print('| how many | way | failed | seconds | ssh, scp processes | logins | queries | sacct | memory of the process |')
     print('|---|---|---|---|---|---|---|---|---|')
-    for number, count in enumerate(bursts):
+    for kind, number in bursts:
         for way in WAYS:
+            count = int(number)
             for name in os.listdir(DIR + '/cases'):
                 os.unlink(DIR + '/cases/' + name)
             counted = Count()
-            got = (in_threads if number else in_processes)(way, count)
+            got = {'threads': in_threads, 'processes': in_processes}[kind](way, count)
             print('| %d in %s | %s | %d | %.1f | %s | %s |' % (
-                count, 'threads' if number else 'processes', way, count - got['well'], got['seconds'],
+                count, kind, way, count - got['well'], got['seconds'],
                 ' | '.join('%d' % counted.done()[k] for k in ('ssh', 'logins', 'rpc', 'sacct')),
                 '%.0f MiB (%.0f before)' % (got['memory'], got['before']) if got['memory'] else '-'), flush=True)
 
 
 if __name__ == '__main__':
     if sys.argv[1] == 'threads':
+        sys.stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+        os.dup2(2, 1)
         threads(sys.argv[2], int(sys.argv[3]))
     else:
+        sys.stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+        os.dup2(2, 1)  # what jobs print
         {'single': single, 'many': many}[sys.argv[1]]()

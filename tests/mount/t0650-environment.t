@@ -141,7 +141,7 @@ is "a module of one file, whatever its name" "$(ended "$id") $(log "$id")" "succ
 cat >"$T/make-env" <<'END'
 #!/bin/sh
 echo "building in $PREFIX"
-python3 -m venv --without-pip "$PREFIX"
+python3 -m venv --without-pip "${PREFIX:?}"
 END
 one=$(submit "environment=build:$T/make-env -- python3 -c 'import sys; print(sys.prefix)'")
 two=$(submit "environment=build:$T/make-env -- echo too")

@@ -154,7 +154,7 @@ id=$(submit "pipes=$T/dagster_pipes-9-py3-none-any.whl $ask")
 is "pipes=FILE" "$(ended "$id") $(log "$id")" "succeeded 0 injected "
 id=$(submit "environment=wheels:$T/dagster_pipes-9-py3-none-any.whl $ask")
 is "the same as a wheel" "$(ended "$id") $(log "$id")" "succeeded 0 injected "
-printf '#!/bin/sh\necho building\npython3 -m venv --without-pip "$PREFIX"\n' >"$T/make-env"
+printf '#!/bin/sh\necho building\npython3 -m venv --without-pip "${PREFIX:?}"\n' >"$T/make-env"
 one=$(submit "environment=build:$T/make-env -- python3 -c 'import sys; print(sys.prefix)'")
 two=$(submit "environment=build:$T/make-env -- echo too")
 is "a build" "$(ended "$one") $(log "$one")" "succeeded 0 $(echo "$E"/*.build)/env "

@@ -720,9 +720,9 @@ static void files_by_content(void **state)
 	must("cmp data \"work/it's mine\"");
 }
 
-static const char builder[] = "#!/bin/sh\nmkdir -p \"$PREFIX/bin\" \"$PREFIX/conda-meta\"\n"
-			      "printf '#!/bin/sh\\n' >\"$PREFIX/bin/python3\"\nchmod +x \"$PREFIX/bin/python3\"\n";
-static const char builder_with_lock[] = "cp lock \"$PREFIX/\"\n";
+static const char builder[] = "#!/bin/sh\nmkdir -p \"${PREFIX:?}/bin\" \"${PREFIX:?}/conda-meta\"\n"
+			      "printf '#!/bin/sh\\n' >\"${PREFIX:?}/bin/python3\"\nchmod +x \"${PREFIX:?}/bin/python3\"\n";
+static const char builder_with_lock[] = "cp lock \"${PREFIX:?}/\"\n";
 
 static void builds(void **state)
 {

@@ -226,10 +226,14 @@ _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
 			export SLURMRAY_RUNNER="$_off $_host"
 			exec setsid bash ./script
 		fi
+		set -- "$_bell" "$1" "$2" "${_node[on]}" "$5"
+		# Past srun, which says itself what a step sees.
+		if [ "$5" = - ]; then set -- "${@:1:4}"; else set -- "${@:1:4}" env "SLURM_STEP_GPUS=$gpus" \
+			"CUDA_VISIBLE_DEVICES=$gpus" "ROCR_VISIBLE_DEVICES=$gpus"; fi
 		# shellcheck disable=SC2016 # for that shell
 		exec setsid bash -c 'trap : TERM INT HUP USR1 USR2
-			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" sh ./script
-			echo "$2" 1<>"$1"' - "$_bell" "$1" "$2" "${_node[on]}"
+			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" "${@:5}" sh ./script
+			echo "$2" 1<>"$1"' - "$@"
 	) 2>/dev/null &
 	_pid[$1]=$! _got[$1]=$_where _on[$1]=$on
 	printf -v "_since[$1]" '%(%s)T' -1

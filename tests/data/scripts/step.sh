@@ -168,7 +168,9 @@ if [ -s reason ]; then
 		sed 's/ *$//; s/%/%25/g; s/ /%20/g')
 fi
 _limit=-
-[ "$_sig" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1
+case $_sig:$_rc in -:129 | -:130 | -:137 | -:143 | [!-]*)
+	[ -e stopped ] || [ -e cancelled ] || sleep 1 ;;
+esac
 [ ! -e stopped ] || _limit=session
 _code=$_rc
 [ "$_fault" = - ] || _code=-
