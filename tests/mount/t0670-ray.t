@@ -56,7 +56,7 @@ put client 127.0.0.1:10001
 put version 2.60.0
 put nodes "$(printf 'n1 10.0.0.1 abc ALIVE 4 0\nn2 10.0.0.2 def ALIVE 4 1')"
 put available 'CPU 3 of 8'
-put token secret
+put token tok9f3a77
 echo 'all good' >"$fake/logs/n1/raylet.out"
 put why 'all 2 nodes are there'
 put state ready
@@ -73,9 +73,9 @@ is "its size is known then" "$(stat -c %s "$MNT/runs/$id/ray/client")" 22
 is "what is free" "$(cat "$MNT/runs/$id/ray/available")" "CPU 3 of 8"
 put available 'CPU 8 of 8'
 ok "is asked for each time" eventually 10 says available 'CPU 8 of 8'
-is "the token" "$(cat "$MNT/runs/$id/ray/token")" secret
+is "the token" "$(cat "$MNT/runs/$id/ray/token")" tok9f3a77
 is "is nobody else's business" "$(stat -c %a "$MNT/runs/$id/ray/token")" 400
-not_ok "and not in the journal or the log" grep -rqs --exclude-dir=local secret "$STATE"
+not_ok "and not in the journal or the log" grep -rqs --exclude-dir=local tok9f3a77 "$STATE"
 ok "logs of nodes" eventually 10 grep -qx 'all good' "$MNT/runs/$id/ray/logs/n1/raylet.out"
 echo more >>"$fake/logs/n1/raylet.out"
 ok "which grow" eventually 10 grep -qx more "$MNT/runs/$id/ray/logs/n1/raylet.out"
