@@ -389,7 +389,7 @@ void engine_session_tell(struct engine *en, struct erun *er)
 	tell_leases(en, er);
 	if (!er->stop_sent && json_is_true(json_object_get(r->facts, "session_stop"))) {
 		er->stop_sent = true;
-		order(en, er, "stop - 0");
+		engine_send_verb(en, er, "order", "stop - 0"); /* who wrote it reads the answer */
 	}
 }
 

@@ -94,8 +94,8 @@ struct prepared {
 static void prepared_release(struct prepared *p)
 {
 	json_decref(p->spec);
-	json_decref(p->secrets);
 	free(p->name);
+	json_decref(p->secrets);
 	effective_release(&p->eff);
 	job_release(&p->job);
 	strbuf_release(&p->effective);
@@ -667,6 +667,7 @@ struct any_call {
 
 static void any_free(struct any_call *c)
 {
+	explicit_bzero(c->text, c->s.len); /* it may hold secrets */
 	free(c->text);
 	free(c->hint);
 	free(c);
@@ -740,9 +741,9 @@ static int tolerance_of(const json_t *spec, double *out, struct strbuf *errors)
 
 /*
  * session=any: into a session that is there and fits, or into one that is made for it. Returns 1 when the caller should
- * go on: p->holder is that session then. `whole` is as it was written, with its secrets.
+ * go on: p->holder is that session then.
  */
-static int any(struct engine *en, const struct submission *whole, const struct submission *sub, struct prepared *p)
+static int any(struct engine *en, const struct submission *sub, const struct submission *whole, struct prepared *p)
 {
 	const char *said = json_string_value(json_object_get(p->spec, "session"));
 	const struct own_call call_of = { any_made, any_drop, NULL };
@@ -767,6 +768,7 @@ static int any(struct engine *en, const struct submission *whole, const struct s
 		p->holder = engine_session_fitting(en, &want, tolerance);
 	if (rc == 0)
 		effective_release(&want);
+	(void)json_object_del(part, "launcher"); /* that goes without saying */
 	doc = rc == 0 ? json_dumps(part, 0) : NULL;
 	json_decref(part);
 	if (rc < 0) {
@@ -784,7 +786,8 @@ static int any(struct engine *en, const struct submission *whole, const struct s
 	c = xcalloc(1, sizeof(*c));
 	c->en = en;
 	c->s = *whole->s;
-	c->text = xstrndup(whole->s->text, whole->s->len);
+	c->text = xmalloc(whole->s->len);
+	memcpy(c->text, whole->s->text, whole->s->len);
 	c->retry_of = sub->retry_of ? sub->retry_of->num : 0;
 	c->cb = sub->cb;
 	c->arg = sub->arg;
@@ -831,7 +834,7 @@ static void submit(struct engine *en, const struct submission *whole)
 	if (rc < 0) {
 		refuse(en, sub, rc, p.errors.buf);
 	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p) && attach(en, sub, er, &p) &&
-		   any(en, whole, sub, &p)) {
+		   any(en, sub, whole, &p)) {
 		rc = prepare(en, hint_of(s, &p), er ? er->r : fresh, sub->retry_of, &p);
 		if (rc < 0) {
 			refuse(en, sub, rc, p.errors.buf);

@@ -85,13 +85,24 @@ static struct rrun *op_run(struct cluster *c, struct sub_op *op, enum rrun_phase
 
 /* --- the queue --- */
 
+/* Steps that a session's start lets go at once come in no order, and a session takes them as they come. */
+static void queue_in_turn(struct cluster *c, struct rrun *r)
+{
+	struct list *before = &c->submit_queue;
+
+	while (r->job && r->job->holder.num && before->prev != &c->submit_queue &&
+	       container_of(before->prev, struct rrun, queue)->num > r->num)
+		before = before->prev;
+	list_add_tail(before, &r->queue);
+}
+
 static void requeue(struct cluster *c, struct rrun *r, int64_t at)
 {
 	rupload_free(r->upload);
 	r->upload = NULL;
 	rrun_phase(c, r, RR_QUEUED);
 	r->retry_at = at;
-	list_add_tail(&c->submit_queue, &r->queue);
+	queue_in_turn(c, r);
 }
 
 void rsubmit_enqueue(struct cluster *c, struct rrun *r)

@@ -149,6 +149,7 @@ const char slurm_step_prelude[] =
 	"\t*\\ RUNNING\\ *) echo RUNNING ;;\n"
 	"\t*\\ PENDING\\ *) echo 'PENDING Reason=Session' ;;\n"
 	"\t*) if [ -s \"$sl_a/gone\" ] && [ -n \"$(cat \"$sl_a/gone\")\" ]; then echo NODE_FAIL\n"
+	"\t\telif [ -e \"$sl_a/gone\" ] && { [ -e \"$sl_a/cancelled\" ] || [ -e \"$sl_a/stopped\" ]; }; then echo CANCELLED\n"
 	"\t\telif [ -e \"$sl_a/gone\" ]; then echo FAILED\n"
 	"\t\telif [ -L \"$sl_a/started\" ]; then echo RUNNING\n"
 	"\t\telse echo 'PENDING Reason=Session'; fi ;;\n"

@@ -170,13 +170,13 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY_FIRST + SET_NAME] = { "name", NODE_DIR, 0555, 0, NULL, 0, "runs by job name" },
 	[FIXED_BY_FIRST + SET_DAY] = { "day", NODE_DIR, 0555, 0, NULL, 0, "runs by day of creation (UTC)" },
 	[FIXED_BY_FIRST + SET_SESSION] = { "session", NODE_DIR, 0555, 0, NULL, 0, "runs by their session" },
-	[FIXED_SESSIONS] = { "sessions", NODE_DIR, 0755, 0, NULL, 0, "allocations that stay: one directory per name" },
-	[FIXED_SESSIONS_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
-				 "write a session's spec: nodes are allocated; read the same descriptor: its name" },
 	[FIXED_EVENTS] = { "events", NODE_FEED, 0444, 0, NULL, 0,
 			   "every change of a run's status and every message of a job; JSON lines" },
 	[FIXED_ENVS] = { "envs", NODE_DIR, 0555, 0, NULL, 0,
 			 "what is unpacked on clusters: archives, libraries, files" },
+	[FIXED_SESSIONS] = { "sessions", NODE_DIR, 0755, 0, NULL, 0, "allocations that stay: one directory per name" },
+	[FIXED_SESSIONS_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
+				 "write a session's spec: nodes are allocated; read the same descriptor: its name" },
 	{ 0 },
 };
 

@@ -39,8 +39,8 @@ enum node_class {
 	NODE_PROBE,   /* a document that the cluster is asked for at open */
 	NODE_RAY,     /* of a Ray cluster, asked for at open */
 	NODE_READY,   /* blocks until the Ray cluster is ready, or will never be */
-	NODE_FEED,    /* the root's events */
 	NODE_LEASE,   /* a lease of a session: touched, or given its ttl */
+	NODE_FEED,    /* the root's events */
 	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
 };
 
@@ -58,8 +58,8 @@ struct view {
 	struct fsys *fs;
 	const struct run *run;
 	const struct cluster_conf *cluster;
-	const struct env_item *env;
 	const char *lease; /* owner */
+	const struct env_item *env;
 };
 
 struct node {
@@ -77,9 +77,9 @@ struct node {
 extern const struct node run_nodes[];
 extern const struct node cluster_nodes[];
 extern const struct node fixed_nodes[];
-extern const struct node env_nodes[];
 extern const struct node session_nodes[];
 extern const struct node lease_node;
+extern const struct node env_nodes[];
 
 /* Rows of fixed_nodes, in its order. */
 enum fixed {
@@ -99,10 +99,10 @@ enum fixed {
 	FIXED_RUNS_LAST,
 	FIXED_BY_FIRST, /* by/status, then the others in the order of enum set_kind */
 	FIXED_BY_LAST = FIXED_BY_FIRST + 5,
+	FIXED_EVENTS, /* in the root, as the next two */
+	FIXED_ENVS,
 	FIXED_SESSIONS,
 	FIXED_SESSIONS_NEW,
-	FIXED_EVENTS,
-	FIXED_ENVS,
 };
 
 enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_SESSION, SET_N };
@@ -249,7 +249,7 @@ typedef bool (*tree_fill)(void *arg, const char *name, uint64_t ino, uint64_t ne
 int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg);
 int tree_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out);
 
-/* --- sessions (sessions.c) --- */
+/* --- sessions (files_session.c) --- */
 
 uint64_t session_ino(const struct run *r); /* its directory */
 /* The session of a name, as sessions/ lists it, or NULL. */

@@ -84,16 +84,10 @@ static int lookup_fixed(struct fsys *fs, uint64_t parent, const char *name, uint
 {
 	uint32_t first, last;
 
-	if (ino_kind(parent) == INO_ROOT && strcmp(name, "sessions") == 0) {
-		*ino = fixed_ino(fs, FIXED_SESSIONS);
-		return 0;
-	}
-	if (ino_kind(parent) == INO_ROOT && strcmp(name, fixed_nodes[FIXED_EVENTS].name) == 0) {
-		*ino = fixed_ino(fs, FIXED_EVENTS);
-		return 0;
-	}
-	if (ino_kind(parent) == INO_ROOT && strcmp(name, fixed_nodes[FIXED_ENVS].name) == 0) {
-		*ino = fixed_ino(fs, FIXED_ENVS);
+	for (uint32_t i = FIXED_EVENTS; i <= FIXED_SESSIONS && ino_kind(parent) == INO_ROOT; i++) {
+		if (strcmp(name, fixed_nodes[i].name) != 0)
+			continue;
+		*ino = fixed_ino(fs, i);
 		return 0;
 	}
 	if (!fixed_children(parent, &first, &last))
@@ -121,12 +115,12 @@ static int lookup_in_fixed(struct fsys *fs, uint64_t parent, const char *name, u
 		*ino = ino_make(INO_RUN, r->num, RUN_ROW_DIR);
 		return 0;
 	}
-	if (row == FIXED_ENVS)
-		return env_lookup(fs, name, ino);
 	if (row == FIXED_SESSIONS && (r = session_named(fs, name))) {
 		*ino = session_ino(r);
 		return 0;
 	}
+	if (row == FIXED_ENVS)
+		return env_lookup(fs, name, ino);
 	if (row == FIXED_CLUSTERS) {
 		for (uint32_t i = 0; i < cf->n_clusters; i++) {
 			if (strcmp(cf->clusters[i]->name, name) != 0)
@@ -172,14 +166,14 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 			return -ENOENT;
 		*ino = table_ino(fs, INO_RUN, ino_number(parent), run_nodes, (uint32_t)row);
 		return 0;
+	case INO_SESSION:
+		return session_lookup(fs, parent, name, ino);
 	case INO_ENV:
 		row = ino_row(parent) ? -ENOTDIR : find_row(env_nodes, 1, name);
 		if (row < 0 || !env_find(fs, ino_number(parent)))
 			return -ENOENT;
 		*ino = table_ino(fs, INO_ENV, ino_number(parent), env_nodes, (uint32_t)row);
 		return 0;
-	case INO_SESSION:
-		return session_lookup(fs, parent, name, ino);
 	case INO_CLUSTER:
 		return lookup_cluster(fs, parent, name, ino);
 	case INO_SET:
@@ -525,13 +519,9 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 		return -ENOTDIR;
 	if (off < ROWS_OFF && readdir_rows(fs, fixed_nodes, first, last, ino_make(INO_FIXED, 0, 0), off, fill, arg))
 		return 0;
-	if (ino_kind(ino) == INO_ROOT) {
-		if (off <= FIXED_SESSIONS &&
-		    !fill(arg, "sessions", ino_make(INO_FIXED, 0, FIXED_SESSIONS), FIXED_SESSIONS + 1))
-			return 0;
-		(void)readdir_rows(fs, fixed_nodes, FIXED_EVENTS, FIXED_ENVS, ino_make(INO_FIXED, 0, 0), off, fill,
+	if (ino_kind(ino) == INO_ROOT)
+		(void)readdir_rows(fs, fixed_nodes, FIXED_EVENTS, FIXED_SESSIONS, ino_make(INO_FIXED, 0, 0), off, fill,
 				   arg);
-	}
 	if (row == FIXED_RUNS)
 		readdir_runs(fs, off, false, fill, arg);
 	if (row == FIXED_SESSIONS)
@@ -552,13 +542,13 @@ int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, vo
 			return -ENOENT;
 		readdir_run(fs, ino, off, fill, arg);
 		return 0;
+	case INO_SESSION:
+		return session_readdir(fs, ino, off, fill, arg);
 	case INO_ENV:
 		if (!env_find(fs, ino_number(ino)))
 			return -ENOENT;
 		(void)readdir_rows(fs, env_nodes, 1, 255, ino_make(INO_ENV, ino_number(ino), 0), off, fill, arg);
 		return 0;
-	case INO_SESSION:
-		return session_readdir(fs, ino, off, fill, arg);
 	case INO_CLUSTER:
 		if (ino_row(ino) == 0)
 			(void)readdir_rows(fs, cluster_nodes, 1, 255, ino_make(INO_CLUSTER, ino_number(ino), 0), off,

@@ -257,7 +257,7 @@ def stops(instance):
     with open(config, 'w', encoding='utf-8') as f:
         json.dump(IN_PROCESS, f)
     process = {c: start(c, *(() if c == 'term' else ('-c', config))) for c in cases}
-    wait_for(lambda: all(starts(c) or process[c].poll() is not None for c in cases), 90)
+    wait_for(lambda: all(starts(c) or process[c].poll() is not None for c in cases), 150)
     begun = [starts(c) == 1 for c in cases]
     if not all(begun):
         for c in cases:

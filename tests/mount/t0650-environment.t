@@ -152,6 +152,52 @@ id=$(submit "environment=build:$T/bad-env -- echo ran")
 is "a build that fails" "$(ended "$id")" "rejected -"
 like "its last line is in why" "$(why "$id")" "environment build $T/bad-env: its build failed \\(code 4\\): no such package: numpi"
 
+# --- what is there, in the tree ---
+
+key=$(basename "$(echo "$D"/envs/*.build | tr ' ' '\n' | while read -r d; do [ ! -e "$d/complete" ] || echo "$d"; done)")
+node=$MNT/envs/$key@local
+listed() { # listed NAME: for eventually; a look asks for the next list
+	ls "$MNT/envs" >/dev/null
+	test -d "$MNT/envs/$1"
+}
+gone() {
+	! listed "$1"
+}
+says() { # says FILE PATTERN
+	timeout 5 cat "$node/$1" 2>/dev/null | grep -Eq "$2"
+}
+verb() {
+	timeout 5 bash -c 'echo "$2" >"$1/ctl"' - "$node" "$1" 2>/dev/null
+}
+ok "it is listed" eventually 20 listed "$key@local"
+is "its files" "$(ls "$node" | tr '\n' ' ')" "ctl info last_used log size status "
+is "its status" "$(timeout 5 cat "$node/status")" ready
+ok "its log" says log '^[0-9]+ unpacked'
+ok "its size" test "$(timeout 5 cat "$node/size")" -gt 1000
+ok "what it is" says info '^kind build'
+ok "one that failed is there too" eventually 20 grep -qx failed "$MNT"/envs/*.build@local/status
+not_ok "a verb that there is not is refused" verb burn
+ok "keep" verb keep
+ok "is seen" eventually 20 says info '^kept yes'
+ok "keep off" verb "keep off"
+ok "is seen as well" eventually 20 says info '^kept no'
+ok "verify" verb verify
+ok "is answered in the log" eventually 20 says log 'verified again: it is as it should be'
+mv "$D/envs/$key/env" "$D/envs/$key/env.away"
+ok "verify one that is broken" verb verify
+ok "is answered so" eventually 20 says log 'verified again: its directory is not there'
+mv "$D/envs/$key/env.away" "$D/envs/$key/env"
+id=$(submit "environment=build:$T/make-env -- sleep 60")
+ok "a run uses it" running "$id"
+ok "remove" verb remove
+ok "is refused while a run uses it" eventually 20 says log 'not removed: a run uses it'
+echo cancel >"$MNT/runs/$id/ctl"
+like "the run ends" "$(ended "$id")" "^cancelled "
+ok "remove again" verb remove
+ok "it is gone" eventually 20 gone "$key@local"
+ok "there as well" test ! -e "$D/envs/$key"
+like "the others are still known" "$(ls "$STATE/envs")" '^local$'
+
 # --- a worker that is killed while it unpacks ---
 
 printf '%s\n' '#!/bin/sh' "mkdir conda-meta; [ ! -e $T/slow ] || { : >$T/begun; sleep 3; }" >"$T/slow.sh"

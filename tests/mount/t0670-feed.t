@@ -1,6 +1,6 @@
 #!/bin/sh
 # The root's `events`: the cases are in tests/lib/feed.py. Then the same bytes after a remount, and after a hole.
-# TEST_SECONDS=40
+# TEST_SECONDS=60
 . "$(dirname "$0")/../lib/tap.sh"
 
 : >"$T/die"

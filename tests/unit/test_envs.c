@@ -720,8 +720,9 @@ static void files_by_content(void **state)
 	must("cmp data \"work/it's mine\"");
 }
 
-static const char builder[] = "#!/bin/sh\nmkdir -p \"${PREFIX:?}/bin\" \"${PREFIX:?}/conda-meta\"\n"
-			      "printf '#!/bin/sh\\n' >\"${PREFIX:?}/bin/python3\"\nchmod +x \"${PREFIX:?}/bin/python3\"\n";
+static const char builder[] =
+	"#!/bin/sh\nmkdir -p \"${PREFIX:?}/bin\" \"${PREFIX:?}/conda-meta\"\n"
+	"printf '#!/bin/sh\\n' >\"${PREFIX:?}/bin/python3\"\nchmod +x \"${PREFIX:?}/bin/python3\"\n";
 static const char builder_with_lock[] = "cp lock \"${PREFIX:?}/\"\n";
 
 static void builds(void **state)
@@ -765,6 +766,68 @@ static void builds_that_fail(void **state)
 	must("mkdir -p nb && tar -cf nb.tar nb");
 	assert_int_equal(make_of("nb.tar", ENVS_BUILD, &out), ENVS_RC_UNFIT);
 	assert_non_null(strstr(out.buf, "no file named build"));
+}
+
+/* ---- the list and its verbs ---- */
+
+static int probe(const char *what, struct strbuf *out)
+{
+	cleanup_strbuf struct strbuf code = STRBUF_INIT;
+	cleanup_free char *directory = xasprintf("%s/d", dir);
+
+	strbuf_reset(out);
+	assert_true(envs_probe_code(directory, what, &code));
+	return box_exec((char *[]){ "sh", "-c", code.buf, NULL }, out);
+}
+
+static void probes(void **state)
+{
+	static const char *const bad[] = { "info",
+					   "envsx",
+					   "envs keep",
+					   "envs keep ",
+					   "envs keep ../../x",
+					   "envs burn 0123",
+					   "envs remove 00112233445566778899aabbccddeeff.x" };
+	cleanup_strbuf struct strbuf out = STRBUF_INIT, code = STRBUF_INIT;
+	cleanup_free char *want = NULL, *verb = NULL;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_false(envs_probe_code("/d", bad[i], &code));
+	assert_int_equal(code.len, 0);
+	must("rm -rf d");
+	assert_int_equal(probe("envs", &out), 0);
+	assert_string_equal(out.buf, "");
+	must("head -c 300000 /dev/urandom >listed");
+	assert_int_equal(make_of("listed", ENVS_FILE, &out), 0);
+	assert_true(envs_key_ok(packed.key));
+	must("mkdir -p d/envs/00112233445566778899aabbccddeeff && echo '17 failed: bad' "
+	     ">d/envs/00112233445566778899aabbccddeeff/log");
+	assert_int_equal(probe("envs", &out), 0);
+	want = xasprintf("env %s ready ", packed.key);
+	assert_non_null(strstr(out.buf, want));
+	assert_non_null(strstr(out.buf, " - it's env.tar\n"));
+	assert_non_null(strstr(out.buf, "env 00112233445566778899aabbccddeeff failed "));
+	assert_non_null(strstr(out.buf, "\n 17 failed: bad\n"));
+	verb = xasprintf("envs verify %s", packed.key);
+	assert_int_equal(probe(verb, &out), 0);
+	assert_int_equal(sh(NULL,
+			    "grep -q 'as it should be' d/envs/%s/log && chmod u+w d/envs/%s/env/data && echo x "
+			    ">>d/envs/%s/env/data",
+			    packed.key, packed.key, packed.key),
+			 0);
+	assert_int_equal(probe(verb, &out), 0);
+	assert_int_equal(sh(NULL, "grep -q 'its bytes have changed' d/envs/%s/log", packed.key), 0);
+	free(verb);
+	verb = xasprintf("envs remove %s", packed.key);
+	assert_int_equal(sh(NULL, "mkdir -p r d/envs/%s/users && ln -s \"$PWD/r\" d/envs/%s/users/u.1.a1", packed.key,
+			    packed.key),
+			 0);
+	assert_int_equal(probe(verb, &out), 0);
+	assert_int_equal(sh(NULL, "[ -e d/envs/%s/complete ] && rmdir r", packed.key), 0);
+	assert_int_equal(probe(verb, &out), 0);
+	assert_int_equal(sh(NULL, "[ ! -e d/envs/%s ]", packed.key), 0);
 }
 
 /* ---- what a job needs ---- */
@@ -1009,6 +1072,7 @@ int main(void)
 		cmocka_unit_test(builds),
 		cmocka_unit_test(builds_that_fail),
 		cmocka_unit_test(needs),
+		cmocka_unit_test(probes),
 		cmocka_unit_test(answers),
 	};
 
