@@ -48,6 +48,9 @@ enum creq_type {
 	CREQ_RECONNECT, /* forget the back-off, try now */
 	CREQ_LOOK,      /* run attempt look: somebody looks at the run: its directories may be told unasked for a while
 			   (CREP_LISTING) */
+	CREQ_FORWARD,   /* run verb arg offset ticket: "forward" arg "HOST:PORT", on local port `offset` if that can be
+			   (0: any) -> text "127.0.0.1:PORT", or where the cluster is here "HOST:PORT"; or "unforward" of
+			   the same. It ends with the run. What hinders it comes as the fact `forward_trouble`. */
 };
 
 enum cluster_look {                           /* bits */
@@ -56,7 +59,9 @@ enum cluster_look {                           /* bits */
 		    CLUSTER_LOOK_WORK = 4,    /* into work/ */
 };
 
-enum cluster_area { AREA_RESULTS, AREA_WORK };
+/* RAY: the directory of the run's Ray cluster; RAY_LOGS: its logs, a directory a node. */
+enum cluster_area { AREA_RESULTS, AREA_WORK, AREA_RAY, AREA_RAY_LOGS };
+const char *cluster_area_path(enum cluster_area area); /* in the attempt's directory */
 
 struct creq {
 	struct msg m; /* m.type: enum creq_type; release with msg_release */

@@ -490,6 +490,9 @@ static void handle(struct cluster *c, struct creq *r)
 	case CREQ_PROBE:
 		on_probe(c, r);
 		break;
+	case CREQ_FORWARD: /* its ports are here already */
+		local_reply(c, r, 0, r->arg, NULL, 0);
+		break;
 	default:
 		break;
 	}
@@ -547,6 +550,8 @@ static int64_t follow(struct cluster *c)
 			look_again(c, j);
 		if (j->state == LOCAL_RUNNING && j->to_tell.len)
 			tell_late(j);
+		if (j->state == LOCAL_RUNNING && ray_own(j->job) && local_ray(c, j) < next)
+			next = j->ray_at;
 		if (j->to_tell.len && next > now + TELL_AGAIN_US)
 			next = now + TELL_AGAIN_US;
 		if (j->logs_done)

@@ -29,6 +29,13 @@ static void creq_release(struct msg *m)
 	free(r);
 }
 
+const char *cluster_area_path(enum cluster_area area)
+{
+	static const char *const paths[] = { "results", "work", "ray", "ray/logs" };
+
+	return paths[area];
+}
+
 struct creq *creq_new(enum creq_type type, uint32_t run, uint32_t attempt, uint64_t ticket)
 {
 	struct creq *r = xcalloc(1, sizeof(*r));

@@ -188,6 +188,17 @@ void engine_list(struct engine *en, uint32_t num, int area, const char *path, en
 void engine_manifest(struct engine *en, uint32_t num, engine_data_cb cb, void *arg);
 void engine_probe(struct engine *en, const char *cluster, const char *what, engine_data_cb cb, void *arg);
 
+/*
+ * Makes HOST:PORT, or PORT of the run's first node, reachable: cb gives the address of this machine to use (the same
+ * whenever it is asked for), or why not. `drop` (or NULL) takes arg when the engine ends before. The run's facts have
+ * all of them under "forward:" and what was asked.
+ */
+void engine_forward(struct engine *en, uint32_t num, const char *asked, engine_done cb, void (*drop)(void *arg),
+		    void *arg);
+int engine_unforward(struct engine *en, uint32_t num, const char *asked, struct err *e);
+const char *engine_forwarded(const struct run *r, const char *asked); /* the address it has, or NULL; borrowed */
+bool engine_is_forward_fact(const char *key);                         /* means nothing once the run has ended */
+
 /* clusters/NAME/ctl: "reconnect". root ctl: "reload" is done by restarting the worker. */
 int engine_cluster_verb(struct engine *en, const char *cluster, const char *verb, struct err *e);
 

@@ -372,6 +372,7 @@ static void act_submitted(struct engine *en, struct erun *er)
 		}
 		send_attempt(en, er);
 	}
+	engine_act_forwards(en, er);
 	act_verbs(en, er);
 	engine_session_tell(en, er);
 }

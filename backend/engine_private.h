@@ -76,6 +76,7 @@ struct erun {
 	int64_t hot_at;  /* monotonic us: the cluster was last told that somebody reads */
 	int64_t look_at; /* the same: that somebody looks, at what */
 	unsigned look;
+	uint32_t forward_attempt; /* its forwards were asked for on this attempt's node */
 };
 
 /* One event on its way: posted when the run's earlier events are committed. */
@@ -228,6 +229,12 @@ void engine_inputs_release(struct erun *er);
 /* Does a run that has not ended want a result of this one? */
 bool engine_inputs_used(struct engine *en, const struct run *r);
 bool engine_inputs_progress(const struct erun *er, uint64_t *done, uint64_t *all);
+
+/* engine_forward.c */
+/* The first name of a scheduler's list, or NULL; the caller frees it. */
+char *engine_first_node(const char *nodes);
+/* What a run that runs was given before is asked for again. */
+void engine_act_forwards(struct engine *en, struct erun *er);
 
 /* engine_circle.c */
 /* Would the draft, with these dependencies, wait for itself by way of others? Then `out` has the circle in words. */

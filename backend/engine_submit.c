@@ -306,6 +306,8 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 		(void)json_object_set_new(d, "key", json_string(key));
 	if (strcmp(p->job.launcher, "bash") != 0)
 		(void)json_object_set_new(d, "launcher", json_string(p->job.launcher));
+	if (p->job.ray.on && !p->job.session)
+		(void)json_object_set_new(d, "ray", json_true());
 	if (p->job.session)
 		(void)json_object_set_new(d, "session", json_string(p->job.session));
 	if (p->holder) {

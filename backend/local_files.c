@@ -29,7 +29,7 @@ static int beneath(int dir, const char *path, uint64_t flags)
 /* Where scratch is elsewhere the area is a link to there; a link that a job put in its place leads nowhere. */
 static int area_dir(const struct cluster *c, const struct creq *r)
 {
-	const char *area = r->area == AREA_RESULTS ? "results" : "work";
+	const char *area = cluster_area_path(r->area);
 	cleanup_free char *base = local_base(c, r), *scratch = local_scratch(c, r->job, r->run, r->attempt);
 	cleanup_free char *path = xasprintf("%s/runs/%u/a%u/%s", base, r->run, r->attempt, area);
 	cleanup_free char *other = scratch ? xasprintf("%s/%s", scratch, area) : NULL;

@@ -206,6 +206,7 @@ void local_job_free(struct local_job *j)
 	free(j->job);
 	free(j->job_id);
 	strbuf_release(&j->to_tell);
+	ray_seen_release(&j->ray);
 	free(j->token);
 	free(j->base);
 	free(j->dir);

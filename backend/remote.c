@@ -45,6 +45,8 @@ const struct remote_pace remote_pace_default = {
 	.watch_settle = 2500 * MSEC,
 	.retry = { 2 * SEC, 5 * SEC, 10 * SEC, 30 * SEC },
 	.usage = { 3 * SEC, 7 * SEC, 20 * SEC, 60 * SEC },
+	.ray_soon = 500 * MSEC,
+	.ray_quiet = 5 * SEC,
 	.answer_grace = 30 * SEC,
 };
 
@@ -92,6 +94,8 @@ void rrun_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase)
 {
 	c->submitting -= on_its_way(r);
 	r->phase = phase;
+	if (phase >= RR_ENDED)
+		rforward_drop(c, r->num);
 	c->submitting += on_its_way(r);
 	rruns_touch(c);
 }
@@ -115,6 +119,7 @@ static void run_free_members(struct rrun *r)
 		free(r->job);
 	}
 	rupload_free(r->upload);
+	ray_seen_release(&r->ray);
 	renvs_run_release(r);
 	rjobs_row_release(r);
 }
@@ -126,6 +131,7 @@ void rrun_drop(struct cluster *c, struct rrun *r)
 	hmap_remove(&c->runs, &r->node);
 	rlogs_release(r);
 	rwatch_release(c, r);
+	rforward_drop(c, r->num);
 	run_free_members(r);
 	free(r);
 }
@@ -311,6 +317,9 @@ static bool handle(struct cluster *c, struct creq *q)
 		if (r)
 			rwatch_look(c, r, q->look);
 		return false;
+	case CREQ_FORWARD:
+		rforward_request(c, q);
+		return false;
 	case CREQ_RECONNECT:
 		rlink_reconnect(c);
 		return false;
@@ -363,6 +372,7 @@ static void runs_step(struct cluster *c)
 		at = earlier(at, rjobs_run_step(c, r));
 		at = earlier(at, rwatch_run_step(c, r));
 		at = earlier(at, rlogs_run_step(c, r));
+		rray_run_step(c, r);
 		rrun_maybe_drop(c, r);
 	}
 	c->live = live;
@@ -381,6 +391,8 @@ static int poll_timeout(struct cluster *c)
 	at = earlier(at, rreq_deadline(c));
 	at = earlier(at, rwatch_deadline(c));
 	at = earlier(at, rusage_deadline(c));
+	at = earlier(at, rforward_deadline(c));
+	at = earlier(at, rray_deadline(c));
 	if (at <= now)
 		return 0;
 	if (at - now >= 3600 * SEC)
@@ -390,10 +402,12 @@ static int poll_timeout(struct cluster *c)
 
 static void wait_for_work(struct cluster *c)
 {
-	struct pollfd p[2] = { { .fd = inbox_fd(&c->inbox), .events = POLLIN }, { .fd = -1 } };
+	struct pollfd p[3] = { { .fd = inbox_fd(&c->inbox), .events = POLLIN },
+			       { .fd = rforward_fd(c), .events = POLLIN },
+			       { .fd = -1 } };
 
-	p[1].fd = rlink_poll_fd(c, &p[1].events);
-	(void)poll(p, 2, poll_timeout(c));
+	p[2].fd = rlink_poll_fd(c, &p[2].events);
+	(void)poll(p, 3, poll_timeout(c));
 }
 
 static void *run_loop(void *arg)
@@ -412,9 +426,11 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rwatch_step(c);
+		rray_step(c);
 		rchores_step(c);
 		rusage_step(c);
-		more = rlink_flush(c);
+		more = rforward_step(c);
+		more |= rlink_flush(c);
 		if (c->submitting)
 			point(POINT_REMOTE_SENT);
 		if (!more && !c->stopping)
@@ -510,6 +526,7 @@ void remote_stop(struct cluster *c, int deadline_ms)
 	drain_inbox(c);
 	rreq_release(c);
 	rlink_release(c);
+	rforward_release(c);
 	while ((n = hmap_walk(&c->runs, NULL)))
 		rrun_drop(c, container_of(n, struct rrun, node));
 	rchores_release(c);

@@ -15,6 +15,8 @@
  *	remote_logs.c	the followers of stdout, stderr and messages
  *	remote_files.c	list, read, manifest
  *	remote_watch.c	directories of runs that somebody looks at
+ *	remote_ray.c	how the Ray clusters of runs are
+ *	remote_forward.c	ports of the cluster's side, by way of the connection
  *
  * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
  *a run may go away at any time. A connection that is lost answers everything that was open on it with "lost"; whoever
@@ -29,6 +31,7 @@
 #include "backend/base/strbuf.h"
 #include "backend/cluster.h"
 #include "backend/envs.h"
+#include "backend/ray_state.h"
 #include "backend/sched.h"
 #include "backend/sftp.h"
 #include "backend/spool.h"
@@ -53,6 +56,7 @@ struct remote_pace {
 	int64_t watch_settle;         /* remote times that count seconds are sure after this */
 	int64_t retry[4];             /* of a submission whose fate is not known; the last one repeats */
 	int64_t usage[4];             /* after the end, and again: when accounting is asked what the job used */
+	int64_t ray_soon, ray_quiet;  /* between two looks at Ray clusters: while one starts, and else */
 	int64_t answer_grace;         /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
@@ -208,6 +212,7 @@ struct rrun {
 	int64_t hot_until;
 	bool follow;
 	struct rwatch *watch; /* NULL: nobody looks */
+	struct ray_seen ray;
 };
 
 struct poll_state {
@@ -256,6 +261,9 @@ struct cluster {
 	bool watch_due;    /* some want to be listed */
 	bool watch_busy;   /* a listing is on its way */
 	int64_t watch_next_at, watch_trouble_until;
+	int64_t ray_at; /* next look at Ray clusters; INT64_MAX: there are none */
+	bool ray_busy;
+	struct forwards *forwards; /* NULL: none was wanted yet */
 };
 
 int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched,
@@ -387,6 +395,20 @@ int64_t rwatch_run_step(struct cluster *c, struct rrun *r);
 void rwatch_step(struct cluster *c);
 int64_t rwatch_deadline(const struct cluster *c);
 void rwatch_release(struct cluster *c, struct rrun *r);
+
+/* remote_ray.c */
+void rray_step(struct cluster *c);
+void rray_run_step(struct cluster *c, const struct rrun *r);
+int64_t rray_deadline(const struct cluster *c);
+
+/* remote_forward.c */
+void rforward_request(struct cluster *c, const struct creq *q);
+void rforward_link(struct cluster *c, struct transport *t); /* up; NULL: about to be closed */
+bool rforward_step(struct cluster *c);                      /* true: there is more to do at once */
+int64_t rforward_deadline(const struct cluster *c);
+int rforward_fd(const struct cluster *c); /* -1: none */
+void rforward_drop(struct cluster *c, uint32_t num);
+void rforward_release(struct cluster *c);
 
 /* remote_files.c */
 void rfiles_read(struct cluster *c, struct rreq *q);

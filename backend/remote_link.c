@@ -86,6 +86,7 @@ static void teardown(struct cluster *c)
 	struct list *n;
 
 	l->state = LINK_DOWN;
+	rforward_link(c, NULL);
 	drop_sftp(c);
 	if (l->shell)
 		c->top->channel_close(l->shell);
@@ -316,6 +317,7 @@ static void come_up(struct cluster *c)
 	strbuf_release(&dir);
 	strbuf_release(&code);
 	start_sftp(c);
+	rforward_link(c, l->t);
 	say(c, true, false, c->describe ? c->describe(l->t) : "connected");
 	rjobs_link_up(c);
 	rruns_touch(c);

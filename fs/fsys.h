@@ -37,6 +37,8 @@ enum node_class {
 	NODE_CTL,    /* verbs */
 	NODE_LINK,
 	NODE_PROBE,   /* a document that the cluster is asked for at open */
+	NODE_RAY,     /* of a Ray cluster, asked for at open */
+	NODE_READY,   /* blocks until the Ray cluster is ready, or will never be */
 	NODE_LEASE,   /* a lease of a session: touched, or given its ttl */
 	NODE_FEED,    /* the root's events */
 	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
@@ -318,6 +320,19 @@ int pipes_unlink(struct fsys *fs, const struct run *r, const char *name);
 /* The numbers that the job reported, name -> number; borrowed, NULL when there are none. */
 json_t *run_numbers(struct fsys *fs, const struct run *r);
 void run_numbers_forget(struct fsys *fs, uint32_t num);
+
+/* --- ray/ (ray.c) --- */
+
+bool ray_has(const struct run *r);   /* it has a Ray cluster of its own, and so a directory ray/ */
+bool ray_row(const struct node *nd); /* of run_nodes: ray or below */
+bool ray_row_is_logs(const struct node *nd);
+void render_ray(const struct view *v, const char *name, struct strbuf *out); /* "status" "address" "version" "nodes" */
+void render_ray_why(const struct view *v, struct strbuf *out);
+size_t ray_size(const struct run *r, const struct node *nd);
+void ray_open(struct fsys *fs, fuse_req_t req, struct handle *h);
+void ray_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+bool ray_is_decided(const struct run *r); /* would reading `ready` be answered now? */
+void ray_ready_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 
 /* --- results, work and files (area.c, area_look.c, content.c) --- */
 

@@ -363,6 +363,8 @@ bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off)
 		return ctl_ready(fs, h);
 	if (h->nd->class == NODE_WAIT)
 		return !run_is_live(r);
+	if (h->nd->class == NODE_READY)
+		return ray_is_decided(r);
 	if (h->nd->class != NODE_FOLLOW)
 		return true;
 	sp = run_spool(fs, r);

@@ -148,6 +148,7 @@ static int lookup_cluster(struct fsys *fs, uint64_t parent, const char *name, ui
 
 int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino)
 {
+	const struct run *r;
 	int row;
 
 	if (area_is(parent))
@@ -159,9 +160,9 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 		return lookup_in_fixed(fs, parent, name, ino);
 	case INO_RUN:
 		row = run_row(parent, name);
-		if (row < 0 || !engine_run(fs->en, ino_number(parent)) ||
-		    (run_nodes[row].class == NODE_LINK &&
-		     !engine_session_of(fs->en, engine_run(fs->en, ino_number(parent)))))
+		r = engine_run(fs->en, ino_number(parent));
+		if (row < 0 || !r || (ray_row(&run_nodes[row]) && !ray_has(r)) ||
+		    (run_nodes[row].class == NODE_LINK && !engine_session_of(fs->en, r)))
 			return -ENOENT;
 		*ino = table_ino(fs, INO_RUN, ino_number(parent), run_nodes, (uint32_t)row);
 		return 0;
@@ -332,6 +333,9 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
 		break;
+	case NODE_RAY:
+		n = ray_size(v->run, nd);
+		break;
 	case NODE_CONTEXT:
 		n = context_size(fs, v->run);
 		break;
@@ -454,6 +458,8 @@ static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, u
 		if (t == run_nodes && t[i].class == NODE_LINK &&
 		    !engine_session_of(fs->en, engine_run(fs->en, ino_number(base))))
 			continue;
+		if (t == run_nodes && ray_row(&t[i]) && !ray_has(engine_run(fs->en, ino_number(base))))
+			continue;
 		if (!fill(arg, t[i].name, base | i, i + 1))
 			return 1;
 	}
@@ -471,6 +477,7 @@ static void readdir_run(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill f
 	}
 	for (uint32_t i = off > 1 ? (uint32_t)off : 1; run_nodes[i].name; i++)
 		if (strncmp(run_nodes[i].name, dir->name, n) == 0 && run_nodes[i].name[n] == '/' &&
+		    !(run_nodes[i].flags & NODE_UNLISTED) &&
 		    !fill(arg, run_nodes[i].name + n + 1, ino_make(INO_RUN, ino_number(ino), i), i + 1))
 			return;
 }
