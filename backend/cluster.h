@@ -44,10 +44,13 @@ enum creq_type {
 	CREQ_READ,      /* run attempt area path offset length ticket: bytes of a file -> data */
 	CREQ_MANIFEST,  /* run attempt ticket: the attempt's list of results -> text, see below */
 	CREQ_PROBE,     /* ticket: what the cluster is: sinfo, squeue ... -> JSON text; `arg` names the document:
-			   "info" "partitions" "nodes" "queue" "shares" */
+			   "info" "partitions" "nodes" "queue" "shares"; and "envs..." -> text (backend/envs.h) */
 	CREQ_RECONNECT, /* forget the back-off, try now */
 	CREQ_LOOK,      /* run attempt look: somebody looks at the run: its directories may be told unasked for a while
 			   (CREP_LISTING) */
+	CREQ_FORWARD,   /* run verb arg offset ticket: "forward" arg "HOST:PORT", on local port `offset` if that can be
+			   (0: any) -> text "127.0.0.1:PORT", or where the cluster is here "HOST:PORT"; or "unforward" of
+			   the same. It ends with the run. What hinders it comes as the fact `forward_trouble`. */
 };
 
 enum cluster_look {                           /* bits */
@@ -56,7 +59,9 @@ enum cluster_look {                           /* bits */
 		    CLUSTER_LOOK_WORK = 4,    /* into work/ */
 };
 
-enum cluster_area { AREA_RESULTS, AREA_WORK };
+/* RAY: the directory of the run's Ray cluster; RAY_LOGS: its logs, a directory a node. */
+enum cluster_area { AREA_RESULTS, AREA_WORK, AREA_RAY, AREA_RAY_LOGS };
+const char *cluster_area_path(enum cluster_area area); /* in the attempt's directory */
 
 struct creq {
 	struct msg m; /* m.type: enum creq_type; release with msg_release */
@@ -68,8 +73,9 @@ struct creq {
 	struct job *job; /* SUBMIT, WATCH */
 	char *script;    /* SUBMIT, WATCH: what the scheduler is given */
 	size_t script_len;
-	char *context;   /* SUBMIT, WATCH: local file that becomes the attempt's `context`, or NULL */
-	char *files_dir; /* SUBMIT, WATCH: local directory whose contents go to the working directory, or NULL */
+	char *context;     /* SUBMIT, WATCH: local file that becomes the attempt's `context`, or NULL */
+	char *secrets_dir; /* SUBMIT, WATCH: local directory of the job's secrets that are not in files; or NULL */
+	char *files_dir;   /* SUBMIT, WATCH: local directory whose contents go to the working directory, or NULL */
 	int64_t out_len, err_len; /* WATCH of an ended run whose logs are not complete: final lengths; else -1 */
 	bool ended;               /* WATCH: only logs are still wanted */
 	bool cancel_wanted; /* SUBMIT, WATCH: the user has asked for it (the verb follows), so an end may be due to it
@@ -146,7 +152,7 @@ struct cluster_ops {
 	void (*stop)(struct cluster *c, int deadline_ms);
 };
 
-extern const struct cluster_ops cluster_local_ops, cluster_slurm_ops;
+extern const struct cluster_ops cluster_local_ops, cluster_slurm_ops, cluster_ray_ops;
 const struct cluster_ops *cluster_ops_find(enum cluster_type type);
 
 #endif

@@ -421,6 +421,8 @@ static void on_probe(struct cluster *c, const struct creq *r)
 	json_t *doc;
 	char *text;
 
+	if (local_envs_ask(c, r))
+		return;
 	(void)gethostname(host, sizeof(host) - 1);
 	if (strcmp(what, "info") == 0)
 		doc = json_pack("{s:s, s:s, s:i, s:I, s:i, s:s}", "type", "local", "host", host, "cores", c->cores,
@@ -443,8 +445,11 @@ static void on_probe(struct cluster *c, const struct creq *r)
 static void on_end_seen(struct cluster *c, const struct creq *r)
 {
 	cleanup_free char *base = local_base(c, r), *path = xasprintf("%s/ends/%u.a%u", base, r->run, r->attempt);
+	cleanup_free char *secrets = xasprintf("%s/runs/%u/a%u/" JOB_SECRETS, base, r->run, r->attempt);
 
 	(void)unlink(path); /* the supervisor's record, in the attempt's directory, is the whole one */
+	if (access(secrets, F_OK) == 0)
+		local_remove_tree(secrets);
 }
 
 static void handle(struct cluster *c, struct creq *r)
@@ -484,6 +489,9 @@ static void handle(struct cluster *c, struct creq *r)
 		break;
 	case CREQ_PROBE:
 		on_probe(c, r);
+		break;
+	case CREQ_FORWARD: /* its ports are here already */
+		local_reply(c, r, 0, r->arg, NULL, 0);
 		break;
 	default:
 		break;
@@ -542,6 +550,8 @@ static int64_t follow(struct cluster *c)
 			look_again(c, j);
 		if (j->state == LOCAL_RUNNING && j->to_tell.len)
 			tell_late(j);
+		if (j->state == LOCAL_RUNNING && ray_own(j->job) && local_ray(c, j) < next)
+			next = j->ray_at;
 		if (j->to_tell.len && next > now + TELL_AGAIN_US)
 			next = now + TELL_AGAIN_US;
 		if (j->logs_done)
@@ -670,6 +680,7 @@ static int local_start(const struct cluster_ctx *ctx, struct cluster **out, stru
 	hmap_init(&c->jobs);
 	list_init(&c->queue);
 	list_init(&c->envs);
+	list_init(&c->env_asks);
 	rc = inbox_init(&c->inbox);
 	if (rc == 0)
 		rc = start_thread(c);

@@ -22,10 +22,18 @@ static void creq_release(struct msg *m)
 	free(r->script);
 	free(r->files_dir);
 	free(r->context);
+	free(r->secrets_dir);
 	free(r->verb);
 	free(r->arg);
 	free(r->path);
 	free(r);
+}
+
+const char *cluster_area_path(enum cluster_area area)
+{
+	static const char *const paths[] = { "results", "work", "ray", "ray/logs" };
+
+	return paths[area];
 }
 
 struct creq *creq_new(enum creq_type type, uint32_t run, uint32_t attempt, uint64_t ticket)

@@ -10,6 +10,7 @@
 #include "backend/config.h"
 
 #include "backend/base/mem.h"
+#include "launchers/launcher.h"
 #include "backend/base/near.h"
 #include "backend/config_impl.h"
 #include "backend/spec.h"
@@ -207,6 +208,31 @@ static void add_local(struct config *c)
 	c->clusters[c->n_clusters++] = k;
 }
 
+/* Files of jobs are where their driver runs, which it finds out itself. */
+static void finish_ray(struct parser *p, struct cluster_conf *k)
+{
+	if (!k->address == !k->start)
+		config_complain(
+			p,
+			"cluster '%s' needs one of: address = http://HOST:8265 (the Ray dashboard), or start = local "
+			"(a Ray cluster on this machine)",
+			k->name);
+	if (k->hosts)
+		config_complain(p,
+				"cluster '%s': host (through SSH) is not possible yet with type = ray: forward the "
+				"dashboard's port and its agents' with ssh -L, or reach them straight",
+				k->name);
+	if (k->start && (k->token || k->token_file || k->ca_file || k->headers))
+		config_complain(p,
+				"cluster '%s': with start = local the token is made here; leave token, headers and "
+				"ca_file out",
+				k->name);
+	if (k->directory || k->scratch)
+		config_complain(p, "cluster '%s': directory and scratch have no use with type = ray", k->name);
+	str_set(&k->directory, LAUNCH_BASE);
+	str_set(&k->scratch, LAUNCH_BASE);
+}
+
 static void finish_cluster(struct parser *p, struct cluster_conf *k)
 {
 	p->line = k->line;
@@ -216,6 +242,11 @@ static void finish_cluster(struct parser *p, struct cluster_conf *k)
 				k->name);
 	if (k->type == CLUSTER_LOCAL && k->hosts)
 		config_complain(p, "cluster '%s' is local, which has no host; for another machine write type = slurm",
+				k->name);
+	if (k->type == CLUSTER_RAY)
+		finish_ray(p, k);
+	else if (k->address || k->start || k->token || k->token_file || k->headers || k->ca_file)
+		config_complain(p, "cluster '%s': address, start, token, headers and ca_file belong to type = ray",
 				k->name);
 	if (!k->transport)
 		k->transport = xstrdup("auto");
@@ -371,6 +402,15 @@ static void cluster_free(struct cluster_conf *k)
 	free(k->directory);
 	free(k->scratch);
 	free(k->setup);
+	free(k->address);
+	free(k->start);
+	free(k->token);
+	free(k->token_file);
+	free(k->ca_file);
+	for (size_t i = 0; k->headers && k->headers[i]; i++)
+		free(k->headers[i]);
+	free(k->headers);
+	free(k->on_event);
 	json_decref(k->defaults);
 	free(k);
 }
@@ -384,6 +424,7 @@ void config_free(struct config *c)
 	free(c->clusters);
 	free(c->path);
 	free(c->default_cluster);
+	free(c->on_event);
 	json_decref(c->defaults);
 	json_decref(c->profiles);
 	free(c);
@@ -395,4 +436,12 @@ const struct cluster_conf *config_cluster(const struct config *c, const char *na
 		if (strcmp(c->clusters[i]->name, name) == 0)
 			return c->clusters[i];
 	return NULL;
+}
+
+const char *config_on_event(const struct config *c, const char *cluster)
+{
+	const struct cluster_conf *k = config_cluster(c, cluster);
+	const char *command = k && k->on_event ? k->on_event : c->on_event;
+
+	return command && *command ? command : NULL;
 }

@@ -25,11 +25,17 @@ struct cluster_conf {
 	char *directory; /* control files; "~/.slurmray" by default; "~/" stays as written, the cluster expands it */
 	char *scratch;   /* work and results; equals `directory` by default */
 	char *setup;     /* shell lines before every job, or NULL */
+	char *on_event;  /* command for each change of a run; NULL: that of [defaults], "": none */
 	int64_t env_quota_kib; /* unpacked archives beyond this are removed, the least recently used first; 0: none is
 				*/
 	int tick_ms;           /* how often the remote side looks for ended jobs; 0: built-in pace */
-	json_t *defaults;      /* spec keys of this section */
-	int line;              /* of the section, for messages; 0 for built in */
+	/* of type ray */
+	char *address;                      /* of the dashboard, as written; NULL: `start` */
+	char *token, *token_file, *ca_file; /* or NULL */
+	char **headers;                     /* "Name: value", NULL-ended, or NULL */
+	char *start;                        /* "local", or the path of a program `ray`: boots one here */
+	json_t *defaults;                   /* spec keys of this section */
+	int line;                           /* of the section, for messages; 0 for built in */
 };
 
 /* What jobs of the local cluster can have; read from sysconf(3), tests set their own. */
@@ -44,6 +50,7 @@ struct config {
 	size_t n_clusters;
 	json_t *defaults;      /* spec keys of [defaults] */
 	json_t *profiles;      /* name -> object of spec keys */
+	char *on_event;        /* of [defaults], or NULL */
 	char *default_cluster; /* NULL: a spec without `cluster` is an error that lists the names */
 	struct machine machine;
 };
@@ -61,6 +68,11 @@ int config_parse(const char *text, const char *name, struct config **out, struct
 void config_free(struct config *c);
 
 const struct cluster_conf *config_cluster(const struct config *c, const char *name);
+/* The command that is run for each change of a run on this cluster, or NULL. */
+const char *config_on_event(const struct config *c, const char *cluster);
+
+/* Why a key of a run in a session is ignored. */
+#define CONFIG_SESSIONS_OWN "the session's own counts"
 
 /* A spec with everything merged in. */
 struct effective {

@@ -32,15 +32,17 @@ static void set_type(struct parser *p, const char *value)
 {
 	struct cluster_conf *k = p->cluster;
 
-	if (strcmp(value, "ray") == 0 || strcmp(value, "kuberay") == 0)
-		config_complain(p, "type = %s: this version has slurm and local only", value);
-	else if (strcmp(value, "slurm") != 0 && strcmp(value, "local") != 0)
-		config_complain(p, "type = %s: must be slurm or local", value);
+	if (strcmp(value, "kuberay") == 0)
+		config_complain(p, "type = %s: this version has slurm, ray and local only", value);
+	else if (strcmp(value, "slurm") != 0 && strcmp(value, "local") != 0 && strcmp(value, "ray") != 0)
+		config_complain(p, "type = %s: must be slurm, ray or local", value);
 	else if (strcmp(k->name, "local") == 0 && strcmp(value, "local") != 0)
 		config_complain(p, "the cluster named local is this machine: give another name to one of type %s",
 				value);
 	else
-		k->type = strcmp(value, "local") == 0 ? CLUSTER_LOCAL : CLUSTER_SLURM;
+		k->type = strcmp(value, "local") == 0 ? CLUSTER_LOCAL
+			  : strcmp(value, "ray") == 0 ? CLUSTER_RAY
+						      : CLUSTER_SLURM;
 }
 
 /* A word that ssh takes for a name and never for an option (CVE-2017-1000117 and its kind). */
@@ -174,6 +176,71 @@ static void set_transport(struct parser *p, const char *value)
 		str_set(&p->cluster->transport, value);
 }
 
+/* Addresses are judged by whoever speaks to them (http_base); here only what is no address of anything. */
+static void set_address(struct parser *p, const char *value)
+{
+	const char *scheme = strstr(value, "://");
+
+	if (scheme && strncmp(value, "http://", 7) != 0 && strncmp(value, "https://", 8) != 0)
+		config_complain(
+			p,
+			"address = %s: the dashboard's address is wanted, http://HOST:8265 or https://HOST; jobs "
+			"are submitted there",
+			value);
+	else if (strpbrk(value, " \t@?#") || strchr("/:", *value))
+		config_complain(p, "address = %s: must be http://HOST:PORT, https://HOST or HOST:PORT", value);
+	else
+		str_set(&p->cluster->address, value);
+}
+
+static void set_token(struct parser *p, const char *value)
+{
+	if (p->cluster->token_file || value[strcspn(value, " \t")])
+		config_complain(p, "token: %s",
+				p->cluster->token_file ? "there is token_file already" : "there are blanks in it");
+	else
+		str_set(&p->cluster->token, value);
+}
+
+static void set_token_file(struct parser *p, const char *value)
+{
+	if (p->cluster->token)
+		config_complain(p, "token_file: there is token already");
+	else
+		set_path(p, "token_file", &p->cluster->token_file, value);
+}
+
+static void set_ca_file(struct parser *p, const char *value)
+{
+	set_path(p, "ca_file", &p->cluster->ca_file, value);
+}
+
+/* One a line: Name: value. */
+static void set_headers(struct parser *p, const char *value)
+{
+	struct cluster_conf *k = p->cluster;
+	const char *colon = strchr(value, ':');
+	size_t n = 0;
+
+	if (!colon || colon == value || memchr(value, ' ', (size_t)(colon - value))) {
+		config_complain(p, "headers: must be Name: value, one in each line");
+		return;
+	}
+	while (k->headers && k->headers[n])
+		n++;
+	k->headers = xrealloc(k->headers, (n + 2) * sizeof(*k->headers));
+	k->headers[n] = xstrdup(value);
+	k->headers[n + 1] = NULL;
+}
+
+static void set_start(struct parser *p, const char *value)
+{
+	if (strcmp(value, "local") != 0 && *value != '/')
+		config_complain(p, "start = %s: must be local, or the path of the program `ray`", value);
+	else
+		str_set(&p->cluster->start, value);
+}
+
 /* Lines of shell code may be given one by one. */
 static char *join_lines(const char *before, const char *line)
 {
@@ -186,6 +253,12 @@ static void set_setup(struct parser *p, const char *value)
 
 	free(p->cluster->setup);
 	p->cluster->setup = joined;
+}
+
+/* Also in [defaults], for all clusters. */
+static void set_on_event(struct parser *p, const char *value)
+{
+	str_set(p->cluster ? &p->cluster->on_event : &p->config->on_event, strcmp(value, "null") == 0 ? "" : value);
 }
 
 /* `set` is NULL for a key that a later release will know. */
@@ -205,11 +278,15 @@ static const struct cluster_key {
 	{ "setup", set_setup },
 	{ "tick", set_tick },
 	{ "env_quota", set_env_quota },
-	{ "address", NULL },
-	{ "start", NULL },
+	{ "on_event", set_on_event },
+	{ "address", set_address },
+	{ "token", set_token },
+	{ "token_file", set_token_file },
+	{ "headers", set_headers },
+	{ "ca_file", set_ca_file },
+	{ "start", set_start },
 	{ "auth_command", NULL },
 	{ "transfer_host", NULL },
-	{ "on_event", NULL },
 	{ "max_queued", NULL },
 	{ "max_runs", NULL },
 	{ "max_node_hours", NULL },
@@ -246,7 +323,7 @@ static void unknown_key(struct parser *p, const char *name)
  */
 static bool looks_commented(const char *name, const char *value)
 {
-	static const char *const free_text[] = { "setup", "command", "sbatch_args" };
+	static const char *const free_text[] = { "setup", "command", "sbatch_args", "headers", "token", "on_event" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(free_text); i++)
 		if (strcmp(name, free_text[i]) == 0)
@@ -314,12 +391,12 @@ static void spec_default(struct parser *p, const char *key, const char *value)
 	}
 }
 
-/* The same key twice in a section is a mistake, but for `setup`, which takes a line each time. */
+/* The same key twice in a section is a mistake, but for those that take a line each time. */
 static int check_twice(struct parser *p, const char *key)
 {
 	const json_t *before = json_object_get(p->seen, key);
 
-	if (before && strcmp(key, "setup") != 0)
+	if (before && strcmp(key, "setup") != 0 && strcmp(key, "headers") != 0)
 		return config_complain(p, "'%s' is already in line %d", key, (int)json_integer_value(before));
 	if (!before)
 		json_object_set_new(p->seen, key, json_integer(p->line));
@@ -348,9 +425,9 @@ void config_key(struct parser *p, const char *name, const char *value)
 		config_complain(p, "%s: comments go on lines of their own", key);
 	else if (k && !k->set)
 		config_complain(p, "'%s' is not possible yet in this version", key);
-	else if (k && p->cluster && !*value)
+	else if (k && (p->cluster || k->set == set_on_event) && !*value)
 		config_complain(p, "%s: the value is missing", key);
-	else if (k && p->cluster)
+	else if (k && (p->cluster || (k->set == set_on_event && p->target == p->config->defaults)))
 		k->set(p, value);
 	else if (k && !spec_key_find(key))
 		config_complain(p, "'%s' belongs into a section [cluster NAME]", key);

@@ -8,6 +8,7 @@
 #include "backend/config.h"
 
 #include "backend/base/mem.h"
+#include "backend/ray_api.h"
 #include "backend/spec.h"
 
 #include <errno.h>
@@ -337,10 +338,51 @@ static int check_local(const struct config *c, struct effective *eff, struct str
 	return rc ? -EINVAL : 0;
 }
 
+/*
+ * A Ray cluster that is there: who runs it decided what its nodes are. What a driver takes for itself is said in
+ * ray.entrypoint_*.
+ */
+static int check_ray(struct effective *eff, struct strbuf *errors)
+{
+	static const char *const refused[] = { "begin", "container", "container_id", "output",
+					       "error", "input",     "hold",         "dependency" };
+	const json_t *environment = json_object_get(eff->values, "environment");
+	struct ray_spec spec;
+	const char *name;
+	json_t *secret;
+	int rc = ray_spec_read(json_object_get(eff->values, "ray"), &spec, errors);
+
+	for (const struct spec_key *k = spec_keys; k->name; k++) {
+		if (!json_object_get(eff->values, k->name))
+			continue;
+		if (among(k->name, refused, ARRAY_SIZE(refused)))
+			rc |= strbuf_complain(errors, "%s: cluster %s is of type ray, which cannot do that", k->name,
+					      eff->cluster->name);
+		else if (k->flags & (SPEC_PLACEMENT | SPEC_SBATCH))
+			json_object_set_new(eff->ignored, k->name,
+					    json_string("an option of sbatch: a Ray cluster has ray.entrypoint_*"));
+	}
+	json_object_foreach (json_object_get(eff->values, "secret_env"), name, secret)
+		if (strncmp(json_string_value(secret) ? json_string_value(secret) : "", "cluster:", 8) != 0)
+			rc |= strbuf_complain(
+				errors,
+				"secret_env.%s: what is sent to a Ray cluster can be read by whoever may use it; "
+				"there, only cluster:PATH (a file on its nodes) is possible",
+				name);
+	if (json_is_string(json_object_get(environment, "archive")))
+		rc |= strbuf_complain(errors, "environment.archive: cluster %s is of type ray: use ray.runtime_env",
+				      eff->cluster->name);
+	if (strcmp(text(eff->values, "launcher"), "bash") != 0)
+		rc |= strbuf_complain(errors, "launcher=%s: cluster %s is of type ray, where Ray is there already",
+				      text(eff->values, "launcher"), eff->cluster->name);
+	return rc ? -EINVAL : 0;
+}
+
 /* What is asked of a scheduler was asked when the session began; only how much of the session is wanted counts. */
 static int ignore_session_keys(struct effective *eff, struct strbuf *errors)
 {
-	static const char *const own[] = { "ntasks", "cpus_per_task", "dependency" };
+	static const char *const own[] = { "ntasks", "cpus_per_task", "mem",       "mem_per_cpu",
+					   "gpus",   "gpus_per_task", "dependency" };
 	int rc = 0;
 
 	for (const struct spec_key *k = spec_keys; k->name; k++) {
@@ -353,7 +395,7 @@ static int ignore_session_keys(struct effective *eff, struct strbuf *errors)
 			rc = strbuf_complain(
 				errors, "%s: a run in a session cannot have its own: give it to the session", k->name);
 		else
-			json_object_set_new(eff->ignored, k->name, json_string("the session's own counts"));
+			json_object_set_new(eff->ignored, k->name, json_string(CONFIG_SESSIONS_OWN));
 	}
 	return rc;
 }
@@ -363,14 +405,18 @@ static int check_session(struct effective *eff, struct strbuf *errors)
 	const char *launcher = text(eff->values, "launcher"), *session = text(eff->values, "session");
 	bool holder = launcher && strcmp(launcher, "session") == 0;
 
-	if (!holder && (json_object_get(eff->values, "idle") || json_object_get(eff->values, "max_steps")))
-		return strbuf_complain(errors, "idle, max_steps: they belong to a session (launcher=session)");
+	if (!holder && (json_object_get(eff->values, "idle") || json_object_get(eff->values, "max_steps") ||
+			json_object_get(eff->values, "scope")))
+		return strbuf_complain(errors, "idle, max_steps, scope: they belong to a session (launcher=session)");
 	if (!holder && !session)
 		return 0;
 	if (holder && session)
 		return strbuf_complain(errors, "session: a session cannot start in another");
 	if (eff->cluster->type == CLUSTER_LOCAL)
 		return strbuf_complain(errors, "cluster %s is this machine, where runs need no session",
+				       eff->cluster->name);
+	if (eff->cluster->type == CLUSTER_RAY)
+		return strbuf_complain(errors, "cluster %s is of type ray, where runs need no session",
 				       eff->cluster->name);
 	return session ? ignore_session_keys(eff, errors) : 0;
 }
@@ -382,6 +428,11 @@ static int check_mode(const struct effective *eff, struct strbuf *errors)
 
 	if (mode && strcmp(mode, "slurm-session") == 0 && !text(eff->values, "session"))
 		return strbuf_complain(errors, "mode=slurm-session: say in which, session=NAME");
+	if (eff->cluster->type == CLUSTER_RAY) {
+		if (!mode || strcmp(mode, "ray") == 0)
+			return 0;
+		return strbuf_complain(errors, "mode=%s: cluster %s is of type ray", mode, eff->cluster->name);
+	}
 	if (mode && strcmp(mode, "ray") == 0) {
 		json_object_set_new(eff->values, "launcher", json_string("ray"));
 		return 0;
@@ -410,6 +461,8 @@ int config_resolve(const struct config *c, const json_t *spec, const char *clust
 	rc |= check_mode(out, errors);
 	if (out->cluster->type == CLUSTER_LOCAL)
 		rc |= check_local(c, out, errors);
+	if (out->cluster->type == CLUSTER_RAY)
+		rc |= check_ray(out, errors);
 	rc |= check_session(out, errors);
 	if (strcmp(text(out->values, "launcher"), "session") != 0 && !json_object_get(out->values, "command") &&
 	    !json_object_get(out->values, "script") && !json_object_get(out->values, "payload"))

@@ -57,6 +57,8 @@ void erun_free(struct erun *er)
 	waiters_free(&er->created);
 	waiters_free(&er->decided);
 	waiters_free(&er->verb_waiters);
+	free(er->session);
+	json_decref(er->leases);
 	event_free(er->held_end);
 	run_free(er->r);
 	free(er->directory);
@@ -342,6 +344,9 @@ static void on_store(struct engine *en, struct store_msg *m)
 {
 	struct pending *p;
 
+	engine_feed_grew(en, m->feed);
+	if (m->m.type == STORE_FEED)
+		return;
 	if (m->m.type == STORE_TROUBLE) {
 		str_set(&en->trouble, m->code ? m->text : NULL);
 		log_warn("journal: %s", m->code ? m->text : "works again");
@@ -359,6 +364,13 @@ static void on_store(struct engine *en, struct store_msg *m)
 		break;
 	case PENDING_PURGE:
 		engine_purged(en, p, m->code);
+		break;
+	case PENDING_FEED:
+		engine_fed(en, p, m->code);
+		break;
+	case PENDING_HOOK:
+		engine_hook_posted(en);
+		pending_free(p);
 		break;
 	case PENDING_REFUSAL: /* refused it is, even when the journal could not take the row */
 		if (p->done)
@@ -413,6 +425,7 @@ static void on_log(struct engine *en, struct erun *er, const struct crep *rep)
 	er->spooled_err = (uint64_t)rep->err_len;
 	er->logs_last = er->logs_last || rep->last;
 	er->events_last = er->events_last || rep->events_last;
+	engine_feed(en, er);
 	engine_end_ready(en, er);
 	if (er->visible && en->ob.log_grew)
 		en->ob.log_grew(en->ob.arg, r);
@@ -495,6 +508,8 @@ void engine_step(struct engine *en)
 
 		if (m->type >= CREP_EVENT)
 			on_cluster(en, container_of(m, struct crep, m));
+		else if (m->type == HOOK_TOLD)
+			engine_hook_told(en, container_of(m, struct hook_msg, m)->at);
 		else
 			on_store(en, container_of(m, struct store_msg, m));
 		msg_release(m);
@@ -518,11 +533,15 @@ static void first_actions(struct engine *en)
 	store_txn_mount(t, en->conf.mount_id);
 	store_post(en->store, t);
 	for (size_t i = 0; i < en->n_order; i++)
+		engine_inputs_recall(en, en->order[i]);
+	for (size_t i = 0; i < en->n_order; i++)
 		if (is_running(en->order[i]->r))
 			engine_act(en, en->order[i]);
 	for (size_t i = 0; i < en->n_order; i++)
 		if (!is_running(en->order[i]->r))
 			engine_act(en, en->order[i]);
+	engine_secrets_remind(en);
+	engine_feed_all(en);
 }
 
 /*
@@ -563,6 +582,8 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 	en->state_dir = xstrdup(conf->state_dir);
 	en->spool_dir = xasprintf("%s/spool", conf->state_dir);
 	en->next_num = 1;
+	en->feed_fd = -1;
+	en->hook_at = -1;
 	strbuf_init(&en->rejected);
 	hmap_init(&en->by_num);
 	hmap_init(&en->by_id);
@@ -580,13 +601,20 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 	if (rc == 0)
 		rc = engine_load(en, e);
 	if (rc == 0)
+		rc = engine_feed_open(en, e);
+	if (rc == 0)
 		repair_spools(en);
 	if (rc == 0)
+		engine_secrets_sweep(en);
+	if (rc == 0)
 		rc = store_start(en->store, &en->inbox, e);
+	if (rc == 0)
+		rc = engine_hook_start(en, e);
 	if (rc == 0)
 		rc = start_clusters(en, e);
 	if (rc < 0)
 		goto fail;
+	engine_sessions_load(en);
 	first_actions(en);
 	*out = en;
 	return 0;
@@ -635,11 +663,14 @@ void engine_free(struct engine *en, int deadline_ms)
 		return;
 	for (size_t i = 0; i < en->n_clusters; i++)
 		en->clusters[i].ops->stop(en->clusters[i].c, deadline_ms);
+	engine_hook_stop(en);
 	if (en->store)
 		store_close(en->store, deadline_ms);
 	for (size_t i = 0; i < en->n_order; i++)
 		erun_free(en->order[i]);
 	free_maps(en);
+	if (en->feed_fd >= 0)
+		(void)close(en->feed_fd);
 	if (en->inbox.fd >= 0)
 		inbox_release(&en->inbox);
 	free(en->order);

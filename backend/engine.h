@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct engine;
 struct cluster_ops;
@@ -98,6 +99,9 @@ struct engine_submit {
 	const char *cluster_hint;
 	uint64_t request;
 	uint32_t uid;
+	bool session;             /* the document is a session's spec */
+	const char *session_name; /* that it gets; NULL: the spec's `name`, or its number */
+	uint32_t into;            /* the document is a run of this session */
 };
 void engine_submit(struct engine *en, const struct engine_submit *s, engine_done cb, void *arg);
 
@@ -107,6 +111,36 @@ void engine_check(struct engine *en, const char *text, size_t len, const char *c
 
 /* mkdir runs/NAME. -EEXIST, -EINVAL (with text) at once, else committed first; cb text is empty. */
 void engine_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg);
+
+/*
+ * Sessions: runs with launcher=session that have a name. Of those of one name at most one is live; the newest is the
+ * session of that name, until it is purged: an older one that had the name before does not come back.
+ */
+bool engine_is_session(const struct run *r);
+const char *engine_session_name(const struct run *r);
+/* The session of a name (or of a run's id), or NULL. */
+const struct run *engine_session(const struct engine *en, const char *name);
+/* Is the session that its name leads to? */
+bool engine_session_current(const struct engine *en, const struct run *session);
+/* The session that a run starts in, started in or would have; NULL: none, or it was purged. */
+const struct run *engine_session_of(const struct engine *en, const struct run *step);
+/* mkdir sessions/NAME: as engine_draft; the text is the run's id. */
+void engine_session_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg);
+
+/* Who wants a session to live. A lease that was not renewed for `ttl` seconds is none; the session's own clock counts.
+ */
+#define ENGINE_LEASE_TTL 300 /* of a lease whose owner says nothing */
+#define ENGINE_LEASE_MAX (30 * 24 * 3600)
+struct engine_lease {
+	const char *owner; /* borrowed */
+	int ttl, left;     /* seconds */
+	int64_t renewed;   /* real us */
+};
+/* The lease with the next greater index; false: there is none. *index begins with 0. */
+bool engine_lease_next(const struct engine *en, const struct run *session, size_t *index, struct engine_lease *out);
+bool engine_lease_find(const struct engine *en, const struct run *session, const char *owner, struct engine_lease *out);
+/* Takes or renews one (ttl > 0), renews with the ttl that it has (0), gives it up (-1). */
+void engine_lease(struct engine *en, uint32_t num, const char *owner, int ttl, engine_done cb, void *arg);
 
 /* rmdir: -EBUSY on a live run that is no draft. */
 void engine_purge(struct engine *en, uint32_t num, uint64_t request, engine_done cb, void *arg);
@@ -154,6 +188,17 @@ void engine_list(struct engine *en, uint32_t num, int area, const char *path, en
 void engine_manifest(struct engine *en, uint32_t num, engine_data_cb cb, void *arg);
 void engine_probe(struct engine *en, const char *cluster, const char *what, engine_data_cb cb, void *arg);
 
+/*
+ * Makes HOST:PORT, or PORT of the run's first node, reachable: cb gives the address of this machine to use (the same
+ * whenever it is asked for), or why not. `drop` (or NULL) takes arg when the engine ends before. The run's facts have
+ * all of them under "forward:" and what was asked.
+ */
+void engine_forward(struct engine *en, uint32_t num, const char *asked, engine_done cb, void (*drop)(void *arg),
+		    void *arg);
+int engine_unforward(struct engine *en, uint32_t num, const char *asked, struct err *e);
+const char *engine_forwarded(const struct run *r, const char *asked); /* the address it has, or NULL; borrowed */
+bool engine_is_forward_fact(const char *key);                         /* means nothing once the run has ended */
+
 /* clusters/NAME/ctl: "reconnect". root ctl: "reload" is done by restarting the worker. */
 int engine_cluster_verb(struct engine *en, const char *cluster, const char *verb, struct err *e);
 
@@ -164,6 +209,15 @@ void engine_note_rejected(struct engine *en, uint32_t uid, const char *text, siz
  * it. */
 void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len, const char *why, int code,
 		   engine_done cb, void *arg);
+
+/*
+ * The root's `events`: a line for each change of a run's status and each message of a job, as they were journaled. A
+ * byte that was there once has its offset for ever; the length is always a line's end, and what a line tells of can be
+ * seen before it.
+ */
+uint64_t engine_feed_len(const struct engine *en);
+ssize_t engine_feed_read(const struct engine *en, void *buf, size_t size, uint64_t off); /* 0 at the end, or -errno */
+int64_t engine_feed_time(const struct engine *en); /* of the last line, real us; 0: there is none */
 
 /* STATE/spool/NUM/context: the Pipes context of a run; in a draft the caller may write it (at most ENGINE_CONTEXT_MAX
  * bytes). */

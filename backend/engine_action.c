@@ -24,24 +24,42 @@ static bool rewrites_summary(const struct run *r, const struct event *ev)
 	return ev->type == EV_END || ev->type == EV_REJECTED || !run_is_live(r);
 }
 
-/* Applies the event to a copy and puts the resulting summary into the transaction; -EPROTO: it does not fit. */
-static int add_summary(struct store_txn *t, const struct run *r, const struct event *ev)
+struct run *engine_foresee(const struct run *r, const struct event *ev)
 {
-	json_t *j = run_summary(r);
-	struct run *copy = run_from_summary(r->num, j);
-	int rc;
+	json_t *j = r->n_history ? run_summary(r) : NULL; /* a run that is being made is nothing yet */
+	struct run *copy = j ? run_from_summary(r->num, j) : r->n_history ? NULL : run_new(r->num);
 
 	json_decref(j);
+	if (copy && run_apply(copy, ev) == 0)
+		return copy;
+	run_free(copy);
+	return NULL;
+}
+
+static bool may_move(const struct event *ev)
+{
+	return ev->type != EV_FACTS && ev->type != EV_PURGE && ev->type != EV_HOLD_WANTED &&
+	       ev->type != EV_RELEASE_WANTED && ev->type != EV_CANCEL_WANTED;
+}
+
+/* What the event makes of the run: its summary, and a line in the feed. -EPROTO: it does not fit, and it would end the
+ * run. */
+static int add_outcome(struct store_txn *t, const struct run *r, const struct event *ev)
+{
+	bool rewrites = rewrites_summary(r, ev);
+	struct run *copy = rewrites || may_move(ev) ? engine_foresee(r, ev) : NULL;
+
 	if (!copy)
-		return -EPROTO;
-	rc = run_apply(copy, ev);
-	if (rc == 0) {
-		j = run_summary(copy);
+		return rewrites ? -EPROTO : 0;
+	if (rewrites) {
+		json_t *j = run_summary(copy);
+
 		store_txn_summary(t, r->num, r->id, run_is_live(copy), j);
 		json_decref(j);
 	}
+	engine_feed_status(t, copy, r->n_history);
 	run_free(copy);
-	return rc;
+	return 0;
 }
 
 static void refuse(struct queued *q, int code, const char *why)
@@ -80,7 +98,7 @@ void engine_post_next(struct engine *en, struct erun *er)
 
 		/* Before the summary: that of an ended run takes the events away. */
 		store_txn_event(q->txn, er->r->num, q->ev);
-		if (rewrites_summary(er->r, q->ev) && add_summary(q->txn, er->r, q->ev) < 0) {
+		if (add_outcome(q->txn, er->r, q->ev) < 0) {
 			refuse(q, -ESRCH, "the run has ended"); /* late, repeated or crossing: nothing changes */
 			continue;
 		}
@@ -137,6 +155,10 @@ static void applied(struct engine *en, struct erun *er, const struct event *ev, 
 
 	if (ev->type == EV_SUBMITTING)
 		new_attempt(er, ev);
+	if (!engine_secrets_wanted(er->r) && engine_has_secrets(er->r))
+		engine_secrets_forget(en, er->r->num);
+	if (ev->type == EV_LOST && engine_has_secrets(er->r)) /* on the cluster */
+		engine_send(en, er, engine_creq_placed(en, er, CREQ_END_SEEN, 0));
 	if (ended) {
 		drop_documents(er->r);
 		str_set(&er->gate, NULL);
@@ -148,6 +170,7 @@ static void applied(struct engine *en, struct erun *er, const struct event *ev, 
 	engine_post_next(en, er);
 	engine_act(en, er);
 	act_verbs(en, er);
+	engine_session_tell(en, er);
 	if (ended) {
 		engine_logs_done(en, er);
 		engine_act_gated(en);
@@ -242,6 +265,11 @@ static void post_submitting(struct engine *en, struct erun *er, struct strbuf *e
 
 	if (engine_job(en, er, &job, errors) < 0) {
 		reject_here(en, er, errors->buf);
+		return;
+	}
+	if (engine_secrets_check(en, er->r->num, &job, errors) < 0) {
+		reject_here(en, er, errors->buf);
+		job_release(&job);
 		return;
 	}
 	d = json_pack("{s:i, s:s, s:s}", "attempt", (int)er->r->attempt + 1, "directory", job.directory, "scratch",
@@ -344,7 +372,9 @@ static void act_submitted(struct engine *en, struct erun *er)
 		}
 		send_attempt(en, er);
 	}
+	engine_act_forwards(en, er);
 	act_verbs(en, er);
+	engine_session_tell(en, er);
 }
 
 /* An ended run whose logs were not all here when the worker before this one stopped. */

@@ -228,6 +228,9 @@ void engine_end_ready(struct engine *en, struct erun *er)
 
 	if (!ev || er->manifest_wanted || events_wanted(er, ev))
 		return;
+	engine_feed(en, er);
+	if (er->feeding)
+		return;
 	er->held_end = NULL;
 	engine_pipes_end(en, er->r, ev);
 	engine_post(en, er, ev, 0, NULL);

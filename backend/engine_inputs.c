@@ -147,9 +147,12 @@ int engine_inputs_check(struct engine *en, const struct job *job, struct strbuf 
 
 /* --- where they are --- */
 
-static bool same_cluster(const struct run *a, const struct run *b)
+/* Where what is there can be linked to: nodes of a Ray cluster need not share a disk. */
+static bool same_cluster(const struct engine *en, const struct run *a, const struct run *b)
 {
-	return a->cluster && b->cluster && strcmp(a->cluster, b->cluster) == 0;
+	const struct ecluster *ec = a->cluster ? engine_cluster(en, a->cluster) : NULL;
+
+	return b->cluster && ec && ec->conf->type != CLUSTER_RAY && strcmp(a->cluster, b->cluster) == 0;
 }
 
 static bool is_here(const struct engine *en, const struct run *r)
@@ -191,7 +194,7 @@ void engine_inputs_fill(struct engine *en, const struct run *r, struct job *job)
 
 		if (!in->run)
 			continue;
-		if (other && same_cluster(r, other))
+		if (other && same_cluster(en, r, other))
 			in->link = where(en, other, in->path);
 		else if (other && is_here(en, other))
 			in->staged = here_path(where(en, other, in->path));
@@ -403,7 +406,7 @@ int engine_inputs_open(struct engine *en, struct erun *er, struct strbuf *why)
 		state = input_state(en, &er->inputs[i], &other, &file, why);
 		if (state)
 			return state == -EAGAIN ? 0 : -EINVAL;
-		if (!same_cluster(er->r, other) && !is_here(en, other))
+		if (!same_cluster(en, er->r, other) && !is_here(en, other))
 			rc = bring(en, er, i, other, &file, why);
 	}
 	return rc;

@@ -19,6 +19,7 @@
 static int parse_effective(struct engine *en, const struct run *r, struct effective *eff, struct strbuf *errors)
 {
 	struct ecluster *ec = engine_cluster(en, r->cluster);
+	bool alone = run_fact(r, "session_as") != NULL;
 	const char *key;
 	json_t *row, *doc;
 
@@ -37,7 +38,11 @@ static int parse_effective(struct engine *en, const struct run *r, struct effect
 	eff->sources = json_object();
 	eff->ignored = json_object();
 	json_object_foreach (doc, key, row) {
-		if (json_object_get(row, "ignored"))
+		const char *ignored = json_string_value(json_object_get(row, "ignored"));
+
+		/* What its session had said, and says no more, is its own. */
+		if (alone ? strcmp(key, "session") == 0 || (ignored && strcmp(ignored, CONFIG_SESSIONS_OWN) != 0)
+			  : ignored != NULL)
 			continue;
 		(void)json_object_set(eff->values, key, json_object_get(row, "value"));
 		(void)json_object_set(eff->sources, key, json_object_get(row, "source"));
@@ -47,9 +52,9 @@ static int parse_effective(struct engine *en, const struct run *r, struct effect
 }
 
 /* Where the session's own job is, once it has one. */
-static void fill_holder(const struct engine *en, struct job *job)
+static void fill_holder(const struct engine *en, const struct run *r, struct job *job)
 {
-	const struct run *s = job->session ? engine_run_by_id(en, job->session) : NULL;
+	const struct run *s = job->session ? engine_session_of(en, r) : NULL;
 
 	if (!s || !s->job_id)
 		return;
@@ -73,7 +78,7 @@ int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbu
 	if (rc < 0)
 		return rc;
 	engine_job_place(en, job, er->directory, er->scratch);
-	fill_holder(en, job);
+	fill_holder(en, er->r, job);
 	job->hold = er->r->hold_wanted; /* began as the spec's */
 	engine_pipes_flags(en, er->r, job);
 	return 0;
@@ -155,6 +160,14 @@ static int load_after(struct engine *en, struct erun *er, struct strbuf *errors)
 	return 0;
 }
 
+void engine_inputs_recall(struct engine *en, struct erun *er)
+{
+	cleanup_strbuf struct strbuf errors = STRBUF_INIT;
+
+	if (run_is_live(er->r) && er->r->effective && strstr(er->r->effective, "/results/"))
+		(void)load_after(en, er, &errors);
+}
+
 char *const *engine_after(struct engine *en, struct erun *er)
 {
 	struct strbuf errors = STRBUF_INIT;
@@ -163,26 +176,6 @@ char *const *engine_after(struct engine *en, struct erun *er)
 		(void)load_after(en, er, &errors);
 	strbuf_release(&errors);
 	return er->after;
-}
-
-/* The same for the session that a run starts in. */
-static int in_session(struct engine *en, const char *id, struct strbuf *why)
-{
-	const struct run *s = engine_run_by_id(en, id);
-
-	if (!s) {
-		strbuf_addf(why, "its session %s is not there (any more)", id);
-		return -1;
-	}
-	if (!run_is_live(s)) {
-		strbuf_addf(why, "its session %s ended before the run started (%s%s%s)", id, run_status_name(s->status),
-			    s->why ? ": " : "", s->why ? s->why : "");
-		return -1;
-	}
-	if (s->job_id)
-		return 1;
-	strbuf_addf(why, "waiting for its session %s, which is %s", id, run_status_name(s->status));
-	return 0;
 }
 
 int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors)
@@ -195,7 +188,7 @@ int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors)
 	for (char **d = er->after; *d && rc == 1; d++)
 		rc = dependency(en, *d, &why);
 	if (rc == 1 && run_fact(er->r, "session"))
-		rc = in_session(en, run_fact(er->r, "session"), &why);
+		rc = engine_session_gate(en, er, &why);
 	if (rc == 1) {
 		rc = engine_inputs_open(en, er, &why);
 		if (rc < 0)
@@ -239,7 +232,7 @@ struct creq *engine_creq_placed(struct engine *en, struct erun *er, enum creq_ty
 
 struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type type, struct strbuf *why)
 {
-	struct strbuf text = STRBUF_INIT, files = STRBUF_INIT, context = STRBUF_INIT;
+	struct strbuf text = STRBUF_INIT, files = STRBUF_INIT, context = STRBUF_INIT, secrets = STRBUF_INIT;
 	struct creq *rq = NULL;
 	struct err e = ERR_INIT;
 	struct job job;
@@ -258,6 +251,9 @@ struct creq *engine_creq_job(struct engine *en, struct erun *er, enum creq_type 
 		if (job.pipes_context)
 			rq->context = strbuf_detach(&context, NULL);
 		strbuf_release(&context);
+		if (job.n_secret)
+			engine_secrets_dir(en, er->r->num, &secrets);
+		rq->secrets_dir = job.n_secret ? strbuf_detach(&secrets, NULL) : NULL;
 	} else {
 		strbuf_addstr(why, e.text);
 		job_release(&job);

@@ -94,6 +94,22 @@ static void load_rejected(void *arg, int64_t time, uint32_t uid, const char *tex
 	engine_rejected_add(arg, time, uid, text, len, why);
 }
 
+static void load_fed(void *arg, uint32_t run, uint64_t at, uint64_t bytes)
+{
+	struct erun *er = engine_find(arg, run);
+
+	if (er)
+		er->fed = (struct events_at){ at, bytes };
+}
+
+static void load_mark(void *arg, const char *name, int64_t value)
+{
+	struct engine *en = arg;
+
+	if (strcmp(name, "hook") == 0)
+		en->hook_at = value;
+}
+
 /* What a damaged journal left unsaid. An ended run must not become a draft by that. */
 static void mend(struct erun *er)
 {
@@ -108,7 +124,8 @@ static void mend(struct erun *er)
 
 int engine_load(struct engine *en, struct err *e)
 {
-	const struct store_loader l = { en, load_run, load_event, load_doc, load_key, load_seen, load_rejected };
+	const struct store_loader l = { en,        load_run,      load_event, load_doc, load_key,
+					load_seen, load_rejected, load_fed,   load_mark };
 	int rc = store_load(en->store, &l, &en->next_num, e);
 
 	for (size_t i = 0; rc == 0 && i < en->n_order; i++)

@@ -6,6 +6,7 @@
 
 #include "backend/cluster.h"
 #include "backend/engine.h"
+#include "backend/hook.h"
 #include "backend/spool.h"
 #include "backend/store.h"
 
@@ -60,15 +61,22 @@ struct erun {
 	struct event *held_end; /* an end that waits for its list of results, or for messages, or NULL */
 	bool manifest_wanted;   /* the list is on its way */
 	bool events_last;       /* the attempt's messages are all in the spool, or cannot be had */
+	struct events_at fed;   /* up to here they are in the feed, or on their way */
+	bool feeding;           /* some are on their way */
 	struct list verb_waiters;
 	uint64_t verb_ticket; /* of the verb that is under way; 0: none */
 	bool verb_told;       /* a cluster was told something since the last wish was posted */
 	int verb_code;        /* answer to the last verb */
 	char *verb_text;
 	uint64_t spooled_out, spooled_err;
+	char *session;       /* the name, of a session; NULL: it is none */
+	json_t *leases;      /* of a session: as they will be when all events are committed; NULL: as the facts say */
+	int64_t leases_told; /* real us: the newest that the cluster was told of */
+	bool stop_sent;
 	int64_t hot_at;  /* monotonic us: the cluster was last told that somebody reads */
 	int64_t look_at; /* the same: that somebody looks, at what */
 	unsigned look;
+	uint32_t forward_attempt; /* its forwards were asked for on this attempt's node */
 };
 
 /* One event on its way: posted when the run's earlier events are committed. */
@@ -87,7 +95,9 @@ enum pending_kind {
 	PENDING_DOC,
 	PENDING_DATA,
 	PENDING_VERB,
-	PENDING_REFUSAL
+	PENDING_REFUSAL,
+	PENDING_FEED,
+	PENDING_HOOK
 };
 
 /* Something that was asked of the store or a cluster, by its ticket. */
@@ -146,6 +156,12 @@ struct engine {
 	struct engine_observer ob;
 	struct strbuf rejected;
 	char *trouble;
+	int feed_fd;
+	uint64_t feed_len;
+	struct hook *hook; /* or NULL: nobody wants to be told */
+	int64_t hook_at;   /* what was told, in the feed; -1: nobody was listening */
+	bool hook_posting; /* that is on its way to the journal */
+	int64_t hook_posted;
 };
 
 /* engine.c */
@@ -172,8 +188,10 @@ int engine_load(struct engine *en, struct err *e);
  * (disk full). */
 void engine_post(struct engine *en, struct erun *er, struct event *ev, uint64_t request, const struct own_call *call);
 void engine_committed(struct engine *en, struct pending *p, int code); /* frees p */
-void engine_post_next(struct engine *en, struct erun *er);             /* goes on with what was posted meanwhile */
-void engine_post_none(struct erun *er);                                /* answers it with -ENOENT instead */
+/* A run as the event will make it (the caller frees it); NULL: it does not fit. */
+struct run *engine_foresee(const struct run *r, const struct event *ev);
+void engine_post_next(struct engine *en, struct erun *er); /* goes on with what was posted meanwhile */
+void engine_post_none(struct erun *er);                    /* answers it with -ENOENT instead */
 void engine_act(struct engine *en, struct erun *er);
 void engine_act_gated(struct engine *en);
 void engine_settle(struct engine *en, struct erun *er); /* answers waiters whose time has come */
@@ -187,6 +205,8 @@ int engine_render(struct engine *en, const struct run *r, uint32_t attempt, cons
 /* 1: every dependency is satisfied, 0: not yet (er->gate says why), -1: never (likewise), -EINVAL: `errors` say why
  * not. */
 int engine_gate_open(struct engine *en, struct erun *er, struct strbuf *errors);
+/* At start: a live run that has results of others as inputs knows of them again, whatever its status. */
+void engine_inputs_recall(struct engine *en, struct erun *er);
 /* What a queued run waits for, "TYPE:RUN" each, NULL-ended; NULL: nothing, or it cannot be said. Borrowed. */
 char *const *engine_after(struct engine *en, struct erun *er);
 struct creq *engine_creq(struct engine *en, struct erun *er, enum creq_type type, uint64_t ticket);
@@ -210,6 +230,12 @@ void engine_inputs_release(struct erun *er);
 bool engine_inputs_used(struct engine *en, const struct run *r);
 bool engine_inputs_progress(const struct erun *er, uint64_t *done, uint64_t *all);
 
+/* engine_forward.c */
+/* The first name of a scheduler's list, or NULL; the caller frees it. */
+char *engine_first_node(const char *nodes);
+/* What a run that runs was given before is asked for again. */
+void engine_act_forwards(struct engine *en, struct erun *er);
+
 /* engine_circle.c */
 /* Would the draft, with these dependencies, wait for itself by way of others? Then `out` has the circle in words. */
 bool engine_circle(struct engine *en, struct erun *draft, char *const *after, struct strbuf *out);
@@ -225,6 +251,38 @@ void engine_report(struct engine *en, struct erun *er, struct event *ev);
 
 /* Tells an end that has waited for everything. */
 void engine_end_ready(struct engine *en, struct erun *er);
+
+/* engine_feed.c */
+int engine_feed_open(struct engine *en, struct err *e);
+void engine_feed_grew(struct engine *en, uint64_t len);
+/* Lines for the changes that a run's history has from `before` on. */
+void engine_feed_status(struct store_txn *t, const struct run *now, size_t before);
+/* Brings the feed up to what the run's job has said; er->feeding when that is on its way. */
+void engine_feed(struct engine *en, struct erun *er);
+void engine_feed_all(struct engine *en);                         /* of live runs, at start */
+void engine_fed(struct engine *en, struct pending *p, int code); /* frees p */
+
+/* engine_hook.c */
+int engine_hook_start(struct engine *en, struct err *e);
+void engine_hook_told(struct engine *en, uint64_t at);
+void engine_hook_posted(struct engine *en);
+void engine_hook_stop(struct engine *en);
+
+/* engine_secret.c */
+void engine_secrets_dir(const struct engine *en, uint32_t num, struct strbuf *out);
+/* Name -> value, instead of what was there; none: nothing is left. */
+int engine_secrets_write(const struct engine *en, uint32_t num, const json_t *values, struct err *e);
+void engine_secrets_forget(const struct engine *en, uint32_t num);
+bool engine_has_secrets(const struct run *r);
+/* May an attempt of the run still need them? */
+bool engine_secrets_wanted(const struct run *r);
+void engine_secrets_sweep(const struct engine *en);
+/* Has clusters remove what a worker that was killed could not tell them about. */
+void engine_secrets_remind(struct engine *en);
+/* Are those that the job needs still there? 0, or -EINVAL with a sentence. */
+int engine_secrets_check(const struct engine *en, uint32_t num, const struct job *job, struct strbuf *errors);
+/* What the effective values hold goes into `values`; -EINVAL for one whose value nobody knows. */
+int engine_secrets_take(struct effective *eff, json_t *values, struct strbuf *errors);
 
 /* engine_pipes.c */
 /* The context of a run that is about to be: job->pipes_* and its text, not written yet. `from`: the run that is tried
@@ -243,8 +301,24 @@ void engine_remove_tree(const char *path);
 /* Gives run `to` the shipped files of run `from` (as links: files of submitted runs do not change). */
 int engine_link_files(struct engine *en, uint32_t from, uint32_t to, struct err *e);
 
+/* engine_session.c */
+void engine_sessions_load(struct engine *en);
+/* A live session of this name, submitted, drafted or about to be, but for `but`. */
+struct erun *engine_session_live(struct engine *en, const char *name, const struct erun *but);
+/* It has a name from now on; those who had it before lose it when it is in the journal. */
+void engine_session_named(struct erun *er, const char *name);
+void engine_session_created(struct engine *en, const struct erun *er);
+/* Does a run that has not ended belong to it? */
+bool engine_session_used(const struct engine *en, const struct run *session);
+/* As engine_gate_open, for the session that a run starts in. */
+int engine_session_gate(struct engine *en, struct erun *er, struct strbuf *why);
+/* Tells the session what it was not told yet: leases, stop. */
+void engine_session_tell(struct engine *en, struct erun *er);
+void engine_session_untold(struct erun *er, const char *verb);
+/* The session that `session=any` means: one that is there, or NULL. `want` is what a new one would be. */
+const struct run *engine_session_fitting(struct engine *en, const struct effective *want, double tolerance);
+
 /* engine_submit.c */
-bool engine_is_session(const struct run *r);
 void engine_created(struct engine *en, struct pending *p, int code); /* frees p */
 void engine_key_add(struct engine *en, const char *key, const char *value);
 /* A new run of an ended one's spec: without its key, with its files. */

@@ -29,6 +29,7 @@ static void remove_traces(struct engine *en, struct erun *er)
 	engine_remove_tree(dir.buf);
 	strbuf_release(&dir);
 	(void)spool_remove(en->spool_dir, er->r->num);
+	engine_secrets_forget(en, er->r->num);
 }
 
 void engine_purged(struct engine *en, struct pending *p, int code)
@@ -78,6 +79,10 @@ void engine_purge(struct engine *en, uint32_t num, uint64_t request, engine_done
 	if (run_is_live(er->r) && (er->r->status != RUN_DRAFT || er->in_flight)) {
 		cb(arg, -EBUSY,
 		   "the run is live: cancel it first (echo cancel > ctl), rmdir purges ended runs and drafts");
+		return;
+	}
+	if (er->session && engine_session_used(en, er->r)) {
+		cb(arg, -EBUSY, "runs that started or wait in this session have not ended yet");
 		return;
 	}
 	p = engine_pending(en, PENDING_PURGE, num, &ticket);

@@ -4,6 +4,7 @@
 #include "backend/engine_private.h"
 
 #include "backend/base/mem.h"
+#include "backend/spec.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -65,10 +66,18 @@ void engine_refuse(struct engine *en, uint32_t uid, const char *text, size_t len
 		   engine_done cb, void *arg)
 {
 	int64_t now = clock_real(en->clock);
+	cleanup_strbuf struct strbuf kept = STRBUF_INIT, said = STRBUF_INIT;
 	uint64_t ticket;
 	struct pending *p = engine_pending(en, PENDING_REFUSAL, 0, &ticket);
 	struct store_txn *t = store_txn_new(ticket, true);
 
+	if (spec_redact(text, len, &kept) != SPEC_AS_IT_IS) {
+		text = kept.buf;
+		len = kept.len;
+		strbuf_addstr(&said, why);
+		spec_redact_why(&said);
+		why = said.buf;
+	}
 	p->code = code;
 	p->result = xstrdup(why);
 	p->done = cb;

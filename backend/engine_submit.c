@@ -2,7 +2,7 @@
  * Making runs: complete documents, drafts, and the same again. A run exists in memory before its creation
  * is committed, but nobody sees it until then; when the commit fails it never was.
  */
-#include "backend/engine_private.h"
+#include "backend/engine_submit.h"
 
 #include "backend/base/mem.h"
 #include "backend/base/point.h"
@@ -79,17 +79,11 @@ static void fingerprint(const json_t *spec, char out[PRINT_SIZE])
 
 /* --- submitting --- */
 
-struct prepared {
-	json_t *spec;
-	struct effective eff;
-	struct job job;
-	struct strbuf effective, script, context, errors;
-	char print[PRINT_SIZE];
-};
-
 static void prepared_release(struct prepared *p)
 {
 	json_decref(p->spec);
+	free(p->name);
+	json_decref(p->secrets);
 	effective_release(&p->eff);
 	job_release(&p->job);
 	strbuf_release(&p->effective);
@@ -118,27 +112,26 @@ static int check_dependencies(struct engine *en, const struct run *as, struct pr
 	return rc;
 }
 
-bool engine_is_session(const struct run *r)
-{
-	const char *launcher = run_fact(r, "launcher");
-
-	return launcher && strcmp(launcher, "session") == 0;
-}
-
+/* The session that the run is to start in; NULL: none. */
 static int check_session(const struct engine *en, struct prepared *p)
 {
 	const char *id = p->job.session;
-	const struct run *s = id ? engine_run_by_id(en, id) : NULL;
+	const struct run *s = p->holder, *other = id && !s ? engine_run_by_id(en, id) : NULL;
 
 	if (!id)
 		return 0;
-	if (!s || !engine_is_session(s))
-		return strbuf_complain(
-			&p->errors,
-			s ? "session: run %s is no session (launcher=session)" : "session: there is no session %s", id);
+	if (!s)
+		return strbuf_complain(&p->errors,
+				       other ? "session: run %s is no session (launcher=session)"
+					     : "session: there is no session %s",
+				       id);
+	if (s->status == RUN_DRAFT)
+		return strbuf_complain(&p->errors, "session: %s has no spec yet: write sessions/%s/spec first", id, id);
 	if (!run_is_live(s))
 		return strbuf_complain(&p->errors, "session: %s has ended (%s): begin a new one", id,
 				       run_status_name(s->status));
+	if (s->cancel_wanted || json_is_true(json_object_get(s->facts, "session_stop")))
+		return strbuf_complain(&p->errors, "session: %s is about to end: begin a new one", id);
 	if (strcmp(s->cluster, p->eff.cluster->name) != 0)
 		return strbuf_complain(&p->errors, "session: %s is on cluster %s, and the run is to be on %s", id,
 				       s->cluster, p->eff.cluster->name);
@@ -152,8 +145,59 @@ static int check_paths(const struct engine *en, struct prepared *p)
 	return job_paths_check(&p->job, &where, &p->errors);
 }
 
+static bool is_session_spec(const json_t *spec)
+{
+	const char *launcher = json_string_value(json_object_get(spec, "launcher"));
+
+	return launcher && strcmp(launcher, "session") == 0;
+}
+
+/* A session has the name of its directory, or the one that its spec gives it. */
+static int take_name(const struct engine_submit *s, struct prepared *p)
+{
+	const char *said = json_string_value(json_object_get(p->spec, "name"));
+	struct err e = ERR_INIT;
+
+	if (s->session_name && said && strcmp(said, s->session_name) != 0)
+		return strbuf_complain(&p->errors, "name: this session's is %s", s->session_name);
+	if (!s->session_name && said && s->session && !spec_name_ok(said, &e))
+		return strbuf_complain(&p->errors, "name: %s", e.text);
+	if (s->session_name)
+		(void)json_object_set_new(p->spec, "name", json_string(s->session_name));
+	said = s->session_name ? s->session_name : said;
+	p->name = said && spec_name_ok(said, &e) ? xstrdup(said) : NULL;
+	return 0;
+}
+
+/* What goes without saying where the document was written. */
+static int take_place(const struct engine *en, const struct engine_submit *s, struct prepared *p)
+{
+	const char *said = json_string_value(json_object_get(p->spec, "session"));
+	const struct run *into = s->into ? engine_run(en, s->into) : NULL;
+
+	p->session = is_session_spec(p->spec);
+	if (p->session && s->into)
+		return strbuf_complain(&p->errors, "launcher: a session cannot start in another");
+	if (p->session)
+		return take_name(s, p);
+	if (s->into && !into)
+		return strbuf_complain(&p->errors, "this session was purged");
+	if (said && strcmp(said, "any") == 0)
+		return 0; /* see any() */
+	if (into && said && engine_session(en, said) != into)
+		return strbuf_complain(&p->errors, "session: what is written here runs in %s",
+				       engine_session_name(into));
+	if (into && !said)
+		(void)json_object_set_new(
+			p->spec, "session",
+			json_string(engine_session_current(en, into) ? engine_session_name(into) : into->id));
+	said = json_string_value(json_object_get(p->spec, "session"));
+	p->holder = into ? into : said ? engine_session(en, said) : NULL;
+	return 0;
+}
+
 /* The document alone: what it says and its fingerprint. A spec that is submitted again leaves its key to the first. */
-static int parse(const char *text, size_t len, bool again, struct prepared *p)
+static int parse(const struct engine *en, const struct engine_submit *s, bool again, struct prepared *p)
 {
 	int rc;
 
@@ -162,11 +206,16 @@ static int parse(const char *text, size_t len, bool again, struct prepared *p)
 	strbuf_init(&p->script);
 	strbuf_init(&p->context);
 	strbuf_init(&p->errors);
-	rc = spec_parse(text, len, &p->spec, &p->errors);
+	rc = s->session ? spec_parse_session(s->text, s->len, &p->spec, &p->errors)
+			: spec_parse(s->text, s->len, &p->spec, &p->errors);
+	if (rc == 0)
+		rc = take_place(en, s, p);
 	if (rc < 0)
 		return rc;
 	if (again)
 		(void)json_object_del(p->spec, "key");
+	p->secrets = json_object();
+	(void)spec_take_secrets(p->spec, p->secrets);
 	fingerprint(p->spec, p->print);
 	return 0;
 }
@@ -179,6 +228,8 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, co
 	int rc;
 
 	rc = config_resolve(en->conf.config, p->spec, hint, &p->eff, &p->errors);
+	if (rc == 0)
+		rc = engine_secrets_take(&p->eff, p->secrets, &p->errors);
 	if (rc == 0)
 		rc = job_from_effective(&p->eff, &p->job, &p->errors);
 	if (rc == 0)
@@ -201,16 +252,25 @@ static int prepare(struct engine *en, const char *hint, const struct run *as, co
 	return rc;
 }
 
+/* A run is where its session is. */
+static const char *hint_of(const struct engine_submit *s, const struct prepared *p)
+{
+	return s->cluster_hint                                     ? s->cluster_hint
+	       : p->holder && !json_object_get(p->spec, "cluster") ? p->holder->cluster
+								   : NULL;
+}
+
 void engine_check(struct engine *en, const char *text, size_t len, const char *cluster_hint, struct strbuf *out,
 		  int *code)
 {
+	const struct engine_submit s = { .text = text, .len = len, .cluster_hint = cluster_hint };
 	struct run *as = run_new(en->next_num);
 	struct prepared p;
 
 	as->id = xasprintf("%u", as->num);
-	*code = parse(text, len, false, &p);
+	*code = parse(en, &s, false, &p);
 	if (*code == 0)
-		*code = prepare(en, cluster_hint, as, NULL, &p);
+		*code = prepare(en, hint_of(&s, &p), as, NULL, &p);
 	if (*code == 0) {
 		strbuf_addbuf(out, &p.effective);
 		strbuf_addch(out, '\n');
@@ -246,8 +306,22 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 		(void)json_object_set_new(d, "key", json_string(key));
 	if (strcmp(p->job.launcher, "bash") != 0)
 		(void)json_object_set_new(d, "launcher", json_string(p->job.launcher));
+	if (p->job.ray.on && !p->job.session)
+		(void)json_object_set_new(d, "ray", json_true());
 	if (p->job.session)
 		(void)json_object_set_new(d, "session", json_string(p->job.session));
+	if (p->holder) {
+		const json_t *policy = json_object_get(p->eff.values, "on_session_end");
+
+		(void)json_object_set_new(d, "session_run", json_string(p->holder->id));
+		if (policy)
+			(void)json_object_set(d, "on_session_end", (json_t *)policy);
+	}
+	if (p->session) {
+		(void)json_object_set_new(d, "session_name", json_string(p->name ? p->name : r->id));
+		if (p->job.time_s > 0)
+			(void)json_object_set_new(d, "session_time", json_integer(p->job.time_s));
+	}
 	if (tags)
 		(void)json_object_set(d, "tags", tags);
 	if (retry_of)
@@ -255,6 +329,8 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 	(void)json_object_set_new(d, "merged", json_boolean(p->job.merged));
 	if (p->job.hold)
 		(void)json_object_set_new(d, "hold", json_true());
+	if (p->job.n_secret)
+		(void)json_object_set_new(d, "secrets", json_true());
 	if (p->job.pipes_messages)
 		(void)json_object_set_new(d, "pipes", json_true());
 	if (rule)
@@ -303,13 +379,15 @@ static void move_docs(struct run *to, struct run *docs)
 	docs->spec = docs->effective = docs->script = NULL;
 }
 
-struct submission {
-	const struct engine_submit *s;
-	const struct run *retry_of; /* or NULL */
-	engine_done cb;
-	void *arg;
-	void (*drop)(void *arg);
-};
+/* The run is not yet what the event makes of it. */
+static void feed_creation(struct store_txn *t, const struct run *r, const struct event *ev)
+{
+	struct run *now = engine_foresee(r, ev);
+
+	if (now)
+		engine_feed_status(t, now, r->n_history);
+	run_free(now);
+}
 
 /* The rows that make a run, in one transaction; the answer comes by engine_created. */
 static void post_create(struct engine *en, struct erun *er, struct event *ev, const struct submission *sub,
@@ -337,6 +415,7 @@ static void post_create(struct engine *en, struct erun *er, struct event *ev, co
 	store_txn_summary(t, r->num, r->id, true, summary);
 	json_decref(summary);
 	store_txn_event(t, r->num, ev);
+	feed_creation(t, r, ev);
 	if (p)
 		add_docs(t, r, s->text, s->len, p);
 	if (key) {
@@ -388,6 +467,7 @@ static void not_created(struct engine *en, struct erun *er, struct pending *p, i
 		engine_note_rejected(en, p->uid, p->docs->spec, p->docs->spec_len, why);
 	key_drop(en, event_str(p->ev, "key"));
 	drop_after(er);
+	engine_secrets_forget(en, er->r->num);
 	p->done(p->arg, code, why);
 	waiters_answer(en, &er->created, code, why);
 	if (er->visible)
@@ -422,6 +502,7 @@ void engine_created(struct engine *en, struct pending *p, int code)
 	point(POINT_ENGINE_CREATED);
 	if (r->status != RUN_DRAFT)
 		en->last = r->num;
+	engine_session_created(en, er);
 	engine_act(en, er);
 	p->done(p->arg, 0, r->id);
 	waiters_answer(en, &er->created, 0, r->id);
@@ -483,7 +564,9 @@ static int draft_allows(struct engine *en, const struct submission *sub, struct 
 	else if (er->r->status == RUN_DRAFT || (print && strcmp(print, p->print) == 0))
 		follow(en, er, sub->cb, sub->arg);
 	else
-		refuse(en, sub, -EEXIST, "this run was submitted with another spec: make a new run for this one");
+		refuse(en, sub, -EEXIST,
+		       er->session ? "the session was begun with another spec: end it first, or take another name"
+				   : "this run was submitted with another spec: make a new run for this one");
 	return 0;
 }
 
@@ -495,7 +578,8 @@ static void create(struct engine *en, const struct submission *sub, struct erun 
 	struct err e = ERR_INIT;
 	json_t *d;
 
-	if (engine_context_write(en, er ? er->r : fresh, &p->job, &p->context, &e) < 0) {
+	if (engine_secrets_write(en, er ? er->r->num : fresh->num, p->secrets, &e) < 0 ||
+	    engine_context_write(en, er ? er->r : fresh, &p->job, &p->context, &e) < 0) {
 		refuse(en, sub, e.code, e.text);
 		run_free(fresh);
 		return;
@@ -510,15 +594,50 @@ static void create(struct engine *en, const struct submission *sub, struct erun 
 		en->next_num++;
 		engine_add(en, er);
 	}
+	if (p->session)
+		engine_session_named(er, p->name ? p->name : er->r->id);
 	drop_after(er);
 	er->after = dup_after(p->job.after); /* seen at once by a spec that would close a circle with it */
 	d = create_data(er->r, p, s->len, sub->retry_of ? sub->retry_of->id : NULL);
 	post_create(en, er, event_new(EV_CREATE, clock_real(en->clock), d), sub, p);
 }
 
-static void submit(struct engine *en, const struct submission *sub)
+/* A session of this name is there: the same one again is that one. Returns 1 when there is none. */
+static int attach(struct engine *en, const struct submission *sub, const struct erun *er, const struct prepared *p)
 {
-	const struct engine_submit *s = sub->s;
+	const char *name = !p->session ? NULL : p->name ? p->name : er && !er->session ? er->r->id : NULL;
+	struct erun *live = name ? engine_session_live(en, name, er) : NULL;
+	const char *print = live ? run_fact(live->r, "spec_print") : NULL;
+	char text[400];
+
+	if (!live)
+		return 1;
+	if (!er && strcmp(*live->creating ? live->creating : print ? print : "", p->print) == 0) {
+		follow(en, live, sub->cb, sub->arg);
+		return 0;
+	}
+	(void)snprintf(
+		text, sizeof(text),
+		live->r->status == RUN_DRAFT
+			? "the session %s is a draft: write its spec to sessions/%s/spec"
+			: "the session %s is there already, with another spec: end it first, or take another name",
+		name, name);
+	refuse(en, sub, -EEXIST, text);
+	return 0;
+}
+
+/* What has ended leaves its name to the next: its spec written again begins that. */
+static bool begins_next(const struct engine_submit *s, const struct erun *er)
+{
+	return s->session && er && er->session && !run_is_live(er->r);
+}
+
+void engine_submit_one(struct engine *en, const struct submission *whole)
+{
+	cleanup_strbuf struct strbuf kept = STRBUF_INIT;
+	struct engine_submit shown = *whole->s; /* as it may be kept */
+	struct submission with = *whole, *sub = &with;
+	const struct engine_submit *s = &shown;
 	struct erun *er = s->draft ? engine_find(en, s->draft) : NULL;
 	struct run *fresh = NULL;
 	struct prepared p;
@@ -528,15 +647,24 @@ static void submit(struct engine *en, const struct submission *sub)
 		sub->cb(sub->arg, -ENOENT, "this run was purged");
 		return;
 	}
+	if (begins_next(s, er))
+		er = NULL;
 	if (!er) {
 		fresh = run_new(en->next_num);
 		fresh->id = xasprintf("%u", fresh->num);
 	}
-	rc = parse(s->text, s->len, sub->retry_of != NULL, &p);
+	rc = parse(en, s, sub->retry_of != NULL, &p);
+	if (spec_redact(s->text, s->len, &kept) != SPEC_AS_IT_IS) {
+		shown.text = kept.buf;
+		shown.len = kept.len;
+		spec_redact_why(&p.errors);
+	}
+	with.s = &shown;
 	if (rc < 0) {
 		refuse(en, sub, rc, p.errors.buf);
-	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p)) {
-		rc = prepare(en, s->cluster_hint, er ? er->r : fresh, sub->retry_of, &p);
+	} else if ((!er || draft_allows(en, sub, er, &p)) && known_key(en, sub, er, &p) && attach(en, sub, er, &p) &&
+		   engine_any(en, whole, sub, &p)) {
+		rc = prepare(en, hint_of(s, &p), er ? er->r : fresh, sub->retry_of, &p);
 		if (rc < 0) {
 			refuse(en, sub, rc, p.errors.buf);
 		} else {
@@ -556,22 +684,66 @@ void engine_submit(struct engine *en, const struct engine_submit *s, engine_done
 	if (known)
 		cb(arg, 0, known);
 	else
-		submit(en, &sub);
+		engine_submit_one(en, &sub);
 }
 
 void engine_submit_again(struct engine *en, const struct engine_submit *s, uint32_t retry_of,
 			 const struct own_call *call)
 {
 	const struct run *old = engine_run(en, retry_of);
-	const struct submission sub = { s, old, call->done, call->arg, call->drop };
+	const bool session = old && engine_is_session(old);
+	const struct engine_submit as = { .text = s->text,
+					  .len = s->len,
+					  .draft = s->draft,
+					  .cluster_hint = s->cluster_hint,
+					  .request = s->request,
+					  .uid = s->uid,
+					  .session = session,
+					  .session_name = session && strcmp(engine_session_name(old), old->id) != 0
+								  ? engine_session_name(old)
+								  : NULL };
+	const struct submission sub = { &as, old, call->done, call->arg, call->drop };
 
 	if (old)
-		submit(en, &sub);
+		engine_submit_one(en, &sub);
 	else
 		call->done(call->arg, -ENOENT, "the run was purged");
 }
 
 /* --- drafts --- */
+
+void engine_session_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg)
+{
+	const struct engine_submit s = { .request = request };
+	const struct submission sub = { &s, NULL, cb, arg, NULL };
+	const char *known = engine_recall(en, request);
+	struct err e = ERR_INIT;
+	struct erun *er;
+	struct run *r;
+
+	if (known) {
+		cb(arg, 0, known);
+		return;
+	}
+	if (!spec_name_ok(name, &e)) {
+		cb(arg, -EINVAL, e.text);
+		return;
+	}
+	if (engine_session_live(en, name, NULL) || engine_session(en, name)) {
+		cb(arg, -EEXIST, "a session of this name is there already: rmdir removes one that has ended");
+		return;
+	}
+	r = run_new(en->next_num++);
+	r->id = xasprintf("%u", r->num);
+	er = erun_new(r);
+	engine_session_named(er, name);
+	engine_add(en, er);
+	post_create(en, er,
+		    event_new(EV_DRAFT, clock_real(en->clock),
+			      json_pack("{s:s, s:s, s:s, s:s}", "id", r->id, "source", "user", "launcher", "session",
+					"session_name", name)),
+		    &sub, NULL);
+}
 
 void engine_draft(struct engine *en, const char *name, uint64_t request, engine_done cb, void *arg)
 {

@@ -6,6 +6,7 @@
 #include "backend/engine_private.h"
 
 #include "backend/base/mem.h"
+#include "backend/forward.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -148,6 +149,8 @@ void engine_verb_reply(struct engine *en, struct erun *er, uint64_t ticket, cons
 	bool is_hold = hold || strcmp(verb, "release") == 0;
 	const struct engine_link *link = engine_cluster_link(en, er->r->cluster);
 
+	if (away || code < 0)
+		engine_session_untold(er, verb);
 	/* A wish that did not reach the cluster is sent again when the link is there (engine_act). */
 	if (away && strcmp(verb, "cancel") == 0)
 		er->cancel_sent = false;
@@ -270,6 +273,23 @@ static void verb_signal(struct verb_call *v, struct erun *er)
 		finish(v, -EINVAL, "signal needs a name: signal USR1");
 	else
 		pass_on(v, er);
+}
+
+/* The session ends by itself, in order; what is not in the queue yet is cancelled. */
+static void verb_stop(struct verb_call *v, struct erun *er)
+{
+	json_t *d;
+
+	if (!er->session) {
+		finish(v, -EINVAL, "stop is for sessions: a run is ended with cancel");
+	} else if (!has_started(er)) {
+		verb_cancel(v, er);
+	} else {
+		d = json_object();
+		(void)json_object_set_new(d, "session_stop", json_true());
+		er->stop_sent = false;
+		post_verb(v, er, EV_FACTS, d, wished);
+	}
 }
 
 static void verb_update(struct verb_call *v, struct erun *er)
@@ -428,25 +448,75 @@ static void verb_retry(struct verb_call *v, struct erun *er)
 		engine_ask_doc(v->en, er->r->num, "spec", retry_with, drop_call, v);
 }
 
+/* --- forwards --- */
+
+struct forward_wait {
+	struct engine *en;
+	uint32_t num;
+	uint64_t ticket;
+};
+
+static void forwarded(void *arg, int code, const char *text)
+{
+	struct forward_wait *w = arg;
+	struct erun *er = engine_find(w->en, w->num);
+
+	if (er && er->verb_ticket == w->ticket)
+		answer(w->en, er, code, text);
+	free(w);
+}
+
+/* Nothing of it need be remembered for a write that is repeated: the same forward is given again. */
+static void verb_forward(struct verb_call *v, struct erun *er)
+{
+	struct forward_wait *w;
+	cleanup_free char *host = NULL, *place = xstrdup(v->arg);
+	struct engine *en = v->en;
+	struct err e = ERR_INIT;
+	int port, rc = forward_parse(place, &host, &port, &e);
+
+	if (rc < 0 || !has_started(er)) {
+		finish(v, rc < 0 ? rc : -EBUSY,
+		       rc < 0 ? e.text : "forward needs a running job; this run is not running yet");
+		return;
+	}
+	w = xmalloc(sizeof(*w));
+	*w = (struct forward_wait){ en, v->num, ++en->next_ticket };
+	er->verb_ticket = w->ticket;
+	finish(v, 0, "");
+	engine_forward(en, w->num, place, forwarded, free, w);
+}
+
+static void verb_unforward(struct verb_call *v, struct erun *er)
+{
+	struct err e = ERR_INIT;
+	int rc = engine_unforward(v->en, v->num, v->arg, &e);
+
+	if (rc == 0)
+		answer(v->en, er, 0, "");
+	finish(v, rc, e.text);
+}
+
 static const struct verb verbs[] = {
 	{ "cancel", verb_cancel, false, true, "cancel wanted" },
+	{ "stop", verb_stop, false, true, "stop wanted" },
 	{ "signal", verb_signal, false, false, "" },
 	{ "hold", verb_hold, false, true, "hold wanted" },
 	{ "release", verb_release, false, true, "release wanted" },
 	{ "requeue", verb_requeue, false, true, "" },
 	{ "update", verb_update, false, false, "" },
 	{ "refresh", verb_refresh, false, true, "" },
+	{ "forward", verb_forward, false, false, "" },
+	{ "unforward", verb_unforward, false, false, "" },
 	{ "retry", verb_retry, true, false, "" },
 	{ "fetch", verb_fetch, true, true, "" },
 	{ "keep", verb_keep, true, false, "" },
 	{ "clean", verb_clean, true, true, "" },
 };
 
-static const char *const later_verbs[] = { "forward" };
-
 const char *engine_verbs(void)
 {
-	return "cancel\nsignal NAME\nhold\nrelease\nrequeue\nupdate KEY=VALUE\nrefresh\nretry\nfetch\nkeep\nclean\n";
+	return "cancel\nsignal NAME\nhold\nrelease\nrequeue\nupdate KEY=VALUE\nrefresh\nforward PORT\nunforward PORT\nretry\nfetch\nkeep\nclean\n";
 }
 
 static const struct verb *verb_find(const char *line, size_t len)
@@ -461,16 +531,10 @@ static void unknown_verb(const char *line, size_t len, engine_done cb, void *arg
 {
 	char text[400];
 
-	for (size_t i = 0; i < ARRAY_SIZE(later_verbs); i++) {
-		if (strlen(later_verbs[i]) != len || strncmp(later_verbs[i], line, len) != 0)
-			continue;
-		(void)snprintf(text, sizeof(text), "the verb '%s' is not in this version", later_verbs[i]);
-		cb(arg, -EINVAL, text);
-		return;
-	}
 	(void)snprintf(
 		text, sizeof(text),
-		"unknown verb '%.*s': ctl knows cancel, signal NAME, hold, release, requeue, update KEY=VALUE, refresh, retry, "
+		"unknown verb '%.*s': ctl knows cancel, signal NAME, hold, release, requeue, update KEY=VALUE, refresh, forward "
+		"[HOST:]PORT, unforward, retry, "
 		"fetch, keep, clean",
 		(int)(len < 60 ? len : 60), line);
 	cb(arg, -EINVAL, text);

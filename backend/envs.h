@@ -1,6 +1,7 @@
 /*
- * Packed environments: archives that are sent to a cluster once, unpacked there once, and shared by the runs that name
- * them. DIRECTORY/envs/KEY is one of them; KEY comes from the SHA-256 of the archive alone.
+ * Packed environments, and other things of one content that runs share: archives that are sent to a cluster once,
+ *unpacked there once, and shared by the runs that name them. DIRECTORY/envs/KEY is one of them; KEY comes from the
+ *SHA-256 of the archive alone.
  *
  *	envs_archive.c	what a local archive is: sum, kind, platform
  *	envs_task.c	the thread that reads archives, and on the local cluster unpacks them
@@ -22,16 +23,36 @@
 #include <sys/stat.h>
 
 #define ENVS_KEY_LEN 32 /* digits of the sum that make the name: 128 bits */
+#define ENVS_KEY_MAX 48 /* with what says how it is used */
 
-enum envs_kind { ENVS_TAR, ENVS_GZIP, ENVS_ZSTD, ENVS_XZ, ENVS_BZIP2, ENVS_SCRIPT };
+/* What is done with a local file: the same file for another use is another thing on the cluster. */
+enum envs_use {
+	ENVS_ARCHIVE, /* it is unpacked */
+	ENVS_BUILD,   /* it is run, and makes the environment */
+	ENVS_LIBRARY, /* a wheel, or the module dagster_pipes: goes on Python's path */
+	ENVS_FILE,    /* its bytes, for files of runs */
+};
+
+enum envs_kind {
+	ENVS_TAR,
+	ENVS_GZIP,
+	ENVS_ZSTD,
+	ENVS_XZ,
+	ENVS_BZIP2,
+	ENVS_SCRIPT,
+	ENVS_WHEEL,  /* of a library: a zip archive */
+	ENVS_MODULE, /* of a library: one file of Python */
+	ENVS_DATA,
+};
 
 struct envs_archive {
+	enum envs_use use;
 	enum envs_kind kind; /* by its content; the name does not count */
 	bool pixi;           /* packages that pixi-unpack makes an environment of */
 	uint64_t size;
 	uint32_t cksum;
 	char sha256[SHA256_HEX];
-	char key[ENVS_KEY_LEN + 1];
+	char key[ENVS_KEY_MAX];
 	char platform[32]; /* as conda names them: linux-64, osx-arm64; "" when it does not say */
 };
 
@@ -51,6 +72,8 @@ bool envs_same(const struct envs_identity *a, const struct envs_identity *b);
  * Reads all of the file, which may take seconds. -EINVAL with a text for what is no archive, -ECANCELED when `stop`
  * (may be NULL) became true, -ESTALE when it changed meanwhile.
  */
+int envs_read(const char *path, enum envs_use use, const atomic_bool *stop, struct envs_archive *out, struct err *e);
+/* The same as ENVS_ARCHIVE. */
 int envs_archive_read(const char *path, const atomic_bool *stop, struct envs_archive *out, struct err *e);
 /* What a file name says, or "": env-linux-64.sh. Pure. */
 const char *envs_name_platform(const char *path);
@@ -74,6 +97,7 @@ struct envs_task {
 	struct inbox *to;
 	uint64_t serial; /* the asker's */
 	char *path, *code;
+	enum envs_use use;
 	int deadline_s;
 	struct envs_identity identity;
 	struct envs_archive archive;
@@ -103,7 +127,12 @@ struct envs_place {
 	const struct envs_archive *archive;
 	const char *name;  /* of the archive, for people */
 	int64_t quota_kib; /* of all that are unpacked there together; 0: no limit */
+	int build_s;       /* how long a build may take; 0: the default */
 };
+
+#define ENVS_UNPACK_LIMIT_S 1800
+/* How long unpacking may take at most: a build has its own. */
+int envs_limit(const struct envs_place *p);
 
 /* DIRECTORY/envs/KEY[/NAME], unquoted. */
 void envs_path(const struct envs_place *p, const char *name, struct strbuf *out);
@@ -127,8 +156,50 @@ int envs_look_read(const char *out, struct envs_look *look);
  * Exit code 0, or one of the above, or another: try again.
  */
 void envs_unpack_code(const struct envs_place *p, const char *local, bool check, struct strbuf *code);
-/* Code that links the attempt's directory `dir` (unquoted) to it and marks it as used, unless the attempt was sent
-   before; may exit with ENVS_RC_GONE. `mark` names the attempt. */
-void envs_link_code(const struct envs_place *p, const char *dir, const char *mark, struct strbuf *code);
+/* Code that links the attempt's directory `dir` (unquoted) to it under `name` and marks it as used, unless the attempt
+   was sent before; may exit with ENVS_RC_GONE. `mark` names the attempt. NULL: it is marked only. */
+void envs_link_code(const struct envs_place *p, const char *dir, const char *name, const char *mark,
+		    struct strbuf *code);
+/* Behind the former, where $w is the working directory: a copy of the file in it, never a link. */
+void envs_copy_code(const struct envs_place *p, const char *name, unsigned mode, int64_t mtime, struct strbuf *code);
+
+/* The functions of the lock, of sums and of room, for envs_verb.c. */
+void envs_lock_text(struct strbuf *code);
+
+/*
+ * Code for a probe `what` (struct creq): "envs" lists all of DIRECTORY/envs, "envs VERB KEY" does something with one:
+ * remove, verify, keep, unkeep. False: it is another probe, or not one of these. What a verb did is in the log of the
+ * one. The list: a line `env KEY STATUS KIB LAST_USED keep|- NAME` each, and its log's end behind it, a blank before
+ * each line. STATUS: sending unpacking ready failed.
+ */
+bool envs_probe_code(const char *directory, const char *what, struct strbuf *code);
+bool envs_key_ok(const char *key);
+
+/* --- what a job shares --- */
+
+/* One local file that a job needs on its cluster before it is submitted. */
+const char *envs_use_words(enum envs_use use); /* "environment archive" ... */
+struct envs_need {
+	enum envs_use use;
+	char *path;     /* of this machine */
+	char *platform; /* said by the user, or NULL */
+	char *link;     /* the name of a link in the attempt's directory, or NULL */
+	char *copy;     /* the name of a copy in the working directory, or NULL */
+	unsigned mode;  /* of the copy */
+	int64_t mtime;
+	int build_s;
+};
+
+#define ENVS_SHARE_MIN ((off_t)256 * 1024) /* smaller files travel with the submission */
+
+struct job;
+/*
+ * All that `job` needs; `files`: also its large files, payload and inputs, by their content. Looks at local files. The
+ * array is NULL when there is none.
+ */
+struct envs_need *envs_needs(const struct job *job, bool files, size_t *n);
+void envs_needs_free(struct envs_need *v, size_t n);
+/* Is this file of a job one of them? */
+bool envs_needs_has(const struct envs_need *v, size_t n, const char *path);
 
 #endif

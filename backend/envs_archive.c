@@ -298,6 +298,36 @@ static int kind_of(const unsigned char *p, size_t len, enum envs_kind *out)
 	return -EINVAL;
 }
 
+/* What it is by its first bytes, for the use that is made of it. */
+static int kind_for(const unsigned char *p, size_t len, const char *path, struct envs_archive *a, struct err *e)
+{
+	const char *dot = strrchr(path, '.');
+
+	switch (a->use) {
+	case ENVS_ARCHIVE:
+		if (kind_of(p, len, &a->kind) == 0)
+			return 0;
+		return err_set(e, -EINVAL, "environment: %s is neither a tar archive nor a self-extracting script",
+			       path);
+	case ENVS_BUILD:
+		if (kind_of(p, len, &a->kind) == 0)
+			return 0;
+		return err_set(e, -EINVAL, "environment: %s is neither a script that begins with #! nor a tar archive",
+			       path);
+	case ENVS_LIBRARY:
+		a->kind = ENVS_MODULE;
+		if (len >= 4 && memcmp(p, "PK\003\004", 4) == 0)
+			a->kind = ENVS_WHEEL;
+		if (a->kind == ENVS_WHEEL || (dot && strcmp(dot, ".py") == 0))
+			return 0;
+		return err_set(e, -EINVAL, "environment: %s is no wheel", path);
+	case ENVS_FILE:
+		a->kind = ENVS_DATA;
+		break;
+	}
+	return 0;
+}
+
 static int read_all(int fd, const char *path, const atomic_bool *stop, struct envs_archive *a, struct scan_state *s,
 		    struct err *e)
 {
@@ -313,14 +343,15 @@ static int read_all(int fd, const char *path, const atomic_bool *stop, struct en
 			return err_sys(e, -errno, "environment: cannot read %s", path);
 		if (stop && atomic_load(stop))
 			return err_set(e, -ECANCELED, "environment: stopping");
-		if (a->size == 0 && kind_of(buf, (size_t)n, &a->kind) < 0)
-			return err_set(e, -EINVAL,
-				       "environment: %s is neither a tar archive nor a self-extracting script", path);
+		if (a->size == 0 && kind_for(buf, (size_t)n, path, a, e) < 0)
+			return -EINVAL;
 		if (n == 0)
 			break;
 		a->size += (uint64_t)n;
 		sha256_add(&sum, buf, (size_t)n);
 		crc = cksum_add(crc, buf, (size_t)n);
+		if (a->use != ENVS_ARCHIVE)
+			continue;
 		if (a->kind == ENVS_TAR)
 			tar_feed(&s->tar, buf, (size_t)n);
 		else if (a->kind == ENVS_SCRIPT)
@@ -333,12 +364,51 @@ static int read_all(int fd, const char *path, const atomic_bool *stop, struct en
 
 int envs_archive_read(const char *path, const atomic_bool *stop, struct envs_archive *out, struct err *e)
 {
+	return envs_read(path, ENVS_ARCHIVE, stop, out, e);
+}
+
+/* A wheel says in its name for what it is (PEP 425); pure ones are for any. */
+static const char *wheel_platform(const char *path)
+{
+	static const struct platform tags[] = { { "x86_64.whl", "linux-64" },
+						{ "aarch64.whl", "linux-aarch64" },
+						{ "ppc64le.whl", "linux-ppc64le" },
+						{ "win_amd64.whl", "win-64" },
+						{ "arm64.whl", "osx-arm64" } };
+	size_t len = strlen(path);
+
+	for (size_t i = 0; i < ARRAY_SIZE(tags) && !strstr(path, "-musllinux"); i++) {
+		size_t n = strlen(tags[i].word);
+
+		if (len > n && strcmp(path + len - n, tags[i].word) == 0)
+			return strstr(path, "-macosx") && i == 0 ? "osx-64" : tags[i].name;
+	}
+	return "";
+}
+
+static void name_it(struct envs_archive *a, const struct tar_scan *t, const char *path)
+{
+	static const char *const ends[] = {
+		[ENVS_ARCHIVE] = "", [ENVS_BUILD] = ".build", [ENVS_LIBRARY] = ".library", [ENVS_FILE] = ".file"
+	};
+
+	(void)snprintf(a->key, sizeof(a->key), "%.*s%s", ENVS_KEY_LEN, a->sha256, ends[a->use]);
+	a->pixi = t->pixi && a->kind == ENVS_TAR;
+	if (a->use == ENVS_ARCHIVE)
+		copy_platform(a->platform, *t->json ? t->json : *t->elf ? t->elf : envs_name_platform(path));
+	else if (a->kind == ENVS_WHEEL)
+		copy_platform(a->platform, wheel_platform(path));
+}
+
+int envs_read(const char *path, enum envs_use use, const atomic_bool *stop, struct envs_archive *out, struct err *e)
+{
 	cleanup_free struct scan_state *s = xcalloc(1, sizeof(*s));
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
 	struct envs_identity before = { 0 }, after = { 0 };
 	int rc;
 
 	memset(out, 0, sizeof(*out));
+	out->use = use;
 	if (fd < 0)
 		return err_sys(e, -errno, "environment: cannot read %s", path);
 	rc = envs_identify(path, &before, e);
@@ -350,8 +420,6 @@ int envs_archive_read(const char *path, const atomic_bool *stop, struct envs_arc
 		return rc;
 	if (!envs_same(&before, &after) || out->size != (uint64_t)before.size)
 		return err_set(e, -ESTALE, "environment: %s was changed while it was read", path);
-	(void)snprintf(out->key, sizeof(out->key), "%.*s", ENVS_KEY_LEN, out->sha256);
-	out->pixi = s->tar.pixi && out->kind == ENVS_TAR;
-	copy_platform(out->platform, *s->tar.json ? s->tar.json : *s->tar.elf ? s->tar.elf : envs_name_platform(path));
+	name_it(out, &s->tar, path);
 	return 0;
 }

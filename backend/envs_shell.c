@@ -4,9 +4,9 @@
  *	part.UUID	what arrived so far; each state directory sends its own, so that they never write into one file
  *	archive		the whole of it, verified; removed once it is unpacked
  *	lock, beat	the one who verifies, unpacks or removes; see below
- *	env/, root	what came out of it, and a link to the directory in it that is activated
- *	complete	renamed into place last: what it was made of. Without it env/ is debris
- *	log, last_used, users/
+ *	env/, root	what came out of it, and a link to the directory in it that is activated, the directory or wheel
+ *for Python's path, or the file itself complete	renamed into place last: what it was made of. Without it env/ is
+ *debris log, last_used, users/
  *
  * It is unpacked by the login node and not by the first job: a job would hold its nodes meanwhile, hundred jobs that
  *start together hundred times, and what cannot be used is to be told before the queue and not behind it. It is unpacked
@@ -111,21 +111,63 @@ static const char verify_text[] = "sum_of() {\n"
 static const char unpack_text[] =
 	"whole() { [ -e \"$1/activate.sh\" ] || [ -e \"$1/bin/activate\" ] || [ -d \"$1/conda-meta\" ]; }\n"
 	"last() { sed -n '/[^[:space:]]/h;${g;p;}' \"$e/unpack.log\" | cut -c 1-300; }\n"
+	"archive_of() {\n"
+	"\tcase $kind in\n"
+	"\ttar) tar -x -o -f \"$arc\" ;;\n"
+	"\t*) { \"$kind\" -dc <\"$arc\" || : >\"$e/cut\"; } | tar -x -o -f - && [ ! -e \"$e/cut\" ] ;;\n"
+	"\tesac\n"
+	"}\n"
+	/* What a wheel's .data has besides belongs into an environment of its own. */
+	"library() {\n"
+	"\troot=env\n"
+	"\tif [ \"$kind\" = module ]; then cp \"$arc\" dagster_pipes.py && return; fi\n"
+	"\tif command -v unzip >/dev/null; then unzip -q -o \"$arc\"\n"
+	"\telif command -v python3 >/dev/null; then python3 -m zipfile -e \"$arc\" .\n"
+	"\telse cp \"$arc\" library.whl && root=env/library.whl\n"
+	"\tfi || return\n"
+	"\tfor f in *.data/purelib *.data/platlib; do\n"
+	"\t\t[ ! -d \"$f\" ] || cp -R \"$f/.\" . || return\n"
+	"\tdone\n"
+	"}\n"
+	/* It has the directory that it makes as its own; the sources of an archive are beside. */
+	"build() {\n"
+	"\tsrc=$e/src/build\n"
+	"\trm -rf \"$e/src\"\n"
+	"\tmkdir \"$e/src\" || return\n"
+	"\tif [ \"$kind\" = script ]; then\n"
+	"\t\tcp \"$arc\" \"$src\" || return\n"
+	"\telse\n"
+	"\t\tcd \"$e/src\" && archive_of || return\n"
+	"\t\tif [ ! -e \"$src\" ]; then\n"
+	"\t\t\tset -- \"$e\"/src/*/build\n"
+	"\t\t\tsrc=$1\n"
+	"\t\tfi\n"
+	"\t\t[ -e \"$src\" ] || { echo 'there is no file named build in it'; return 1; }\n"
+	"\t\tcd \"${src%/*}\" || return\n"
+	"\tfi\n"
+	"\tchmod u+x \"$src\"\n"
+	"\ttimeout -k 10 \"$limit\" env PREFIX=\"$e/env\" \"$src\" || { rc=$?; [ $rc != 124 ] || echo \"it took "
+	"longer than $limit seconds\"; return $rc; }\n"
+	"}\n"
 	"unpack() {\n"
 	"\trm -rf \"$e/env\" \"$e/root\" \"$e/complete.tmp\" \"$e/cut\"\n"
 	"\tmkdir \"$e/env\" && cd \"$e/env\" || exit 75\n"
 	"\tif [ \"$kind\" = pixi ] && ! command -v pixi-unpack >/dev/null; then\n"
 	"\t\tunfit 'it holds packages, and pixi-unpack is not on the cluster: pack it with pixi-pack --create-executable'\n"
 	"\tfi\n"
-	"\tcase $kind in\n"
-	"\ttar) tar -x -o -f \"$arc\" ;;\n"
-	"\tscript) if command -v bash >/dev/null; then bash \"$arc\"; else sh \"$arc\"; fi ;;\n"
-	"\tpixi) pixi-unpack \"$arc\" ;;\n"
-	"\t*) { \"$kind\" -dc <\"$arc\" || : >\"$e/cut\"; } | tar -x -o -f - && [ ! -e \"$e/cut\" ] ;;\n"
+	"\tcase $use.$kind in\n"
+	"\tfile.*) root=env/data && cp \"$arc\" data && chmod 400 data ;;\n"
+	"\tlibrary.*) library ;;\n"
+	"\tbuild.*) build ;;\n"
+	"\t*.script) if command -v bash >/dev/null; then bash \"$arc\"; else sh \"$arc\"; fi ;;\n"
+	"\t*.pixi) pixi-unpack \"$arc\" ;;\n"
+	"\t*) archive_of ;;\n"
 	"\tesac >\"$e/unpack.log\" 2>&1 </dev/null\n"
 	"\trc=$?\n"
 	"\tcat \"$e/unpack.log\" >>\"$e/log\"\n"
+	"\t[ \"$rc\" = 0 ] || [ \"$use\" != build ] || unfit \"its build failed (code $rc): $(last)\"\n"
 	"\t[ \"$rc\" = 0 ] || unfit \"it cannot be unpacked (code $rc): $(last)\"\n"
+	"\tcase $use in file | library) return ;; esac\n"
 	"\troot=env\n"
 	"\tif ! whole \"$e/env\"; then\n"
 	"\t\tset -- \"$e\"/env/*/\n"
@@ -207,7 +249,7 @@ static const char evict_text[] =
 	"\tls -tr */last_used 2>/dev/null | while [ \"$total\" -gt \"$quota\" ] && read -r k; do\n"
 	"\t\tk=$all/${k%/last_used}\n"
 	"\t\ts=$(kib \"$k\")\n"
-	"\t\tif [ -z \"$s\" ] || [ \"$k\" = \"$e\" ] || in_use \"$k\"; then continue; fi\n"
+	"\t\tif [ -z \"$s\" ] || [ \"$k\" = \"$e\" ] || [ -e \"$k/keep\" ] || in_use \"$k\"; then continue; fi\n"
 	"\t\tmv \"$k/complete\" \"$k/leaving\" 2>/dev/null || continue\n"
 	"\t\tif in_use \"$k\"; then\n"
 	"\t\t\tmv \"$k/leaving\" \"$k/complete\"\n"
@@ -227,7 +269,15 @@ static const char commit_text[] =
 	"touch \"$e/last_used\"\n"
 	"mv -f \"$e/complete.tmp\" \"$e/complete\" || exit 75\n"
 	"note \"unpacked: $size KiB\"\n"
-	"rm -f \"$e/archive\" \"$e\"/part.* \"$e/unpack.log\"\n";
+	"rm -rf \"$e/archive\" \"$e\"/part.* \"$e/unpack.log\" \"$e/src\"\n";
+
+void envs_lock_text(struct strbuf *code)
+{
+	strbuf_addstr(code, lock_text);
+	strbuf_addstr(code, verify_text);
+	strbuf_addstr(code, try_text);
+	strbuf_addstr(code, evict_text);
+}
 
 void envs_path(const struct envs_place *p, const char *name, struct strbuf *out)
 {
@@ -314,10 +364,23 @@ int envs_look_read(const char *out, struct envs_look *look)
 
 static const char *kind_word(const struct envs_archive *a)
 {
-	static const char *const kinds[] = { [ENVS_TAR] = "tar", [ENVS_GZIP] = "gzip",   [ENVS_ZSTD] = "zstd",
-					     [ENVS_XZ] = "xz",   [ENVS_BZIP2] = "bzip2", [ENVS_SCRIPT] = "script" };
+	static const char *const kinds[] = { [ENVS_TAR] = "tar",     [ENVS_GZIP] = "gzip",     [ENVS_ZSTD] = "zstd",
+					     [ENVS_XZ] = "xz",       [ENVS_BZIP2] = "bzip2",   [ENVS_SCRIPT] = "script",
+					     [ENVS_WHEEL] = "wheel", [ENVS_MODULE] = "module", [ENVS_DATA] = "data" };
 
 	return a->pixi ? "pixi" : kinds[a->kind];
+}
+
+static const char *const uses[] = {
+	[ENVS_ARCHIVE] = "archive", [ENVS_BUILD] = "build", [ENVS_LIBRARY] = "library", [ENVS_FILE] = "file"
+};
+
+/* Some time to come to a stop, and to pack up. */
+int envs_limit(const struct envs_place *p)
+{
+	if (p->archive->use != ENVS_BUILD)
+		return ENVS_UNPACK_LIMIT_S;
+	return (p->build_s ? p->build_s : ENVS_UNPACK_LIMIT_S) + 300;
 }
 
 void envs_unpack_code(const struct envs_place *p, const char *local, bool check, struct strbuf *code)
@@ -329,8 +392,8 @@ void envs_unpack_code(const struct envs_place *p, const char *local, bool check,
 		set_path(code, "arc", local);
 	else
 		strbuf_addstr(code, "arc=$e/archive\n");
-	strbuf_addf(code, "sum=%s crc='%u %llu' kind=%s name=", a->sha256, a->cksum, (unsigned long long)a->size,
-		    kind_word(a));
+	strbuf_addf(code, "sum=%s crc='%u %llu' use=%s kind=%s limit=%d name=", a->sha256, a->cksum,
+		    (unsigned long long)a->size, uses[a->use], kind_word(a), envs_limit(p) - 300);
 	quote_sh(code, p->name);
 	strbuf_addch(code, '\n');
 	strbuf_addstr(code, lock_text);
@@ -355,7 +418,7 @@ void envs_unpack_code(const struct envs_place *p, const char *local, bool check,
 			    "fi\n",
 			    ENVS_RC_DAMAGED);
 	strbuf_addstr(code, "unpack\n");
-	if (check)
+	if (check && a->use <= ENVS_BUILD)
 		strbuf_addstr(code, "try \"$e/$root\"\n");
 	strbuf_addstr(code, commit_text);
 	if (p->quota_kib > 0) {
@@ -368,7 +431,8 @@ void envs_unpack_code(const struct envs_place *p, const char *local, bool check,
 
 /* --- link --- */
 
-void envs_link_code(const struct envs_place *p, const char *dir, const char *mark, struct strbuf *code)
+void envs_link_code(const struct envs_place *p, const char *dir, const char *name, const char *mark,
+		    struct strbuf *code)
 {
 	add_place(p, code);
 	set_path(code, "d", dir);
@@ -376,8 +440,26 @@ void envs_link_code(const struct envs_place *p, const char *dir, const char *mar
 		    "if [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; then\n"
 		    "\tmkdir -p \"$d\" || exit 75\n"
 		    "\tif [ -e \"$e\" ]; then mkdir -p \"$e/users\" && ln -sfn \"$d\" \"$e/users/%s\" || exit 75; fi\n"
-		    "\t[ -e \"$e/complete\" ] || exit %d\n"
-		    "\tln -sfn \"$e\" \"$d/environment\" || exit 75\n"
-		    "fi\n",
+		    "\t[ -e \"$e/complete\" ] || exit %d\n",
 		    mark, ENVS_RC_GONE);
+	if (name)
+		strbuf_addf(code, "\tln -sfn \"$e\" \"$d/%s\" || exit 75\n", name);
+	strbuf_addstr(code, "fi\n");
+}
+
+void envs_copy_code(const struct envs_place *p, const char *name, unsigned mode, int64_t mtime, struct strbuf *code)
+{
+	cleanup_strbuf struct strbuf path = STRBUF_INIT;
+
+	envs_path(p, "env/data", &path);
+	set_path(code, "f", path.buf);
+	strbuf_addstr(code, "n=$w/");
+	quote_sh(code, name);
+	strbuf_addf(code,
+		    "\nrm -f \"$n\"\n"
+		    "cp --reflink=auto \"$f\" \"$n\" 2>/dev/null || cp \"$f\" \"$n\" || exit 75\n"
+		    "chmod %o \"$n\"\n"
+		    "touch -d @%lld \"$n\" 2>/dev/null\n"
+		    "touch \"${f%%/env/data}/last_used\"\n",
+		    mode, (long long)mtime);
 }

@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 
 #define LOOK_MS 100
-#define OUT_MAX 65536
+#define OUT_MAX (1024 * 1024)
 
 struct envs_worker {
 	struct inbox inbox;
@@ -126,7 +126,7 @@ static void work(struct envs_worker *w, struct envs_task *t)
 	switch ((enum envs_task_type)t->m.type) {
 	case ENVS_READ:
 		if (envs_identify(t->path, &t->identity, &t->e) == 0)
-			(void)envs_archive_read(t->path, &w->stop, &t->archive, &t->e);
+			(void)envs_read(t->path, t->use, &w->stop, &t->archive, &t->e);
 		break;
 	case ENVS_RUN:
 		run(w, t);

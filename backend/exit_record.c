@@ -277,8 +277,10 @@ static const char *fault_text(const char *fault)
 		  "quota left, or read-only?)" },
 		{ "workdir", "could not be started: its working directory could not be entered" },
 		{ "input", "could not be started: its input file could not be read" },
+		{ "secret_env", "could not be started: a secret could not be read" },
 		{ "environment", "was not started" },
 		{ "ray", "ended without a result" },
+		{ "spark", "ended without a result" },
 		{ "refused", "was not started: it had been started before, or taken back" },
 	};
 
@@ -293,7 +295,9 @@ static void add_code(struct strbuf *out, const struct exit_record *r, bool sure)
 {
 	int rc = r->rc, sig = signal_of(rc);
 
-	if (r->fault[0])
+	if (strcmp(r->fault, "refused") == 0 && r->reason[0])
+		strbuf_addf(out, "was not started: %s", r->reason);
+	else if (r->fault[0])
 		strbuf_addf(out, "%s%s%s", fault_text(r->fault), r->reason[0] ? ": " : "", r->reason);
 	else if (rc < 0)
 		strbuf_addstr(out, "ended without a code");

@@ -127,13 +127,61 @@ static int fill_env(const struct effective *eff, struct job *job, struct strbuf 
 	return rc ? rc : job_pipes_env(job, errors);
 }
 
+/* A secret wins over a variable of its name. */
+static void drop_env(struct job *job, const char *name)
+{
+	for (size_t i = 0; i < job->n_env; i++)
+		if (strcmp(job->env[i].name, name) == 0) {
+			free(job->env[i].name);
+			free(job->env[i].value);
+			job->n_env--;
+			memmove(&job->env[i], &job->env[i + 1], (job->n_env - i) * sizeof(*job->env));
+			return;
+		}
+}
+
+static int fill_secrets(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	json_t *map = json_object_get(eff->values, "secret_env"), *v;
+	const char *name;
+	int rc = 0;
+
+	job->secret = xcalloc(json_object_size(map), sizeof(*job->secret));
+	json_object_foreach (map, name, v) {
+		if (!json_is_string(v))
+			continue;
+		rc |= check_var(name, "", errors);
+		drop_env(job, name);
+		var_fill(&job->secret[job->n_secret++], name, json_string_value(v));
+	}
+	return rc;
+}
+
 static void fill_pipes(const struct effective *eff, struct job *job)
 {
 	const json_t *on = value(eff, "pipes"), *extras = value(eff, "extras");
 
 	job->pipes_off = json_is_false(on);
-	job->pipes_asked = json_is_true(on) || (extras && !job->pipes_off);
+	job->pipes_inject = json_is_string(on);
+	job->pipes_asked = json_is_true(on) || job->pipes_inject || (extras && !job->pipes_off);
 	job->pipes_extras = extras ? json_dumps(extras, JSON_COMPACT) : NULL;
+}
+
+/* `inject` takes the file of `pipes_module`, a path is one itself. */
+static int fill_inject(const struct effective *eff, struct job *job, struct strbuf *errors)
+{
+	const char *on = text(eff, "pipes"), *module = text(eff, "pipes_module");
+
+	if (!job->pipes_inject)
+		return 0;
+	if (strcmp(on, "inject") != 0)
+		module = on;
+	if (!module)
+		return strbuf_complain(errors,
+				       "pipes: inject needs a module: pipes_module=/PATH/dagster_pipes.whl, here or "
+				       "in the configuration (pip download --no-deps dagster-pipes brings one)");
+	job->environment.pipes = xstrdup(module);
+	return 0;
 }
 
 static int fill_argv(const json_t *words, struct job *job, struct strbuf *errors)
@@ -192,10 +240,11 @@ static bool is_session(const struct effective *eff)
 
 static void fill_session(const struct effective *eff, struct job *job)
 {
-	const char *idle = text(eff, "idle");
+	const char *idle = text(eff, "idle"), *scope = text(eff, "scope");
 	json_int_t steps = count(eff, "max_steps", 0);
 
 	job->session = xstrdup(text(eff, "session"));
+	job->lease_scope = scope && strcmp(scope, "lease") == 0;
 	job->idle_s = idle ? spec_time_seconds(idle) : IDLE_DEFAULT;
 	if (job->idle_s < 0)
 		job->idle_s = 0;
@@ -512,6 +561,26 @@ static void fill_memory(const struct effective *eff, struct job *job)
 		job->mem_bytes = bytes;
 }
 
+/* "4" or "a100:4". */
+static int gpu_count(const char *text)
+{
+	const char *colon = strrchr(text, ':');
+	long n = strtol(colon ? colon + 1 : text, NULL, 10);
+
+	return n < 0 ? 0 : n > INT_MAX / 2 ? INT_MAX / 2 : (int)n;
+}
+
+static void fill_gpus(const struct effective *eff, struct job *job)
+{
+	const char *all = text(eff, "gpus"), *per_task = text(eff, "gpus_per_task");
+
+	job->gpus = -1;
+	if (all)
+		job->gpus = gpu_count(all);
+	else if (per_task && __builtin_mul_overflow(gpu_count(per_task), job->ntasks, &job->gpus))
+		job->gpus = INT_MAX;
+}
+
 static void fill_resources(const struct effective *eff, struct job *job)
 {
 	const char *time = text(eff, "time");
@@ -522,6 +591,7 @@ static void fill_resources(const struct effective *eff, struct job *job)
 		job->time_s = -1;
 	job->ntasks = bounded(count(eff, "ntasks", count(eff, "ntasks_per_node", 1)));
 	job->cpus_per_task = bounded(count(eff, "cpus_per_task", 1));
+	fill_gpus(eff, job);
 	job->grace_s = grace < 0 ? 0 : grace > INT_MAX ? INT_MAX : (int)grace;
 	job->grace_said = value(eff, "grace") != NULL;
 	job->hold = flag(eff, "hold");
@@ -550,11 +620,13 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	rc = fill_form(eff, job, errors);
 	fill_pipes(eff, job);
 	rc |= fill_env(eff, job, errors);
+	rc |= fill_secrets(eff, job, errors);
 	rc |= fill_streams(eff, job, errors);
 	rc |= fill_signal(eff, job, errors);
 	rc |= fill_files(eff, job, errors);
 	rc |= job_inputs_fill(value(eff, "inputs"), job->files, &job->inputs, &job->n_inputs, errors);
 	rc |= job_environment_fill(value(eff, "environment"), &job->environment, errors);
+	rc |= fill_inject(eff, job, errors);
 	rc |= fill_launcher(eff, job, errors);
 	if (rc) {
 		job_release(job);
@@ -582,6 +654,11 @@ void job_release(struct job *job)
 		free(job->env[i].value);
 	}
 	free(job->env);
+	for (size_t i = 0; i < job->n_secret; i++) {
+		free(job->secret[i].name);
+		free(job->secret[i].value);
+	}
+	free(job->secret);
 	job_environment_release(&job->environment);
 	job_ray_release(&job->ray);
 	job_spark_release(&job->spark);

@@ -18,17 +18,21 @@ struct job_var {
 	char *name, *value;
 };
 
-enum env_kind { ENV_NONE, ENV_PATH, ENV_VENV, ENV_CONDA, ENV_ARCHIVE };
+enum env_kind { ENV_NONE, ENV_PATH, ENV_VENV, ENV_CONDA, ENV_ARCHIVE, ENV_BUILD };
 
-/* What the command runs in, applied in this order: modules, the directory, hook, container. */
+/* What the command runs in, applied in this order: modules, the directory, hook, wheels, pipes, container. */
 struct environment {
 	enum env_kind kind;
-	char *where; /* directory on the cluster (may begin with "~/"), name of a conda environment, or local archive */
+	char *where; /* directory on the cluster (may begin with "~/"), name of a conda environment, or local archive or
+			build script */
 	char **modules;  /* NULL-ended, or NULL */
 	char *hook;      /* shell text, or NULL */
 	char *container; /* image, or NULL */
 	char **options;  /* of `apptainer exec`; NULL-ended, or NULL */
 	char *platform;  /* what the archive is for, said by the user: "linux-64", "any"; or NULL */
+	char **wheels;   /* local files that are put in front of Python's path; NULL-ended, or NULL */
+	char *pipes;     /* local dagster_pipes for where the environment has none, or NULL */
+	int build_s;     /* how long a build may take; 0: the default */
 };
 
 /* The Ray cluster that a run or session starts; job_ray.c. */
@@ -40,6 +44,7 @@ struct job_ray {
 	int start_timeout;     /* seconds until every node has to be there */
 	bool dashboard, client, token;
 	char *dashboard_host, *interface, *head_address, *ports, *version; /* NULL: not said */
+	char *text;       /* the whole value in its canonical form, as JSON; NULL: nothing was said */
 	char *job_config; /* JSON for drivers: runtime_env and metadata; NULL: none */
 	char **args;      /* further words for `ray start`; NULL-ended, never NULL when on */
 };
@@ -56,6 +61,11 @@ struct job_spark {
 
 /* The name, in the attempt's directory, of the link to the unpacked archive. */
 #define JOB_ENVIRONMENT_LINK "environment"
+/* The same for injected libraries: wheel.N, from 0, and dagster_pipes. */
+#define JOB_WHEEL_LINK "wheel.%zu"
+#define JOB_PIPES_LINK "pipes"
+/* The directory, in the attempt's, where delivered secrets are until the job has taken them: a file each. */
+#define JOB_SECRETS "secrets"
 
 enum job_form { JOB_COMMAND, JOB_EXEC, JOB_SCRIPT, JOB_PAYLOAD };
 
@@ -70,6 +80,8 @@ struct job {
 	char *launcher;     /* "bash" */
 	struct job_var *env;
 	size_t n_env;
+	struct job_var *secret; /* their values as they are shown: SPEC_HIDDEN, file:PATH, cluster:PATH */
+	size_t n_secret;
 	char *workdir; /* absolute remote directory, or NULL: the attempt's own work directory */
 	char *setup;   /* shell lines before the command, or NULL (cluster's, then the spec's) */
 	struct environment environment;
@@ -82,6 +94,7 @@ struct job {
 	/* what the local cluster needs */
 	int64_t time_s; /* limit in seconds; -1: none */
 	int ntasks, cpus_per_task;
+	int gpus; /* of a step: for all of it; -1: not said */
 	int64_t mem_bytes;             /* for the whole job; 0: not limited */
 	int grace_s;                   /* seconds between TERM and KILL */
 	bool grace_said;               /* else a scheduler keeps its own time between them */
@@ -97,11 +110,13 @@ struct job {
 	bool pipes_off;      /* the spec says `pipes = false` */
 	bool pipes_asked;    /* it says `pipes = true`, or gives `extras` */
 	bool pipes_named;    /* its DAGSTER_PIPES_CONTEXT names the run's own `context` */
+	bool pipes_inject;   /* it says `pipes = inject` */
 	char *pipes_data;    /* the context in it, as JSON, or NULL */
 	char *pipes_extras;  /* JSON, or NULL */
 	char *pipes_params;  /* JSON members for DAGSTER_PIPES_MESSAGES besides `path`, each behind a comma; or NULL */
 	int64_t idle_s;      /* of a session: it ends after so long without a step; 0: never */
 	int max_steps;       /* of a session: how many run at once */
+	bool lease_scope;    /* of a session: it ends when nobody holds a lease any more */
 	char *session;       /* this is a step of it; or NULL */
 	struct job_ray ray;
 	struct job_spark spark;

@@ -6,10 +6,13 @@
 
 #include "backend/base/mem.h"
 #include "backend/config.h"
+#include "backend/spec_impl.h"
 
 #include <errno.h>
 #include <jansson.h>
 #include <string.h>
+
+#define BUILD_LIMIT_MAX 86400
 
 static char **words(const json_t *list)
 {
@@ -40,12 +43,23 @@ static char *member(const json_t *env, const char *name)
 	return xstrdup(json_string_value(json_object_get(env, name)));
 }
 
+static int build_limit(const char *text)
+{
+	long long s = text ? spec_time_seconds(text) : 0;
+
+	return s <= 0 ? 0 : s > BUILD_LIMIT_MAX ? BUILD_LIMIT_MAX : (int)s;
+}
+
 int job_environment_fill(const json_t *value, struct environment *out, struct strbuf *errors)
 {
 	static const struct {
 		const char *name;
 		enum env_kind kind;
-	} kinds[] = { { "path", ENV_PATH }, { "venv", ENV_VENV }, { "conda", ENV_CONDA }, { "archive", ENV_ARCHIVE } };
+	} kinds[] = { { "path", ENV_PATH },
+		      { "venv", ENV_VENV },
+		      { "conda", ENV_CONDA },
+		      { "archive", ENV_ARCHIVE },
+		      { "build", ENV_BUILD } };
 
 	memset(out, 0, sizeof(*out));
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
@@ -64,18 +78,22 @@ int job_environment_fill(const json_t *value, struct environment *out, struct st
 	out->container = member(value, "container");
 	out->options = words(json_object_get(value, "options"));
 	out->platform = member(value, "platform");
+	out->wheels = words(json_object_get(value, "wheels"));
+	out->build_s = build_limit(json_string_value(json_object_get(value, "build_time")));
 	return 0;
 }
 
 bool job_environment_is_set(const struct environment *env)
 {
-	return env->kind != ENV_NONE || env->modules || env->hook || env->container;
+	return env->kind != ENV_NONE || env->modules || env->hook || env->container || env->wheels || env->pipes;
 }
 
 void job_environment_release(struct environment *env)
 {
 	words_free(env->modules);
 	words_free(env->options);
+	words_free(env->wheels);
+	free(env->pipes);
 	free(env->where);
 	free(env->hook);
 	free(env->container);

@@ -85,9 +85,16 @@ static void collect(struct look *l, const struct job *job, bool this_machine)
 	for (size_t i = 0; i < job->n_inputs; i++)
 		if (!job->inputs[i].run)
 			add(l, "inputs", job->inputs[i].source, xstrdup(job->inputs[i].source), REGULAR);
+	for (size_t i = 0; i < job->n_secret; i++)
+		if (strncmp(job->secret[i].value, "file:", 5) == 0)
+			add(l, "secret_env", job->secret[i].value + 5, xstrdup(job->secret[i].value + 5), REGULAR);
 	if (job->form == JOB_PAYLOAD)
 		add(l, "payload", job->command, xstrdup(job->command), REGULAR);
-	if (job->environment.kind == ENV_ARCHIVE)
+	for (char **w = job->environment.wheels; w && *w; w++)
+		add(l, "environment.wheels", *w, xstrdup(*w), REGULAR);
+	if (job->environment.pipes)
+		add(l, "pipes", job->environment.pipes, xstrdup(job->environment.pipes), REGULAR);
+	if (job->environment.kind == ENV_ARCHIVE || job->environment.kind == ENV_BUILD)
 		add(l, "environment", job->environment.where, xstrdup(job->environment.where), REGULAR);
 	if (this_machine && job->workdir)
 		add(l, "workdir", job->workdir, expand(job->workdir), DIRECTORY);

@@ -85,6 +85,7 @@ void job_ray_fill(const struct json_t *value, struct job_ray *out)
 	out->ports = text(value, "ports");
 	out->version = text(value, "ray_version");
 	out->job_config = job_config(value);
+	out->text = value ? json_dumps(value, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 	out->args = words(json_object_get(value, "ray_args"));
 }
 
@@ -99,5 +100,6 @@ void job_ray_release(struct job_ray *ray)
 	free(ray->ports);
 	free(ray->version);
 	free(ray->job_config);
+	free(ray->text);
 	memset(ray, 0, sizeof(*ray));
 }

@@ -11,6 +11,7 @@
 #include "backend/base/strbuf.h"
 #include "backend/cluster.h"
 #include "backend/envs.h"
+#include "backend/ray_state.h"
 #include "backend/spool.h"
 #include "backend/supervisor.h"
 
@@ -32,7 +33,8 @@ struct local_job {
 	bool merged, held, cancel_wanted;
 	bool said_running;
 	bool known;       /* its submission was reported before */
-	struct lenv *env; /* the archive that it waits for, or NULL */
+	struct lenv *env; /* what it waits for (an archive, a library), or NULL */
+	size_t env_next;  /* which of its needs comes next */
 	enum local_state state;
 	pid_t pid;
 	int pid_fd;      /* readable when the supervisor is gone; -1: none */
@@ -46,8 +48,10 @@ struct local_job {
 	int64_t events_len;       /* as out_len */
 	int64_t out_len, err_len; /* final lengths, -1 while not known */
 	int logs_tries;           /* looks at logs that cannot be opened */
-	bool begun;               /* the files of the streams are this job's */
-	bool logs_done;           /* it has ended, and all that can be had is in the spool */
+	struct ray_seen ray;
+	int64_t ray_at; /* monotonic us: next look at its Ray cluster */
+	bool begun;     /* the files of the streams are this job's */
+	bool logs_done; /* it has ended, and all that can be had is in the spool */
 };
 
 struct cluster {
@@ -61,6 +65,7 @@ struct cluster {
 	struct list envs;                /* struct lenv */
 	struct envs_worker *envs_worker; /* NULL before the first archive */
 	uint64_t env_serial;
+	struct list env_asks; /* struct env_ask: who waits for what the thread does */
 	int cores, used_cores;
 	int64_t mem, used_mem; /* bytes */
 	bool stopping;
@@ -98,15 +103,21 @@ struct event *local_job_end(struct cluster *c, struct local_job *j);
 void local_env_want(struct cluster *c, struct local_job *j);
 void local_env_task_done(struct cluster *c, const struct envs_task *t);
 void local_envs_release(struct cluster *c);
+/* A probe about environments is answered later; false: it is another. */
+bool local_envs_ask(struct cluster *c, const struct creq *r);
 
 /* local_logs.c */
 void local_logs(struct cluster *c, struct local_job *j);
+
+/* local_ray.c: looks at the Ray cluster of a running job when it is time; when it will be next. */
+int64_t local_ray(struct cluster *c, struct local_job *j);
 
 /* local_files.c: answer requests for bytes and listings. */
 void local_read(struct cluster *c, const struct creq *r);
 void local_list(struct cluster *c, const struct creq *r);
 void local_manifest(struct cluster *c, const struct creq *r);
 void local_remove(struct cluster *c, const struct creq *r);
+void local_remove_tree(const char *path);
 int local_copy_tree(const char *from, const char *to, struct err *e);
 
 /* Tests start another program as supervisor. */

@@ -29,7 +29,7 @@ static int beneath(int dir, const char *path, uint64_t flags)
 /* Where scratch is elsewhere the area is a link to there; a link that a job put in its place leads nowhere. */
 static int area_dir(const struct cluster *c, const struct creq *r)
 {
-	const char *area = r->area == AREA_RESULTS ? "results" : "work";
+	const char *area = cluster_area_path(r->area);
 	cleanup_free char *base = local_base(c, r), *scratch = local_scratch(c, r->job, r->run, r->attempt);
 	cleanup_free char *path = xasprintf("%s/runs/%u/a%u/%s", base, r->run, r->attempt, area);
 	cleanup_free char *other = scratch ? xasprintf("%s/%s", scratch, area) : NULL;
@@ -170,7 +170,7 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
 	return 0;
 }
 
-static void remove_tree(const char *path)
+void local_remove_tree(const char *path)
 {
 	(void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
@@ -186,11 +186,11 @@ void local_remove(struct cluster *c, const struct creq *r)
 		(void)unlink(end);
 		if (!scratch)
 			continue;
-		remove_tree(scratch);
+		local_remove_tree(scratch);
 		*strrchr(scratch, '/') = '\0';
 		(void)rmdir(scratch);
 	}
-	remove_tree(dir);
+	local_remove_tree(dir);
 }
 
 /* --- copying inputs --- */

@@ -206,6 +206,7 @@ void local_job_free(struct local_job *j)
 	free(j->job);
 	free(j->job_id);
 	strbuf_release(&j->to_tell);
+	ray_seen_release(&j->ray);
 	free(j->token);
 	free(j->base);
 	free(j->dir);
@@ -304,6 +305,28 @@ static int ship_context(const struct local_job *j, const char *context, struct e
 	return context ? local_copy_tree(context, to, e) : 0;
 }
 
+static int ship_secrets(const struct local_job *j, const char *secrets_dir, struct err *e)
+{
+	cleanup_free char *dir = xasprintf("%s/" JOB_SECRETS, j->dir);
+	int rc = 0;
+
+	if (j->job->n_secret && mkdir(dir, 0700) < 0 && errno != EEXIST)
+		return err_sys(e, -errno, "cannot make %s", dir);
+	for (size_t i = 0; rc == 0 && i < j->job->n_secret; i++) {
+		const struct job_var *s = &j->job->secret[i];
+		cleanup_free char *from = strncmp(s->value, "file:", 5) == 0 ? xstrdup(s->value + 5)
+									     : xasprintf("%s/%s", secrets_dir, s->name);
+		cleanup_free char *to = xasprintf("%s/%s", dir, s->name);
+
+		if (strncmp(s->value, "cluster:", 8) == 0)
+			continue;
+		rc = local_copy_tree(from, to, e);
+		if (rc == 0 && chmod(to, 0600) < 0)
+			rc = err_sys(e, -errno, "cannot protect %s", to);
+	}
+	return rc;
+}
+
 /* On this machine a result of another run is where it is: a link. What came from elsewhere is copied. */
 static int ship_input(const struct job_input *in, const char *work, struct err *e)
 {
@@ -391,6 +414,8 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 	rc = ship_payload(j, e);
 	if (rc == 0)
 		rc = ship_context(j, r->context, e);
+	if (rc == 0)
+		rc = ship_secrets(j, r->secrets_dir, e);
 	if (rc == 0)
 		rc = ship_inputs(j, work, r->files_dir, e);
 	if (rc < 0)

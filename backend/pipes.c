@@ -660,6 +660,19 @@ void pipes_exception(const char *line, size_t len, struct strbuf *out)
 	add_line(out, text);
 }
 
+bool pipes_parts(const char *line, size_t len, struct pipes_parts *out)
+{
+	struct pjson top, found[MEMBERS_MAX];
+	bool others;
+
+	if (pjson_check(line, len, &top) != PJSON_GOOD || !pick(&top, message_rows, found, &others) ||
+	    !found[MSG_METHOD].s || found[MSG_METHOD].len < 2 || !found[MSG_PARAMS].s)
+		return false;
+	*out = (struct pipes_parts){ found[MSG_METHOD].s + 1, found[MSG_PARAMS].s, found[MSG_METHOD].len - 2,
+				     found[MSG_PARAMS].len };
+	return true;
+}
+
 static bool is_json_number(const struct pjson *v)
 {
 	return (v->type == PJSON_INT || v->type == PJSON_FLOAT) && v->len <= 64 && !memchr(v->s, 'N', v->len) &&

@@ -64,6 +64,15 @@ const char *pipes_reason_text(enum pipes_reason reason);
 /* The exception in a line of kind PIPES_FAILED as `NAME: MESSAGE`, one line, shortened. */
 void pipes_exception(const char *line, size_t len, struct strbuf *out);
 
+/* The method (without quotes) and the parameters in a line that was accepted; false: it is no message. Borrowed from
+ * it.
+ */
+struct pipes_parts {
+	const char *method, *params;
+	size_t method_len, params_len;
+};
+bool pipes_parts(const char *line, size_t len, struct pipes_parts *out);
+
 /* Calls back for each number in the metadata of a materialization's parameters; `number` is valid JSON, `len` bytes. */
 void pipes_numbers(const char *params, size_t params_len,
 		   void (*cb)(void *arg, const char *name, const char *number, size_t len), void *arg);

@@ -5,7 +5,7 @@
 
 #include "backend/base/mem.h"
 
-static const struct cluster_ops *const kinds[] = { &cluster_local_ops, &cluster_slurm_ops };
+static const struct cluster_ops *const kinds[] = { &cluster_local_ops, &cluster_slurm_ops, &cluster_ray_ops };
 
 const struct cluster_ops *cluster_ops_find(enum cluster_type type)
 {

@@ -45,6 +45,8 @@ const struct remote_pace remote_pace_default = {
 	.watch_settle = 2500 * MSEC,
 	.retry = { 2 * SEC, 5 * SEC, 10 * SEC, 30 * SEC },
 	.usage = { 3 * SEC, 7 * SEC, 20 * SEC, 60 * SEC },
+	.ray_soon = 500 * MSEC,
+	.ray_quiet = 5 * SEC,
 	.answer_grace = 30 * SEC,
 };
 
@@ -92,6 +94,8 @@ void rrun_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase)
 {
 	c->submitting -= on_its_way(r);
 	r->phase = phase;
+	if (phase >= RR_ENDED)
+		rforward_drop(c, r->num);
 	c->submitting += on_its_way(r);
 	rruns_touch(c);
 }
@@ -105,6 +109,7 @@ static void run_free_members(struct rrun *r)
 	free(r->script);
 	free(r->files_dir);
 	free(r->context);
+	free(r->secrets_dir);
 	free(r->status);
 	free(r->reason);
 	free(r->nodes);
@@ -114,6 +119,8 @@ static void run_free_members(struct rrun *r)
 		free(r->job);
 	}
 	rupload_free(r->upload);
+	ray_seen_release(&r->ray);
+	renvs_run_release(r);
 	rjobs_row_release(r);
 }
 
@@ -124,6 +131,7 @@ void rrun_drop(struct cluster *c, struct rrun *r)
 	hmap_remove(&c->runs, &r->node);
 	rlogs_release(r);
 	rwatch_release(c, r);
+	rforward_drop(c, r->num);
 	run_free_members(r);
 	free(r);
 }
@@ -168,8 +176,10 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	r->script_len = q->script_len;
 	r->files_dir = q->files_dir;
 	r->context = q->context;
+	r->secrets_dir = q->secrets_dir;
 	r->job = q->job;
 	q->run_id = q->job_id = q->token = q->script = q->files_dir = q->context = NULL;
+	q->secrets_dir = NULL;
 	q->job = NULL;
 	if (!r->token)
 		r->token = default_token(c, r);
@@ -307,6 +317,9 @@ static bool handle(struct cluster *c, struct creq *q)
 		if (r)
 			rwatch_look(c, r, q->look);
 		return false;
+	case CREQ_FORWARD:
+		rforward_request(c, q);
+		return false;
 	case CREQ_RECONNECT:
 		rlink_reconnect(c);
 		return false;
@@ -345,7 +358,7 @@ static void runs_step(struct cluster *c)
 {
 	struct hmap_node *n, *next;
 	int64_t at = INT64_MAX;
-	size_t live = 0;
+	size_t live = 0, steps = 0;
 
 	if (c->walk_at > c->now)
 		return;
@@ -354,13 +367,16 @@ static void runs_step(struct cluster *c)
 
 		next = hmap_walk(&c->runs, n);
 		live += r->phase == RR_SUBMITTED || r->phase == RR_VOIDED;
+		steps += r->phase == RR_SUBMITTED && r->job && r->job->holder.num;
 		at = earlier(at, rverbs_cancel_run(c, r));
 		at = earlier(at, rjobs_run_step(c, r));
 		at = earlier(at, rwatch_run_step(c, r));
 		at = earlier(at, rlogs_run_step(c, r));
+		rray_run_step(c, r);
 		rrun_maybe_drop(c, r);
 	}
 	c->live = live;
+	c->live_steps = steps;
 	c->walk_at = at;
 }
 
@@ -375,6 +391,8 @@ static int poll_timeout(struct cluster *c)
 	at = earlier(at, rreq_deadline(c));
 	at = earlier(at, rwatch_deadline(c));
 	at = earlier(at, rusage_deadline(c));
+	at = earlier(at, rforward_deadline(c));
+	at = earlier(at, rray_deadline(c));
 	if (at <= now)
 		return 0;
 	if (at - now >= 3600 * SEC)
@@ -384,10 +402,12 @@ static int poll_timeout(struct cluster *c)
 
 static void wait_for_work(struct cluster *c)
 {
-	struct pollfd p[2] = { { .fd = inbox_fd(&c->inbox), .events = POLLIN }, { .fd = -1 } };
+	struct pollfd p[3] = { { .fd = inbox_fd(&c->inbox), .events = POLLIN },
+			       { .fd = rforward_fd(c), .events = POLLIN },
+			       { .fd = -1 } };
 
-	p[1].fd = rlink_poll_fd(c, &p[1].events);
-	(void)poll(p, 2, poll_timeout(c));
+	p[2].fd = rlink_poll_fd(c, &p[2].events);
+	(void)poll(p, 3, poll_timeout(c));
 }
 
 static void *run_loop(void *arg)
@@ -406,9 +426,11 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rwatch_step(c);
+		rray_step(c);
 		rchores_step(c);
 		rusage_step(c);
-		more = rlink_flush(c);
+		more = rforward_step(c);
+		more |= rlink_flush(c);
 		if (c->submitting)
 			point(POINT_REMOTE_SENT);
 		if (!more && !c->stopping)
@@ -504,6 +526,7 @@ void remote_stop(struct cluster *c, int deadline_ms)
 	drain_inbox(c);
 	rreq_release(c);
 	rlink_release(c);
+	rforward_release(c);
 	while ((n = hmap_walk(&c->runs, NULL)))
 		rrun_drop(c, container_of(n, struct rrun, node));
 	rchores_release(c);

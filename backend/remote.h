@@ -6,6 +6,7 @@
  *	remote_link.c	the connection: transport, remote shell, sftp, back-off, refusals
  *	remote_io.c	reading remote files: by sftp, or by the shell where there is no sftp
  *	remote_submit.c	submissions: queue, upload of files, answers, taking back
+ *	remote_steps.c	many submissions of a session's steps in one request
  *	remote_envs.c	packed environments: sent and unpacked before the runs that wait for them
  *	remote_jobs.c	poll, verify, exit records, ends
  *	remote_verbs.c	requests with a ticket: verbs, probes; deadlines
@@ -14,6 +15,8 @@
  *	remote_logs.c	the followers of stdout, stderr and messages
  *	remote_files.c	list, read, manifest
  *	remote_watch.c	directories of runs that somebody looks at
+ *	remote_ray.c	how the Ray clusters of runs are
+ *	remote_forward.c	ports of the cluster's side, by way of the connection
  *
  * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
  *a run may go away at any time. A connection that is lost answers everything that was open on it with "lost"; whoever
@@ -28,6 +31,7 @@
 #include "backend/base/strbuf.h"
 #include "backend/cluster.h"
 #include "backend/envs.h"
+#include "backend/ray_state.h"
 #include "backend/sched.h"
 #include "backend/sftp.h"
 #include "backend/spool.h"
@@ -52,6 +56,7 @@ struct remote_pace {
 	int64_t watch_settle;         /* remote times that count seconds are sure after this */
 	int64_t retry[4];             /* of a submission whose fate is not known; the last one repeats */
 	int64_t usage[4];             /* after the end, and again: when accounting is asked what the job used */
+	int64_t ray_soon, ray_quiet;  /* between two looks at Ray clusters: while one starts, and else */
 	int64_t answer_grace;         /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
@@ -163,7 +168,7 @@ struct rrun {
 	struct list queue;     /* cluster.submit_queue while RR_QUEUED */
 	uint32_t num, attempt;
 	uint64_t serial; /* of this struct */
-	char *run_id, *job_id, *token, *script, *files_dir, *context;
+	char *run_id, *job_id, *token, *script, *files_dir, *context, *secrets_dir;
 	size_t script_len;
 	struct job *job;
 	enum rrun_phase phase;
@@ -178,8 +183,8 @@ struct rrun {
 	enum cancel_state cancel;
 	int64_t cancel_at; /* CANCEL_GRACE: when it is told once more, whoever waits for it; 0: it was not told yet */
 	struct upload *upload;
-	struct renv *env; /* of its archive, once that was looked for */
-	bool env_waits;   /* until that is ready or has failed */
+	struct rneeds *needs; /* archives and files that it shares, once they were looked for */
+	bool env_waits;       /* until one of them is ready or has failed */
 	/* what was reported last */
 	char *status, *reason, *nodes;
 	int64_t start, node_count, cpus;
@@ -207,6 +212,7 @@ struct rrun {
 	int64_t hot_until;
 	bool follow;
 	struct rwatch *watch; /* NULL: nobody looks */
+	struct ray_seen ray;
 };
 
 struct poll_state {
@@ -235,6 +241,8 @@ struct cluster {
 	struct hmap runs;
 	struct list submit_queue;
 	unsigned submitting; /* in flight */
+	unsigned steps_busy; /* of these, in the request of remote_steps.c; 0: none is on its way */
+	size_t live_steps;   /* of `live` */
 	size_t live;         /* runs in RR_SUBMITTED, counted in the last walk */
 	int64_t walk_at;     /* when a run wants its step next; 0: now */
 	struct poll_state poll;
@@ -253,6 +261,9 @@ struct cluster {
 	bool watch_due;    /* some want to be listed */
 	bool watch_busy;   /* a listing is on its way */
 	int64_t watch_next_at, watch_trouble_until;
+	int64_t ray_at; /* next look at Ray clusters; INT64_MAX: there are none */
+	bool ray_busy;
+	struct forwards *forwards; /* NULL: none was wanted yet */
 };
 
 int cluster_slurm_start_with(const struct transport_ops *top, const struct sched_ops *sched,
@@ -288,6 +299,15 @@ void rsubmit_cancel(struct cluster *c, struct rrun *r); /* it is wanted no more 
 void rsubmit_step(struct cluster *c);
 int64_t rsubmit_deadline(const struct cluster *c);
 void rupload_free(struct upload *u);
+/* The driver's answer to a submission of this run. */
+void rsubmit_answered(struct cluster *c, struct rrun *r, int rc, const char *out, const char *err);
+
+/* remote_steps.c */
+struct steps;
+bool rsteps_is_one(const struct cluster *c, const struct rrun *r); /* may be sent with others */
+/* Into the request that is being made (*all NULL: a new one); false: not now. */
+bool rsteps_add(struct cluster *c, struct steps **all, struct rrun *r);
+void rsteps_send(struct cluster *c, struct steps *s);
 
 /* remote_envs.c */
 void renvs_step(struct cluster *c);
@@ -296,8 +316,14 @@ void renvs_release(struct cluster *c);
 void renvs_task_done(struct cluster *c, struct envs_task *t);
 /* 0: nothing has to be waited for; 1: it has, and env_waits says so until then; negative: it cannot be had. */
 int renvs_wait(struct cluster *c, struct rrun *r, struct err *e);
-/* In front of a submission: links the attempt to its environment. */
+void renvs_run_release(struct rrun *r);
+bool renvs_any(struct rrun *r);                         /* it shares something */
+bool renvs_has(const struct rrun *r, const char *path); /* it shares this file, which is copied there */
+bool renvs_copies(const struct rrun *r);                /* it shares any such file */
+/* In front of a submission: links the attempt to its environment, and marks all as used. */
 void renvs_link(const struct cluster *c, const struct rrun *r, struct strbuf *code);
+/* Where $w is the working directory: copies of its files. */
+void renvs_copy(const struct cluster *c, const struct rrun *r, struct strbuf *code);
 /* Is this the answer that the environment was removed meanwhile? Then it is made again: queue the run once more. */
 bool renvs_gone(struct cluster *c, struct rrun *r, int rc);
 
@@ -369,6 +395,20 @@ int64_t rwatch_run_step(struct cluster *c, struct rrun *r);
 void rwatch_step(struct cluster *c);
 int64_t rwatch_deadline(const struct cluster *c);
 void rwatch_release(struct cluster *c, struct rrun *r);
+
+/* remote_ray.c */
+void rray_step(struct cluster *c);
+void rray_run_step(struct cluster *c, const struct rrun *r);
+int64_t rray_deadline(const struct cluster *c);
+
+/* remote_forward.c */
+void rforward_request(struct cluster *c, const struct creq *q);
+void rforward_link(struct cluster *c, struct transport *t); /* up; NULL: about to be closed */
+bool rforward_step(struct cluster *c);                      /* true: there is more to do at once */
+int64_t rforward_deadline(const struct cluster *c);
+int rforward_fd(const struct cluster *c); /* -1: none */
+void rforward_drop(struct cluster *c, uint32_t num);
+void rforward_release(struct cluster *c);
 
 /* remote_files.c */
 void rfiles_read(struct cluster *c, struct rreq *q);

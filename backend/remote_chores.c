@@ -1,13 +1,14 @@
 /*
  * Clean-up on the cluster that nobody waits for: exit records go from ends/ to their attempt once they are in the
- * journal, and directories of purged runs are removed. In order, one request at a time, many records per request. What
- * a lost connection leaves undone is done again; all of it may be done twice.
+ * journal, secrets that no job took are removed, and directories of purged runs are removed. In order, one request at a
+ * time, many records per request. What a lost connection leaves undone is done again; all of it may be done twice.
  */
 #include "backend/remote.h"
 
 #include "backend/base/log.h"
 #include "backend/base/mem.h"
 #include "backend/base/quote.h"
+#include "launchers/launcher.h"
 
 #include <string.h>
 
@@ -121,7 +122,7 @@ static size_t add_moves(const struct cluster *c, struct strbuf *code)
 	remote_dir(c, 0, 0, NULL, &path);
 	add_assignment("d", path.buf, code);
 	strbuf_release(&path);
-	strbuf_addstr(code, "for e in");
+	strbuf_addstr(code, "r=\nfor e in"); /* a step leaves its record in both places (launchers/wrapper.c) */
 	for (const struct list *l = c->chores.next; l != &c->chores && n < BATCH; l = l->next, n++) {
 		const struct chore *k = container_of(l, const struct chore, node);
 
@@ -129,9 +130,17 @@ static size_t add_moves(const struct cluster *c, struct strbuf *code)
 			break;
 		strbuf_addf(code, " %u.a%u", k->num, k->attempt);
 	}
-	strbuf_addstr(code,
-		      "; do\nt=$d/runs/${e%%.*}/${e#*.}\n"
-		      "if [ -f \"$d/ends/$e\" ] && [ -d \"$t\" ]; then mv -f \"$d/ends/$e\" \"$t/exit\"; fi\ndone");
+	strbuf_addstr(
+		code,
+		"; do\nt=$d/runs/${e%%.*}/${e#*.}\n"
+		"if [ ! -f \"$d/ends/$e\" ] || [ ! -d \"$t\" ]; then :\n"
+		"elif [ -s \"$t/exit\" ] && read -r x <\"$d/ends/$e\" && read -r y <\"$t/exit\" && [ \"$x\" = \"$y\" ]; then r=\"$r $e\"\n"
+		"else mv -f \"$d/ends/$e\" \"$t/exit\"; fi\n"
+		/* of a delivery that was cut, too; `work` may be a link */
+		"for s in \"$t/" JOB_SECRETS "\" \"$t\"/files.*.tar.part \"$t\"/work/" LAUNCH_SECRET
+		"* \"$t\"/work/../work.*/" LAUNCH_SECRET "* \"$t\"/work.*/" LAUNCH_SECRET "*; do\n"
+		"[ ! -e \"$s\" ] || rm -rf -- \"$s\"\ndone\ndone\n"
+		"[ -z \"$r\" ] || { cd \"$d/ends\" && rm -f $r; }");
 	return n;
 }
 

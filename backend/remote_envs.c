@@ -22,8 +22,8 @@
 #define SFTP_OPEN_PIECES 64
 #define SHELL_PIECE ((size_t)256 * 1024)
 #define SHELL_OPEN_PIECES 4
-#define UNPACK_LIMIT_S 1800
 #define DAMAGED_MAX 3
+#define SAID_EVERY (250 * (int64_t)USEC_PER_MSEC)
 #define AGAIN_US (5 * (int64_t)USEC_PER_SEC)
 
 enum renv_state {
@@ -40,6 +40,8 @@ enum renv_state {
 
 struct renv {
 	struct list node;
+	enum envs_use use;
+	int build_s;
 	char *path, *platform;
 	struct envs_identity identity;
 	enum renv_state state;
@@ -54,7 +56,15 @@ struct renv {
 	bool by_shell, ended;
 	unsigned open;
 	uint64_t sent;
+	int64_t said_at; /* progress */
+	bool moved;      /* bytes of it were sent in this life */
 	struct strbuf handle;
+};
+
+struct rneeds {
+	size_t n;
+	struct envs_need *need;
+	struct renv **env; /* NULL: not looked for yet */
 };
 
 struct env_op {
@@ -98,8 +108,8 @@ static struct envs_place place(const struct cluster *c, const struct renv *v)
 {
 	const char *slash = strrchr(v->path, '/');
 
-	return (struct envs_place){ c->ctx.conf->directory, c->uuid, &v->archive, slash ? slash + 1 : v->path,
-				    c->ctx.conf->env_quota_kib };
+	return (struct envs_place){ c->ctx.conf->directory,     c->uuid,   &v->archive, slash ? slash + 1 : v->path,
+				    c->ctx.conf->env_quota_kib, v->build_s };
 }
 
 static void stop_sending(struct cluster *c, struct renv *v)
@@ -113,14 +123,52 @@ static void stop_sending(struct cluster *c, struct renv *v)
 	v->open = 0;
 }
 
+static bool wants(const struct rrun *r, const struct renv *v)
+{
+	for (size_t i = 0; r->needs && i < r->needs->n; i++)
+		if (r->needs->env[i] == v)
+			return true;
+	return false;
+}
+
 /* Runs that wait look again. */
 static void wake(struct cluster *c, const struct renv *v)
 {
 	for (struct list *n = c->submit_queue.next; n != &c->submit_queue; n = n->next) {
 		struct rrun *r = container_of(n, struct rrun, queue);
 
-		if (r->env == v)
+		if (wants(r, v))
 			r->env_waits = false;
+	}
+}
+
+/* How far all that a run waits for has come, now and then. */
+static void say_sent(struct cluster *c, struct renv *v, bool last)
+{
+	if (!last && v->said_at && c->now - v->said_at < SAID_EVERY)
+		return;
+	v->said_at = c->now;
+	for (struct list *n = c->submit_queue.next; n != &c->submit_queue; n = n->next) {
+		struct rrun *r = container_of(n, struct rrun, queue);
+		struct crep *p;
+
+		if (!wants(r, v))
+			continue;
+		p = crep_new(CREP_SENT, c);
+		p->run = r->num;
+		p->attempt = r->attempt;
+		for (size_t i = 0; i < r->needs->n; i++) {
+			const struct renv *o = r->needs->env[i];
+			uint64_t open = o && o->state == RE_SENDING
+						? (uint64_t)o->open * (o->by_shell ? SHELL_PIECE : SFTP_PIECE)
+						: 0;
+
+			if (!o || !o->moved)
+				continue;
+			p->bytes += o->sent > open ? o->sent - open : 0;
+			p->all += o->archive.size;
+		}
+		inbox_post(c->ctx.replies, &p->m);
 	}
 }
 
@@ -141,7 +189,7 @@ static void look_later(struct cluster *c, struct renv *v, const char *why)
 	for (struct list *n = c->submit_queue.next; n != &c->submit_queue; n = n->next) {
 		struct rrun *r = container_of(n, struct rrun, queue);
 
-		if (r->env == v)
+		if (wants(r, v))
 			rrun_event(c, r, EV_FACTS, "environment", json_pack("{s:s?}", "submit_trouble", why));
 	}
 }
@@ -151,7 +199,7 @@ static void failed(struct cluster *c, struct renv *v, const char *why)
 	stop_sending(c, v);
 	strbuf_reset(&v->why);
 	if (strncmp(why, "environment: ", 13) != 0)
-		strbuf_addf(&v->why, "environment archive %s: ", v->path);
+		strbuf_addf(&v->why, "%s %s: ", envs_use_words(v->use), v->path);
 	strbuf_addstr(&v->why, why);
 	while (v->why.len && strchr("\n ", v->why.buf[v->why.len - 1]))
 		strbuf_setlen(&v->why, v->why.len - 1);
@@ -176,6 +224,7 @@ static void start_reading(struct cluster *c, struct renv *v)
 	}
 	t = envs_task_new(ENVS_READ, &c->inbox, v->serial);
 	t->path = xstrdup(v->path);
+	t->use = v->use;
 	envs_worker_post(c->envs_worker, t);
 }
 
@@ -221,7 +270,8 @@ static void on_unpacked(struct cluster *c, void *arg, const struct agent_frame *
 	} else if (f->rc == ENVS_RC_DAMAGED) {
 		start_reading(c, v);
 	} else if (f->rc == 124) {
-		failed(c, v, "it was not unpacked within half an hour");
+		failed(c, v,
+		       v->use == ENVS_BUILD ? "its build took too long" : "it was not unpacked within half an hour");
 	} else {
 		look_later(c, v, *f->out ? f->out : *f->err ? f->err : "it could not be unpacked");
 	}
@@ -238,7 +288,7 @@ static void start_unpacking(struct cluster *c, struct renv *v)
 	strbuf_addstr(&code, "exec sh -c ");
 	quote_sh(&code, text.buf);
 	set_state(c, v, RE_UNPACKING);
-	rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, UNPACK_LIMIT_S, on_unpacked, new_op(c, v));
+	rlink_request(c, AGENT_BESIDE, code.buf, NULL, 0, envs_limit(&p), on_unpacked, new_op(c, v));
 }
 
 /* --- sending --- */
@@ -296,6 +346,7 @@ static void send_more(struct cluster *c, struct renv *v)
 	size_t piece = v->by_shell ? SHELL_PIECE : SFTP_PIECE;
 	cleanup_free char *buf = xmalloc(piece);
 
+	say_sent(c, v, v->ended && !v->open);
 	while (!v->ended && v->open < (v->by_shell ? SHELL_OPEN_PIECES : SFTP_OPEN_PIECES)) {
 		ssize_t n = pread(v->fd, buf, piece, (off_t)v->sent);
 
@@ -343,6 +394,7 @@ static void start_sending(struct cluster *c, struct renv *v, uint64_t have)
 	log_info("cluster %s: environment %s: sending %llu of %llu bytes", c->ctx.conf->name, v->path,
 		 (unsigned long long)(v->archive.size - have), (unsigned long long)v->archive.size);
 	v->sent = have;
+	v->moved = true;
 	v->ended = false;
 	v->open = 0;
 	v->by_shell = c->link.sftp_state == SFTP_DENIED;
@@ -455,24 +507,25 @@ static bool same_platform(const char *a, const char *b)
 	return (!a && !b) || (a && b && strcmp(a, b) == 0);
 }
 
-static struct renv *find(struct cluster *c, const struct environment *env, const struct envs_identity *id)
+static struct renv *find(struct cluster *c, const struct envs_need *need, const struct envs_identity *id)
 {
 	for (struct list *n = c->envs.next; n != &c->envs; n = n->next) {
 		struct renv *v = container_of(n, struct renv, node);
 
-		if (strcmp(v->path, env->where) == 0 && envs_same(&v->identity, id) &&
-		    same_platform(v->platform, env->platform))
+		if (v->use == need->use && strcmp(v->path, need->path) == 0 && envs_same(&v->identity, id) &&
+		    same_platform(v->platform, need->platform))
 			return v;
 	}
 	return NULL;
 }
 
-static struct renv *add(struct cluster *c, const struct environment *env, const struct envs_identity *id)
+static struct renv *add(struct cluster *c, const struct envs_need *need, const struct envs_identity *id)
 {
 	struct renv *v = xcalloc(1, sizeof(*v));
 
-	v->path = xstrdup(env->where);
-	v->platform = xstrdup(env->platform);
+	v->use = need->use;
+	v->path = xstrdup(need->path);
+	v->platform = xstrdup(need->platform);
 	v->identity = *id;
 	v->fd = -1;
 	strbuf_init(&v->why);
@@ -483,52 +536,119 @@ static struct renv *add(struct cluster *c, const struct environment *env, const 
 	return v;
 }
 
+static int look_for(struct cluster *c, const struct envs_need *need, struct renv **out, struct err *e)
+{
+	struct envs_identity id;
+	int rc = envs_identify(need->path, &id, e);
+
+	if (rc < 0)
+		return rc;
+	*out = find(c, need, &id);
+	if (!*out)
+		*out = add(c, need, &id);
+	else if ((*out)->state == RE_FAILED)
+		start_reading(c, *out);
+	(*out)->build_s = need->build_s;
+	return 0;
+}
+
+static void needs_of(struct rrun *r)
+{
+	struct rneeds *l = xcalloc(1, sizeof(*l));
+
+	l->need = envs_needs(r->job, true, &l->n);
+	l->env = xcalloc(l->n + 1, sizeof(struct renv *));
+	r->needs = l;
+}
+
+void renvs_run_release(struct rrun *r)
+{
+	if (!r->needs)
+		return;
+	envs_needs_free(r->needs->need, r->needs->n);
+	free(r->needs->env);
+	free(r->needs);
+	r->needs = NULL;
+}
+
+bool renvs_any(struct rrun *r)
+{
+	if (r->job && !r->needs)
+		needs_of(r);
+	return r->needs && r->needs->n;
+}
+
+bool renvs_has(const struct rrun *r, const char *path)
+{
+	return r->needs && envs_needs_has(r->needs->need, r->needs->n, path);
+}
+
+bool renvs_copies(const struct rrun *r)
+{
+	for (size_t i = 0; r->needs && i < r->needs->n; i++)
+		if (r->needs->need[i].copy)
+			return true;
+	return false;
+}
+
 int renvs_wait(struct cluster *c, struct rrun *r, struct err *e)
 {
-	const struct environment *env = r->job ? &r->job->environment : NULL;
-	struct envs_identity id;
-	int rc;
+	bool waits = false;
+	int rc = 0;
 
-	if (!env || env->kind != ENV_ARCHIVE)
+	if (!renvs_any(r))
 		return 0;
-	if (!r->env) {
-		rc = envs_identify(env->where, &id, e);
-		if (rc < 0)
-			return rc;
-		r->env = find(c, env, &id);
-		if (r->env && r->env->state == RE_FAILED)
-			start_reading(c, r->env);
-		if (!r->env)
-			r->env = add(c, env, &id);
+	for (size_t i = 0; i < r->needs->n && rc == 0; i++) {
+		struct renv **v = &r->needs->env[i];
+
+		if (!*v)
+			rc = look_for(c, &r->needs->need[i], v, e);
+		if (rc == 0 && (*v)->state == RE_FAILED)
+			rc = err_set(e, -EINVAL, "%s", (*v)->why.buf);
+		waits = waits || (rc == 0 && (*v)->state != RE_READY);
 	}
-	if (r->env->state == RE_FAILED) {
-		rc = err_set(e, -EINVAL, "%s", r->env->why.buf);
-		r->env = NULL;
-		return rc;
-	}
-	r->env_waits = r->env->state != RE_READY;
-	return r->env_waits;
+	if (rc < 0)
+		renvs_run_release(r); /* the next try begins anew */
+	r->env_waits = rc == 0 && waits;
+	return rc < 0 ? rc : waits;
 }
 
 void renvs_link(const struct cluster *c, const struct rrun *r, struct strbuf *code)
 {
 	cleanup_strbuf struct strbuf dir = STRBUF_INIT;
 	cleanup_free char *mark = xasprintf("%s.%u.a%u", c->uuid, r->num, r->attempt);
-	struct envs_place p;
 
-	if (!r->env)
-		return;
-	p = place(c, r->env);
 	remote_dir(c, r->num, r->attempt, NULL, &dir);
-	envs_link_code(&p, dir.buf, mark, code);
+	for (size_t i = 0; r->needs && i < r->needs->n; i++) {
+		struct envs_place p;
+
+		if (!r->needs->env[i])
+			continue;
+		p = place(c, r->needs->env[i]);
+		envs_link_code(&p, dir.buf, r->needs->need[i].link, mark, code);
+	}
+}
+
+void renvs_copy(const struct cluster *c, const struct rrun *r, struct strbuf *code)
+{
+	for (size_t i = 0; r->needs && i < r->needs->n; i++) {
+		const struct envs_need *need = &r->needs->need[i];
+		struct envs_place p;
+
+		if (!need->copy || !r->needs->env[i])
+			continue;
+		p = place(c, r->needs->env[i]);
+		envs_copy_code(&p, need->copy, need->mode, need->mtime, code);
+	}
 }
 
 bool renvs_gone(struct cluster *c, struct rrun *r, int rc)
 {
-	if (!r->env || rc != ENVS_RC_GONE)
+	if (!r->needs || !r->needs->n || rc != ENVS_RC_GONE)
 		return false;
-	if (r->env->state == RE_READY)
-		look_later(c, r->env, NULL);
+	for (size_t i = 0; i < r->needs->n; i++)
+		if (r->needs->env[i] && r->needs->env[i]->state == RE_READY)
+			look_later(c, r->needs->env[i], NULL);
 	return true;
 }
 

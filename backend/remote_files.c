@@ -40,15 +40,10 @@ bool rfiles_path_ok(const char *path)
 	}
 }
 
-static const char *area_name(enum cluster_area area)
-{
-	return area == AREA_WORK ? "work" : "results";
-}
-
 /* "results/PATH" or, for the area itself, "results/": the slash follows a link into scratch. */
 static void area_path(const struct creq *q, struct strbuf *out)
 {
-	strbuf_addf(out, "%s/%s", area_name(q->area), q->path ? q->path : "");
+	strbuf_addf(out, "%s/%s", cluster_area_path(q->area), q->path ? q->path : "");
 }
 
 static bool check_path(struct cluster *c, const struct rreq *q)

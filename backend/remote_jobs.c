@@ -141,7 +141,10 @@ static void decide(struct cluster *c, struct rrun *r)
 {
 	const struct exit_record *rec = &r->record;
 
-	if (r->verdict || (rec->rc == 0 && !rec->sig[0] && r->cancel == CANCEL_NO)) {
+	/* nobody but its session knows more about a step */
+	bool sure = rec->rc == 0 || (r->job && r->job->holder.num);
+
+	if (r->verdict || (sure && !rec->sig[0] && r->cancel == CANCEL_NO)) {
 		end_by_record(c, r);
 		return;
 	}

@@ -86,6 +86,7 @@ static void teardown(struct cluster *c)
 	struct list *n;
 
 	l->state = LINK_DOWN;
+	rforward_link(c, NULL);
 	drop_sftp(c);
 	if (l->shell)
 		c->top->channel_close(l->shell);
@@ -221,7 +222,9 @@ static int default_tick(const struct cluster *c)
 		return c->ctx.conf->tick_ms;
 	if (!c->live && !c->submitting)
 		return 2000;
-	return c->now - c->poll.changed_at < 60 * (int64_t)USEC_PER_SEC ? 100 : 500;
+	if (c->now - c->poll.changed_at >= 60 * (int64_t)USEC_PER_SEC)
+		return 500;
+	return c->live_steps ? 20 : 100; /* a step may take no longer itself */
 }
 
 static void connect_now(struct cluster *c)
@@ -314,6 +317,7 @@ static void come_up(struct cluster *c)
 	strbuf_release(&dir);
 	strbuf_release(&code);
 	start_sftp(c);
+	rforward_link(c, l->t);
 	say(c, true, false, c->describe ? c->describe(l->t) : "connected");
 	rjobs_link_up(c);
 	rruns_touch(c);

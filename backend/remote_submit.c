@@ -85,13 +85,24 @@ static struct rrun *op_run(struct cluster *c, struct sub_op *op, enum rrun_phase
 
 /* --- the queue --- */
 
+/* Steps that a session's start lets go at once come in no order, and a session takes them as they come. */
+static void queue_in_turn(struct cluster *c, struct rrun *r)
+{
+	struct list *before = &c->submit_queue;
+
+	while (r->job && r->job->holder.num && before->prev != &c->submit_queue &&
+	       container_of(before->prev, struct rrun, queue)->num > r->num)
+		before = before->prev;
+	list_add_tail(before, &r->queue);
+}
+
 static void requeue(struct cluster *c, struct rrun *r, int64_t at)
 {
 	rupload_free(r->upload);
 	r->upload = NULL;
 	rrun_phase(c, r, RR_QUEUED);
 	r->retry_at = at;
-	list_add_tail(&c->submit_queue, &r->queue);
+	queue_in_turn(c, r);
 }
 
 void rsubmit_enqueue(struct cluster *c, struct rrun *r)
@@ -130,32 +141,21 @@ static void voided(struct cluster *c, struct rrun *r, const char *why)
 
 /* --- the submission itself --- */
 
-static void on_submitted(struct cluster *c, void *arg, const struct agent_frame *f)
+void rsubmit_answered(struct cluster *c, struct rrun *r, int rc, const char *out, const char *err)
 {
-	struct rrun *r = op_run(c, arg, RR_SENT);
 	struct strbuf why = STRBUF_INIT;
 	char job_id[64] = "";
 
-	if (!r)
-		return;
-	rupload_free(r->upload);
-	r->upload = NULL;
-	r->asked = r->asking && f && f->rc == ENVS_RC_GONE;
-	r->asking = false;
-	if (!f || r->asked) {
-		requeue(c, r, c->now);
-		return;
-	}
 	point(POINT_REMOTE_ANSWERED);
-	if (renvs_gone(c, r, f->rc)) {
+	if (renvs_gone(c, r, rc)) {
 		requeue(c, r, c->now);
 		return;
 	}
-	if (f->rc == RC_NO_INPUT) { /* before anything that could create a job */
-		reject(c, r, *f->err ? f->err : "an input is no longer there");
+	if (rc == RC_NO_INPUT) { /* before anything that could create a job */
+		reject(c, r, *err ? err : "an input is no longer there");
 		return;
 	}
-	switch (c->sched->submit_result(f->rc, f->out, f->err, job_id, sizeof(job_id), &why)) {
+	switch (c->sched->submit_result(rc, out, err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
 		rjobs_submitted(c, r, job_id, "sbatch");
 		break;
@@ -170,6 +170,23 @@ static void on_submitted(struct cluster *c, void *arg, const struct agent_frame 
 		break;
 	}
 	strbuf_release(&why);
+}
+
+static void on_submitted(struct cluster *c, void *arg, const struct agent_frame *f)
+{
+	struct rrun *r = op_run(c, arg, RR_SENT);
+
+	if (!r)
+		return;
+	rupload_free(r->upload);
+	r->upload = NULL;
+	r->asked = r->asking && f && f->rc == ENVS_RC_GONE;
+	r->asking = false;
+	if (!f || r->asked) {
+		requeue(c, r, c->now);
+		return;
+	}
+	rsubmit_answered(c, r, f->rc, f->out, f->err);
 }
 
 static void quoted_dir(const struct cluster *c, const struct rrun *r, struct strbuf *out)
@@ -212,7 +229,13 @@ static void add_unpack(const struct cluster *c, const struct rrun *r, struct str
 		    "echo 'the upload of the files is not whole' >&2\nexit 75\n}\n",
 		    r->upload->part, (unsigned long long)r->upload->size);
 	add_workdir(c, r, code);
-	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\nfi\n");
+	strbuf_addstr(code, "tar -x --no-same-owner -f \"$f\" -C \"$w\" || exit 75\nrm -f \"$f\"\n");
+	if (r->job && r->job->n_secret) /* for the job alone, and not for whoever may look at its working directory */
+		strbuf_addstr(code,
+			      "mkdir -p \"$d/" JOB_SECRETS "\" || exit 75\n"
+			      "for s in \"$w\"/" LAUNCH_SECRET "*; do\n[ ! -e \"$s\" ] || { chmod 600 \"$s\" && "
+			      "mv -f \"$s\" \"$d/" JOB_SECRETS "/${s##*" LAUNCH_SECRET "}\"; } || exit 75\ndone\n");
+	strbuf_addstr(code, "fi\n");
 }
 
 /*
@@ -252,6 +275,20 @@ static void add_links(const struct cluster *c, const struct rrun *r, struct strb
 		strbuf_addstr(code, "fi\n");
 }
 
+/* Large files that are on the cluster by their content. */
+static void add_copies(const struct cluster *c, const struct rrun *r, struct strbuf *code)
+{
+	if (!renvs_copies(r))
+		return;
+	strbuf_addstr(code, "umask 077\nd=");
+	quoted_dir(c, r, code);
+	strbuf_addstr(code, "\nif [ ! -e \"$d/intent\" ] && [ ! -L \"$d/claim\" ] && [ ! -L \"$d/started\" ]; then\n"
+			    "mkdir -p \"$d\" || exit 75\n");
+	add_workdir(c, r, code);
+	renvs_copy(c, r, code);
+	strbuf_addstr(code, "fi\n");
+}
+
 /* `tar` bytes may follow the script in the payload. */
 static void send_submission(struct cluster *c, struct rrun *r, const struct strbuf *tar)
 {
@@ -266,6 +303,7 @@ static void send_submission(struct cluster *c, struct rrun *r, const struct strb
 	add_links(c, r, &code);
 	if (r->upload)
 		add_unpack(c, r, &code);
+	add_copies(c, r, &code);
 	c->sched->submit(&s, r->script_len, tar ? tar->len : 0, &code);
 	r->maybe_sent = true;
 	r->asked = false;
@@ -542,32 +580,57 @@ static const char *base_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
+/* Those that are delivered; `made` has the strings, NULL-ended. */
+static size_t add_secrets(const struct rrun *r, struct tar_extra *extra, size_t n, char **made)
+{
+	for (size_t i = 0; i < r->job->n_secret; i++) {
+		const struct job_var *s = &r->job->secret[i];
+
+		if (strncmp(s->value, "cluster:", 8) == 0)
+			continue;
+		*made = strncmp(s->value, "file:", 5) == 0 ? xstrdup(s->value + 5)
+							   : xasprintf("%s/%s", r->secrets_dir, s->name);
+		made[1] = xasprintf(LAUNCH_SECRET "%s", s->name);
+		extra[n++] = (struct tar_extra){ made[0], made[1] };
+		made += 2;
+	}
+	return n;
+}
+
 /* What a draft's files/ holds, and what the spec names: `files` by their base names, the payload under a name that the
    script knows (launchers/bash.c). */
 static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
 {
 	struct tar_extra *extra;
-	size_t n = 0, max = 2;
+	size_t n = 0, max = 2 + r->job->n_secret;
+	char **made = xcalloc(2 * r->job->n_secret + 1, sizeof(*made));
 	int rc;
 
 	for (size_t i = 0; i < r->job->n_inputs; i++)
-		if (r->job->inputs[i].missing)
+		if (r->job->inputs[i].missing) {
+			free(made);
 			return err_set(e, -EINVAL, "%s", r->job->inputs[i].missing);
+		}
 	for (char **f = r->job->files; f && *f; f++)
 		max++;
 	max += r->job->n_inputs;
 	extra = xcalloc(max, sizeof(*extra));
 	for (char **f = r->job->files; f && *f; f++)
-		extra[n++] = (struct tar_extra){ *f, base_name(*f) };
+		if (!renvs_has(r, *f))
+			extra[n++] = (struct tar_extra){ *f, base_name(*f) };
 	for (size_t i = 0; i < r->job->n_inputs; i++)
-		if (job_input_local(&r->job->inputs[i]))
+		if (job_input_local(&r->job->inputs[i]) && !renvs_has(r, job_input_local(&r->job->inputs[i])))
 			extra[n++] = (struct tar_extra){ job_input_local(&r->job->inputs[i]), r->job->inputs[i].name };
-	if (r->job->form == JOB_PAYLOAD)
+	if (r->job->form == JOB_PAYLOAD && !renvs_has(r, r->job->command))
 		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
 	if (r->context)
 		extra[n++] = (struct tar_extra){ r->context, LAUNCH_CONTEXT };
+	n = add_secrets(r, extra, n, made);
 	rc = r->files_dir || n ? tar_open(r->files_dir, extra, n, out, e) : -ENOENT;
 	free(extra);
+	for (size_t i = 0; made[i]; i++)
+		free(made[i]);
+	free(made);
 	return rc == -ENOENT && n ? -EINVAL : rc; /* what the spec names must be there */
 }
 
@@ -575,6 +638,8 @@ static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
  */
 static bool has_links(const struct rrun *r)
 {
+	if (renvs_copies(r))
+		return true;
 	for (size_t i = 0; i < r->job->n_inputs; i++)
 		if (r->job->inputs[i].link)
 			return true;
@@ -666,10 +731,10 @@ static bool may_go(const struct cluster *c, const struct rrun *r)
 	return r->retry_at <= c->now && (!r->files_dir || r->cancel != CANCEL_NO || rlink_files_ready(c));
 }
 
-/* The archive may be gone here and the environment there, and the run be submitted long since. */
-static bool to_ask(const struct rrun *r)
+/* What it shares may be gone here and there, and the run be submitted long since. */
+static bool to_ask(struct rrun *r)
 {
-	return r->maybe_sent && !r->asked && r->job && r->job->environment.kind == ENV_ARCHIVE;
+	return r->maybe_sent && !r->asked && renvs_any(r);
 }
 
 /* True: nothing is to be sent now. */
@@ -685,40 +750,60 @@ static bool waits_for_env(struct cluster *c, struct rrun *r)
 	return rc != 0;
 }
 
+/* Nothing more may be sent that has a request of its own. */
+static bool is_full(const struct cluster *c)
+{
+	return c->submitting - c->steps_busy >= IN_FLIGHT;
+}
+
+static void send_one(struct cluster *c, struct rrun *r)
+{
+	list_del(&r->queue);
+	if (r->cancel != CANCEL_NO)
+		send_void(c, r);
+	else if (to_ask(r))
+		send_question(c, r);
+	else
+		send_run(c, r);
+}
+
 void rsubmit_step(struct cluster *c)
 {
+	struct steps *steps = NULL;
 	struct list *n, *tmp;
 
-	if (!rlink_up(c) || c->submitting >= IN_FLIGHT)
+	if (!rlink_up(c))
 		return;
 	list_for_each_safe (n, tmp, &c->submit_queue) {
 		struct rrun *r = container_of(n, struct rrun, queue);
 
-		if (c->submitting >= IN_FLIGHT)
-			break;
 		if (!may_go(c, r))
+			continue;
+		if (rsteps_is_one(c, r)) {
+			if (rsteps_add(c, &steps, r))
+				list_del(&r->queue);
+			continue;
+		}
+		if (is_full(c))
 			continue;
 		if (r->cancel == CANCEL_NO && !to_ask(r) && waits_for_env(c, r))
 			continue;
-		list_del(&r->queue);
-		if (r->cancel != CANCEL_NO)
-			send_void(c, r);
-		else if (to_ask(r))
-			send_question(c, r);
-		else
-			send_run(c, r);
+		send_one(c, r);
 	}
+	rsteps_send(c, steps);
 }
 
 int64_t rsubmit_deadline(const struct cluster *c)
 {
 	int64_t at = INT64_MAX;
 
-	if (!rlink_up(c) || c->submitting >= IN_FLIGHT)
+	if (!rlink_up(c))
 		return at;
 	for (const struct list *n = c->submit_queue.next; n != &c->submit_queue; n = n->next) {
 		const struct rrun *r = container_of(n, const struct rrun, queue);
 
+		if (rsteps_is_one(c, r) ? c->steps_busy != 0 : is_full(c))
+			continue;
 		if ((r->retry_at > c->now && !r->env_waits) || may_go(c, r))
 			at = earlier(at, r->retry_at);
 	}

@@ -300,6 +300,10 @@ static void on_probe(struct cluster *c, void *arg, const struct agent_frame *f)
 		q->started = false;
 		return;
 	}
+	if (strncmp(q->q->arg, "envs", 4) == 0) {
+		finish(c, q, f->rc ? -EIO : 0, f->err, f->out, f->out_len);
+		return;
+	}
 	rc = c->sched->probe_result(q->q->arg, f->rc, f->out, f->err, &json, &e);
 	finish(c, q, rc, rc < 0 ? e.text : "", rc < 0 ? NULL : json.buf, json.len);
 	strbuf_release(&json);
@@ -310,8 +314,12 @@ static void start_probe(struct cluster *c, struct rreq *q)
 	struct strbuf code = STRBUF_INIT;
 	struct err e = ERR_INIT;
 	uint64_t *serial;
-	int rc = q->q->arg ? c->sched->probe(q->q->arg, &code, &e) : err_set(&e, -EINVAL, "which document?");
+	int rc = 0;
 
+	if (!q->q->arg)
+		rc = err_set(&e, -EINVAL, "which document?");
+	else if (!envs_probe_code(c->ctx.conf->directory, q->q->arg, &code))
+		rc = c->sched->probe(q->q->arg, &code, &e);
 	if (rc < 0) {
 		finish(c, q, rc, e.text, NULL, 0);
 	} else {

@@ -226,9 +226,12 @@ static int on_create(struct run *r, const struct event *ev)
 
 static int on_draft(struct run *r, const struct event *ev)
 {
+	static const char *const own[] = { "id", "source", NULL };
+
 	if (r->id || !is_word(event_str(ev, "id")))
 		return -EPROTO;
 	appear(r, ev, RUN_DRAFT);
+	keep_rest(r, ev, own);
 	return 0;
 }
 

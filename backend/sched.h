@@ -60,6 +60,14 @@ struct sched_ops {
 	void (*submit)(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code);
 	enum sched_verdict (*submit_result)(int rc, const char *out, const char *err, char *job_id, size_t size,
 					    struct strbuf *why);
+	/*
+	 * Many submissions at once; all three may be NULL. `alone`: not for this job. `submit_many`: of steps of one
+	 * session, whose scripts follow each other in "$IN" and have these lengths; it only writes files. `submit_answer`
+	 * finds what the answer says of one run, for submit_result; the length of it.
+	 */
+	bool (*alone)(const struct job *job);
+	void (*submit_many)(const struct sched_run *runs, const size_t *lens, size_t n, struct strbuf *code);
+	size_t (*submit_answer)(const char *out, const struct sched_run *r, const char **answer);
 	/* Code that lists all jobs of this user, one query. */
 	void (*poll)(struct strbuf *code);
 	/* 0, or -EAGAIN with a text when the scheduler could not be asked. */

@@ -15,11 +15,16 @@
 #include <string.h>
 
 const char slurm_step_prelude[] =
+	/* A step that its session has refused (it can never fit) is void, and has a record: that is its end. */
+	"st_settled() {\n"
+	"\tst_x=${st_k%/*}.${st_k#*/}\n"
+	"\tif [ -s \"$sl_ends/$st_x\" ] || [ -s \"$sl_a/exit\" ]; then echo \"ok $sl_id\"; else sl_settled; fi\n"
+	"}\n"
 	/* st_submit ATTEMPT ENDS TOKEN LEN MORE WORK HOLDER ID LINE: as sl_submit, with the same answers. */
 	"st_submit() {\n"
 	"\tsl_a=$1 sl_ends=$2 sl_token=$3 sl_len=$4 sl_more=$5 sl_work=${6:-$1/work} st_h=$7 sl_id=$8\n"
-	"\tsl_t='' sl_um=$(umask)\n"
-	"\tif sl_settled; then return; fi\n"
+	"\tsl_t='' sl_um=$(umask) st_k=${9%% *}\n"
+	"\tif st_settled; then return; fi\n"
 	"\tumask 077\n"
 	"\tif ! mkdir -p \"$sl_a\" \"$sl_ends\" 2>&1; then\n"
 	"\t\tsl_fail \"cannot make the control directory $sl_a\"\n"
@@ -35,14 +40,73 @@ const char slurm_step_prelude[] =
 	"\tfi\n"
 	"\tst_tell queue \"$9\" || { sl_fail \"cannot write to the queue of the session in $st_h\"; return; }\n"
 	"\tsl_link \"$sl_id\" \"$sl_a/claim\"\n"
-	"\tif ! sl_settled; then echo unsure; fi\n"
+	"\tif ! st_settled; then echo unsure; fi\n"
+	"}\n"
+	/*
+	 * st_many HOLDER ENDS BASE JOB KEY:LEN:LINE...: many at once, whose scripts follow each other in "$IN", and
+	 * nothing else of each. A line `run KEY` for each, and behind it the answer. A script that is there without
+	 * `intent` was left by a writer that may still be at it: then it is replaced as a whole, under a name of this
+	 * connection.
+	 */
+	"st_put() {\n"
+	"\t[ \"${#st_s}\" -eq \"$st_l\" ] || return 1\n"
+	"\tset -C\n"
+	"\t{ printf %s \"$st_s\" >\"$sl_a/script\"; } 2>/dev/null\n"
+	"\tst_rc=$?\n"
+	"\tset +C\n"
+	"\tif [ \"$st_rc\" -ne 0 ]; then\n"
+	"\t\tst_t=$sl_a/script.${SR_T##*.}\n"
+	"\t\tprintf %s \"$st_s\" >\"$st_t\" && mv -f \"$st_t\" \"$sl_a/script\" || return 1\n"
+	"\tfi\n"
+	"\t: >\"$sl_a/intent\"\n"
+	"}\n"
+	"if [ -n \"${BASH_VERSION-}\" ]; then\n"
+	"st_next() { IFS= read -r -d '' -N \"$st_l\" -u 6 st_s; }\n"
+	"else\n"
+	"st_next() {\n"
+	"\tst_s=$(tail -c \"+$((st_at + 1))\" \"$IN\" | head -c \"$st_l\"; echo .)\n"
+	"\tst_s=${st_s%.} st_at=$((st_at + st_l))\n"
+	"}\n"
+	"fi\n"
+	"st_many() {\n"
+	"\tst_h=$1 st_ends=$2 st_base=$3/runs st_job=$4 st_at=0 st_dirs='' st_q='' st_ok=''\n"
+	"\tst_nl='\n'\n"
+	"\tshift 4\n"
+	"\tumask 077\n"
+	"\tfor st_x in \"$@\"; do\n"
+	"\t\tst_dirs=\"$st_dirs ${st_x%%:*}/work ${st_x%%:*}/results\"\n"
+	"\tdone\n"
+	"\t{ [ -d \"$st_base\" ] && [ -d \"$st_ends\" ]; } || mkdir -p \"$st_base\" \"$st_ends\" || return 75\n"
+	"\tcd \"$st_base\" && mkdir -p $st_dirs || return 75\n"
+	"\texec 6<\"$IN\"\n"
+	"\tfor st_x in \"$@\"; do\n"
+	"\t\tst_k=${st_x%%:*} st_w=${st_x#*:}\n"
+	"\t\tst_l=${st_w%%:*} st_w=${st_w#*:} sl_a=$st_base/$st_k st_id=$st_job.s${st_k%%/*}\n"
+	"\t\tst_next\n"
+	"\t\tif [ -L \"$sl_a/started\" ] || [ -L \"$sl_a/claim\" ]; then\n"
+	"\t\t\tsl_id=$st_id sl_ends=$st_ends\n"
+	"\t\t\tst_a=$(st_settled) || st_a=\"ok $st_id\"\n"
+	"\t\telif [ -e \"$sl_a/intent\" ] || st_put; then\n"
+	"\t\t\tst_q=\"$st_q$st_k $st_w .$st_nl\" st_a=\"ok $st_id\"\n"
+	"\t\telse\n"
+	"\t\t\tst_a=\"unsure${st_nl}cannot write the script to $sl_a\"\n"
+	"\t\tfi\n"
+	"\t\tst_ok=\"${st_ok}run $st_k$st_nl$st_a$st_nl\"\n"
+	"\tdone\n"
+	"\texec 6<&-\n"
+	"\tif [ -n \"$st_q\" ]; then\n"
+	"\t\tprintf '\\n%s' \"$st_q\" >>\"$st_h/queue\" || return 75\n"
+	"\t\tst_ring\n"
+	"\tfi\n"
+	"\tprintf %s \"$st_ok\"\n"
 	"}\n"
 	/* The empty line in front ends one that an earlier writer could not finish. A reader of its own keeps the bell
 	   from blocking where nobody listens (fifo(7)). */
 	"st_tell() {\n"
 	"\tprintf '\\n%s .\\n' \"$2\" >>\"$st_h/$1\" || return 1\n"
-	"\t[ ! -p \"$st_h/bell\" ] || { echo >&5; } 5<>\"$st_h/bell\" || :\n"
+	"\tst_ring\n"
 	"}\n"
+	"st_ring() { [ ! -p \"$st_h/bell\" ] || { echo >&5; } 5<>\"$st_h/bell\" || :; }\n"
 	/* Rows as squeue would have them, of the sessions whose job is running. */
 	"st_rows() {\n"
 	"\tst_base=${SR_DIR%/ends}\n"
@@ -84,7 +148,9 @@ const char slurm_step_prelude[] =
 	"\tcase $(grep \"^$1 \" \"$st_h/steps\") in\n"
 	"\t*\\ RUNNING\\ *) echo RUNNING ;;\n"
 	"\t*\\ PENDING\\ *) echo 'PENDING Reason=Session' ;;\n"
-	"\t*) if [ -e \"$sl_a/gone\" ]; then echo FAILED\n"
+	"\t*) if [ -s \"$sl_a/gone\" ] && [ -n \"$(cat \"$sl_a/gone\")\" ]; then echo NODE_FAIL\n"
+	"\t\telif [ -e \"$sl_a/gone\" ] && { [ -e \"$sl_a/cancelled\" ] || [ -e \"$sl_a/stopped\" ]; }; then echo CANCELLED\n"
+	"\t\telif [ -e \"$sl_a/gone\" ]; then echo FAILED\n"
 	"\t\telif [ -L \"$sl_a/started\" ]; then echo RUNNING\n"
 	"\t\telse echo 'PENDING Reason=Session'; fi ;;\n"
 	"\tesac\n"
@@ -174,6 +240,18 @@ static void add_id(struct strbuf *code, const struct sched_run *r)
 	strbuf_addf(code, "%s.s%u ", r->job->holder.job_id, r->num);
 }
 
+/* What the runner is to know: processors, streams, MiB, GPUs, tasks. */
+static void add_line(struct strbuf *code, const struct job *job)
+{
+	strbuf_addf(code, "%lld %d %lld ", (long long)job->ntasks * job->cpus_per_task, job->merged,
+		    (long long)((job->mem_bytes + (1 << 20) - 1) >> 20));
+	if (job->gpus >= 0)
+		strbuf_addf(code, "%d ", job->gpus);
+	else
+		strbuf_addstr(code, "- ");
+	strbuf_addf(code, "%d", job->ntasks);
+}
+
 void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code)
 {
 	const struct job *job = r->job;
@@ -190,7 +268,52 @@ void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t file
 	slurm_work(code, r);
 	attempt_dir(code, r, job->holder.num, job->holder.attempt);
 	add_id(code, r);
-	strbuf_addf(code, "'%u/a%u %d %d'\n", r->num, r->attempt, job->ntasks * job->cpus_per_task, job->merged);
+	strbuf_addf(code, "'%u/a%u ", r->num, r->attempt);
+	add_line(code, job);
+	strbuf_addstr(code, "'\n");
+}
+
+bool slurm_step_alone(const struct job *job)
+{
+	return !job->holder.num || (job->scratch && strcmp(job->scratch, job->directory) != 0);
+}
+
+void slurm_step_submit_many(const struct sched_run *runs, const size_t *lens, size_t n, struct strbuf *code)
+{
+	cleanup_strbuf struct strbuf base = STRBUF_INIT, ends = STRBUF_INIT;
+	const struct job_holder *h = &runs->job->holder;
+
+	strbuf_addf(&base, "%s/%s", runs->directory, runs->uuid);
+	strbuf_addf(&ends, "%s/ends", base.buf);
+	strbuf_addstr(code, "st_many ");
+	attempt_dir(code, runs, h->num, h->attempt);
+	quote_sh_path(code, ends.buf);
+	strbuf_addch(code, ' ');
+	quote_sh_path(code, base.buf);
+	strbuf_addch(code, ' ');
+	slurm_arg(code, h->job_id);
+	for (size_t i = 0; i < n; i++) {
+		strbuf_addf(code, " '%u/a%u:%zu:", runs[i].num, runs[i].attempt, lens[i]);
+		add_line(code, runs[i].job);
+		strbuf_addch(code, '\'');
+	}
+	strbuf_addch(code, '\n');
+}
+
+size_t slurm_step_answer(const char *out, const struct sched_run *r, const char **answer)
+{
+	cleanup_strbuf struct strbuf head = STRBUF_INIT;
+	const char *p, *end;
+
+	strbuf_addf(&head, "run %u/a%u\n", r->num, r->attempt);
+	for (p = out; p && strncmp(p, head.buf, head.len) != 0;) {
+		p = strchr(p, '\n');
+		if (p)
+			p++;
+	}
+	*answer = p ? p + head.len : "";
+	end = strstr(*answer, "\nrun ");
+	return end ? (size_t)(end - *answer) : strlen(*answer);
 }
 
 void slurm_step_verify(const struct sched_run *r, struct strbuf *code)

@@ -78,6 +78,16 @@ static int signal_word(const char *arg, struct strbuf *out, struct err *e)
 	return 0;
 }
 
+/* A line for a session's `orders`, three words (launchers/session_runner.c). */
+static int order_word(const char *arg, struct strbuf *out, struct err *e)
+{
+	for (const char *p = arg; *p; p++)
+		if (!isalnum((unsigned char)*p) && !strchr("._:@+- /", *p))
+			return err_set(e, -EINVAL, "order: '%s' is no order", arg);
+	strbuf_addstr(out, arg);
+	return 0;
+}
+
 static int verb_word(const char *verb, const char *arg, struct strbuf *word, struct err *e)
 {
 	static const char *const plain[] = { "cancel", "hold", "release", "requeue" };
@@ -89,6 +99,8 @@ static int verb_word(const char *verb, const char *arg, struct strbuf *word, str
 		return signal_word(arg ? arg : "", word, e);
 	if (strcmp(verb, "update") == 0)
 		return update_word(arg ? arg : "", word, e);
+	if (strcmp(verb, "order") == 0)
+		return order_word(arg ? arg : "", word, e);
 	return err_set(e, -EINVAL, "'%s' is no verb of the Slurm driver", verb);
 }
 
@@ -101,6 +113,13 @@ int slurm_verb(const struct sched_run *r, const char *verb, const char *arg, str
 		return err;
 	if (slurm_is_step(r))
 		return slurm_step_verb(r, verb, word.buf, code, e);
+	if (strcmp(verb, "order") == 0) {
+		strbuf_addstr(code, "st_order ");
+		slurm_attempt_dir(code, r->directory, r);
+		quote_sh(code, word.buf);
+		strbuf_addch(code, '\n');
+		return 0;
+	}
 	if (!r->job_id && strcmp(verb, "cancel") != 0)
 		return err_set(e, -EBUSY, "%s: the job has not been submitted yet", verb);
 	if (strcmp(verb, "cancel") == 0 && r->job && r->job->grace_said)

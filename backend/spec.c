@@ -132,6 +132,26 @@ static int join(json_t *into, const char *prefix, const char *name, json_t *valu
 			     same_ok ? " with different values" : "");
 }
 
+/* ray.metadata.A and ray.metadata.B are two parts of one member. */
+static int join_ray(json_t *old, const json_t *value, bool same_ok, struct strbuf *errors)
+{
+	const char *member, *name;
+	json_t *item, *v;
+	int rc = 0;
+
+	json_object_foreach ((json_t *)value, member, item) {
+		json_t *part = json_object_get(old, member);
+
+		if (!json_is_object(part) || !json_is_object(item)) {
+			rc |= join(old, "ray.", member, item, same_ok, errors);
+			continue;
+		}
+		json_object_foreach (item, name, v)
+			rc |= join(part, "ray.", name, v, same_ok, errors);
+	}
+	return rc ? -EINVAL : 0;
+}
+
 static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok, struct strbuf *errors)
 {
 	json_t *old = json_object_get(spec, name), *item;
@@ -139,13 +159,13 @@ static int join_key(json_t *spec, const char *name, json_t *value, bool same_ok,
 	const char *member;
 	int rc = 0;
 
+	if (strcmp(name, "ray") == 0 && json_is_object(old) && json_is_object(value))
+		return join_ray(old, value, same_ok, errors);
 	if (json_is_object(old) && json_is_object(value)) {
+		cleanup_free char *prefix = xasprintf("%s.", name);
+
 		json_object_foreach (value, member, item)
-			if (join(old,
-				 strcmp(name, "env") == 0      ? "env."
-				 : strcmp(name, "inputs") == 0 ? "inputs."
-							       : "environment.",
-				 member, item, same_ok, errors) < 0)
+			if (join(old, prefix, member, item, same_ok, errors) < 0)
 				rc = -EINVAL;
 		return rc;
 	}
@@ -245,7 +265,7 @@ static int parse_json(const char *text, size_t len, json_t *spec, struct strbuf 
 			rc = -EINVAL;
 	}
 	/* A bad command is no missing command: it is what was written that counts. */
-	if (count_programs(root) == 0 && !is_session(root))
+	if (count_programs(root) == 0 && !is_session(root) && !is_session(spec))
 		rc = spec_complain(errors, "there is nothing to run: give 'command', 'script' or 'payload'");
 	json_decref(root);
 	return rc;
@@ -298,13 +318,32 @@ const char *spec_more_lines(const char *text)
 			 "#!/bin/bash; else write one spec at a time";
 }
 
+/* A line is in the history of a shell, or in the arguments of a command. */
+static int open_secrets(const json_t *spec, struct strbuf *errors)
+{
+	const json_t *map = json_object_get(spec, "secret_env");
+	const char *name;
+	int rc = 0;
+	json_t *v;
+
+	json_object_foreach ((json_t *)map, name, v)
+		if (json_is_string(v) && spec_secret_is_value(json_string_value(v)))
+			rc = spec_complain(errors,
+					   "'secret_env.%s': a line is no place for a secret: write file:/PATH or "
+					   "cluster:PATH, or a JSON document with the value",
+					   name);
+	return rc;
+}
+
 static int parse_line(const char *text, size_t len, json_t *spec, struct strbuf *errors)
 {
 	const char *nl = memchr(text, '\n', len);
 
 	if (nl && nl + 1 != text + len)
 		return spec_complain(errors, "%s", spec_more_lines(text));
-	return spec_line(text, nl ? (size_t)(nl - text) : len, spec, errors);
+	return spec_line(text, nl ? (size_t)(nl - text) : len, spec, errors) < 0 || open_secrets(spec, errors) < 0
+		       ? -EINVAL
+		       : 0;
 }
 
 static int parse_script(const char *text, size_t len, json_t *spec, struct strbuf *errors)
@@ -372,7 +411,7 @@ static int parse_form(const char *text, size_t len, json_t *spec, struct strbuf 
 	return spec_complain(errors, "the spec is empty");
 }
 
-int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *errors)
+static int parse_into(const char *text, size_t len, bool session, json_t **spec, struct strbuf *errors)
 {
 	json_t *out;
 	int rc = check_bytes(text, len, errors);
@@ -380,7 +419,11 @@ int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *error
 	if (rc < 0)
 		return rc;
 	out = json_object();
+	if (session)
+		(void)json_object_set_new(out, "launcher", json_string("session"));
 	rc = parse_form(text, len, out, errors);
+	if (rc == 0 && session && !is_session(out))
+		rc = spec_complain(errors, "launcher: what is written here is a session");
 	/* The whole is judged even when parts are wrong, so that all errors come at once. */
 	if (finish(out, errors) < 0)
 		rc = -EINVAL;
@@ -389,6 +432,16 @@ int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *error
 	else
 		*spec = out;
 	return rc;
+}
+
+int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *errors)
+{
+	return parse_into(text, len, false, spec, errors);
+}
+
+int spec_parse_session(const char *text, size_t len, json_t **spec, struct strbuf *errors)
+{
+	return parse_into(text, len, true, spec, errors);
 }
 
 /* ---- comparison ---- */

@@ -63,6 +63,8 @@ const char *spec_key_nearest(const char *name);
  * asks for a key twice with different values, keys of later releases.
  */
 int spec_parse(const char *text, size_t len, json_t **spec, struct strbuf *errors);
+/* The same where a session is asked for: `launcher=session` goes without saying, and nothing has to run. */
+int spec_parse_session(const char *text, size_t len, json_t **spec, struct strbuf *errors);
 
 /*
  * Checks one value for a key and stores the canonical form in `spec`, in place of the one that is there (a map is
@@ -78,6 +80,20 @@ const char *spec_more_lines(const char *text);
 /* The working directory that the #SBATCH lines of a script ask for, as it is written there; NULL: none. The caller
  * frees. */
 char *spec_script_workdir(const char *text, size_t len);
+
+/* What is shown in place of a secret. */
+#define SPEC_HIDDEN "***"
+/* Is a value of secret_env the secret itself, and no name of a file? */
+bool spec_secret_is_value(const char *text);
+/* Takes the values out of a parsed spec's (or effective values') secret_env, leaving SPEC_HIDDEN; those that are known
+ * go into `values` (may be NULL). Was there any? */
+bool spec_take_secrets(json_t *spec, json_t *values);
+
+/* A document as it may be kept: in `out`, but for SPEC_AS_IT_IS, which leaves it alone. */
+enum spec_redaction { SPEC_AS_IT_IS, SPEC_MASKED, SPEC_WITHHELD };
+enum spec_redaction spec_redact(const char *text, size_t len, struct strbuf *out);
+/* The same for sentences about such a document. */
+void spec_redact_why(struct strbuf *why);
 
 /* Equal but for DAGSTER_PIPES_* in env: what a second write of `spec` is compared with. */
 bool spec_equal(const json_t *a, const json_t *b);

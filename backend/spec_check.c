@@ -273,6 +273,11 @@ bool spec_run_id_ok(const char *text)
 	return spec_name_ok(text, NULL);
 }
 
+static bool session_ok(const char *text)
+{
+	return strcmp(text, "any") == 0 || spec_run_id_ok(text);
+}
+
 static bool plain_name_ok(const char *s)
 {
 	return name_chars(s, NAME_MAX_BYTES) && strcmp(s, ".") != 0 && strcmp(s, "..") != 0;
@@ -404,6 +409,7 @@ static const struct rule {
 	  "the text of a script that begins with #! and the path of an interpreter, such as #!/bin/bash (a file is shipped with "
 	  "`payload`)" },
 	{ "payload", local_path_ok, "the absolute path of a local file" },
+	{ "pipes_module", spec_pipes_module_ok, "the absolute path of a local dagster_pipes that ends in .whl or .py" },
 	{ "cluster", plain_name_ok, WANT_NAME },
 	{ "profile", plain_name_ok, WANT_NAME },
 	{ "name", job_name_ok, "at most 128 bytes" },
@@ -422,7 +428,7 @@ static const struct rule {
 	{ "tags", tag_ok,
 	  "a list of names: A-Z a-z 0-9 . _ -, the first a letter or _, none of new, list, last, wait..." },
 	{ "files", local_path_ok, "a list of absolute local paths" },
-	{ "session", spec_run_id_ok, "the name of a session" },
+	{ "session", session_ok, "the name of a session, or any" },
 	{ "afterok", spec_run_id_ok, "a list of run ids: numbers or names" },
 	{ "afterany", spec_run_id_ok, "a list of run ids: numbers or names" },
 	{ "afternotok", spec_run_id_ok, "a list of run ids: numbers or names" },
@@ -446,6 +452,11 @@ static const struct choice {
 	{ "launcher", "spark", NULL },
 	{ "pipes_exception", "fail", NULL },
 	{ "pipes_exception", "ignore", NULL },
+	{ "on_session_end", "cancel", NULL },
+	{ "on_session_end", "wait", NULL },
+	{ "on_session_end", "job", NULL },
+	{ "scope", "session", NULL },
+	{ "scope", "lease", NULL },
 	{ "mode", "slurm", NULL },
 	{ "mode", "local", NULL },
 	{ "mode", "slurm-session", NULL },
@@ -471,6 +482,8 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 	return spec_complain(errors, "'%s' must be %s, not '%s'", key,
 			     strcmp(key, "mode") == 0              ? "slurm, local or ray"
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
+			     : strcmp(key, "scope") == 0           ? "session or lease"
+			     : strcmp(key, "on_session_end") == 0  ? "cancel, wait or job"
 								   : "bash, ray, spark or session",
 			     spec_show(text, shown));
 }

@@ -1,7 +1,8 @@
 /*
  * The key `environment`: what surrounds the command. Text of one kind ("venv:/data/env", "module:gcc,python",
  * "/data/env") or an object of several, which are applied in this order: modules, then one of path, venv, conda,
- * archive, then hook, then container. The canonical form is always the object, so that all forms compare equal.
+ * archive, build, then hook, then wheels, then container. The canonical form is always the object, so that all forms
+ * compare equal.
  *
  * Invariants of the canonical form: known members only, at least one that does something; `modules` and `options` are
  * lists of text, all others are text; local files and directories on the cluster are absolute. Only the whole can tell
@@ -47,6 +48,24 @@ static bool image_ok(const char *s)
 	return remote_dir_ok(s) || (scheme && scheme > s && scheme[3] && s[strspn(s, NAMES)] == ':');
 }
 
+/* Anything that is run by its first line, or an archive with an executable `build` in it. */
+static bool build_ok(const char *s)
+{
+	return *s == '/' && !spec_has_control(s) && s[strlen(s) - 1] != '/';
+}
+
+static bool time_ok(const char *s)
+{
+	return spec_time_seconds(s) > 0;
+}
+
+static bool wheel_ok(const char *s)
+{
+	size_t len = strlen(s);
+
+	return *s == '/' && !spec_has_control(s) && len > 4 && strcmp(s + len - 4, ".whl") == 0;
+}
+
 static bool hook_ok(const char *s)
 {
 	return s[strspn(s, " \t\r\n")] != '\0';
@@ -85,6 +104,11 @@ static const struct member {
 	{ "conda", false, true, conda_ok, "the name of a conda environment, or its directory" },
 	{ "archive", false, true, archive_ok,
 	  "the absolute path of a local file that ends in .tar, .tar.gz, .tgz, .tar.zst, .tar.xz, .tar.bz2 or .sh" },
+	{ "build", false, true, build_ok,
+	  "the absolute path of a local script that makes the environment, or of an archive "
+	  "with one called build" },
+	{ "build_time", false, false, time_ok, "how long the build may take: 30 (minutes), 1:00:00" },
+	{ "wheels", true, false, wheel_ok, "absolute paths of local files that end in .whl" },
 	{ "hook", false, false, hook_ok, "shell text" },
 	{ "container", false, false, image_ok, "an image: a path on the cluster, or like docker://debian:12" },
 	{ "options", true, false, word_ok, "words for apptainer exec, in front of the image" },
@@ -121,7 +145,7 @@ static int add_word(const struct member *m, const char *text, json_t *list, stru
 static int list_member(const struct member *m, const json_t *value, json_t *list, struct strbuf *errors)
 {
 	cleanup_strbuf struct strbuf key = STRBUF_INIT, text = STRBUF_INIT;
-	const char *separators = strcmp(m->name, "modules") == 0 ? ", " : " ";
+	const char *separators = strcmp(m->name, "options") == 0 ? " " : ", ";
 	json_t *item;
 	size_t i;
 
@@ -171,7 +195,7 @@ int spec_environment_member(json_t *out, const char *name, const json_t *value, 
 		return spec_complain(
 			errors,
 			"'environment': unknown member '%s'; there is modules, path, venv, conda, archive, "
-			"hook, container, options, platform",
+			"build, build_time, hook, wheels, container, options, platform",
 			spec_show(name, shown));
 	if (!m->list)
 		return text_member(m, value, out, errors);
@@ -197,11 +221,12 @@ static int from_text(const char *text, json_t *out, struct strbuf *errors)
 		(void)json_object_set_new(out, "path", json_string(text));
 		return 0;
 	}
-	if (!m || strcmp(m->name, "options") == 0 || strcmp(m->name, "platform") == 0)
+	if (!m || strcmp(m->name, "options") == 0 || strcmp(m->name, "platform") == 0 ||
+	    strcmp(m->name, "build_time") == 0)
 		return spec_complain(
 			errors,
 			"'environment' must be a directory on the cluster, or path:DIR, venv:DIR, conda:NAME, "
-			"module:NAME,NAME, archive:FILE, container:IMAGE or hook:COMMAND, not '%s'",
+			"module:NAME,NAME, archive:FILE, build:FILE, wheels:FILE,FILE, container:IMAGE or hook:COMMAND, not '%s'",
 			spec_show(text, shown));
 	value = json_string(colon + 1);
 	rc = spec_environment_member(out, m->name, value, errors);
@@ -253,5 +278,7 @@ int spec_environment_whole(const json_t *spec, struct strbuf *errors)
 	if (json_object_get(env, "platform") && !json_object_get(env, "archive"))
 		return spec_complain(errors,
 				     "'environment.platform' belongs to an archive: give 'environment.archive'");
+	if (json_object_get(env, "build_time") && !json_object_get(env, "build"))
+		return spec_complain(errors, "'environment.build_time' belongs to a build: give 'environment.build'");
 	return 0;
 }

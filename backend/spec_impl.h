@@ -59,6 +59,7 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors);
 /* Appends to a list of strings what it does not have. */
 void spec_list_join(json_t *list, const json_t *more);
 /* `environment`: text or an object; one member of it; and whether the members of a whole spec go together. */
+bool spec_pipes_module_ok(const char *path);
 int spec_value_environment(const json_t *value, json_t **out, struct strbuf *errors);
 int spec_environment_member(json_t *out, const char *name, const json_t *value, struct strbuf *errors);
 int spec_environment_whole(const json_t *spec, struct strbuf *errors);

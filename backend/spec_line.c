@@ -244,7 +244,8 @@ int spec_line(const char *text, size_t len, json_t *spec, struct strbuf *errors)
 		rc = add_pairs(text, shape.keys_end, spec, errors);
 		return add_command(shape.command, end, spec, errors) < 0 ? -EINVAL : rc;
 	}
-	if (shape.kind == LINE_PAIRS && shape.runnable)
+	if (shape.kind == LINE_PAIRS &&
+	    (shape.runnable || json_object_get(spec, "launcher"))) /* a session needs no command */
 		return add_pairs(text, end, spec, errors);
 	if (shape.suspect)
 		return no_separator(&shape, text, end, errors);

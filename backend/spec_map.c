@@ -37,6 +37,8 @@ static int unknown(const struct spec_map *known, const char *name, struct strbuf
 	char shown[SPEC_SHOWN];
 	int best = near_limit(name);
 
+	if (strcmp(name, "reuse_tolerance") == 0)
+		return spec_complain(errors, "'%s': reuse_tolerance is a key of its own, with session=any", known->key);
 	for (const struct spec_member *m = known->members; strlen(name) <= NEAR_MAX_LEN && m->name; m++)
 		near_consider(name, m->name, &best, &found);
 	if (found)

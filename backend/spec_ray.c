@@ -57,13 +57,18 @@ static const struct spec_member members[] = {
 	{ "head_node_address", SPEC_M_TEXT, address_ok, "an address of the first node", 0 },
 	{ "ports", SPEC_M_TEXT, ports_ok, "a range of at least 64 ports above 1023, like 20000-23999", 0 },
 	{ "dashboard", SPEC_M_FLAG_OR_TEXT, address_ok, "true, false, or the address that it listens at", 0 },
-	{ "reuse_tolerance", SPEC_M_NUMBER, NULL, "a number that is not negative", 0 },
 	{ "metadata", SPEC_M_TEXTS, NULL, "a map of text; on one line ray.metadata.NAME=TEXT", 0 },
 	{ "headers", SPEC_M_TEXTS, NULL, "a map of text; on one line ray.headers.NAME=TEXT", 0 },
 	{ "start_timeout", SPEC_M_COUNT, NULL, "seconds", 0 },
 	{ "interface", SPEC_M_TEXT, interface_ok, "the name of a network interface, like ib0", 0 },
 	{ "token", SPEC_M_FLAG, NULL, "true or false", 0 },
 	{ "client", SPEC_M_FLAG, NULL, "true or false", 0 },
+	/* of the driver, on a cluster of type ray */
+	{ "entrypoint_num_cpus", SPEC_M_NUMBER, NULL, "a number that is not negative", 0 },
+	{ "entrypoint_num_gpus", SPEC_M_NUMBER, NULL, "a number that is not negative", 0 },
+	{ "entrypoint_memory", SPEC_M_SIZE, NULL, "a size: bytes, or like 500M, 4G", 1 },
+	{ "entrypoint_resources", SPEC_M_OBJECT, NULL, "a JSON object of numbers", 0 },
+	{ "entrypoint_label_selector", SPEC_M_TEXTS, NULL, "a map of text", 0 },
 	{ NULL, SPEC_M_TEXT, NULL, NULL, 0 },
 };
 

@@ -321,6 +321,34 @@ static int value_input(json_t *map, const char *name, const json_t *value, struc
 	return json_object_set(map, name, (json_t *)value), 0;
 }
 
+/* No sentence has the value. */
+static int value_secret(json_t *map, const char *name, const json_t *value, struct strbuf *errors)
+{
+	const char *text = json_string_value(value), *path;
+	char shown[SPEC_SHOWN];
+
+	if (!variable_name_ok(name))
+		return spec_complain(
+			errors, "'secret_env': '%s' is no name of a variable: letters, digits and _, no digit first",
+			spec_show(name, shown));
+	if (json_is_null(value))
+		return json_object_set_new(map, name, json_null()), 0;
+	spec_show(name, shown);
+	if (!text || strlen(text) != json_string_length(value))
+		return spec_complain(errors, "'secret_env.%s' must be text without NUL", shown);
+	if (strlen(name) + strlen(text) + 2 > ENV_MAX)
+		return spec_complain(errors, "'secret_env.%s' is longer than 128 KiB", shown);
+	path = text + strcspn(text, ":") + 1;
+	if (strncmp(text, "file:", 5) == 0 && (path[0] != '/' || spec_has_control(path)))
+		return spec_complain(errors, "'secret_env.%s': file: is followed by an absolute path of this machine",
+				     shown);
+	if (strncmp(text, "cluster:", 8) == 0 &&
+	    ((path[0] != '/' && strncmp(path, "~/", 2) != 0) || spec_has_control(path)))
+		return spec_complain(
+			errors, "'secret_env.%s': cluster: is followed by a path of the cluster, /... or ~/...", shown);
+	return json_object_set(map, name, (json_t *)value), 0;
+}
+
 int spec_value_member(const struct spec_key *k, json_t *map, const char *name, const json_t *value,
 		      struct strbuf *errors)
 {
@@ -330,6 +358,8 @@ int spec_value_member(const struct spec_key *k, json_t *map, const char *name, c
 		return value_input(map, name, value, errors);
 	if (known)
 		return spec_map_member(known, map, name, value, errors);
+	if (strcmp(k->name, "secret_env") == 0)
+		return value_secret(map, name, value, errors);
 	return spec_value_env(map, name, value, errors);
 }
 
@@ -561,17 +591,25 @@ int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *erro
 	return rc;
 }
 
+bool spec_pipes_module_ok(const char *s)
+{
+	size_t len = strlen(s);
+
+	return *s == '/' && !spec_has_control(s) &&
+	       ((len > 4 && strcmp(s + len - 4, ".whl") == 0) || (len > 3 && strcmp(s + len - 3, ".py") == 0));
+}
+
 static int value_pipes(const json_t *value, json_t **out, struct strbuf *errors)
 {
 	const char *word = json_string_value(value);
 
-	if (word && strcmp(word, "inject") == 0)
-		return spec_complain(
-			errors, "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the "
-				"job runs, or list its one file in `files`");
+	if (word && (strcmp(word, "inject") == 0 || spec_pipes_module_ok(word)))
+		return *out = json_string(word), 0;
 	if (json_is_boolean(value) || (word && (strcmp(word, "true") == 0 || strcmp(word, "false") == 0)))
 		return *out = json_boolean(json_is_true(value) || (word && *word == 't')), 0;
-	return spec_complain(errors, "'pipes' must be true or false");
+	return spec_complain(errors,
+			     "'pipes' must be true, false, inject, or the absolute path of a dagster_pipes of this "
+			     "machine that ends in .whl or .py");
 }
 
 static int value_extras(const json_t *value, json_t **out, struct strbuf *errors)

@@ -72,6 +72,16 @@ int events_settle(struct events *ev, bool end);
 /* The job cut its file: reading begins at its beginning again. */
 int events_restart(struct events *ev);
 int events_sync(const struct events *ev);
+/*
+ * The messages behind a place, in order: whole lines, without what was rejected and without their newline. Goes on
+ * until the lines are `max` bytes or more together, and says in *at how far that is; {0, 0} is the beginning. The place
+ * stays the same place for ever. How many there were. Text is borrowed for the call.
+ */
+struct events_at {
+	uint64_t index, bytes; /* of the two files */
+};
+typedef void (*events_cb)(void *arg, const char *line, size_t len);
+long events_after(const char *dir, uint32_t num, struct events_at *at, size_t max, events_cb cb, void *arg);
 /* The exception that the job's messages end with (any `closed` that carries one), as a line of text in `out`. */
 bool events_exception(const char *dir, uint32_t num, struct strbuf *out);
 

@@ -244,6 +244,78 @@ ssize_t events_reader_pread(struct events_reader *r, enum spool_stream st, void 
 	return (ssize_t)done;
 }
 
+/* --- messages one by one --- */
+
+struct after {
+	struct strbuf line;
+	size_t done, max; /* bytes */
+	long n;
+	events_cb cb;
+	void *arg;
+};
+
+static void tell_line(struct after *a)
+{
+	if (!a->line.len)
+		return;
+	a->done += a->line.len;
+	a->n++;
+	while (a->line.len && strchr("\r\n", a->line.buf[a->line.len - 1]))
+		strbuf_setlen(&a->line, a->line.len - 1);
+	a->cb(a->arg, a->line.buf, a->line.len);
+	strbuf_reset(&a->line);
+}
+
+/* One record: false when its bytes are not here. */
+static bool take_after(struct events_reader *r, uint64_t rec, struct after *a)
+{
+	uint64_t count = events_record_count(rec);
+	cleanup_free char *piece = NULL;
+
+	if (events_record_kind(rec) != PIPES_REJECTED && count) {
+		piece = xmalloc((size_t)count);
+		if (read_at(r->fd, piece, (size_t)count, r->pos) != (ssize_t)count)
+			return false;
+		strbuf_add(&a->line, piece, (size_t)count);
+	}
+	r->pos += count;
+	if (events_record_last(rec))
+		tell_line(a);
+	return true;
+}
+
+/* The records that one read gives: false when there is no more to do. */
+static bool take_chunk(struct events_reader *r, struct events_at *at, struct after *a)
+{
+	uint64_t rec[CHUNK];
+	ssize_t n = read_at(r->index_fd, (char *)rec, sizeof(rec), r->taken);
+
+	for (ssize_t i = 0; i < n / (ssize_t)SPOOL_RECORD; i++) {
+		if (a->done >= a->max || !take_after(r, rec[i], a))
+			return false;
+		r->taken += SPOOL_RECORD;
+		if (events_record_last(rec[i]))
+			*at = (struct events_at){ r->taken, r->pos };
+	}
+	return n >= (ssize_t)SPOOL_RECORD;
+}
+
+long events_after(const char *dir, uint32_t num, struct events_at *at, size_t max, events_cb cb, void *arg)
+{
+	struct events_reader *r = events_reader_new(dir, num);
+	struct after a = { STRBUF_INIT, 0, max, 0, cb, arg };
+	struct stat st;
+
+	r->taken = at->index;
+	r->pos = at->bytes;
+	if (length_of(&r->index_fd, r->index, &st) >= at->index + SPOOL_RECORD && length_of(&r->fd, r->path, &st))
+		while (take_chunk(r, at, &a))
+			;
+	strbuf_release(&a.line);
+	events_reader_free(r);
+	return a.n;
+}
+
 /* --- what was rejected, and exceptions --- */
 
 /* Calls back for every record of whole lines up to what was taken; false stops. `off` is in the events file, `at` in

@@ -35,6 +35,7 @@ struct store {
 	sqlite3 *db;
 	char *dir;
 	struct store_stmts q;
+	struct store_feed feed;
 	struct inbox in;
 	struct inbox *replies;
 	pthread_t thread;
@@ -47,8 +48,11 @@ struct store {
 	int64_t deadline;
 };
 
-/* The first schema has nothing to migrate from. */
-static const struct store_migration migrations[] = { { 0, NULL } };
+static const struct store_migration migrations[] = {
+	{ 1, "CREATE TABLE feed (at INTEGER PRIMARY KEY, text BLOB NOT NULL);"
+	     "CREATE TABLE fed (run INTEGER PRIMARY KEY, at INTEGER NOT NULL, bytes INTEGER NOT NULL);" },
+	{ 0, NULL },
+};
 
 /* Deadlines of a thread that really sleeps are real, whatever clock its owner works with. */
 static int64_t now(void)
@@ -61,14 +65,18 @@ int store_open(const char *dir, const struct clock *clock, struct store **out, c
 	struct store *s = xcalloc(1, sizeof(*s));
 	int rc = store_db_open(dir, clock, migrations, &s->db, uuid_out, e);
 
+	s->feed.fd = -1;
 	if (!rc)
-		rc = store_stmts_init(&s->q, s->db, e);
+		rc = store_feed_open(&s->feed, dir, s->db, e);
+	if (!rc)
+		rc = store_stmts_init(&s->q, s->db, &s->feed, e);
 	if (!rc) {
 		rc = inbox_init(&s->in);
 		if (rc)
 			(void)err_sys(e, rc, "cannot start the journal's thread");
 	}
 	if (rc) {
+		store_feed_close(&s->feed);
 		store_stmts_release(&s->q);
 		(void)sqlite3_close(s->db);
 		free(s);
@@ -79,6 +87,11 @@ int store_open(const char *dir, const struct clock *clock, struct store **out, c
 	list_init(&s->docs);
 	*out = s;
 	return 0;
+}
+
+uint64_t store_feed_len(const struct store *s)
+{
+	return s->feed.written;
 }
 
 /* --- loading --- */
@@ -152,6 +165,19 @@ static void load_rejected(struct load *ld, sqlite3_stmt *st)
 				(size_t)sqlite3_column_bytes(st, 2), text_of(st, 3));
 }
 
+static void load_fed(struct load *ld, sqlite3_stmt *st)
+{
+	if (ld->l->fed)
+		ld->l->fed(ld->l->arg, u32_of(st, 0), (uint64_t)sqlite3_column_int64(st, 1),
+			   (uint64_t)sqlite3_column_int64(st, 2));
+}
+
+static void load_mark(struct load *ld, sqlite3_stmt *st)
+{
+	if (ld->l->mark)
+		ld->l->mark(ld->l->arg, text_of(st, 0), sqlite3_column_int64(st, 1));
+}
+
 static const struct {
 	const char *sql;
 	void (*row)(struct load *, sqlite3_stmt *);
@@ -165,6 +191,8 @@ static const struct {
 	{ "SELECT key, run, id FROM key ORDER BY key", load_key },
 	{ "SELECT mount, request, result FROM seen ORDER BY mount, request", load_seen },
 	{ "SELECT time, uid, text, why FROM rejected ORDER BY seq", load_rejected },
+	{ "SELECT run, at, bytes FROM fed ORDER BY run", load_fed },
+	{ "SELECT substr(key, 6), value FROM meta WHERE key LIKE 'mark.%'", load_mark },
 };
 
 int store_load(struct store *s, const struct store_loader *l, uint32_t *next_num, struct err *e)
@@ -204,7 +232,8 @@ static void msg_free(struct msg *m)
 	free(sm);
 }
 
-static void reply(struct store *s, enum store_msg_type type, uint64_t ticket, int code, char *text, size_t len)
+static void reply(struct store *s, enum store_msg_type type, uint64_t ticket, int code, uint64_t feed, char *text,
+		  size_t len)
 {
 	struct store_msg *sm = xcalloc(1, sizeof(*sm));
 
@@ -214,15 +243,16 @@ static void reply(struct store *s, enum store_msg_type type, uint64_t ticket, in
 	sm->code = code;
 	sm->text = text;
 	sm->len = len;
+	sm->feed = feed;
 	inbox_post(s->replies, &sm->m);
 }
 
-/* Answers a transaction and lets it go. */
+/* Answers a transaction and lets it go. Lines that are not in the file yet are told of later. */
 static void answer(struct store *s, struct store_txn *t, int code)
 {
 	list_del(&t->m.node);
 	if (t->ticket)
-		reply(s, STORE_DONE, t->ticket, code, NULL, 0);
+		reply(s, STORE_DONE, t->ticket, code, t->feed <= s->feed.written ? t->feed : 0, NULL, 0);
 	msg_release(&t->m);
 }
 
@@ -245,7 +275,7 @@ static void begin_trouble(struct store *s, int code)
 		"and tried again every second. %s",
 		s->dir, what, what_to_do);
 	log_error("%s", text);
-	reply(s, STORE_TROUBLE, 0, code, text, strlen(text));
+	reply(s, STORE_TROUBLE, 0, code, 0, text, strlen(text));
 }
 
 static void end_trouble(struct store *s)
@@ -257,13 +287,14 @@ static void end_trouble(struct store *s)
 	s->trouble = 0;
 	text = xasprintf("the journal in %s is written again", s->dir);
 	log_warn("%s", text);
-	reply(s, STORE_TROUBLE, 0, 0, text, strlen(text));
+	reply(s, STORE_TROUBLE, 0, 0, 0, text, strlen(text));
 }
 
 /* --- groups --- */
 
 static int run_group(struct store *s)
 {
+	uint64_t feed = s->feed.len;
 	int rc = store_stmts_run(&s->q, ST_BEGIN);
 
 	if (!rc && list_empty(&s->pending))
@@ -272,13 +303,17 @@ static int run_group(struct store *s)
 		store_txn_of(n)->code = 0;
 		rc = store_txn_apply(&s->q, store_txn_of(n));
 	}
+	if (!rc)
+		rc = store_feed_trim(&s->feed, &s->q);
 	point(POINT_STORE_COMMITTING);
 	if (!rc)
 		rc = store_stmts_run(&s->q, ST_COMMIT);
 	point(POINT_STORE_COMMITTED);
+	store_feed_settle(&s->feed, !rc);
 	if (!rc)
 		return 0;
 	s->q.next_num = 0;
+	store_feed_back(&s->feed, feed);
 	/* some failures have rolled everything back already (sqlite.org/lang_transaction.html, 3) */
 	if (!sqlite3_get_autocommit(s->db))
 		(void)store_stmts_run(&s->q, ST_ROLLBACK);
@@ -288,12 +323,12 @@ static int run_group(struct store *s)
 static void commit_pending(struct store *s)
 {
 	struct list *n, *tmp;
-	int rc = run_group(s);
+	int rc = run_group(s), feed = rc ? 0 : store_feed_write(&s->feed);
 
-	if (!rc)
+	if (!rc && !feed)
 		end_trouble(s);
 	else
-		begin_trouble(s, rc);
+		begin_trouble(s, rc ? rc : feed);
 	list_for_each_safe (n, tmp, &s->pending) {
 		struct store_txn *t = store_txn_of(n);
 
@@ -302,6 +337,10 @@ static void commit_pending(struct store *s)
 		else if (t->may_fail)
 			answer(s, t, rc);
 	}
+	if (!rc && !feed && s->feed.owed)
+		reply(s, STORE_FEED, 0, 0, s->feed.written, NULL, 0);
+	if (!rc)
+		s->feed.owed = feed != 0;
 }
 
 /* --- documents --- */
@@ -335,7 +374,7 @@ static void answer_doc(struct store *s, const struct ask *a)
 	rc = rc == SQLITE_ROW || rc == SQLITE_DONE ? 0 : store_db_code(s->db);
 	(void)sqlite3_reset(st);
 	(void)sqlite3_clear_bindings(st);
-	reply(s, STORE_DOC, a->ticket, rc, text, len);
+	reply(s, STORE_DOC, a->ticket, rc, 0, text, len);
 }
 
 /* --- the thread --- */
@@ -409,6 +448,8 @@ static void *store_thread(void *arg)
 	struct store *s = arg;
 	struct list *n, *tmp;
 
+	if (s->feed.tail.len)
+		commit_pending(s);
 	while (!turn(s))
 		wait_for_work(s);
 	list_for_each_safe (n, tmp, &s->pending) {
@@ -474,6 +515,7 @@ void store_close(struct store *s, int deadline_ms)
 	}
 	inbox_release(&s->in);
 	store_stmts_release(&s->q);
+	store_feed_close(&s->feed);
 	(void)sqlite3_close(s->db);
 	free(s->dir);
 	free(s);

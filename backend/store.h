@@ -10,7 +10,12 @@
  *
  * Schema: meta(key, value); run(num PRIMARY KEY, id UNIQUE, live, summary); event(seq PRIMARY KEY, run, time, type,
  * data); doc(run, name, text); seen(mount, request, result) for writes that the kernel may deliver twice; key(key
- * PRIMARY KEY, run, id) which outlives purge; rejected(seq, time, uid, text, why) for the file `errors`.
+ * PRIMARY KEY, run, id) which outlives purge; rejected(seq, time, uid, text, why) for the file `errors`; feed(at, text)
+ * and fed(run, at, bytes) for the feed.
+ *
+ * The feed is one more file, DIR/events: lines that belong to transactions, in the order of their commits. It only
+ * grows, and a byte that was counted has its offset for ever: a line is journaled with its offset, and its row is kept
+ * until the file is on the disk for good. So after a kill or a power cut the file is made whole from the rows.
  */
 #ifndef BACKEND_STORE_H
 #define BACKEND_STORE_H
@@ -25,7 +30,7 @@
 
 struct store;
 
-#define STORE_SCHEMA 1
+#define STORE_SCHEMA 2
 
 /* What is read at start, before the thread runs. Strings are borrowed for the call. */
 struct store_loader {
@@ -38,6 +43,8 @@ struct store_loader {
 	void (*key)(void *arg, const char *key, uint32_t run, const char *id);
 	void (*seen)(void *arg, uint64_t mount, uint64_t request, const char *result);
 	void (*rejected)(void *arg, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
+	void (*fed)(void *arg, uint32_t run, uint64_t at, uint64_t bytes);
+	void (*mark)(void *arg, const char *name, int64_t value);
 };
 
 /* The name of a file system that is not local by its statfs(2) type, or NULL. */
@@ -52,6 +59,10 @@ const char *store_remote_fs(unsigned long type);
  */
 int store_open(const char *dir, const struct clock *clock, struct store **out, char uuid_out[37], struct err *e);
 int store_load(struct store *s, const struct store_loader *l, uint32_t *next_num, struct err *e);
+/* How long the feed is; before the thread runs. */
+uint64_t store_feed_len(const struct store *s);
+/* DIR/events, for readers; the caller frees it. */
+char *store_feed_path(const char *dir);
 /* Starts the thread; its messages (below) are posted to `replies`. */
 int store_start(struct store *s, struct inbox *replies, struct err *e);
 /*
@@ -73,6 +84,12 @@ void store_txn_doc(struct store_txn *t, uint32_t run, const char *name, const ch
 void store_txn_key(struct store_txn *t, const char *key, uint32_t run, const char *id);
 void store_txn_seen(struct store_txn *t, uint64_t mount, uint64_t request, const char *result);
 void store_txn_rejected(struct store_txn *t, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
+/* Whole lines for the feed; the transaction needs a ticket. */
+void store_txn_feed(struct store_txn *t, const char *text, size_t len);
+/* How far a run's messages are in the feed: two numbers that are the caller's affair. */
+void store_txn_fed(struct store_txn *t, uint32_t run, uint64_t at, uint64_t bytes);
+/* A number with a name that outlives workers. */
+void store_txn_mark(struct store_txn *t, const char *name, int64_t value);
 /* Removes run, events and documents; keys stay. */
 void store_txn_purge(struct store_txn *t, uint32_t run);
 /* Forgets `seen` rows of every mount but this one. */
@@ -86,7 +103,8 @@ void store_ask_doc(struct store *s, uint64_t ticket, uint32_t run, const char *n
 
 /* --- messages to the owner --- */
 
-enum store_msg_type { STORE_DONE = 100, STORE_DOC, STORE_TROUBLE };
+/* STORE_FEED: lines that could not be written when their commit returned (full disk) are in the file now. */
+enum store_msg_type { STORE_DONE = 100, STORE_DOC, STORE_TROUBLE, STORE_FEED };
 
 struct store_msg {
 	struct msg m; /* m.type: enum store_msg_type */
@@ -94,6 +112,7 @@ struct store_msg {
 	int code;   /* 0 or negative errno; STORE_TROUBLE: 0 when it is over */
 	char *text; /* STORE_DOC: the document, owned, NULL when there is none; STORE_TROUBLE: the sentence */
 	size_t len;
+	uint64_t feed; /* DONE, FEED: the feed can be read up to here; 0: nothing new */
 };
 
 #endif

@@ -39,6 +39,8 @@ static const char schema_sql[] =
 	"CREATE TABLE key (key TEXT PRIMARY KEY, run INTEGER NOT NULL, id TEXT NOT NULL) WITHOUT ROWID;"
 	"CREATE TABLE rejected (seq INTEGER PRIMARY KEY, time INTEGER NOT NULL, uid INTEGER NOT NULL,"
 	"  text BLOB NOT NULL, why TEXT NOT NULL);"
+	"CREATE TABLE feed (at INTEGER PRIMARY KEY, text BLOB NOT NULL);"
+	"CREATE TABLE fed (run INTEGER PRIMARY KEY, at INTEGER NOT NULL, bytes INTEGER NOT NULL);"
 	"INSERT INTO meta VALUES ('next_num', 1);"
 	"PRAGMA application_id = " TEXT(APPLICATION_ID) ";"
 							"PRAGMA user_version = " TEXT(STORE_SCHEMA) ";";

@@ -12,7 +12,20 @@
 #include <errno.h>
 #include <string.h>
 
-enum op_type { OP_EVENT, OP_SUMMARY_LIVE, OP_SUMMARY_ENDED, OP_DOC, OP_KEY, OP_SEEN, OP_REJECTED, OP_PURGE, OP_MOUNT };
+enum op_type {
+	OP_EVENT,
+	OP_SUMMARY_LIVE,
+	OP_SUMMARY_ENDED,
+	OP_DOC,
+	OP_KEY,
+	OP_SEEN,
+	OP_REJECTED,
+	OP_FEED,
+	OP_FED,
+	OP_MARK,
+	OP_PURGE,
+	OP_MOUNT
+};
 
 struct store_op {
 	enum op_type type;
@@ -45,16 +58,23 @@ static const struct {
 	[ST_SEEN] = { "INSERT INTO seen VALUES (?, ?, ?) ON CONFLICT (mount, request) DO UPDATE SET result = ?3",
 		      "01a" },
 	[ST_REJECTED] = { "INSERT INTO rejected (time, uid, why, text) VALUES (?, ?, ?, ?)", "01aB" },
+	[ST_FEED] = { "INSERT INTO feed VALUES (?, ?)", "0B" },
+	[ST_FED] = { "INSERT INTO fed VALUES (?, ?, ?) ON CONFLICT (run) DO UPDATE SET at = ?2, bytes = ?3", "r01" },
+	[ST_MARK] = { "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2", "a0" },
 	[ST_DEL_RUN] = { "DELETE FROM run WHERE num = ?", "r" },
 	[ST_DEL_EVENTS] = { "DELETE FROM event WHERE run = ?", "r" },
 	[ST_DEL_DOCS] = { "DELETE FROM doc WHERE run = ?", "r" },
+	[ST_DEL_FED] = { "DELETE FROM fed WHERE run = ?", "r" },
+	[ST_FEED_KEPT] = { "INSERT INTO meta VALUES ('feed_kept', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1",
+			   "0" },
+	[ST_DEL_FEED] = { "DELETE FROM feed WHERE at < ?", "0" },
 	[ST_MOUNT] = { "DELETE FROM seen WHERE mount <> ?", "0" },
 	[ST_GET_DOC] = { "SELECT text FROM doc WHERE run = ? AND name = ?", "ra" },
 };
 
 #define NO ST_N
 static const struct {
-	enum store_stmt st[3];
+	enum store_stmt st[4];
 	bool numbers; /* the run's number is used up by this */
 } ops[] = {
 	[OP_EVENT] = { { ST_EVENT, NO, NO }, true },
@@ -64,7 +84,10 @@ static const struct {
 	[OP_KEY] = { { ST_KEY, NO, NO }, false },
 	[OP_SEEN] = { { ST_SEEN, NO, NO }, false },
 	[OP_REJECTED] = { { ST_REJECTED, NO, NO }, false },
-	[OP_PURGE] = { { ST_DEL_RUN, ST_DEL_EVENTS, ST_DEL_DOCS }, false },
+	[OP_FEED] = { { ST_FEED, NO, NO, NO }, false },
+	[OP_FED] = { { ST_FED, NO, NO, NO }, false },
+	[OP_MARK] = { { ST_MARK, NO, NO, NO }, false },
+	[OP_PURGE] = { { ST_DEL_RUN, ST_DEL_EVENTS, ST_DEL_DOCS, ST_DEL_FED }, false },
 	[OP_MOUNT] = { { ST_MOUNT, NO, NO }, false },
 };
 
@@ -176,6 +199,27 @@ void store_txn_rejected(struct store_txn *t, int64_t time, uint32_t uid, const c
 	set_blob(op, text, len);
 }
 
+void store_txn_feed(struct store_txn *t, const char *text, size_t len)
+{
+	set_blob(add_op(t, OP_FEED, 0), text, len);
+}
+
+void store_txn_fed(struct store_txn *t, uint32_t run, uint64_t at, uint64_t bytes)
+{
+	struct store_op *op = add_op(t, OP_FED, run);
+
+	op->num[0] = (int64_t)at;
+	op->num[1] = (int64_t)bytes;
+}
+
+void store_txn_mark(struct store_txn *t, const char *name, int64_t value)
+{
+	struct store_op *op = add_op(t, OP_MARK, 0);
+
+	op->num[0] = value;
+	op->text[0] = xasprintf("mark.%s", name);
+}
+
 void store_txn_purge(struct store_txn *t, uint32_t run)
 {
 	(void)add_op(t, OP_PURGE, run);
@@ -188,10 +232,11 @@ void store_txn_mount(struct store_txn *t, uint64_t mount)
 
 /* --- running --- */
 
-int store_stmts_init(struct store_stmts *q, sqlite3 *db, struct err *e)
+int store_stmts_init(struct store_stmts *q, sqlite3 *db, struct store_feed *feed, struct err *e)
 {
 	memset(q, 0, sizeof(*q));
 	q->db = db;
+	q->feed = feed;
 	for (int i = 0; i < ST_N; i++) {
 		if (sqlite3_prepare_v3(db, stmts[i].sql, -1, SQLITE_PREPARE_PERSISTENT, &q->st[i], NULL) == SQLITE_OK)
 			continue;
@@ -249,12 +294,23 @@ static int run_bound(struct store_stmts *q, enum store_stmt id, const struct sto
 	return code;
 }
 
-static int run_op(struct store_stmts *q, const struct store_op *op)
+int store_stmts_number(struct store_stmts *q, enum store_stmt id, int64_t number)
+{
+	const struct store_op op = { .num = { number, 0 } };
+
+	return run_bound(q, id, &op);
+}
+
+static int run_op(struct store_stmts *q, struct store_op *op)
 {
 	int rc = 0;
 
+	if (op->type == OP_FEED)
+		op->num[0] = (int64_t)q->feed->len;
 	for (size_t i = 0; i < ARRAY_SIZE(ops[0].st) && !rc && ops[op->type].st[i] != NO; i++)
 		rc = run_bound(q, ops[op->type].st[i], op);
+	if (!rc && op->type == OP_FEED)
+		store_feed_add(q->feed, op->text[2], op->len);
 	if (rc || !ops[op->type].numbers || op->run < q->next_num)
 		return rc;
 	rc = run_bound(q, ST_NEXT_NUM, op);
@@ -280,16 +336,20 @@ static bool is_final(sqlite3 *db)
 
 int store_txn_apply(struct store_stmts *q, struct store_txn *t)
 {
+	uint64_t before = q->feed->len;
 	int rc = store_stmts_run(q, ST_SAVEPOINT);
 
 	if (rc)
 		return rc;
 	for (size_t i = 0; i < t->n_ops && !rc; i++)
 		rc = run_op(q, &t->ops[i]);
+	t->feed = q->feed->len > before ? q->feed->len : 0;
 	if (!rc)
 		return store_stmts_run(q, ST_RELEASE);
 	if (!is_final(q->db))
 		return rc;
+	t->feed = 0;
+	store_feed_back(q->feed, before);
 	log_error("a change was refused by the journal: %s", sqlite3_errmsg(q->db));
 	t->code = rc;
 	q->next_num = 0; /* its row may have been rolled back */

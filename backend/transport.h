@@ -48,12 +48,18 @@ struct transport_ops {
 	   calls; -EAGAIN from io until it is there. */
 	int (*channel_open)(struct transport *t, const char *command, bool subsystem, struct channel **out,
 			    struct err *e);
+	/* A stream to host:port as the server sees it (RFC 4254, 7.2); has no stderr. io says -EACCES where the server
+	   forbids that, -ECONNREFUSED where nobody is there. */
+	int (*channel_direct)(struct transport *t, const char *host, int port, struct channel **out, struct err *e);
 	/* Bytes read or written; -EAGAIN; 0 from read: end of the stream; -EPIPE, -ECONNRESET, -EMFILE (the server
-	   refuses another session), -EOPNOTSUPP (it refuses the command or subsystem): the channel is dead, close it.
+	   refuses another session), -EOPNOTSUPP (it refuses the command or subsystem): the channel is dead, close it
+	   (after -EPIPE from write what the peer said before may still be read).
 	 */
 	ssize_t (*read)(struct channel *c, void *buf, size_t len);
 	ssize_t (*read_stderr)(struct channel *c, void *buf, size_t len);
 	ssize_t (*write)(struct channel *c, const void *buf, size_t len);
+	/* Nothing will be written any more: the peer sees the end behind what was accepted. Reading goes on. */
+	void (*send_eof)(struct channel *c);
 	void (*channel_close)(struct channel *c);
 	/* Closes everything at once, without waiting for the peer. */
 	void (*close)(struct transport *t);

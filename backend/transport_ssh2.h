@@ -131,6 +131,10 @@ struct channel {
 	struct transport *t;
 	char *command; /* or NULL: the login shell */
 	bool subsystem;
+	char *host; /* a stream to host:port instead of all that, or NULL */
+	int port;
+	bool eof_wanted, eof_sent;
+	bool shut; /* the peer takes no more */
 	enum channel_state state;
 	int error; /* CHANNEL_DEAD */
 	LIBSSH2_CHANNEL *ch;
@@ -147,6 +151,8 @@ void transport_fail(struct transport *t, enum transport_state as, const char *fm
 void transport_fail_io(struct transport *t, const char *doing);
 
 int channel_open_ssh2(struct transport *t, const char *command, bool subsystem, struct channel **out, struct err *e);
+int channel_direct_ssh2(struct transport *t, const char *host, int port, struct channel **out, struct err *e);
+void channel_send_eof_ssh2(struct channel *c);
 ssize_t channel_read_ssh2(struct channel *c, void *buf, size_t len);
 ssize_t channel_read_stderr_ssh2(struct channel *c, void *buf, size_t len);
 ssize_t channel_write_ssh2(struct channel *c, const void *buf, size_t len);

@@ -38,12 +38,36 @@ void area_forget(struct fsys *fs, uint32_t run)
 	paths_close(container_of(n, struct paths, node));
 }
 
+/* A row number from a node id need not be one of the table. */
+static bool is_ray_logs(uint32_t row)
+{
+	static uint32_t logs;
+
+	for (uint32_t i = 1; !logs && run_nodes[i].name; i++)
+		if (ray_row_is_logs(&run_nodes[i]))
+			logs = i;
+	return row == logs;
+}
+
 bool area_is(uint64_t ino)
 {
 	uint32_t row = ino_row(ino);
 
 	return ino_kind(ino) == INO_PATH ||
-	       (ino_kind(ino) == INO_RUN && (row == RUN_ROW_RESULTS || row == RUN_ROW_WORK || row == RUN_ROW_FILES));
+	       (ino_kind(ino) == INO_RUN && (row == RUN_ROW_RESULTS || row == RUN_ROW_WORK || row == RUN_ROW_FILES ||
+					     (row >= RUN_ROW_FIRST_FILE && is_ray_logs(row))));
+}
+
+static char area_of_row(uint32_t row)
+{
+	static const char areas[] = { [RUN_ROW_RESULTS] = 'r', [RUN_ROW_WORK] = 'w', [RUN_ROW_FILES] = 'f' };
+
+	return row < sizeof(areas) ? areas[row] : 'y';
+}
+
+enum cluster_area area_number(char area)
+{
+	return area == 'r' ? AREA_RESULTS : area == 'w' ? AREA_WORK : AREA_RAY_LOGS;
 }
 
 bool area_at(struct fsys *fs, uint64_t ino, struct spot *s)
@@ -58,7 +82,7 @@ bool area_at(struct fsys *fs, uint64_t ino, struct spot *s)
 	s->p->attempt = s->r->attempt;
 	s->path = "";
 	if (ino_kind(ino) == INO_RUN) {
-		s->area = ino_row(ino) == RUN_ROW_RESULTS ? 'r' : ino_row(ino) == RUN_ROW_WORK ? 'w' : 'f';
+		s->area = area_of_row(ino_row(ino));
 		return true;
 	}
 	s->e = paths_at(s->p, ino_sub(ino));

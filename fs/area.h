@@ -4,6 +4,7 @@
 #ifndef FS_AREA_H
 #define FS_AREA_H
 
+#include "backend/cluster.h"
 #include "fs/content.h"
 #include "fs/fsys.h"
 #include "fs/paths.h"
@@ -12,7 +13,7 @@
 struct spot {
 	const struct run *r;
 	struct paths *p;
-	char area;        /* 'r', 'w', 'f' */
+	char area;        /* 'r', 'w', 'f', 'y': ray/logs */
 	const char *path; /* "" for the area itself */
 	struct pentry *e; /* NULL for the area itself */
 };
@@ -20,6 +21,7 @@ struct spot {
 struct paths *area_paths(struct fsys *fs, uint32_t run);
 bool area_at(struct fsys *fs, uint64_t ino, struct spot *s);
 uint64_t area_ino(const struct spot *s, const struct pentry *e);
+enum cluster_area area_number(char area); /* of what is on a cluster */
 void area_join(struct strbuf *out, const char *dir, const char *name);
 
 /* area_look.c */

@@ -96,7 +96,7 @@ static void ask(struct fsys *fs, const struct spot *s, struct pentry *state, con
 	state->asked_at = clock_mono(fs->clock);
 	l = xmalloc(sizeof(*l));
 	*l = (struct listing){ fs, s->r->num, s->p->attempt, s->area, xstrdup(dir) };
-	engine_list(fs->en, s->r->num, s->area == 'r' ? AREA_RESULTS : AREA_WORK, dir, listed, l);
+	engine_list(fs->en, s->r->num, area_number(s->area), dir, listed, l);
 }
 
 /* --- near and far --- */
@@ -310,7 +310,9 @@ static bool wait_far(struct fsys *fs, fuse_req_t req, struct spot *s, struct wai
 		return false;
 	if (!state->answered_at || w->since - state->answered_at >= FAR_AGE_US)
 		ask(fs, s, state, dir);
-	if (s->area != 'w' || w->a.what != AREA_OPENDIR || !state->listing || overdue(fs, state, WORK_WAIT_US))
+	/* Of ray/logs what was listed once is enough. */
+	if (s->area == 'r' || (s->area == 'y' && state->listed) || w->a.what != AREA_OPENDIR || !state->listing ||
+	    overdue(fs, state, WORK_WAIT_US))
 		return false;
 	wait_for(fs, req, s, w, WORK_WAIT_US);
 	return true;
@@ -323,7 +325,10 @@ bool area_wait(struct fsys *fs, fuse_req_t req, const struct area_request *a)
 
 	if (!area_at(fs, a->ino, &s) || !is_remote(fs, &s) || (a->what == AREA_GETATTR && !s.e))
 		return false;
-	engine_look(fs->en, s.r->num, s.area == 'r' ? CLUSTER_LOOK_RESULTS : CLUSTER_LOOK_WORK);
+	engine_look(fs->en, s.r->num,
+		    s.area == 'r'   ? CLUSTER_LOOK_RESULTS
+		    : s.area == 'w' ? CLUSTER_LOOK_WORK
+				    : CLUSTER_LOOK_RUN);
 	return (is_near(fs, s.r) ? wait_near : wait_far)(fs, req, &s, &w);
 }
 

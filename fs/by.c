@@ -61,6 +61,9 @@ static bool values_of(const struct run *r, enum set_kind k, value_cb cb, void *a
 	case SET_NAME:
 		one = r->name;
 		break;
+	case SET_SESSION:
+		one = run_fact(r, "session");
+		break;
 	case SET_DAY:
 		(void)clock_text(r->t_created, when);
 		when[10] = '\0';

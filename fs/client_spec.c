@@ -15,13 +15,25 @@
 #include <errno.h>
 #include <string.h>
 
-#define ENV_ARCHIVE_KEY "environment.archive"
+#define ENV_DOT "environment."
+
+/* Their text is one path; of `pipes` it may be a word. */
+static bool is_one(const char *key)
+{
+	return strcmp(key, "payload") == 0 || strcmp(key, "pipes") == 0 || strcmp(key, "pipes_module") == 0 ||
+	       strcmp(key, ENV_DOT "archive") == 0 || strcmp(key, ENV_DOT "build") == 0;
+}
+
+static bool is_word(const char *key, const char *value)
+{
+	return !*value || (strcmp(key, "pipes") == 0 && !strchr(value, '/') && !strchr(value, '.'));
+}
 
 /* Keys whose values are paths of this machine, or may hold one. */
 static bool is_local(const char *key)
 {
-	return strcmp(key, "files") == 0 || strcmp(key, "payload") == 0 || strcmp(key, "environment") == 0 ||
-	       strcmp(key, ENV_ARCHIVE_KEY) == 0;
+	return strcmp(key, "files") == 0 || strcmp(key, "environment") == 0 || is_one(key) ||
+	       strcmp(key, ENV_DOT "wheels") == 0;
 }
 
 /* --- paths --- */
@@ -55,21 +67,34 @@ static json_t *absolute_list(const char *text)
 	return list;
 }
 
-/* Of an environment only the archive is a path of this machine; it is named in text or in an object. */
-static json_t *localise_environment(const json_t *value)
-{
-	const char *text = json_string_value(value), *path = json_string_value(json_object_get(value, "archive"));
-	cleanup_free char *full = NULL;
-	json_t *copy;
+static json_t *localise(const char *key, json_t *value);
 
-	if (text && strncmp(text, "archive:", 8) == 0 && text[8] && text[8] != '/') {
-		full = client_absolute(text + 8);
-		return json_sprintf("archive:%s", full);
+/* What of an environment is a path of this machine is named in text or in an object. */
+static json_t *localise_environment(json_t *value)
+{
+	static const char *const members[] = { "archive", "build", "wheels" };
+	const char *text = json_string_value(value);
+	json_t *copy = NULL;
+
+	for (size_t i = 0; i < ARRAY_SIZE(members); i++) {
+		cleanup_free char *key = xasprintf(ENV_DOT "%s", members[i]);
+		size_t len = strlen(members[i]);
+		json_t *one = json_object_get(value, members[i]), *full;
+
+		if (text && strncmp(text, members[i], len) == 0 && text[len] == ':' && text[len + 1] && i < 2) {
+			cleanup_free char *path = client_absolute(text + len + 1);
+
+			return text[len + 1] == '/' ? NULL : json_sprintf("%s:%s", members[i], path);
+		}
+		if (text && strncmp(text, "wheels:", 7) == 0 && i == 2)
+			return json_pack("{s:o}", "wheels", absolute_list(text + 7));
+		full = one ? localise(key, one) : NULL;
+		if (!full)
+			continue;
+		if (!copy)
+			copy = json_deep_copy(value);
+		(void)json_object_set_new(copy, members[i], full);
 	}
-	if (!path || !*path || *path == '/')
-		return NULL;
-	copy = json_deep_copy(value);
-	(void)json_object_set_new(copy, "archive", absolute(path));
 	return copy;
 }
 
@@ -81,8 +106,12 @@ static json_t *localise(const char *key, json_t *value)
 
 	if (strcmp(key, "environment") == 0)
 		return localise_environment(value);
-	if (json_is_string(value) && (strcmp(key, "payload") == 0 || strcmp(key, ENV_ARCHIVE_KEY) == 0))
-		return json_string_value(value)[0] == '/' ? NULL : absolute(json_string_value(value));
+	if (json_is_string(value) && is_one(key))
+		return json_string_value(value)[0] == '/' || is_word(key, json_string_value(value))
+			       ? NULL
+			       : absolute(json_string_value(value));
+	if (is_one(key))
+		return NULL;
 	if (json_is_string(value))
 		return absolute_list(json_string_value(value));
 	if (!json_is_array(value))
@@ -104,7 +133,7 @@ static json_t *localise(const char *key, json_t *value)
 /* True when something was changed. */
 static bool localise_all(json_t *spec)
 {
-	static const char *const keys[] = { "files", "payload", "environment" };
+	static const char *const keys[] = { "files", "payload", "environment", "pipes", "pipes_module" };
 	bool changed = false;
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
@@ -139,6 +168,14 @@ int client_pair(json_t *spec, const char *word, struct strbuf *errors)
 
 	if (!value) {
 		strbuf_addf(errors, "%s%s: the value is not UTF-8", errors->len ? "\n" : "", key);
+		return -EINVAL;
+	}
+	if (strncasecmp(key, "secret", 6) == 0 && strchr(key, '.') && spec_secret_is_value(json_string_value(value))) {
+		strbuf_addf(errors,
+			    "%s%s: others see the arguments of a command: write file:/PATH or cluster:PATH, or put the "
+			    "value into a JSON document",
+			    errors->len ? "\n" : "", key);
+		json_decref(value);
 		return -EINVAL;
 	}
 	if (client_workdir_relative(key, json_string_value(value)))

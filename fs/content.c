@@ -3,7 +3,7 @@
  * (readers of the same file share what is on the disk once it is whole). A struct stays until its fetches have
  * answered.
  */
-#include "fs/content.h"
+#include "fs/area.h"
 
 #include "fs/ahead.h"
 
@@ -97,7 +97,7 @@ struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry 
 	c->run = run;
 	c->index = e->index;
 	c->window = AHEAD;
-	c->area = e->area == 'r' ? AREA_RESULTS : AREA_WORK;
+	c->area = area_number(e->area);
 	c->path = xstrdup(e->path);
 	c->size = readable(e->size);
 	c->final = final;

@@ -140,6 +140,22 @@ static void restore(struct conv *c)
 	(void)scan_feed(&c->scan, c->in.buf, c->in.len, &used);
 }
 
+/* What the directory says of the documents. */
+static void take_place(struct conv *c, const struct view *v)
+{
+	const struct handle *h = c->h;
+	bool spec = h->nd && h->nd->class == NODE_SPEC;
+
+	c->draft = spec ? h->run : 0;
+	c->session = h->nd == &fixed_nodes[FIXED_SESSIONS_NEW] || (v->cluster && strchr(h->nd->name, '/'));
+	if (ino_kind(h->ino) != INO_SESSION || !v->run)
+		return;
+	c->session = spec;
+	c->into = spec ? 0 : h->run;
+	if (spec && strcmp(engine_session_name(v->run), v->run->id) != 0)
+		c->name = xstrdup(engine_session_name(v->run));
+}
+
 struct conv *conv_open(struct fsys *fs, struct handle *h, bool rebuilt)
 {
 	struct shared_handle *sh = shared_handle_get(fs->shared, h->fh, true);
@@ -157,7 +173,7 @@ struct conv *conv_open(struct fsys *fs, struct handle *h, bool rebuilt)
 	(void)node_of(fs, h->ino, &v);
 	c->check = ino_kind(h->ino) == INO_FIXED && ino_row(h->ino) == FIXED_CHECK;
 	c->hint = v.cluster ? v.cluster->name : NULL;
-	c->draft = h->run;
+	take_place(c, &v);
 	sh->ino = h->ino;
 	sh->flags = h->flags;
 	if (rebuilt)
@@ -171,6 +187,7 @@ static void conv_destroy(struct conv *c)
 	strbuf_release(&c->in);
 	strbuf_release(&c->out);
 	free(c->runs);
+	free(c->name);
 	free(c);
 }
 
@@ -309,7 +326,7 @@ static void submitted(void *arg, int code, const char *text)
 		in->why = xstrdup(text);
 	} else {
 		r = engine_run_by_id(c->fs->en, text);
-		strbuf_addf(&c->out, "%s\n", text);
+		strbuf_addf(&c->out, "%s\n", r && c->session ? engine_session_name(r) : text);
 		if (r) {
 			c->runs = xrealloc(c->runs, (c->n_runs + 1) * sizeof(*c->runs));
 			c->runs[c->n_runs++] = r->num;
@@ -339,7 +356,10 @@ static void submit_all(struct intake *in)
 						 .draft = c->draft,
 						 .cluster_hint = c->hint,
 						 .request = in->request | (uint64_t)in->next << 48,
-						 .uid = in->uid };
+						 .uid = in->uid,
+						 .session = c->session,
+						 .session_name = c->name,
+						 .into = c->into };
 
 		in->answered = false;
 		in->calling = true;
@@ -388,7 +408,7 @@ static void run_intake(struct intake *in)
 
 	if (c->n_runs == c->n_decided && cursor_of(c) >= c->out.len)
 		drop_out(c); /* a new round of the conversation: what was read is behind us */
-	if (!c->check && in->n_docs == 1) {
+	if (!c->check && (in->n_docs == 1 || c->session || c->into)) {
 		submit_all(in);
 		return;
 	}

@@ -12,7 +12,10 @@ struct conv {
 	uint64_t fh;
 	bool check;       /* runs/check */
 	const char *hint; /* cluster of clusters/NAME/runs/new, or NULL */
-	uint32_t draft;   /* runs/ID/spec, or 0 */
+	uint32_t draft;   /* runs/ID/spec, sessions/NAME/spec, or 0 */
+	bool session;     /* what is written is a session */
+	uint32_t into;    /* sessions/NAME/runs/new */
+	char *name;       /* of the session, or NULL */
 	uint32_t uid;     /* of the last writer: a close has none */
 	bool busy;        /* an intake is under way */
 	int poison; /* errno of a document that failed before its end, until it is read: what follows is its rest */

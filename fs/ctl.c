@@ -31,6 +31,12 @@ struct ctl_call {
 
 static void next_line(struct ctl_call *c);
 
+/* A session's ctl is that of its run. */
+static bool is_runs(uint64_t ino)
+{
+	return ino_kind(ino) == INO_RUN || ino_kind(ino) == INO_SESSION;
+}
+
 static struct handle *ctl_handle(const struct ctl_call *c)
 {
 	struct hmap_node *n = hmap_first(&c->fs->handles, c->fh);
@@ -81,7 +87,7 @@ static void line_done(void *arg, int code, const char *text)
 	journal_heard(c->fs);
 	if (h) {
 		h->failed = code;
-		h->verb_seen = code == 0 && ino_kind(c->ino) == INO_RUN;
+		h->verb_seen = code == 0 && is_runs(c->ino);
 		h->have_text = true;
 		h->pos = 0;
 		strbuf_reset(&h->text);
@@ -118,8 +124,15 @@ static void one_line(struct ctl_call *c, const char *line)
 	struct view v;
 
 	(void)node_of(c->fs, ino, &v);
-	if (ino_kind(ino) == INO_RUN) {
+	if (is_runs(ino)) {
 		engine_verb(c->fs->en, ino_number(ino), line, request, line_done, c);
+	} else if (v.env) {
+		struct err e = ERR_INIT;
+		int rc = env_verb(c->fs, v.env, line, &e);
+
+		line_done(c, rc, e.text);
+	} else if (ino_kind(ino) == INO_ENV) {
+		line_done(c, -ENOENT, "it is not there any more");
 	} else if (v.cluster) {
 		struct err e = ERR_INIT;
 		int rc = engine_cluster_verb(c->fs->en, v.cluster->name, line, &e);
@@ -291,7 +304,10 @@ static void recall(struct fsys *fs, struct handle *h, uint64_t request)
 
 const char *ctl_verbs(const struct view *v)
 {
-	return v->run ? engine_verbs() : v->cluster ? "reconnect\n" : "reload\nstop\n";
+	return v->run       ? engine_verbs()
+	       : v->env     ? "remove\nverify\nkeep\nkeep off\n"
+	       : v->cluster ? "reconnect\n"
+			    : "reload\nstop\n";
 }
 
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)

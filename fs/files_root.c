@@ -29,11 +29,14 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		"  rmdir runs/42                              removes a run that has ended\n"
 		"  mkdir runs/mine; cp data runs/mine/files/; echo 'wc data' > runs/mine/spec\n"
 		"  exec 3<>runs/check; echo 'nodes=2 -- hostname' >&3; cat <&3     what would be submitted\n"
+		"  echo 'name=warm nodes=2 time=8:00:00' > sessions/new; echo hostname > sessions/warm/runs/new\n"
 		"  ls by/status/failed    grep -l ... by/tag/NAME/*/log\n"
 		"  cat errors                                 what was refused, and why\n"
+		"  tail -f events                             what happens to all runs, JSON lines\n"
 		"\n"
 		"Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
 		"  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
+		"  runs/ID/ray/ready  runs/ID/ray/token\n"
 		"  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
 		"\n"
 		"Keys need ` -- ` before the command. A job starts in runs/ID/work, a directory of its own, unless workdir=/path\n"
@@ -166,6 +169,14 @@ const struct node fixed_nodes[] = {
 	[FIXED_BY_FIRST + SET_TAG] = { "tag", NODE_DIR, 0555, 0, NULL, 0, "runs by tag" },
 	[FIXED_BY_FIRST + SET_NAME] = { "name", NODE_DIR, 0555, 0, NULL, 0, "runs by job name" },
 	[FIXED_BY_FIRST + SET_DAY] = { "day", NODE_DIR, 0555, 0, NULL, 0, "runs by day of creation (UTC)" },
+	[FIXED_BY_FIRST + SET_SESSION] = { "session", NODE_DIR, 0555, 0, NULL, 0, "runs by their session" },
+	[FIXED_EVENTS] = { "events", NODE_FEED, 0444, 0, NULL, 0,
+			   "every change of a run's status and every message of a job; JSON lines" },
+	[FIXED_ENVS] = { "envs", NODE_DIR, 0555, 0, NULL, 0,
+			 "what is unpacked on clusters: archives, libraries, files" },
+	[FIXED_SESSIONS] = { "sessions", NODE_DIR, 0755, 0, NULL, 0, "allocations that stay: one directory per name" },
+	[FIXED_SESSIONS_NEW] = { "new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
+				 "write a session's spec: nodes are allocated; read the same descriptor: its name" },
 	{ 0 },
 };
 
@@ -208,6 +219,8 @@ const struct node cluster_nodes[] = {
 	{ "runs", NODE_DIR, 0755, 0, NULL, 0, "for submitting to this cluster" },
 	{ "new", NODE_CONV, 0644, NODE_FRESH | NODE_UNLISTED, NULL, 0,
 	  "clusters/NAME/runs/new: as runs/new, for this cluster" },
+	{ "sessions", NODE_DIR, 0755, 0, NULL, 0, "for sessions on this cluster" },
+	{ "sessions/new", NODE_CONV, 0644, NODE_FRESH | NODE_UNLISTED, NULL, 0, "as sessions/new, for this cluster" },
 	{ 0 },
 };
 
@@ -237,6 +250,16 @@ const struct node *node_of(const struct fsys *fs, uint64_t ino, struct view *v)
 	case INO_RUN:
 		v->run = engine_run(fs->en, num);
 		return v->run && row < table_len(run_nodes) ? &run_nodes[row] : NULL;
+	case INO_ENV:
+		v->env = env_find(v->fs, num);
+		return v->env && row < table_len(env_nodes) ? &env_nodes[row] : NULL;
+	case INO_SESSION:
+		v->run = engine_run(fs->en, num);
+		return v->run && row < table_len(session_nodes) ? &session_nodes[row] : NULL;
+	case INO_LEASE:
+		v->run = engine_run(fs->en, num);
+		v->lease = v->run ? lease_owner(fs, ino) : NULL;
+		return v->lease ? &lease_node : NULL;
 	case INO_CLUSTER:
 		if (num >= cf->n_clusters)
 			return NULL;

@@ -87,6 +87,8 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addf(out, "not submitted yet: %s\n", run_fact(r, "submit_trouble"));
 	if (r->status == RUN_SUBMITTING || r->status == RUN_QUEUED)
 		why_transfer(v, out);
+	if (run_fact(r, "session_note"))
+		strbuf_addf(out, "%s\n", run_fact(r, "session_note"));
 	if (r->status == RUN_PENDING && r->reason)
 		strbuf_addf(out, "pending: %s\n", r->reason);
 	if (r->status == RUN_RUNNING && r->reason && *r->reason)
@@ -231,7 +233,7 @@ static json_t *info_object(const struct run *r)
 	put_time(o, "ended", r->t_ended);
 	put_time(o, "estimated_start", r->t_est_start);
 	json_object_foreach (r->facts, key, value) {
-		if (!json_object_get(o, key))
+		if (!json_object_get(o, key) && (run_is_live(r) || !engine_is_forward_fact(key)))
 			(void)json_object_set(o, key, value);
 	}
 	return o;
@@ -424,6 +426,39 @@ static void render_metrics_json(const struct view *v, struct strbuf *out)
 	strbuf_addstr(out, "\n}\n");
 }
 
+/* --- ray/ --- */
+
+static void render_ray_status(const struct view *v, struct strbuf *out)
+{
+	render_ray(v, "status", out);
+}
+
+static void render_ray_address(const struct view *v, struct strbuf *out)
+{
+	render_ray(v, "address", out);
+}
+
+static void render_ray_version(const struct view *v, struct strbuf *out)
+{
+	render_ray(v, "version", out);
+}
+
+static void render_ray_nodes(const struct view *v, struct strbuf *out)
+{
+	render_ray(v, "nodes", out);
+}
+
+/* By name where that leads there; a session whose name another has now is known by its run. */
+static void render_session(const struct view *v, struct strbuf *out)
+{
+	const struct run *s = engine_session_of(v->fs->en, v->run);
+
+	if (s && engine_session_current(v->fs->en, s))
+		strbuf_addf(out, "../../sessions/%s", engine_session_name(s));
+	else if (s)
+		strbuf_addf(out, "../%s", s->id);
+}
+
 /* --- the table --- */
 
 const struct node run_nodes[] = {
@@ -475,5 +510,22 @@ const struct node run_nodes[] = {
 	{ "pipes/checks", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CHECKS, "asset checks" },
 	{ "pipes/logs", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_LOGS, "log messages" },
 	{ "pipes/custom", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CUSTOM, "custom messages" },
+	{ "ray", NODE_DIR, 0555, 0, NULL, 0, "the run's Ray cluster; only of runs that have one" },
+	{ "ray/status", NODE_DOC, 0444, 0, render_ray_status, 0,
+	  "starting, ready, degraded, stopping, ended or failed; - before it begins" },
+	{ "ray/why", NODE_DOC, 0444, 0, render_ray_why, 0, "the same in a sentence" },
+	{ "ray/ready", NODE_READY, 0444, NODE_UNLISTED, NULL, 0,
+	  "blocks until every node is there: `ready`, or `failed WHY`, or `ended`" },
+	{ "ray/address", NODE_DOC, 0444, 0, render_ray_address, 0, "IP:PORT of its GCS, for programs on the cluster" },
+	{ "ray/dashboard", NODE_RAY, 0444, 0, NULL, 0,
+	  "a URL of this machine for the dashboard and the Jobs API; opening it makes the way there" },
+	{ "ray/client", NODE_RAY, 0444, 0, NULL, 0, "the same for Ray Client: ray://127.0.0.1:PORT" },
+	{ "ray/version", NODE_DOC, 0444, 0, render_ray_version, 0,
+	  "of Ray there: that of a Ray Client must be the same" },
+	{ "ray/nodes", NODE_DOC, 0444, 0, render_ray_nodes, 0, "a line a node: NODE IP NODE_ID STATE CPUS GPUS" },
+	{ "ray/available", NODE_RAY, 0444, 0, NULL, 0, "what is free, a line a resource: RESOURCE FREE of TOTAL" },
+	{ "ray/token", NODE_RAY, 0400, NODE_UNLISTED, NULL, 0, "RAY_AUTH_TOKEN of it, where it has one" },
+	{ "ray/logs", NODE_DIR, 0555, 0, NULL, 0, "Ray's logs, a directory a node, read through" },
+	{ "session", NODE_LINK, 0777, 0, render_session, 0, "the session that it starts in" },
 	{ 0 },
 };

@@ -37,6 +37,10 @@ enum node_class {
 	NODE_CTL,    /* verbs */
 	NODE_LINK,
 	NODE_PROBE,   /* a document that the cluster is asked for at open */
+	NODE_RAY,     /* of a Ray cluster, asked for at open */
+	NODE_READY,   /* blocks until the Ray cluster is ready, or will never be */
+	NODE_LEASE,   /* a lease of a session: touched, or given its ttl */
+	NODE_FEED,    /* the root's events */
 	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
 };
 
@@ -54,6 +58,8 @@ struct view {
 	struct fsys *fs;
 	const struct run *run;
 	const struct cluster_conf *cluster;
+	const char *lease; /* owner */
+	const struct env_item *env;
 };
 
 struct node {
@@ -71,6 +77,9 @@ struct node {
 extern const struct node run_nodes[];
 extern const struct node cluster_nodes[];
 extern const struct node fixed_nodes[];
+extern const struct node session_nodes[];
+extern const struct node lease_node;
+extern const struct node env_nodes[];
 
 /* Rows of fixed_nodes, in its order. */
 enum fixed {
@@ -89,12 +98,18 @@ enum fixed {
 	FIXED_LIST,
 	FIXED_RUNS_LAST,
 	FIXED_BY_FIRST, /* by/status, then the others in the order of enum set_kind */
+	FIXED_BY_LAST = FIXED_BY_FIRST + 5,
+	FIXED_EVENTS, /* in the root, as the next two */
+	FIXED_ENVS,
+	FIXED_SESSIONS,
+	FIXED_SESSIONS_NEW,
 };
 
-enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_N };
+enum set_kind { SET_STATUS, SET_CLUSTER, SET_TAG, SET_NAME, SET_DAY, SET_SESSION, SET_N };
 
 /* Rows of run_nodes that others name. */
 enum { RUN_ROW_DIR, RUN_ROW_RESULTS, RUN_ROW_WORK, RUN_ROW_FILES, RUN_ROW_FIRST_FILE };
+enum { SESSION_ROW_DIR, SESSION_ROW_LEASES, SESSION_ROW_RUNS };
 
 /* --- the whole --- */
 
@@ -124,6 +139,7 @@ struct fsys {
 	struct hmap values;   /* known set values, by hash */
 	struct hmap paths;    /* path tables, by run number */
 	struct hmap probes;   /* last answers of clusters */
+	struct list envs;     /* what is known of environments, a list per cluster (files_envs.c) */
 	size_t n_parked;
 	bool asleep;           /* the machine is about to sleep: nobody may wait */
 	int64_t journal_us;    /* for how long requests wait for the journal */
@@ -233,6 +249,21 @@ typedef bool (*tree_fill)(void *arg, const char *name, uint64_t ino, uint64_t ne
 int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg);
 int tree_readlink(struct fsys *fs, uint64_t ino, struct strbuf *out);
 
+/* --- sessions (files_session.c) --- */
+
+uint64_t session_ino(const struct run *r); /* its directory */
+/* The session of a name, as sessions/ lists it, or NULL. */
+const struct run *session_named(const struct fsys *fs, const char *name);
+int session_lookup(struct fsys *fs, uint64_t dir, const char *name, uint64_t *ino);
+int session_readdir(struct fsys *fs, uint64_t dir, uint64_t off, tree_fill fill, void *arg);
+bool lease_is_dir(uint64_t ino);
+const char *lease_owner(const struct fsys *fs, uint64_t ino); /* NULL: it is no more; borrowed */
+/* Each answers when the journal has it. */
+void lease_create(struct fsys *fs, fuse_req_t req, uint64_t dir, const char *name, const struct fuse_file_info *fi);
+void lease_unlink(struct fsys *fs, fuse_req_t req, uint64_t dir, const char *name);
+void lease_touch(struct fsys *fs, fuse_req_t req, uint64_t ino);
+void lease_write(struct fsys *fs, fuse_req_t req, uint64_t ino, const char *data, size_t len);
+
 /* --- sets (by.c) --- */
 
 void sets_release(struct fsys *fs);
@@ -272,6 +303,7 @@ void grow_open(struct fsys *fs, const struct run *r, int stream, struct fuse_fil
 void grow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 void wait_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+void feed_read(struct fsys *fs, fuse_req_t req, uint64_t off, size_t size);
 /* Would a read be answered now? For poll(2). */
 bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off);
 
@@ -288,6 +320,19 @@ int pipes_unlink(struct fsys *fs, const struct run *r, const char *name);
 /* The numbers that the job reported, name -> number; borrowed, NULL when there are none. */
 json_t *run_numbers(struct fsys *fs, const struct run *r);
 void run_numbers_forget(struct fsys *fs, uint32_t num);
+
+/* --- ray/ (ray.c) --- */
+
+bool ray_has(const struct run *r);   /* it has a Ray cluster of its own, and so a directory ray/ */
+bool ray_row(const struct node *nd); /* of run_nodes: ray or below */
+bool ray_row_is_logs(const struct node *nd);
+void render_ray(const struct view *v, const char *name, struct strbuf *out); /* "status" "address" "version" "nodes" */
+void render_ray_why(const struct view *v, struct strbuf *out);
+size_t ray_size(const struct run *r, const struct node *nd);
+void ray_open(struct fsys *fs, fuse_req_t req, struct handle *h);
+void ray_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+bool ray_is_decided(const struct run *r); /* would reading `ready` be answered now? */
+void ray_ready_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 
 /* --- results, work and files (area.c, area_look.c, content.c) --- */
 
@@ -341,6 +386,16 @@ void probes_release(struct fsys *fs);
 void probe_open(struct fsys *fs, fuse_req_t req, struct handle *h);
 /* Reads; asks again when an earlier worker had the answer. */
 void probe_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+
+/* --- environments on clusters (files_envs.c) --- */
+
+const struct env_item *env_find(struct fsys *fs, uint32_t number);
+int env_lookup(struct fsys *fs, const char *name, uint64_t *ino);
+void env_readdir(struct fsys *fs, uint64_t off, tree_fill fill, void *arg);
+int64_t env_mtime(const struct env_item *env);
+/* A line of its ctl: 0 when it was sent, else a negative errno with a text. */
+int env_verb(struct fsys *fs, const struct env_item *env, const char *line, struct err *e);
+void envs_release(struct fsys *fs);
 
 /* --- the rest --- */
 

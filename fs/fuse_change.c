@@ -37,6 +37,18 @@ static void draft_made(void *arg, int code, const char *text)
 	change_free(c);
 }
 
+static void session_made(void *arg, int code, const char *text)
+{
+	struct change *c = arg;
+	const struct run *r = code == 0 ? engine_run_by_id(c->fs->en, text) : NULL;
+
+	if (code == 0 && !r)
+		code = -ENOENT;
+	if (c->p)
+		reply_entry(c->fs, unpark(c->p), code, r ? session_ino(r) : 0);
+	change_free(c);
+}
+
 static void purged(void *arg, int code, const char *text)
 {
 	struct change *c = arg;
@@ -72,6 +84,11 @@ static struct change *change_new(struct fsys *fs, fuse_req_t req, const char *na
 static bool is_runs(uint64_t ino)
 {
 	return ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS;
+}
+
+static bool is_sessions(uint64_t ino)
+{
+	return ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_SESSIONS;
 }
 
 /* --- what is refused, in words --- */
@@ -155,6 +172,9 @@ void change_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mo
 		(void)fuse_reply_err(req, EPERM);
 	} else if (is_runs(parent)) {
 		engine_draft(fs->en, name, session_unique(fs->session), draft_made, change_new(fs, req, name));
+	} else if (is_sessions(parent)) {
+		engine_session_draft(fs->en, name, session_unique(fs->session), session_made,
+				     change_new(fs, req, name));
 	} else if (area_is(parent)) {
 		int rc = area_mkdir(fs, parent, name, mode, &ino);
 
@@ -177,11 +197,11 @@ void change_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 		reply_rc(req, area_unlink(fs, parent, name, true));
 		return;
 	}
-	if (!is_runs(parent)) {
+	if (!is_runs(parent) && !is_sessions(parent)) {
 		(void)fuse_reply_err(req, EPERM);
 		return;
 	}
-	r = engine_run_by_id(fs->en, name);
+	r = is_runs(parent) ? engine_run_by_id(fs->en, name) : session_named(fs, name);
 	/* Without a run this may be the same request again, after the commit: the engine knows. */
 	engine_purge(fs->en, r ? r->num : 0, session_unique(fs->session), purged, change_new(fs, req, name));
 }
@@ -195,6 +215,8 @@ void change_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 		r = engine_run(fs->en, ino_number(parent));
 	if (!fsys_allowed(fs, req))
 		(void)fuse_reply_err(req, EPERM);
+	else if (lease_is_dir(parent))
+		lease_unlink(fs, req, parent, name);
 	else if (r && pipes_unlink(fs, r, name) != -EPERM)
 		reply_rc(req, pipes_unlink(fs, r, name));
 	else if (!area_is(parent))
@@ -258,6 +280,11 @@ void change_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t m
 
 	memset(&ep, 0, sizeof(ep));
 	fi->fh = session_unique(fs->session);
+	fi->direct_io = 1;
+	if (fsys_allowed(fs, req) && lease_is_dir(parent)) {
+		lease_create(fs, req, parent, name, fi);
+		return;
+	}
 	if (fsys_allowed(fs, req) && !area_is(parent))
 		rc = refused(req, parent, name, true);
 	else if (fsys_allowed(fs, req))

@@ -69,7 +69,7 @@ int fill_entry(struct fsys *fs, uint64_t ino, struct fuse_entry_param *ep)
 	ep->ino = ino;
 	ep->attr_timeout = tree_attr_timeout(fs, ino);
 	ep->entry_timeout = nd && (nd->flags & NODE_FRESH) ? 0.0 : ino_kind(ino) == INO_PATH ? ep->attr_timeout : 1.0;
-	if (ino_kind(ino) == INO_LINK || fs->others)
+	if (ino_kind(ino) == INO_LINK || ino_kind(ino) == INO_LEASE || ino_kind(ino) == INO_SESSION || fs->others)
 		ep->entry_timeout = 0.0; /* a run changes its set by changing its status */
 	return rc;
 }
@@ -152,6 +152,11 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to
 	int rc = 0;
 
 	nd = node_of(fs, ino, &v);
+	if (fsys_allowed(fs, req) && ino_kind(ino) == INO_LEASE &&
+	    to_set & (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW)) {
+		lease_touch(fs, req, ino);
+		return;
+	}
 	if (!fsys_allowed(fs, req))
 		rc = -EPERM;
 	else if (area_is(ino))
@@ -487,6 +492,7 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 	switch (nd->class) {
 	case NODE_DOC:
+	case NODE_LEASE:
 		open_text(fs, req, ino, fi, nd, &v);
 		break;
 	case NODE_SPEC:
@@ -504,6 +510,10 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	case NODE_PROBE:
 		probe_open(fs, req, handle_new(fs, fi->fh, ino, (uint32_t)fi->flags));
 		break;
+	case NODE_RAY:
+		ray_open(fs, req, handle_new(fs, fi->fh, ino, (uint32_t)fi->flags));
+		break;
+	case NODE_READY:
 	case NODE_WAIT:
 		if (v.run->status == RUN_DRAFT) {
 			(void)fuse_reply_err(req, EBUSY);
@@ -537,7 +547,8 @@ static void read_text(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_
 
 	bool news = nd && (nd->flags & NODE_APPENDS);
 
-	if ((!h->have_text || news) && nd && nd->class == NODE_DOC) { /* opened by an earlier worker, or growing */
+	if ((!h->have_text || news) && nd &&
+	    (nd->class == NODE_DOC || nd->class == NODE_LEASE)) { /* opened by an earlier worker, or growing */
 		strbuf_reset(&h->text);
 		render_node(nd, &v, &h->text);
 		h->have_text = true;
@@ -603,6 +614,12 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 		case NODE_WAIT:
 			wait_read(fs, req, h, off, size);
 			break;
+		case NODE_RAY:
+			ray_read(fs, req, h, off, size);
+			break;
+		case NODE_READY:
+			ray_ready_read(fs, req, h, off, size);
+			break;
 		case NODE_CTL:
 			ctl_read(fs, req, h, off, size);
 			break;
@@ -612,6 +629,9 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 			break;
 		case NODE_PROBE:
 			probe_read(fs, req, h, off, size);
+			break;
+		case NODE_FEED:
+			feed_read(fs, req, off, size);
 			break;
 		case NODE_CONTEXT:
 			read_context(fs, req, h, off, size);
@@ -633,6 +653,8 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
 		conv_write(fs, req, h, buf, size);
 	else if (h->nd && h->nd->class == NODE_CTL)
 		ctl_write(fs, req, h, buf, size);
+	else if (ino_kind(ino) == INO_LEASE)
+		lease_write(fs, req, ino, buf, size);
 	else if (h->nd && h->nd->class == NODE_CONTEXT)
 		write_context(fs, req, h, buf, size, (uint64_t)off);
 	else

@@ -20,7 +20,7 @@ static uint32_t run_of(uint64_t ino)
 {
 	enum ino_kind k = ino_kind(ino);
 
-	return k == INO_RUN || k == INO_PATH ? ino_number(ino) : 0;
+	return k == INO_RUN || k == INO_PATH || k == INO_SESSION || k == INO_LEASE ? ino_number(ino) : 0;
 }
 
 struct handle *handle_new(struct fsys *fs, uint64_t fh, uint64_t ino, uint32_t flags)

@@ -24,6 +24,9 @@ enum ino_kind {
 	INO_SET_WAIT, /* by/KIND/VALUE/wait */
 	INO_SET_ANY,  /* by/KIND/VALUE/wait-any */
 	INO_LINK,     /* number: run: by/.../ID */
+	INO_ENV,      /* number: hash of CLUSTER/KEY; sub: row in env_nodes, instance; row 0 is the directory */
+	INO_SESSION,  /* number: run; sub: row in session_nodes, instance; row 0 is the directory */
+	INO_LEASE,    /* number: run; sub: hash of the owner */
 };
 
 #define INO_SUB_BITS 26
@@ -75,7 +78,7 @@ static inline uint64_t ino_stable(uint64_t ino)
 {
 	enum ino_kind k = ino_kind(ino);
 
-	if (k == INO_FIXED || k == INO_RUN || k == INO_CLUSTER)
+	if (k == INO_FIXED || k == INO_RUN || k == INO_CLUSTER || k == INO_ENV || k == INO_SESSION)
 		return ino & ~((uint64_t)(((1u << INO_SUB_BITS) - 1) & ~((1u << INO_ROW_BITS) - 1)));
 	return ino;
 }

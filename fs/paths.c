@@ -374,7 +374,7 @@ void paths_forget(struct paths *p)
 
 struct pentry *paths_dir(struct paths *p, char area, const char *dir)
 {
-	return *dir ? paths_find(p, area, dir) : &p->root[area == 'r' ? 0 : 1];
+	return *dir ? paths_find(p, area, dir) : &p->root[area == 'r' ? 0 : area == 'w' ? 1 : 2];
 }
 
 /* Was the directory that a path is in listed later than that? */

@@ -62,7 +62,7 @@ struct paths {
 	struct pentry **entries;
 	size_t n, cap;
 	struct hmap by_name;
-	struct pentry root[2]; /* listing state of results/ and work/ themselves */
+	struct pentry root[3]; /* listing state of results/, work/ and ray/logs themselves */
 	bool manifest;         /* results are known from the manifest */
 	int64_t news_at;       /* monotonic us: the run did something, so that older listings may be wrong */
 	uint32_t attempt;      /* that all of this is known of */

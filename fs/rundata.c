@@ -240,6 +240,19 @@ void follow_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off
 		park_read(fs, req, h, off, size, retry_follow, 0);
 }
 
+/* --- the root's events --- */
+
+void feed_read(struct fsys *fs, fuse_req_t req, uint64_t off, size_t size)
+{
+	cleanup_free char *buf = xmalloc(size ? size : 1);
+	ssize_t n = engine_feed_read(fs->en, buf, size, off);
+
+	if (n < 0)
+		reply_errno(req, (int)n);
+	else
+		(void)fuse_reply_buf(req, buf, (size_t)n);
+}
+
 /* --- wait --- */
 
 static void reply_wait(fuse_req_t req, const struct run *r, uint64_t off, size_t size)
@@ -350,6 +363,8 @@ bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off)
 		return ctl_ready(fs, h);
 	if (h->nd->class == NODE_WAIT)
 		return !run_is_live(r);
+	if (h->nd->class == NODE_READY)
+		return ray_is_decided(r);
 	if (h->nd->class != NODE_FOLLOW)
 		return true;
 	sp = run_spool(fs, r);

@@ -59,6 +59,8 @@ static bool fixed_children(uint64_t dir, uint32_t *first, uint32_t *last)
 	if (ino_kind(dir) == INO_ROOT) {
 		*first = FIXED_README;
 		*last = FIXED_BY;
+	} else if (ino_row(dir) == FIXED_SESSIONS) {
+		*first = *last = FIXED_SESSIONS_NEW;
 	} else if (ino_row(dir) == FIXED_RUNS) {
 		*first = FIXED_NEW;
 		*last = FIXED_RUNS_LAST;
@@ -82,6 +84,12 @@ static int lookup_fixed(struct fsys *fs, uint64_t parent, const char *name, uint
 {
 	uint32_t first, last;
 
+	for (uint32_t i = FIXED_EVENTS; i <= FIXED_SESSIONS && ino_kind(parent) == INO_ROOT; i++) {
+		if (strcmp(name, fixed_nodes[i].name) != 0)
+			continue;
+		*ino = fixed_ino(fs, i);
+		return 0;
+	}
 	if (!fixed_children(parent, &first, &last))
 		return -ENOENT;
 	for (uint32_t i = first; i <= last; i++) {
@@ -107,6 +115,12 @@ static int lookup_in_fixed(struct fsys *fs, uint64_t parent, const char *name, u
 		*ino = ino_make(INO_RUN, r->num, RUN_ROW_DIR);
 		return 0;
 	}
+	if (row == FIXED_SESSIONS && (r = session_named(fs, name))) {
+		*ino = session_ino(r);
+		return 0;
+	}
+	if (row == FIXED_ENVS)
+		return env_lookup(fs, name, ino);
 	if (row == FIXED_CLUSTERS) {
 		for (uint32_t i = 0; i < cf->n_clusters; i++) {
 			if (strcmp(cf->clusters[i]->name, name) != 0)
@@ -122,10 +136,11 @@ static int lookup_in_fixed(struct fsys *fs, uint64_t parent, const char *name, u
 
 static int lookup_cluster(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino)
 {
-	bool in_runs = ino_row(parent) == cluster_row("runs");
-	int row = find_row(cluster_nodes, 1, name);
+	bool in_runs = ino_row(parent) == cluster_row("runs"), in_sessions = ino_row(parent) == cluster_row("sessions");
+	int row = find_row(cluster_nodes, 1, in_sessions && strcmp(name, "new") == 0 ? "sessions/new" : name);
 
-	if (row < 0 || (strcmp(name, "new") == 0) != in_runs || (ino_row(parent) && !in_runs))
+	if (row < 0 || (strcmp(name, "new") == 0) != (in_runs || in_sessions) ||
+	    (ino_row(parent) && !in_runs && !in_sessions) || strchr(name, '/'))
 		return -ENOENT;
 	*ino = table_ino(fs, INO_CLUSTER, ino_number(parent), cluster_nodes, (uint32_t)row);
 	return 0;
@@ -133,6 +148,7 @@ static int lookup_cluster(struct fsys *fs, uint64_t parent, const char *name, ui
 
 int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *ino)
 {
+	const struct run *r;
 	int row;
 
 	if (area_is(parent))
@@ -144,9 +160,19 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 		return lookup_in_fixed(fs, parent, name, ino);
 	case INO_RUN:
 		row = run_row(parent, name);
-		if (row < 0 || !engine_run(fs->en, ino_number(parent)))
+		r = engine_run(fs->en, ino_number(parent));
+		if (row < 0 || !r || (ray_row(&run_nodes[row]) && !ray_has(r)) ||
+		    (run_nodes[row].class == NODE_LINK && !engine_session_of(fs->en, r)))
 			return -ENOENT;
 		*ino = table_ino(fs, INO_RUN, ino_number(parent), run_nodes, (uint32_t)row);
+		return 0;
+	case INO_SESSION:
+		return session_lookup(fs, parent, name, ino);
+	case INO_ENV:
+		row = ino_row(parent) ? -ENOTDIR : find_row(env_nodes, 1, name);
+		if (row < 0 || !env_find(fs, ino_number(parent)))
+			return -ENOENT;
+		*ino = table_ino(fs, INO_ENV, ino_number(parent), env_nodes, (uint32_t)row);
 		return 0;
 	case INO_CLUSTER:
 		return lookup_cluster(fs, parent, name, ino);
@@ -233,6 +259,8 @@ static int64_t shared_mtime(const struct fsys *fs, const struct node *nd, const 
 {
 	if (nd == &fixed_nodes[FIXED_ERRORS])
 		return errors_mtime(fs);
+	if (nd->class == NODE_FEED)
+		return engine_feed_len(fs->en) ? engine_feed_time(fs->en) : fs->mounted;
 	if (nd->class != NODE_DOC)
 		return fs->mounted;
 	return v->cluster ? link_mtime(fs, v->cluster->name) : runs_mtime(fs, nd == &fixed_nodes[FIXED_STATUS]);
@@ -241,11 +269,16 @@ static int64_t shared_mtime(const struct fsys *fs, const struct node *nd, const 
 int64_t node_mtime(struct fsys *fs, const struct node *nd, const struct view *v)
 {
 	const struct run *r = v->run;
+	struct engine_lease lease;
 
+	if (nd->class == NODE_LEASE)
+		return v->lease && engine_lease_find(fs->en, r, v->lease, &lease) ? lease.renewed : fs->mounted;
 	if (nd->flags & NODE_CONSTANT)
 		return fs->built;
 	if (nd->class == NODE_PROBE)
 		return probe_mtime(fs, v, nd->name);
+	if (v->env)
+		return env_mtime(v->env);
 	if (!r)
 		return shared_mtime(fs, nd, v);
 	switch (nd->class) {
@@ -278,6 +311,7 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 
 	switch (nd->class) {
 	case NODE_DOC:
+	case NODE_LEASE:
 	case NODE_LINK:
 		render_node(nd, v, &sb);
 		n = sb.len;
@@ -293,8 +327,14 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 	case NODE_CTL:
 		n = strlen(ctl_verbs(v));
 		break;
+	case NODE_FEED:
+		n = engine_feed_len(fs->en);
+		break;
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
+		break;
+	case NODE_RAY:
+		n = ray_size(v->run, nd);
 		break;
 	case NODE_CONTEXT:
 		n = context_size(fs, v->run);
@@ -317,7 +357,7 @@ static int stat_node(struct fsys *fs, uint64_t ino, struct stat *st)
 {
 	struct view v;
 	const struct node *nd = node_of(fs, ino, &v);
-	bool runs = ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS;
+	bool runs = ino_kind(ino) == INO_FIXED && (ino_row(ino) == FIXED_RUNS || ino_row(ino) == FIXED_SESSIONS);
 
 	if (!nd)
 		return -ENOENT;
@@ -389,7 +429,8 @@ double tree_attr_timeout(struct fsys *fs, uint64_t ino)
 	const struct node *nd;
 	const struct run *r;
 
-	if (fs->others || (ino_kind(ino) == INO_FIXED && ino_row(ino) == FIXED_RUNS))
+	if (fs->others ||
+	    (ino_kind(ino) == INO_FIXED && (ino_row(ino) == FIXED_RUNS || ino_row(ino) == FIXED_SESSIONS)))
 		return LIVE_TIMEOUT;
 	if (ino_kind(ino) == INO_PATH) {
 		r = engine_run(fs->en, ino_number(ino));
@@ -414,6 +455,11 @@ static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, u
 			continue;
 		if (t == fixed_nodes && t[i].class == NODE_LINK && !engine_last(fs->en))
 			continue;
+		if (t == run_nodes && t[i].class == NODE_LINK &&
+		    !engine_session_of(fs->en, engine_run(fs->en, ino_number(base))))
+			continue;
+		if (t == run_nodes && ray_row(&t[i]) && !ray_has(engine_run(fs->en, ino_number(base))))
+			continue;
 		if (!fill(arg, t[i].name, base | i, i + 1))
 			return 1;
 	}
@@ -431,19 +477,25 @@ static void readdir_run(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill f
 	}
 	for (uint32_t i = off > 1 ? (uint32_t)off : 1; run_nodes[i].name; i++)
 		if (strncmp(run_nodes[i].name, dir->name, n) == 0 && run_nodes[i].name[n] == '/' &&
+		    !(run_nodes[i].flags & NODE_UNLISTED) &&
 		    !fill(arg, run_nodes[i].name + n + 1, ino_make(INO_RUN, ino_number(ino), i), i + 1))
 			return;
 }
 
 #define ROWS_OFF 256 /* offsets below are rows of a table; run N is at ROWS_OFF + N */
 
-static void readdir_runs(struct fsys *fs, uint64_t off, tree_fill fill, void *arg)
+static void readdir_runs(struct fsys *fs, uint64_t off, bool sessions, tree_fill fill, void *arg)
 {
 	uint32_t after = off > ROWS_OFF ? (uint32_t)(off - ROWS_OFF) : 0;
 
-	for (const struct run *r = engine_next(fs->en, after); r; r = engine_next(fs->en, r->num))
-		if (!fill(arg, r->id, ino_make(INO_RUN, r->num, RUN_ROW_DIR), (uint64_t)ROWS_OFF + r->num))
+	for (const struct run *r = engine_next(fs->en, after); r; r = engine_next(fs->en, r->num)) {
+		if (sessions && (!engine_is_session(r) || !engine_session_current(fs->en, r)))
+			continue;
+		if (!fill(arg, sessions ? engine_session_name(r) : r->id,
+			  sessions ? session_ino(r) : ino_make(INO_RUN, r->num, RUN_ROW_DIR),
+			  (uint64_t)ROWS_OFF + r->num))
 			return;
+	}
 }
 
 static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, void *arg)
@@ -451,8 +503,12 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 	const struct config *cf = engine_config(fs->en);
 	uint32_t first, last, row = ino_kind(ino) == INO_ROOT ? 0 : ino_row(ino);
 
-	if (row >= FIXED_BY_FIRST)
+	if (row >= FIXED_BY_FIRST && row <= FIXED_BY_LAST)
 		return by_readdir(fs, (enum set_kind)(row - FIXED_BY_FIRST), off, fill, arg);
+	if (row == FIXED_ENVS) {
+		env_readdir(fs, off, fill, arg);
+		return 0;
+	}
 	if (row == FIXED_CLUSTERS) {
 		for (uint32_t i = (uint32_t)off; i < cf->n_clusters; i++)
 			if (!fill(arg, cf->clusters[i]->name, ino_make(INO_CLUSTER, i, 0), i + 1))
@@ -463,8 +519,13 @@ static int readdir_fixed(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill 
 		return -ENOTDIR;
 	if (off < ROWS_OFF && readdir_rows(fs, fixed_nodes, first, last, ino_make(INO_FIXED, 0, 0), off, fill, arg))
 		return 0;
+	if (ino_kind(ino) == INO_ROOT)
+		(void)readdir_rows(fs, fixed_nodes, FIXED_EVENTS, FIXED_SESSIONS, ino_make(INO_FIXED, 0, 0), off, fill,
+				   arg);
 	if (row == FIXED_RUNS)
-		readdir_runs(fs, off, fill, arg);
+		readdir_runs(fs, off, false, fill, arg);
+	if (row == FIXED_SESSIONS)
+		readdir_runs(fs, off, true, fill, arg);
 	return 0;
 }
 
@@ -481,12 +542,23 @@ int tree_readdir(struct fsys *fs, uint64_t ino, uint64_t off, tree_fill fill, vo
 			return -ENOENT;
 		readdir_run(fs, ino, off, fill, arg);
 		return 0;
+	case INO_SESSION:
+		return session_readdir(fs, ino, off, fill, arg);
+	case INO_ENV:
+		if (!env_find(fs, ino_number(ino)))
+			return -ENOENT;
+		(void)readdir_rows(fs, env_nodes, 1, 255, ino_make(INO_ENV, ino_number(ino), 0), off, fill, arg);
+		return 0;
 	case INO_CLUSTER:
 		if (ino_row(ino) == 0)
 			(void)readdir_rows(fs, cluster_nodes, 1, 255, ino_make(INO_CLUSTER, ino_number(ino), 0), off,
 					   fill, arg);
 		else if (off == 0)
-			(void)fill(arg, "new", ino_make(INO_CLUSTER, ino_number(ino), cluster_row("new")), 1);
+			(void)fill(
+				arg, "new",
+				ino_make(INO_CLUSTER, ino_number(ino),
+					 cluster_row(ino_row(ino) == cluster_row("sessions") ? "sessions/new" : "new")),
+				1);
 		return 0;
 	case INO_SET:
 		return set_readdir(fs, ino, off, fill, arg);

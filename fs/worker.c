@@ -294,6 +294,7 @@ static int fsys_init(struct fsys *fs, const struct worker_conf *conf, struct err
 	hmap_init(&fs->values);
 	hmap_init(&fs->paths);
 	hmap_init(&fs->probes);
+	list_init(&fs->envs);
 	(void)mkdir(fs->handle_dir, 0700);
 	sweep_handles(fs);
 	return parse_uids(fs, conf->mount->allow_uids, e);
@@ -372,6 +373,7 @@ static void fsys_release(struct fsys *fs)
 	}
 	sets_release(fs);
 	probes_release(fs);
+	envs_release(fs);
 	hmap_release(&fs->handles);
 	hmap_release(&fs->parked);
 	hmap_release(&fs->spools);

@@ -146,6 +146,21 @@ static const char packed[] = "_key=$(readlink \"$_home/" JOB_ENVIRONMENT_LINK "\
 			     "[ ! -L \"$_dir\" ] || _dir=$_key/$(readlink \"$_dir\")\n"
 			     "_found \"$_dir\"\n";
 
+/* Libraries that were sent beside the environment. */
+static const char library[] = "_library() {\n"
+			      "\t_key=$(readlink \"$_home/$1\")\n"
+			      "\t[ -n \"$_key\" ] && [ -e \"$_key/complete\" ] ||\n"
+			      "\t\t_fail 'it is not on the cluster any more; submit the run again'\n"
+			      "\ttouch \"$_key/last_used\"\n"
+			      "\t_lib=$_key/$(readlink \"$_key/root\")\n"
+			      "}\n";
+
+/* Everything in PYTHONPATH comes before site-packages: so it is asked what is there already. */
+static const char lacks_pipes[] =
+	"_py=$(command -v python3 || command -v python) || _py=false\n"
+	"\"$_py\" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec(\"dagster_pipes\") is None)' "
+	"</dev/null ||\n\t";
+
 static void add_what(struct strbuf *body, const char *kind, const char *name)
 {
 	cleanup_strbuf struct strbuf what = STRBUF_INIT;
@@ -189,9 +204,11 @@ static void add_conda(const struct environment *env, struct strbuf *body)
 
 static void add_directory(const struct environment *env, struct strbuf *body)
 {
-	static const char *const words[] = {
-		[ENV_PATH] = "path", [ENV_VENV] = "venv", [ENV_CONDA] = "conda", [ENV_ARCHIVE] = "archive"
-	};
+	static const char *const words[] = { [ENV_PATH] = "path",
+					     [ENV_VENV] = "venv",
+					     [ENV_CONDA] = "conda",
+					     [ENV_ARCHIVE] = "archive",
+					     [ENV_BUILD] = "build" };
 
 	add_what(body, words[env->kind], env->where);
 	strbuf_addstr(body, inside);
@@ -206,10 +223,11 @@ static void add_directory(const struct environment *env, struct strbuf *body)
 		break;
 	case ENV_PATH:
 	case ENV_ARCHIVE:
+	case ENV_BUILD:
 		strbuf_addstr(body, venv);
 		strbuf_addstr(body, prefix);
 		strbuf_addstr(body, found);
-		if (env->kind == ENV_ARCHIVE) {
+		if (env->kind != ENV_PATH) {
 			strbuf_addstr(body, packed);
 			break;
 		}
@@ -219,6 +237,27 @@ static void add_directory(const struct environment *env, struct strbuf *body)
 	case ENV_NONE:
 		break;
 	}
+}
+
+static void add_libraries(const struct environment *env, struct strbuf *body)
+{
+	size_t n = 0;
+
+	strbuf_addstr(body, library);
+	while (env->wheels && env->wheels[n])
+		n++;
+	while (n--) { /* the first of the list ends up in front */
+		add_what(body, "wheel", env->wheels[n]);
+		strbuf_addf(body, "_library " JOB_WHEEL_LINK "\n", n);
+		strbuf_addstr(body, "export PYTHONPATH=\"$_lib${PYTHONPATH:+:$PYTHONPATH}\"\n");
+	}
+	if (!env->pipes)
+		return;
+	add_what(body, "pipes", env->pipes);
+	strbuf_addstr(body, "_library " JOB_PIPES_LINK "\n");
+	if (!env->container) /* what is in one cannot be asked from outside */
+		strbuf_addstr(body, lacks_pipes);
+	strbuf_addstr(body, "export PYTHONPATH=\"${PYTHONPATH:+$PYTHONPATH:}$_lib\"\n");
 }
 
 /* In this shell, so that what it exports stays. */
@@ -257,6 +296,8 @@ void wrap_activate(const struct environment *env, struct strbuf *body)
 		add_directory(env, body);
 	if (env->hook)
 		add_hook(env, body);
+	if (env->wheels || env->pipes)
+		add_libraries(env, body);
 	if (env->container)
 		add_container(env, body);
 	strbuf_addstr(body, tail);
@@ -269,6 +310,8 @@ void wrap_container(const struct environment *env, struct strbuf *body)
 		return;
 	strbuf_addstr(body, " \"$_box\" exec --bind \"$_home\" --bind \"$(cd \"$_home/results\" && pwd -P)\" \\\n"
 			    "\t--bind \"$PWD\" --pwd \"$PWD\"");
+	if (env->wheels || env->pipes)
+		strbuf_addstr(body, " --bind \"${_key%/*}\"");
 	for (char **o = env->options; o && *o; o++) {
 		strbuf_addch(body, ' ');
 		quote_sh(body, *o);

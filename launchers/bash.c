@@ -13,12 +13,19 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 
 	if (rc)
 		return rc;
-	wrap_environment(job, &body);
-	ray_connect(job, &body);
-	spark_connect(job, &body);
-	wrap_exec(job, &body);
 	wrap_prologue(job, ctx, out);
-	wrap_file(out, "job", body.buf, body.len);
+	if (!wrap_is_plain(job)) {
+		wrap_environment(job, &body);
+		ray_connect(job, &body);
+		spark_connect(job, &body);
+		wrap_exec(job, &body);
+	}
+	if (wrap_is_plain(job))
+		wrap_plain(job, out);
+	else if (job->session)
+		wrap_text(out, "job", body.buf);
+	else
+		wrap_file(out, "job", body.buf, body.len);
 	if (job->form == JOB_SCRIPT)
 		wrap_file(out, "payload", job->command, job->command_len);
 	if (job->form == JOB_PAYLOAD)

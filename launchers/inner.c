@@ -84,9 +84,10 @@ static void add_own(const struct inner *in, struct strbuf *body)
 static void add_none(const struct inner *in, struct strbuf *body)
 {
 	strbuf_addf(body,
+		    "_own=${_own:-${0%%/job}}\n"
 		    "[ -n \"${%s:-}\" ] || {\n"
-		    "\techo '%s: its session has none (say %s=true there)' | tee \"${0%%/job}/reason\" >&2\n"
-		    "\techo %s >\"${0%%/job}/fault\"\n"
+		    "\techo '%s: its session has none (say %s=true there)' | tee \"$_own/reason\" >&2\n"
+		    "\techo %s >\"$_own/fault\"\n"
 		    "\texit 78\n"
 		    "}\n",
 		    in->session_variable, in->name, in->kind, in->kind);
@@ -107,6 +108,7 @@ void inner_connect(const struct inner *in, const struct job *job, bool must, str
 	strbuf_addf(body,
 		    "if [ -n \"${%s:-}\" ]; then\n"
 		    "\t_at=$%s _what=%s _must=%s _limit=%" PRId64 "\n"
+		    "\t# shellcheck disable=SC1090,SC1091 # of the session\n"
 		    "\t. \"$_at-connect\"\n"
 		    "fi\n",
 		    in->session_variable, in->session_variable, in->name, must ? "1" : "''", tenths);

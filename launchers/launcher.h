@@ -33,6 +33,12 @@ struct launcher {
 /* The same for the context of a Pipes session. */
 #define LAUNCH_CONTEXT ".slurmray-context"
 
+/* The directory of a cluster whose jobs find their place in a variable of their environment. */
+#define LAUNCH_BASE "$SLURMRAY_BASE"
+
+/* The same for each secret, with its name behind the dot. */
+#define LAUNCH_SECRET ".slurmray-secret."
+
 /* By name, or NULL. */
 const struct launcher *launcher_find(const char *name);
 /* All of them, NULL-ended, for messages. */

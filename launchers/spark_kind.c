@@ -9,7 +9,8 @@
 
 const char spark_kind_text[] =
 	"# What Spark is, for the keeper of a cluster and for its nodes.\n"
-	"_name=Spark _with=Java _join_from=0\n"
+	"_name=Spark _with=Java _join_from=0 _join_at=up\n"
+	"_again() { return 1; }\n"
 	"_titled() { return 1; } # a JVM keeps its environment\n"
 	"_log_dir() { echo \"$_tmp/work\"; }\n"
 	"_log_file() {\n"
@@ -43,7 +44,7 @@ const char spark_kind_text[] =
 	"\tlocal env=(\"$_mark\" \"SPARK_CONF_DIR=$_home/spark/conf\" \"SPARK_LOCAL_IP=$_addr\" \"SPARK_PUBLIC_DNS=$_addr\"\n"
 	"\t\t\"SPARK_LOCAL_DIRS=$_tmp/local\" \"SPARK_DAEMON_MEMORY=${SPARK_DAEMON_MEMORY:-512m}\")\n"
 	"\t[ -z \"$_spark_home\" ] || env+=(\"SPARK_HOME=$_spark_home\")\n"
-	"\t_own_dir\n"
+	"\t_make_dir\n"
 	"\tmkdir -p \"$_tmp/local\" \"$_tmp/work\"\n"
 	"\t(\n"
 	"\t\texport \"${env[@]}\"\n"
@@ -51,7 +52,7 @@ const char spark_kind_text[] =
 	"\t\t_in sh -c 'exec setsid \"$@\"' - \"$_bin\" \"$@\" --host \"$_addr\" --properties-file \"$_home/spark/conf/spark-defaults.conf\"\n"
 	"\t) >>\"$_logs/spark-start.log\" 2>&1 </dev/null &\n"
 	"\t_pids+=($!)\n"
-	"\t[ -n \"${_guard:-}\" ] || _watch\n"
+	"\tkill -0 \"${_guard:-}\" 2>/dev/null || _watch\n"
 	"}\n"
 	"_start_head() {\n"
 	"\t_class org.apache.spark.deploy.master.Master --port \"$_port\" --webui-port $((_port + 1))\n"

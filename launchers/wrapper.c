@@ -10,6 +10,9 @@
  */
 #include "launchers/wrapper.h"
 
+#include "launchers/ray.h"
+#include "launchers/spark.h"
+
 #include "backend/base/quote.h"
 
 #include <errno.h>
@@ -24,7 +27,19 @@ static bool id_ok(const char *s)
 
 static bool dir_ok(const char *dir)
 {
-	return dir[0] == '/' || strncmp(dir, "~/", 2) == 0;
+	return dir[0] == '/' || strncmp(dir, "~/", 2) == 0 || strcmp(dir, LAUNCH_BASE) == 0;
+}
+
+/* As quote_sh_path, below a directory that the script finds in its environment, too. */
+static void put_path(struct strbuf *out, const char *path)
+{
+	size_t len = strlen(LAUNCH_BASE);
+
+	if (strncmp(path, LAUNCH_BASE "/", len + 1) == 0) {
+		strbuf_addstr(out, "\"" LAUNCH_BASE "\"");
+		path += len;
+	}
+	quote_sh_path(out, path);
 }
 
 int wrap_check(const struct job *job, const struct launch_ctx *ctx, struct err *e)
@@ -42,13 +57,37 @@ void launch_attempt_dir(struct strbuf *out, const char *directory, const struct 
 	cleanup_strbuf struct strbuf path = STRBUF_INIT;
 
 	strbuf_addf(&path, "%s/%s/runs/%u/a%u", directory, ctx->uuid, ctx->run_num, ctx->attempt);
-	quote_sh_path(out, path.buf);
+	put_path(out, path.buf);
 }
 
 void launch_token(struct strbuf *out, const struct launch_ctx *ctx)
 {
 	strbuf_addf(out, "slurmray:%s/%u/a%u", ctx->uuid, ctx->run_num, ctx->attempt);
 }
+
+static const char job_clock[] = "_host=$(uname -n)\n"
+				"_now() { _t=$(date +%s); }\n"
+				"_now\n"
+				"_start=$_t\n\n";
+
+/*
+ * Many steps start in a second, and each process counts. So the session's runner says how far the time of day is from
+ * the time since boot (proc(5), uptime), in hundredths of a second, and which node this is; and it starts this in bash,
+ * where what is in the background may hear INT and QUIT again.
+ */
+static const char step_clock[] = "# shellcheck disable=SC2086 # two words\n"
+				 "set -- ${SLURMRAY_RUNNER:-}\n"
+				 "_off=${1:-} _host=${2:-$(uname -n)} _bell=${SLURMRAY_BELL:-}\n"
+				 "unset SLURMRAY_RUNNER SLURMRAY_BELL\n"
+				 "_now() {\n"
+				 "\tif [ -n \"$_off\" ] && read -r _t _ </proc/uptime; then\n"
+				 "\t\t_t=$(((${_t%.*} * 100 + 1${_t#*.} - 100 + _off) / 100))\n"
+				 "\telse\n"
+				 "\t\t_t=$(date +%s)\n"
+				 "\tfi\n"
+				 "}\n"
+				 "_now\n"
+				 "_start=$_t\n\n";
 
 static void add_header(struct strbuf *out, const struct job *job, const struct launch_ctx *ctx)
 {
@@ -63,8 +102,9 @@ static void add_header(struct strbuf *out, const struct job *job, const struct l
 	launch_attempt_dir(out, job->directory, ctx);
 	strbuf_addf(&ends, "%s/%s/ends", job->directory, ctx->uuid);
 	strbuf_addstr(out, "\n_ends=");
-	quote_sh_path(out, ends.buf);
-	strbuf_addstr(out, "\ncd \"$_dir\" || exit 66\n_start=$(date +%s)\n\n");
+	put_path(out, ends.buf);
+	strbuf_addstr(out, "\ncd \"$_dir\" || exit 66\n");
+	strbuf_addstr(out, job->session ? step_clock : job_clock);
 }
 
 /*
@@ -83,18 +123,27 @@ static const char guard_head[] = "# The guard: only the job that `claim` names r
 static const char guard_restart[] =
 	"[ \"$_restart\" = 0 ] || [ -e \"grant.$_restart\" ] || refuse \"restart $_restart has no grant\"\n";
 static const char guard_granted[] = "# The spec asked for requeue: restarts are allowed.\n";
+/* A link that was made is ours; that it could not be made may be untrue (NFS repeats what was not answered), so it is
+ * read. A step's id is its run's alone: it needs no claim. */
 static const char guard_claim[] = "for _f in claim started; do\n"
-				  "\tln -s \"$_me\" \"$_f\" 2>/dev/null\n"
-				  "\t[ \"$(readlink \"$_f\")\" = \"$_me\" ] || refuse \"$_f is $(readlink \"$_f\")\"\n"
+				  "\tln -s \"$_me\" \"$_f\" 2>/dev/null || [ \"$(readlink \"$_f\")\" = \"$_me\" ] ||\n"
+				  "\t\trefuse \"$_f is $(readlink \"$_f\")\"\n"
 				  "done\n";
+static const char guard_step[] = "ln -s \"$_me\" started 2>/dev/null || [ \"$(readlink started)\" = \"$_me\" ] ||\n"
+				 "\trefuse \"started is $(readlink started)\"\n";
 /*
  * A controller that was killed before it saved a start comes back with the job pending and starts it again, with the
- * same id and no restart counted (seen with 22.05). So each start has a name of its own as well.
+ * same id and no restart counted (seen with 22.05). So each start has a name of its own as well. Shells open a file
+ * that they must not overwrite with O_EXCL; a link (of an earlier version) is in the way too.
  */
 static const char guard_begun[] =
-	"_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}\n"
-	"ln -s \"$_who\" \"$_f\" 2>/dev/null\n"
-	"[ \"$(readlink \"$_f\")\" = \"$_who\" ] || refuse 'it began before'\n\n";
+	"_who=$_host.$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}\n"
+	"set -C\n"
+	"if ! { echo \"$_who\" >\"$_f\"; } 2>/dev/null; then\n"
+	"\t{ read -r _t <\"$_f\"; } 2>/dev/null || _t=''\n"
+	"\t[ \"$_t\" = \"$_who\" ] || refuse 'it began before'\n"
+	"fi\n"
+	"set +C\n\n";
 
 /*
  * The job's process writes `pid` and then looks for `signal`; the trap writes `signal` and then looks for `pid`. So a
@@ -102,7 +151,7 @@ static const char guard_begun[] =
  */
 static const char signals[] = "# Signals go to the job's process.\n"
 			      "_rc='' _sig=-\n"
-			      "rm -f pid signal rc fault\n"
+			      "for _f in pid signal rc fault; do [ ! -e \"$_f\" ] || rm -f \"$_f\"; done\n"
 			      "# shellcheck disable=SC2317 # called by the traps\n"
 			      "pass() {\n"
 			      "\t_sig=$1\n"
@@ -141,7 +190,8 @@ static void add_directories(struct strbuf *out, const struct job *job, const str
 {
 	strbuf_addstr(out, unready);
 	if (strcmp(job->scratch, job->directory) == 0) {
-		strbuf_addstr(out, "mkdir -p \"$_ends\" work results || unready\n");
+		strbuf_addstr(out, "{ [ -d \"$_ends\" ] && [ -d work ] && [ -d results ]; } ||\n"
+				   "\tmkdir -p \"$_ends\" work results || unready\n");
 	} else {
 		strbuf_addstr(out, "_scratch=");
 		launch_attempt_dir(out, job->scratch, ctx);
@@ -219,11 +269,11 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 	add_header(out, job, ctx);
 	strbuf_addstr(out, guard_head);
 	strbuf_addstr(out, job->requeue ? guard_granted : guard_restart);
-	strbuf_addstr(out, guard_claim);
+	strbuf_addstr(out, job->session ? guard_step : guard_claim);
 	strbuf_addstr(out, guard_begun);
 	strbuf_addstr(out, signals);
 	add_directories(out, job, ctx);
-	strbuf_addstr(out, given);
+	strbuf_addstr(out, job->session ? "_nodes='' _cpus=''\n" : given);
 	strbuf_addf(out,
 		    "export SLURMRAY_RUN=%s SLURMRAY_ATTEMPT=%u\n"
 		    "export SLURMRAY_RESULTS=\"$_dir/results\" SLURMRAY_INPUTS=\"$_dir/work\"\n"
@@ -266,14 +316,19 @@ static void pick_delimiter(struct strbuf *delim, const char *text, size_t len)
 		strbuf_addf(delim, "_%u", number);
 }
 
+void wrap_text(struct strbuf *out, const char *name, const char *text)
+{
+	strbuf_addstr(out, "# shellcheck disable=SC2016 # for another shell\nprintf %s ");
+	quote_sh(out, text);
+	strbuf_addf(out, " >%s || unready\n\n", name);
+}
+
 void wrap_file(struct strbuf *out, const char *name, const char *text, size_t len)
 {
 	cleanup_strbuf struct strbuf delim = STRBUF_INIT;
 
 	if (!len || text[len - 1] != '\n') { /* a here-document always ends in a newline */
-		strbuf_addstr(out, "printf %s ");
-		quote_sh(out, text);
-		strbuf_addf(out, " >%s || unready\n\n", name);
+		wrap_text(out, name, text);
 		return;
 	}
 	pick_delimiter(&delim, text, len);
@@ -294,6 +349,36 @@ static const char no_path[] = "_no_path() {\n"
 			      "\techo \"$1\" >\"${0%/job}/fault\"\n"
 			      "\texit 66\n"
 			      "}\n";
+
+/*
+ * Secrets are read from files: never in a script, an argument or a log. What was delivered goes at once, unless the
+ * spec lets the job be started again.
+ */
+static void add_secret(const struct job_var *s, struct strbuf *body)
+{
+	bool whole = strncmp(s->value, "file:", 5) != 0 && strncmp(s->value, "cluster:", 8) != 0;
+
+	strbuf_addstr(body, "_s=");
+	if (strncmp(s->value, "cluster:", 8) == 0)
+		quote_sh_path(body, s->value + 8);
+	else
+		strbuf_addf(body, "${0%%/job}/" JOB_SECRETS "/%s", s->name);
+	strbuf_addf(body,
+		    "\n[ -r \"$_s\" ] && [ ! -d \"$_s\" ] || _no_path secret_env \"$_s\" 'Permission denied'\n"
+		    "%s=$(cat \"$_s\"%s) || exit 66\n",
+		    s->name, whole ? " && printf x" : "");
+	if (whole) /* with the newlines at its end */
+		strbuf_addf(body, "%s=${%s%%x}\n", s->name, s->name);
+	strbuf_addf(body, "export %s\n", s->name);
+}
+
+static void add_secrets(const struct job *job, struct strbuf *body)
+{
+	for (size_t i = 0; i < job->n_secret; i++)
+		add_secret(&job->secret[i], body);
+	if (job->n_secret)
+		strbuf_addf(body, "unset _s\n%s", job->requeue ? "" : "rm -rf \"${0%/job}/" JOB_SECRETS "\"\n");
+}
 
 /* $0 of `job` is its absolute path, so that nothing here depends on variables that a user may set. */
 static void add_cd(const struct job *job, struct strbuf *body)
@@ -325,6 +410,7 @@ void wrap_environment(const struct job *job, struct strbuf *body)
 	strbuf_addstr(body, "echo $$ >pid || exit 73\n[ ! -s signal ] || kill -s \"$(cat signal)\" $$\n");
 	strbuf_addstr(body, no_path);
 	add_cd(job, body); /* first: the environment may hold another HOME */
+	add_secrets(job, body);
 	for (size_t i = 0; i < job->n_env; i++) {
 		strbuf_addf(body, "export %s=", job->env[i].name);
 		quote_sh(body, job->env[i].value);
@@ -372,10 +458,12 @@ void wrap_exec(const struct job *job, struct strbuf *body)
 		if (job->environment.container) /* which shells it has is seen inside */
 			strbuf_addstr(body, " /bin/sh -c 'exec \"$(command -v bash || echo /bin/sh)\" -c \"$@\"' - ");
 		else
-			strbuf_addstr(body, " \"${BASH:-/bin/sh}\" -c ");
+			strbuf_addstr(body, wrap_is_plain(job) ? " $_env \"$_sh\" -c " : " \"${BASH:-/bin/sh}\" -c ");
 		quote_sh(body, job->command);
 		break;
 	case JOB_EXEC:
+		if (wrap_is_plain(job))
+			strbuf_addstr(body, " $_env");
 		add_words(job->argv, body);
 		break;
 	case JOB_SCRIPT:
@@ -387,63 +475,98 @@ void wrap_exec(const struct job *job, struct strbuf *body)
 	strbuf_addch(body, '\n');
 }
 
+bool wrap_is_plain(const struct job *job)
+{
+	return job->session && (job->form == JOB_COMMAND || job->form == JOB_EXEC) && !job->workdir && !job->setup &&
+	       !job->input && !job->n_secret && !job_environment_is_set(&job->environment);
+}
+
+/* Its process's id is not $$ in a subshell, and is that of whoever opens /proc/self. */
+void wrap_plain(const struct job *job, struct strbuf *out)
+{
+	strbuf_addstr(out, "# shellcheck disable=SC2086 # words\n_job() {\n"
+			   "\ttrap - TERM INT QUIT HUP USR1 USR2\n"
+			   "\tread -r _t _ </proc/self/stat && echo \"$_t\" >pid || exit 73\n"
+			   "\t[ ! -s signal ] || { read -r _f <signal && kill -s \"$_f\" \"$_t\"; }\n"
+			   "\tcd work || exit 66\n");
+	for (size_t i = 0; i < job->n_env; i++) {
+		strbuf_addf(out, "\texport %s=", job->env[i].name);
+		quote_sh(out, job->env[i].value);
+		strbuf_addch(out, '\n');
+	}
+	strbuf_addstr(out, "\t_own=$_dir\n");
+	ray_connect(job, out);
+	spark_connect(job, out);
+	strbuf_addch(out, '\t');
+	wrap_exec(job, out);
+	strbuf_addstr(out, "}\n\n");
+}
+
 /*
  * A shell without job control starts what is in the background with INT and QUIT ignored (POSIX XCU 2.11), and dash
  * lets nobody undo that: env does (coreutils 8.31). The exit code is taken by a shell between, in the foreground,
  * because bash can lose it when a trap interrupts the builtin `wait` (seen with 5.2: 255 when the job ends while the
  * signal comes, which is what happens whenever Slurm signals all processes of a job).
  */
-static const char run_job[] = "# Run it, bash where there is one.\n"
-			      "_env='env --default-signal=INT,QUIT'\n"
-			      "$_env true 2>/dev/null || _env=''\n"
-			      "_sh=$(command -v bash) || _sh=/bin/sh\n"
-			      "if [ -z \"$_rc\" ]; then\n"
-			      "\t(\n"
-			      "\t\ttrap : TERM INT HUP USR1 USR2\n"
-			      "\t\t(exec 2>&3 3>&- && exec $_env \"$_sh\" \"$_dir/job\" </dev/null)\n"
-			      "\t\t_rc=$?\n"
-			      "\t\techo \"$_rc\" >rc\n"
-			      "\t\texit \"$_rc\"\n"
-			      "\t) 3>&2 2>/dev/null &\n"
-			      "\t_pid=$!\n"
-			      "\texec 2>/dev/null\n"
-			      "\twait \"$_pid\"\n"
-			      "\t_rc=$?\n"
-			      "\twhile kill -0 \"$_pid\"; do # a signal ended the wait\n"
-			      "\t\twait \"$_pid\"\n"
-			      "\t\t_rc=$?\n"
-			      "\tdone\n"
-			      "\t[ ! -s rc ] || read -r _rc <rc\n"
-			      "\t[ ! -s fault ] || read -r _fault <fault\n"
-			      "\tcase $_fault in workdir | input | environment | ray | spark) ;; *) _fault=- ;; esac\n"
-			      "\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n"
-			      "\trm -f pid\n"
-			      "fi\n"
-			      "exec 2>/dev/null\n"
-			      "trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed\n\n";
+static const char probe_job[] = "$_env true 2>/dev/null || _env=''\n";
+static const char probe_step[] = "if [ -n \"$_off\" ] || ! $_env true 2>/dev/null; then _env=''; fi\n";
+static const char run_job[] =
+	"_sh=bash\n"
+	"command -v bash >/dev/null || _sh=/bin/sh\n"
+	"if [ -z \"$_rc\" ]; then\n"
+	"\t(\n"
+	"\t\ttrap : TERM INT HUP USR1 USR2\n"
+	"\t\t(%s)\n"
+	"\t\t_rc=$?\n"
+	"\t\techo \"$_rc\" >rc\n"
+	"\t\texit \"$_rc\"\n"
+	"\t) 3>&2 2>/dev/null &\n"
+	"\t_pid=$!\n"
+	"\texec 2>/dev/null\n"
+	"\twait \"$_pid\"\n"
+	"\t_rc=$?\n"
+	"\twhile kill -0 \"$_pid\"; do # a signal ended the wait\n"
+	"\t\twait \"$_pid\"\n"
+	"\t\t_rc=$?\n"
+	"\tdone\n"
+	"\t[ ! -s rc ] || read -r _rc <rc\n"
+	"\t[ ! -s fault ] || read -r _fault <fault\n"
+	"\tcase $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac\n"
+	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n";
+#define RUN_FILE "exec 2>&3 3>&- && exec $_env \"$_sh\" \"$_dir/job\" </dev/null"
+static const char run_over[] = "fi\n"
+			       "exec 2>/dev/null\n"
+			       "trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed\n\n";
 
 /* The second line of `times` (POSIX XCU, special built-ins) is for children; its decimal point may be the locale's
  * comma. */
 static const char cpu_time[] = "# Processor time of all that the job waited for, in microseconds.\n"
-			       "_us() {\n"
+			       "_us() { # adds 1m2.345s to _cpu\n"
 			       "\t_m=${1%%m*} _s=${1#*m}\n"
 			       "\t_s=${_s%s}\n"
-			       "\t_f=$(printf '%.6s' \"${_s#*[.,]}000000\")\n"
-			       "\techo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))\n"
+			       "\t_f=${_s#*[.,]}000000\n"
+			       "\t_f=${_f%\"${_f#??????}\"}\n"
+			       "\t_cpu=$((_cpu + _m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))\n"
 			       "}\n"
 			       "_cpu='' _user='' _sys=''\n"
-			       "times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp\n"
+			       "times >cpu_times && { read -r _ && read -r _user _sys; } <cpu_times\n"
 			       "case $_user:$_sys in\n"
-			       "[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us \"$_user\") + $(_us \"$_sys\"))) ;;\n"
-			       "esac\n"
-			       "rm -f times.tmp\n\n";
+			       "[0-9]*m*s:[0-9]*m*s) _cpu=0 && _us \"$_user\" && _us \"$_sys\" ;;\n"
+			       "esac\n\n";
 
 /* Fields as documented at CREQ_MANIFEST in backend/cluster.h. The slash follows `results` where it is a link. */
 static const char manifest[] =
 	"# What is in results/, for readers: type, size, mtime, mode, path, target.\n"
-	"_man=0\n"
-	"find results/ -mindepth 1 \\( -type f -o -type d -o -type l \\) \\\n"
-	"\t-printf '%y\\0%s\\0%T@\\0%m\\0%P\\0%l\\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1\n\n";
+	"_man=0 _t=''\n"
+	"for _f in results/* results/.[!.]* results/..?*; do\n"
+	"\tif [ -e \"$_f\" ] || [ -L \"$_f\" ]; then _t=1 && break; fi\n"
+	"done\n"
+	"if [ -z \"$_t\" ] && [ -r results/ ] && [ -x results/ ]; then\n"
+	"\t: >manifest && _man=1\n"
+	"else\n"
+	"\tfind results/ -mindepth 1 \\( -type f -o -type d -o -type l \\) \\\n"
+	"\t\t-printf '%y\\0%s\\0%T@\\0%m\\0%P\\0%l\\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1\n"
+	"fi\n\n";
 
 /*
  * A cgroup of the job's own (Slurm's job_N, version 1 or 2) knows all of the job's steps on this node. `times` is right
@@ -453,7 +576,6 @@ static const char peak[] =
 	"# Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.\n"
 	"_rss='' _all=''\n"
 	"_cg=$(sed -n 's|^[0-9]*:\\([a-z,]*\\):\\(/.*/job_[0-9]*\\)/step_.*|/sys/fs/cgroup/\\1\\2|p' /proc/self/cgroup)\n"
-	"case $_me in *.s*) _cg='' ;; esac # the session's\n"
 	"for _f in $_cg; do\n"
 	"\t[ -n \"$_rss\" ] || _rss=$(cat \"$_f/memory.peak\" || cat \"$_f/memory.max_usage_in_bytes\")\n"
 	"\t[ -n \"$_all\" ] || _all=$(sed -n 's/^usage_usec //p' \"$_f/cpu.stat\")\n"
@@ -465,15 +587,54 @@ static const char peak[] =
 	"*) _cpu=$_all ;;\n"
 	"esac\n\n";
 
-/* Slurm tells all processes of a session to end at once; the session's runner needs a moment to say so. */
+/* The job's cgroup is the session's. */
+static const char peak_step[] = "_rss=''\n";
+static const char srun_seen[] = "! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu=''\n";
+
+static void add_peak(const struct job *job, struct strbuf *out)
+{
+	bool srun = job->ntasks > 1;
+
+	if (!job->session) {
+		strbuf_addstr(out, peak);
+		return;
+	}
+	strbuf_addstr(out, peak_step);
+	if (job->form == JOB_PAYLOAD || job->setup)
+		strbuf_addstr(out, srun_seen);
+	else if (job->form != JOB_EXEC)
+		srun = srun || strstr(job->command, "srun");
+	for (char **a = job->form == JOB_EXEC ? job->argv : NULL; a && *a; a++)
+		srun = srun || strstr(*a, "srun");
+	if (srun)
+		strbuf_addstr(out, "_cpu=''\n");
+	strbuf_addch(out, '\n');
+}
+
+/* Slurm tells all processes of a session to end at once; the session's runner needs a moment to say so. The command may
+ * hear it before this wrapper does. */
 static const char session_end[] = "_limit=-\n"
-				  "[ \"$_sig\" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1\n"
+				  "case $_sig:$_rc in -:129 | -:130 | -:137 | -:143 | [!-]*)\n"
+				  "\t[ -e stopped ] || [ -e cancelled ] || sleep 1 ;;\n"
+				  "esac\n"
 				  "[ ! -e stopped ] || _limit=session\n";
 
+/* The copy lets whoever has read the one in `ends` remove many of them at once; nothing starts a step again, so that it
+ * cannot be of another start. */
+static const char step_over[] = "printf '%%s\\n' \"$_rec\" >./exit\n"
+				"[ ! -p \"$_bell\" ] || echo '%u/a%u' 1<>\"$_bell\"\n";
+
+/* It stops at a NUL, and then it is wc who counts. */
+static const char bytes_step[] =
+	"\telif [ -n \"$_off\" ] && LC_ALL=C && ! IFS= read -r -d '' -n 65536 _v <\"$1\"; then\n"
+	"\t\t_n=${#_v}\n";
+
 /* For the exit record: a word without blanks; what stands for them is put back by exit_record_parse. */
-static const char reason[] =
-	"_reason=$([ ! -s reason ] || head -c 600 reason | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
-	"\tsed 's/ *$//; s/%/%25/g; s/ /%20/g')\n";
+static const char reason[] = "_reason=''\n"
+			     "if [ -s reason ]; then\n"
+			     "\t_reason=$(head -c 600 reason | tr '\\n' ' ' | tr -d '\\000-\\037\\177' |\n"
+			     "\t\tsed 's/ *$//; s/%/%25/g; s/ /%20/g')\n"
+			     "fi\n";
 
 /* Some runs can say in words why there is no code. */
 static bool has_reason(const struct job *job)
@@ -498,9 +659,23 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 {
 	strbuf_addstr(out, "# A requeue that was granted ended this start; the next one will leave the record.\n"
 			   "[ ! -e \"grant.$((_restart + 1))\" ] || exit \"$_rc\"\n\n");
+	if (job->n_secret && job->requeue)
+		strbuf_addstr(out, "rm -rf " JOB_SECRETS "\n");
 	strbuf_addstr(out, "# The exit record: complete, then renamed to where the other side looks.\n"
-			   "_out=$(wc -c <stdout)\n");
-	strbuf_addstr(out, job->merged ? "_err=0\n" : "_err=$(wc -c <stderr)\n");
+			   "# shellcheck disable=SC3045 # bash, as _off says\n"
+			   "_bytes() {\n"
+			   "\t_n=''\n"
+			   "\tif [ ! -s \"$1\" ]; then\n"
+			   "\t\t[ ! -e \"$1\" ] || _n=0\n");
+	if (job->session)
+		strbuf_addstr(out, bytes_step);
+	strbuf_addstr(out, "\telse\n"
+			   "\t\t_n=$(wc -c <\"$1\")\n"
+			   "\tfi\n"
+			   "}\n"
+			   "_bytes stdout\n"
+			   "_out=$_n\n");
+	strbuf_addstr(out, job->merged ? "_err=0\n" : "_bytes stderr\n_err=$_n\n");
 	if (job->pipes_messages)
 		strbuf_addstr(out, "_events=$(wc -c <events)\n");
 	if (has_reason(job))
@@ -511,31 +686,40 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 		out,
 		"_code=$_rc\n"
 		"[ \"$_fault\" = - ] || _code=-\n"
-		"record() {\n"
-		"\tprintf '%%s\\n' \"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
+		"_now\n"
+		"_end=$_t _n=0\n"
+		"_rec=\"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
 		"out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$(uname -n) limit=%s\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"\n"
-		"}\n",
+		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$_host limit=%s\"\n"
+		"record() { printf '%%s\\n' \"$_rec\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"; }\n",
 		ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
 		has_reason(job) ? "reason=${_reason:--} " : "", job->session ? "$_limit" : "-", ctx->run_num,
 		ctx->attempt);
-	strbuf_addstr(out, "_end=$(date +%s) _n=0\n"
-			   "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
+	strbuf_addstr(out, "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"
 			   "\tsleep 2\n"
-			   "done\n"
-			   "exit \"$_rc\"\n");
+			   "done\n");
+	if (job->session)
+		strbuf_addf(out, step_over, ctx->run_num, ctx->attempt);
+	strbuf_addstr(out, "exit \"$_rc\"\n");
 }
 
 void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
-	strbuf_addstr(out, run_job);
+	strbuf_addstr(out, "# Run it, bash where there is one.\n_env='env --default-signal=INT,QUIT'\n");
+	strbuf_addstr(out, job->session ? probe_step : probe_job);
+	strbuf_addf(out, run_job,
+		    wrap_is_plain(job) ? "exec 2>&3 3>&- && _job </dev/null"
+		    : job->session     ? "trap - INT QUIT && " RUN_FILE
+				       : RUN_FILE);
+	strbuf_addstr(out, job->session ? "" : "\trm -f pid\n");
+	strbuf_addstr(out, run_over);
 	if (job->ray.on && !job->session)
 		add_inner_end("ray", out);
 	if (job->spark.on && !job->session)
 		add_inner_end("spark", out);
 	strbuf_addstr(out, cpu_time);
 	strbuf_addstr(out, manifest);
-	strbuf_addstr(out, peak);
+	add_peak(job, out);
 	add_record(job, ctx, out);
 }

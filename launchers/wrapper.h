@@ -23,6 +23,9 @@ void wrap_prologue(const struct job *job, const struct launch_ctx *ctx, struct s
 /* Lines that write `text` byte for byte to the file `name` (a plain word) in the attempt directory. */
 void wrap_file(struct strbuf *out, const char *name, const char *text, size_t len);
 
+/* The same without a process, for text that holds no NUL. */
+void wrap_text(struct strbuf *out, const char *name, const char *text);
+
 /* The first lines of `job`: the job's environment, its directory and its setup. */
 void wrap_environment(const struct job *job, struct strbuf *body);
 
@@ -32,6 +35,10 @@ void wrap_activate(const struct environment *env, struct strbuf *body);
 void wrap_container(const struct environment *env, struct strbuf *body);
 /* The last line of `job`: becomes the user's command, whatever its form. */
 void wrap_exec(const struct job *job, struct strbuf *body);
+
+/* A step's command that needs nothing prepared runs without the file `job` and the shell for it: wrap_plain instead. */
+bool wrap_is_plain(const struct job *job);
+void wrap_plain(const struct job *job, struct strbuf *out);
 
 /* Starts `job`, waits for it, writes manifest and exit record, exits with its code. */
 void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out);

@@ -51,6 +51,9 @@ static const char *const names[POINT_N] = {
 	[POINT_SPOOL_APPENDED] = "spool.appended",
 	[POINT_EVENTS_DATA] = "events.data",
 	[POINT_EVENTS_JUDGED] = "events.judged",
+	[POINT_FEED_HALF] = "feed.half",
+	[POINT_FEED_WRITTEN] = "feed.written",
+	[POINT_FEED_POSTED] = "feed.posted",
 };
 
 const char *point_name(enum point p)

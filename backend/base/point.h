@@ -54,6 +54,10 @@ enum point {
 	POINT_SPOOL_APPENDED,
 	POINT_EVENTS_DATA,   /* bytes of messages that nobody has judged */
 	POINT_EVENTS_JUDGED, /* their lines are visible, nobody was told */
+	/* the feed (the root's `events`) */
+	POINT_FEED_HALF,    /* lines are journaled, and in the file in part */
+	POINT_FEED_WRITTEN, /* they are in the file, nobody was told */
+	POINT_FEED_POSTED,  /* a run's messages are on their way to the journal */
 	POINT_N
 };
 

@@ -23,11 +23,14 @@ IN_PROCESS = {'execution': {'config': {'in_process': {}}}}
 failed = []
 
 
-def report(name, /, **have_want):
+def report(name, /, said='', **have_want):
+    """A result. Lines of `said`, output that explains a failure, come with the reasons: they belong to the line above them."""
     wrong = ['%s: %.600r, not %.600r' % (k, h, w) for k, (h, w) in have_want.items() if h != w]
     print('%s %s' % ('not ok' if wrong else 'ok', name), flush=True)
     for text in wrong:
         print('# ' + text.replace('\n', ' '), flush=True)
+    for text in said.splitlines() if wrong else []:
+        print('# ' + text, flush=True)
     failed.extend(wrong)
 
 
@@ -170,20 +173,28 @@ def lost_reader(instance):
     """The reader dies without a word; the asset must not succeed with what came before."""
     from dagster._core.pipes.context import PipesMessageHandler
 
-    handle = PipesMessageHandler.handle_message
+    handle, losses = PipesMessageHandler.handle_message, [1]
 
     def broken(self, message):
-        raise OSError('the reader is gone')
+        if losses:
+            losses.pop()
+            raise OSError('the reader is gone')
+        return handle(self, message)
     PipesMessageHandler.handle_message = broken
     try:
-        result = execute(instance, model_job, 'reader')
+        once = execute(instance, model_job, 'reader-once')
+        losses = [1] * 9
+        always = execute(instance, model_job, 'reader')
     finally:
         PipesMessageHandler.handle_message = handle
-    first = failures(result)
-    again = execute(instance, model_job, 'reader', result.run_id)
-    report('a reader that was lost fails the step, and the next try has it all from the same run', lost=(result.success, False),
-           text=('its end was not seen' in str(first), True), again=(again.success, True), series=(series(again.dagster_run, 'model'), ['succeeded']),
-           rows=(again.asset_materializations_for_node('model')[0].metadata['rows'].value if again.success else 0, 100))
+
+    def rows(result):
+        return [m.metadata['rows'].value for m in result.asset_materializations_for_node('model')] if result.success else []
+    report('a step whose reader was lost is tried again, and has it all from the same run', success=(once.success, True), rows=(rows(once), [100]),
+           text=('its end was not seen' in str(failures(once)), True), series=(series(once.dagster_run, 'model'), ['succeeded']))
+    again = execute(instance, model_job, 'reader', always.run_id)
+    report('it fails when its reader is lost again and again, and a re-execution has it all', lost=(always.success, False), again=(again.success, True),
+           tries=(len(failures(always)), 4), series=(series(again.dagster_run, 'model'), ['succeeded']), rows=(rows(again), [100]))
 
 
 def compute_logs(instance):
@@ -239,26 +250,27 @@ def status_of(instance, case):
 
 
 def stops(instance):
-    """A process that is stopped, one whose run is terminated, one that is killed and its run then canceled by force."""
-    cases = ['term', 'cancel', 'force']
+    """A process that is stopped, one whose run is terminated, one that is killed and its run then canceled by force, and one that is
+    killed while its run is being terminated."""
+    cases = ['term', 'cancel', 'force', 'both']
     config = CASES + '/in_process.yaml'
     with open(config, 'w', encoding='utf-8') as f:
         json.dump(IN_PROCESS, f)
     process = {c: start(c, *(() if c == 'term' else ('-c', config))) for c in cases}
-    wait_for(lambda: all(starts(c) or process[c].poll() is not None for c in cases), 90)
+    wait_for(lambda: all(starts(c) or process[c].poll() is not None for c in cases), 150)
     begun = [starts(c) == 1 for c in cases]
-    report('three jobs are running', begun=(begun, [True] * 3))
-    run = {c: run_of(instance, c) for c in cases}
     if not all(begun):
         for c in cases:
             process[c].kill()
-            with open('%s/%s.out' % (CASES, c), encoding='utf-8') as f:
-                print('# ' + f.read()[-1000:].replace('\n', '\n# '))
+    report('four jobs are running', said='\n'.join(sd.read(CASES, c + '.out')[-1000:] for c in cases), begun=(begun, [True] * 4))
+    if not all(begun):
         return
+    run = {c: run_of(instance, c) for c in cases}
     process['term'].send_signal(signal.SIGTERM)
     instance.report_run_canceling(run['cancel'])
     process['cancel'].send_signal(signal.SIGTERM)
     process['force'].kill()
+    process['both'].kill()
     for p in process.values():
         p.wait(60)
     report('a process that is stopped leaves its job running', dagster=(status_of(instance, 'term'), 'FAILURE'),
@@ -269,14 +281,24 @@ def stops(instance):
     again = execute(instance, long_job, 'term', run['term'].run_id)
     report('the next try goes on with the job that was left', success=(again.success, True), starts=(starts('term'), 1),
            series=(series(run['term'], 'long'), ['succeeded']))
-    left = series(run['force'], 'long')
-    instance.report_run_canceled(run['force'])
+    left = [series(run[c], 'long') for c in ('force', 'both')]
     sensor = sd.cancel_sensor(MNT)
-    event = instance.all_logs(run['force'].run_id, of_type=dg.DagsterEventType.RUN_CANCELED)[0].dagster_event
-    with dg.build_run_status_sensor_context('slurmray_cancel', event, instance, instance.get_run_by_id(run['force'].run_id)) as context:
-        sensor(context)
-    report('the job of a run that was canceled by force is cancelled by the sensor', before=(left, ['running']),
-           after=(wait_for(lambda: series(run['force'], 'long') == ['cancelled'] and 'cancelled'), 'cancelled'))
+
+    def look():
+        with dg.build_sensor_context(instance) as context:
+            sensor.evaluate_tick(context)
+    look()
+    instance.report_run_canceled(run['force'])
+    instance.report_run_canceling(run['both'])
+    instance.report_run_failed(instance.get_run_by_id(run['both'].run_id))
+    away = sd.cancel_sensor(MNT + '/nowhere')
+    with dg.build_sensor_context(instance) as context:
+        away.evaluate_tick(context)
+    before = [series(run[c], 'long') for c in ('force', 'both')]
+    look()
+    wait_for(lambda: all(series(run[c], 'long') == ['cancelled'] for c in ('force', 'both')))
+    report('jobs of runs that were terminated and had no process are cancelled by the sensor, also when the mount was away at first',
+           left=(left, [['running']] * 2), before=(before, left), after=([series(run[c], 'long') for c in ('force', 'both')], [['cancelled']] * 2))
 
 
 def command_line(instance, cluster, config):
@@ -286,13 +308,12 @@ def command_line(instance, cluster, config):
     processes = [subprocess.Popen([sys.executable, '-m', 'dagster', 'asset', 'materialize', '-m', 'definitions', '--select', *options,
                                    '--config-json', config], env=environ, cwd=os.path.dirname(sd.__file__),
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for options in several]
-    ends = []
+    ends, said = [], ''
     for p in processes:
-        said = p.communicate(timeout=300)[0]
+        text = p.communicate(timeout=300)[0]
         ends.append(p.returncode)
-        if p.returncode:
-            print('# ' + said[-2000:].replace('\n', '\n# '))
-    report('%s: dagster asset materialize' % cluster, ends=(ends, [0, 0, 0]))
+        said += text[-2000:] if p.returncode else ''
+    report('%s: dagster asset materialize' % cluster, said=said, ends=(ends, [0, 0, 0]))
     if any(ends):
         return
 
@@ -318,23 +339,58 @@ def command_line(instance, cluster, config):
 
 def detached(instance):
     """A step that only submits, and the sensor that tells of its job, once."""
-    from detached import begin_survey, detached_jobs
+    from detached import TAG, begin_survey, detached_jobs
 
     def look(cursor):
         with dg.build_sensor_context(instance, cursor) as context:
             found = detached_jobs.evaluate_tick(context)
         return [(e.asset_key.to_user_string(), e.metadata['answers'].value) for e in found.asset_events], found.cursor
 
-    _, cursor = look(None)
-    before, cursor = look(cursor)
+    def job(text):
+        with open(os.open(MNT + '/runs/new', os.O_RDWR), 'r+b', buffering=0) as f:
+            f.write(json.dumps({'command': ['python3', '-c', 'import dagster_pipes as d, os, time\nwith d.open_dagster_pipes() as p:\n ' + text],
+                                'pipes': True, 'tags': [TAG]}).encode())
+            return f.read(4096).decode().strip()
+
+    def ended(name):
+        return sd.read('%s/runs/%s' % (MNT, name), 'wait')
+    before, cursor = look(None)
     result = begin_survey.execute_in_process(instance=instance)
-    path = sd.MOUNT + '/by/tag/detached'
     name = runs('submit_survey-' + result.dagster_run.run_id[:13])[0]
-    status = sd.read('%s/%s' % (path, name), 'wait')
+    status = ended(name)
     after, cursor = look(cursor)
     again, cursor = look(cursor)
     report('a job that nobody waits for is materialized by a sensor, once', begun=(result.success, True), before=(before, []),
-           status=(status, 'succeeded 0'), after=(after, [('survey', 42)]), again=(again, []), cursor=(name in json.loads(cursor), True))
+           status=(status, 'succeeded 0'), after=(after, [('survey', 42)]), again=(again, []))
+    say = 'p.report_asset_materialization(asset_key="survey", metadata={"answers": %d})'
+    bad, go = job(say % 1 + '; os._exit(1)'), CASES + '/detached.go'
+    slow = job(say % 2 + '\n while not os.path.exists("%s"): time.sleep(.1)' % go)
+    ended(bad)
+    wait_for(lambda: os.path.getsize('%s/runs/%s/pipes/materializations' % (MNT, slow)))
+    wait_for(lambda: b'"answers"' in tail(MNT + '/events', cursor, slow))
+    early, cursor = look(cursor)
+    open(go, 'w', encoding='utf-8').close()
+    ended(slow)
+    wait_for(lambda: purge('%s/runs/%s' % (MNT, slow)))
+    after, cursor = look(cursor)
+    again, cursor = look(cursor)
+    report('not one that failed; one that has reported when it has ended, also when it was purged', early=(early, []), after=(after, [('survey', 2)]),
+           again=(again, []), cursor=(json.loads(cursor)['reports'], {}))
+
+
+def tail(path, cursor, run):
+    """Lines of a run behind the cursor."""
+    with open(path, 'rb') as f:
+        f.seek(json.loads(cursor)['at'])
+        return b''.join(line for line in f if json.loads(line)['run'] == run)
+
+
+def purge(path):
+    try:
+        os.rmdir(path)
+        return True
+    except OSError:
+        return False
 
 
 def main(few, clusters):

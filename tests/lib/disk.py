@@ -11,8 +11,8 @@ import signal
 import threading
 import time
 
-from mnt import (Failure, case, ctl, done, ended, errors, fails, finished, idents, is_, kill_worker, kills, main, name_of, ok, path,
-                 put, run, sh_ok, since, slurp, status, submit, text, until)
+from mnt import (Failure, case, ctl, done, ended, errors, fails, finished, idents, is_, judge_feed, kill_worker, kills, main,
+                 name_of, ok, path, put, run, sh_ok, since, slurp, status, submit, text, until)
 import mnt
 
 DISK, FLAG, JOBS = os.environ["DISK"], os.environ["DISK_ERROR"], os.environ["JOBS"]
@@ -293,6 +293,13 @@ def broken():
         is_(name + ": the job", ended(job), "failed 3")
         is_(name + ": its log", text(run(finished(job), "log")), "".join("%d\n" % i for i in range(1, 21)))
         is_(name + ": goes on", ended(submit("true")), "succeeded 0")
+
+
+@case
+def feed():
+    """after all that `events` has every change and every message of every run, once, in its order"""
+    until(healthy, "the journal is well")
+    judge_feed()
 
 
 if __name__ == "__main__":

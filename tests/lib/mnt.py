@@ -98,6 +98,28 @@ def errors():
     return [json.loads(line) for line in text(path("errors")).splitlines()]
 
 
+def feed():
+    """The root's events: its lines."""
+    data = slurp(path("events"))
+    ok(not data or data.endswith(b"\n"), "events ends with a line's end: %r" % data[-80:])
+    return [json.loads(line) for line in data.split(b"\n")[:-1]]
+
+
+def judge_feed(rows=None):
+    """Every change of every run that is there, and every message, is in `events` once, in its order."""
+    rows = feed() if rows is None else rows
+    for ident in sorted(os.listdir(path("runs"))):
+        if ident in ("new", "check", "template", "list", "last"):
+            continue
+        num = json.loads(slurp(run(ident, "info.json")))["number"]
+        own = [r for r in rows if r["num"] == num]
+        steps = [(h["time"], None if h["from"] == "-" else h["from"], h["to"])
+                 for h in map(json.loads, slurp(run(ident, "history")).splitlines())]
+        is_("changes of run %s" % ident, [(r["time"], r["from"], r["to"]) for r in own if r["type"] == "status"], steps)
+        said = [(m["method"], m["params"]) for m in map(json.loads, slurp(run(ident, "events")).splitlines())]
+        is_("messages of run %s" % ident, [(r["method"], r["params"]) for r in own if r["type"] == "report"], said)
+
+
 def put(p, data, flags=os.O_WRONLY):
     """One open, one write, one close; errno of either is raised."""
     fd = os.open(p, flags)

@@ -100,6 +100,104 @@ tar -C "$T" -cf "$T/nothing.tar" module.sh
 id=$(submit "environment=archive:$T/nothing.tar -- echo ran")
 like "nothing to activate" "$(ended "$id") $(why "$id")" 'none of activate.sh, bin/activate, conda-meta'
 
+# --- libraries beside it ---
+
+# make_wheel FILE NAME TEXT: a wheel with one package of one file
+make_wheel() {
+	rm -rf "$T/wheel"
+	mkdir -p "$T/wheel/$2"
+	printf '%s\n' "$3" >"$T/wheel/$2/__init__.py"
+	(cd "$T/wheel" && python3 -m zipfile -c "$1" "$2")
+}
+
+make_wheel "$T/first-1-py3-none-any.whl" lib 'who = "first"'
+make_wheel "$T/second-1-py3-none-any.whl" lib 'who = "second"'
+make_wheel "$T/dagster_pipes-9-py3-none-any.whl" dagster_pipes 'who = "injected"'
+ask="-- python3 -c 'import lib; print(lib.who)'"
+id=$(submit "environment=wheels:$T/first-1-py3-none-any.whl,$T/second-1-py3-none-any.whl $ask")
+is "wheels, the first in front" "$(ended "$id") $(log "$id")" "succeeded 0 first "
+id=$(submit "environment.venv=$T/venv environment.wheels=$T/second-1-py3-none-any.whl $ask")
+is "together with a virtual environment" "$(ended "$id") $(log "$id")" "succeeded 0 second "
+python3 -m zipfile -c "$T/alien-1-cp311-cp311-manylinux_2_17_$(platform_elsewhere | sed 's/linux-64/x86_64/; s/linux-//').whl" "$T/module.sh"
+id=$(submit "environment=wheels:$(echo "$T"/alien-1-*.whl) $ask")
+is "a wheel for another machine is refused" "$(ended "$id")" "rejected -"
+like "with a sentence" "$(why "$id")" "it is for $(platform_elsewhere) and the cluster is $(platform_here)"
+ask="-- python3 -c 'import dagster_pipes; print(dagster_pipes.who)'"
+like "inject without a module is refused at once" "$(refused "pipes=inject $ask")" 'pipes: inject needs a module'
+id=$(submit "pipes=inject pipes_module=$T/dagster_pipes-9-py3-none-any.whl $ask")
+is "pipes=inject" "$(ended "$id") $(log "$id")" "succeeded 0 injected "
+id=$(submit "pipes=$T/dagster_pipes-9-py3-none-any.whl environment=venv:$T/venv $ask")
+is "pipes=FILE" "$(ended "$id") $(log "$id")" "succeeded 0 injected "
+site=$("$T/venv/bin/python3" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+echo 'who = "its own"' >"$site/dagster_pipes.py"
+id=$(submit "pipes=$T/dagster_pipes-9-py3-none-any.whl environment=venv:$T/venv $ask")
+is "an environment's own is left alone" "$(ended "$id") $(log "$id")" "succeeded 0 its own "
+echo 'who = "one file"' >"$T/mine.py"
+id=$(submit "pipes=$T/mine.py $ask")
+is "a module of one file, whatever its name" "$(ended "$id") $(log "$id")" "succeeded 0 one file "
+
+# --- built where it is used ---
+
+cat >"$T/make-env" <<'END'
+#!/bin/sh
+echo "building in $PREFIX"
+python3 -m venv --without-pip "${PREFIX:?}"
+END
+one=$(submit "environment=build:$T/make-env -- python3 -c 'import sys; print(sys.prefix)'")
+two=$(submit "environment=build:$T/make-env -- echo too")
+is "a build" "$(ended "$one") $(log "$one")" "succeeded 0 $(echo "$D"/envs/*.build)/env "
+is "is shared" "$(ended "$two") $(cat "$D"/envs/*.build/log | grep -c '^building')" "succeeded 0 1"
+printf '#!/bin/sh\necho begins\necho "no such package: numpi"\nexit 4\n' >"$T/bad-env"
+id=$(submit "environment=build:$T/bad-env -- echo ran")
+is "a build that fails" "$(ended "$id")" "rejected -"
+like "its last line is in why" "$(why "$id")" "environment build $T/bad-env: its build failed \\(code 4\\): no such package: numpi"
+
+# --- what is there, in the tree ---
+
+key=$(basename "$(echo "$D"/envs/*.build | tr ' ' '\n' | while read -r d; do [ ! -e "$d/complete" ] || echo "$d"; done)")
+node=$MNT/envs/$key@local
+listed() { # listed NAME: for eventually; a look asks for the next list
+	ls "$MNT/envs" >/dev/null
+	test -d "$MNT/envs/$1"
+}
+gone() {
+	! listed "$1"
+}
+says() { # says FILE PATTERN
+	timeout 5 cat "$node/$1" 2>/dev/null | grep -Eq "$2"
+}
+verb() {
+	timeout 5 bash -c 'echo "$2" >"$1/ctl"' - "$node" "$1" 2>/dev/null
+}
+ok "it is listed" eventually 20 listed "$key@local"
+is "its files" "$(ls "$node" | tr '\n' ' ')" "ctl info last_used log size status "
+is "its status" "$(timeout 5 cat "$node/status")" ready
+ok "its log" says log '^[0-9]+ unpacked'
+ok "its size" test "$(timeout 5 cat "$node/size")" -gt 1000
+ok "what it is" says info '^kind build'
+ok "one that failed is there too" eventually 20 grep -qx failed "$MNT"/envs/*.build@local/status
+not_ok "a verb that there is not is refused" verb burn
+ok "keep" verb keep
+ok "is seen" eventually 20 says info '^kept yes'
+ok "keep off" verb "keep off"
+ok "is seen as well" eventually 20 says info '^kept no'
+ok "verify" verb verify
+ok "is answered in the log" eventually 20 says log 'verified again: it is as it should be'
+mv "$D/envs/$key/env" "$D/envs/$key/env.away"
+ok "verify one that is broken" verb verify
+ok "is answered so" eventually 20 says log 'verified again: its directory is not there'
+mv "$D/envs/$key/env.away" "$D/envs/$key/env"
+id=$(submit "environment=build:$T/make-env -- sleep 60")
+ok "a run uses it" running "$id"
+ok "remove" verb remove
+ok "is refused while a run uses it" eventually 20 says log 'not removed: a run uses it'
+echo cancel >"$MNT/runs/$id/ctl"
+like "the run ends" "$(ended "$id")" "^cancelled "
+ok "remove again" verb remove
+ok "it is gone" eventually 20 gone "$key@local"
+ok "there as well" test ! -e "$D/envs/$key"
+like "the others are still known" "$(ls "$STATE/envs")" '^local$'
+
 # --- a worker that is killed while it unpacks ---
 
 printf '%s\n' '#!/bin/sh' "mkdir conda-meta; [ ! -e $T/slow ] || { : >$T/begun; sleep 3; }" >"$T/slow.sh"

@@ -8,6 +8,7 @@
 DAGSTER_DISABLE_TELEMETRY=yes
 SLURMRAY_MOUNT=$MNT
 PYTHONPYCACHEPREFIX=$BUILD/pycache
+unset PYTHONDONTWRITEBYTECODE
 PYTHONWARNINGS=ignore
 export DAGSTER_DISABLE_TELEMETRY SLURMRAY_MOUNT PYTHONPYCACHEPREFIX PYTHONWARNINGS
 
@@ -39,7 +40,7 @@ mount_demo <<-EOT
 	environment = venv:$(dirname "$(dirname "$python")")
 EOT
 
-helpers 31 new local demo
+helpers 33 new local demo
 environment 1.10
-helpers 12 1.10 few local
+helpers 13 1.10 few local
 done_testing

@@ -15,8 +15,9 @@ mount_demo
 PYTHONPATH=$ROOT/docs/examples/dagster
 WORK=$T/work
 DAGSTER_DISABLE_TELEMETRY=yes
-PYTHONDONTWRITEBYTECODE=yes
-export MNT WORK PYTHONPATH DAGSTER_DISABLE_TELEMETRY PYTHONDONTWRITEBYTECODE
+PYTHONPYCACHEPREFIX=$BUILD/pycache
+unset PYTHONDONTWRITEBYTECODE
+export MNT WORK PYTHONPATH DAGSTER_DISABLE_TELEMETRY PYTHONPYCACHEPREFIX
 mkdir "$WORK"
 
 # runs COUNT CLUSTER CASE...
@@ -35,7 +36,7 @@ runs() {
 		  config:
 		    mount: {env: MNT}
 		    spec: {cluster: $CLUSTER, ntasks: 1}
-		    env: [PYTHONPATH, MNT, CLUSTER, WORK, DAGSTER_DISABLE_TELEMETRY, PYTHONDONTWRITEBYTECODE]
+		    env: [PYTHONPATH, MNT, CLUSTER, WORK, DAGSTER_DISABLE_TELEMETRY, PYTHONPYCACHEPREFIX]
 		run_coordinator: {module: dagster.core.run_coordinator, class: DefaultRunCoordinator} # the other one needs the daemon
 		run_monitoring: {enabled: true, start_timeout_seconds: 604800, max_resume_run_attempts: 1}
 	EOT

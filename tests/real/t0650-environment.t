@@ -104,4 +104,63 @@ is "one for another machine is refused" "$(ended "$id")" "rejected -"
 like "with a sentence" "$(why "$id")" "it is for $(platform_elsewhere) and the cluster is $(platform_here)"
 ok "before anything was sent" test ! -e "$E/$(key_of "$T/other.sh")/archive"
 is "nor was it sent in part" "$(noted "$T/other.sh" verified)" 0
+
+# --- large files are known by their content ---
+
+head -c 5000000 /dev/urandom >"$T/large.bin"
+head -c 2000000 /dev/urandom | base64 >"$T/payload.tail"
+{
+	printf '#!/bin/sh\nmd5sum <large.bin\nstat -c %%h large.bin in.bin\necho mine >large.bin\nexit 0\n'
+	cat "$T/payload.tail"
+} >"$T/payload"
+sum=$(md5sum <"$T/large.bin")
+cp "$T/large.bin" "$T/copy.bin"
+spec() {
+	echo "{\"payload\": \"$T/payload\", \"files\": [\"$T/large.bin\"], \"inputs\": {\"in.bin\": \"$T/copy.bin\"}}"
+}
+network reset
+id=$(submit "$(spec)")
+is "a run with large files" "$(ended "$id" 60) $(log "$id")" "succeeded 0 $sum 1 1 "
+up=$(net client_bytes)
+ok "the same bytes under two names travel once ($up bytes)" test "$up" -gt 7500000 -a "$up" -lt 10000000
+network reset
+id=$(submit "$(spec)")
+is "the next one" "$(ended "$id" 60) $(log "$id")" "succeeded 0 $sum 1 1 "
+up=$(net client_bytes)
+ok "sends nothing of them ($up bytes), and what a job wrote to its copy is not in it" test "$up" -lt 100000
+touch "$T/large.bin" # another time: it is read again, and not sent
+id=$(submit "$(spec)")
+network reset
+is "a file that was only touched" "$(ended "$id" 60) $(log "$id")" "succeeded 0 $sum 1 1 "
+ok "is not sent either" test "$(net client_bytes)" -lt 100000
+
+# --- how far an archive is ---
+
+pixi_archive "$T/slow.sh" 6000000
+network "rate 1500000"
+id=$(submit "environment=archive:$T/slow.sh -- echo ran")
+ok "why says how far it is" eventually 20 why_says "$id" 'transfer: [0-9.]+ of [0-9.]+ MB are on the cluster'
+ok "so does info" grep -q '^upload_total ' "$MNT/runs/$id/info"
+network "rate 0"
+is "and it ends well" "$(ended "$id" 60) $(log "$id")" "succeeded 0 ran "
+
+# --- libraries and builds ---
+
+mkdir -p "$T/wheel/dagster_pipes"
+echo 'who = "injected"' >"$T/wheel/dagster_pipes/__init__.py"
+(cd "$T/wheel" && python3 -m zipfile -c "$T/dagster_pipes-9-py3-none-any.whl" dagster_pipes)
+ask="-- python3 -c 'import dagster_pipes; print(dagster_pipes.who)'"
+id=$(submit "pipes=$T/dagster_pipes-9-py3-none-any.whl $ask")
+is "pipes=FILE" "$(ended "$id") $(log "$id")" "succeeded 0 injected "
+id=$(submit "environment=wheels:$T/dagster_pipes-9-py3-none-any.whl $ask")
+is "the same as a wheel" "$(ended "$id") $(log "$id")" "succeeded 0 injected "
+printf '#!/bin/sh\necho building\npython3 -m venv --without-pip "${PREFIX:?}"\n' >"$T/make-env"
+one=$(submit "environment=build:$T/make-env -- python3 -c 'import sys; print(sys.prefix)'")
+two=$(submit "environment=build:$T/make-env -- echo too")
+is "a build" "$(ended "$one") $(log "$one")" "succeeded 0 $(echo "$E"/*.build)/env "
+is "is made once" "$(ended "$two") $(grep -c '^building' "$(echo "$E"/*.build)/log")" "succeeded 0 1"
+printf '#!/bin/sh\necho "no such package: numpi"\nexit 4\n' >"$T/bad-env"
+id=$(submit "environment=build:$T/bad-env -- echo ran")
+is "a build that fails" "$(ended "$id")" "rejected -"
+like "its last line is in why" "$(why "$id")" 'its build failed \(code 4\): no such package: numpi'
 done_testing

@@ -85,6 +85,28 @@ is "what waits is cancelled" "$(order "$four" cancel) $(ended "$four") $(ran fou
 is "what runs too, also where it does not listen" "$(order "$two" cancel) $(ended "$two" | cut -d' ' -f1)" "ok cancelled"
 ok "and all of it is gone" eventually 10 sh -c '! pgrep -f "sleep 4730[12]"'
 
+# --- packed by processors, memory and GPUs ---
+
+session packed 'nodes=2 ntasks_per_node=2 gpus_per_node=2 mem=400 idle=0'
+# shellcheck disable=SC2016
+show='echo $CUDA_VISIBLE_DEVICES $SLURMD_NODENAME; sleep 47306'
+a=$(step packed gpus=1 mem=300 "$show")
+b=$(step packed gpus=1 mem=300 "$show")
+c=$(step packed gpus=1 mem=100 "$show")
+logged() { [ "$(timeout 5 cut -d' ' -f1 "$MNT/runs/$1/log")" = "$2" ]; }
+ok "a GPU for the first" eventually 40 logged "$a" 0
+ok "one of the other node for the second, whose memory the first node has not" eventually 40 logged "$b" 0
+ok "the next one for the third" eventually 40 logged "$c" 1
+not_ok "two nodes" test "$(cut -d' ' -f2 "$MNT/runs/$a/log")" = "$(cut -d' ' -f2 "$MNT/runs/$b/log")"
+is "the third is where the first is" "$(cut -d' ' -f2 "$MNT/runs/$c/log")" "$(cut -d' ' -f2 "$MNT/runs/$a/log")"
+d=$(step packed gpus=3 true)
+is "more GPUs than a node has" "$(ended "$d" | cut -d' ' -f1)" failed
+like "and why says so" "$(why "$d")" 'was not started: it needs more than its session has'
+is "one elsewhere is cancelled" "$(order "$b" cancel) $(ended "$b" 60 | cut -d' ' -f1)" "ok cancelled"
+is "and all of them with the session" "$(order packed cancel) $(ended "$a" 60 | cut -d' ' -f1) $(ended "$c" 60 | cut -d' ' -f1)" \
+	"ok cancelled cancelled"
+ok "nothing is left" eventually 20 sh -c '! pgrep -f "sleep 4730[6]"'
+
 # --- workers and the network ---
 
 kill -KILL "$(cat "$STATE/worker.pid")"

@@ -16,6 +16,7 @@ stand_in() { # stand_in NAME: its text comes from standard input
 	chmod +x "$T/bin/$1"
 }
 stand_in scontrol <<END
+if [ "\$1 \$2" = 'show hostnames' ]; then printf 'n1\nn2\n' && exit; fi
 printf '   Comment=slurmray:$UUID/9/a1\n   JobState=%s Reason=None\n' "\$(cat '$T/state')"
 END
 stand_in squeue <<END
@@ -23,7 +24,10 @@ echo "55|\$(cat '$T/state')|None|n1|0 1 4|slurmray:$UUID/9/a1|/x"
 END
 # shellcheck disable=SC2016 # for the stand-in
 stand_in srun <<'END'
-while case $1 in -*) ;; *) false ;; esac; do shift; done
+while case $1 in -*) ;; *) false ;; esac; do
+	case $1 in --nodelist=*) export SLURMD_NODENAME="${1#*=}" ;; esac
+	shift
+done
 exec "$@"
 END
 echo RUNNING >"$T/state"
@@ -35,11 +39,27 @@ ask() { # ask SHELL FUNCTION ARGUMENT...: in a shell that has the functions
 	# shellcheck disable=SC2016 # for that shell
 	SR_DIR=$STATE/ends IN=$T/in timeout -k 1 30 "$shell" -c '. "$0"; "$@"' "$T/prelude" "$@"
 }
-step() { # step SHELL NUMBER COMMAND [CPUS]: as the driver submits it
-	sed -e "s|runs/10/a1|runs/$2/a1|g; s|10\\.a1|$2.a1|g; s|run=10 |run=$2 |" -e "s|-c hostname\$|-c '$3'|" \
-		"$ROOT/tests/data/scripts/step.sh" >"$T/in"
+script() { # script NUMBER COMMAND
+	sed -e "s|runs/10/a1|runs/$1/a1|g; s|10\\.a1|$1.a1|g; s|10/a1|$1/a1|g; s|run=10 |run=$1 |" -e "s|-c hostname\$|-c '$2'|" \
+		"$ROOT/tests/data/scripts/step.sh"
+}
+step() { # step SHELL NUMBER COMMAND [CPUS [MEM GPUS TASKS]]: as the driver submits one that has files
+	script "$2" "$3" >"$T/in"
 	ask "$1" st_submit "$STATE/runs/$2/a1" "$STATE/ends" "slurmray:$UUID/$2/a1" "$(wc -c <"$T/in")" 0 '' "$HOLD" "55.s$2" \
-		"$2/a1 ${4:-1} 0"
+		"$2/a1 ${4:-1} 0 ${5:-0} ${6:--} ${7:-${4:-1}}"
+}
+many() { # many SHELL NUMBER:COMMAND...: as the driver submits those that have none
+	local shell=$1 i
+	shift
+	set -- "$@"
+	: >"$T/in"
+	for i; do
+		script "${i%%:*}" "${i#*:}" >"$T/one"
+		cat "$T/one" >>"$T/in"
+		set -- "$@" "${i%%:*}/a1:$(wc -c <"$T/one"):1 0 0 - 1"
+		shift
+	done
+	ask "$shell" st_many "$HOLD" "$STATE/ends" "$STATE" 55 "$@"
 }
 verify() { # verify SHELL NUMBER: the lines that judge
 	ask "$1" st_verify "$STATE/runs/$2/a1" "$STATE/ends/$2.a1" "$2/a1" "$HOLD" "slurmray:$UUID/9/a1" 55 | sed -n \
@@ -57,7 +77,8 @@ begun() { [ -L "$STATE/runs/$1/a1/started" ]; }
 step dash 20 'echo early' >"$T/out"
 is "a step is queued before its session runs" "$(cat "$T/out") $(readlink "$STATE/runs/20/a1/claim")" "ok 55.s20 55.s20"
 # shellcheck disable=SC2097,SC2098 # the variables are for the job
-SLURM_JOB_ID=55 SLURM_JOB_CPUS_PER_NODE='2(x2)' in_background sh "$ROOT/tests/data/scripts/session.sh" >"$HOLD/stdout" 2>"$HOLD/stderr"
+SLURM_JOB_ID=55 SLURM_JOB_NODELIST='n[1-2]' SLURM_JOB_CPUS_PER_NODE='2(x2)' SLURM_JOB_GPUS=0,1 SLURM_MEM_PER_NODE=1000 \
+	CUDA_VISIBLE_DEVICES=0,1 in_background sh "$ROOT/tests/data/scripts/session.sh" >"$HOLD/stdout" 2>"$HOLD/stderr"
 ok "and runs when it does" eventually 30 has_code 20 0
 is "with its output" "$(cat "$STATE/runs/20/a1/stdout")" early
 like "the session has counted its processors" "$(cat "$HOLD/stdout")" 'with 4 CPUs'
@@ -96,6 +117,79 @@ the run has not started: there is nothing to signal"
 	ok "$shell: with a record" eventually 30 test -e "$STATE/ends/$e.a1"
 	ok "$shell: and is gone" eventually 10 sh -c '! pgrep -f "sleep 474[123]"'
 done
+
+# --- many at once ---
+
+n=60
+for shell in dash bash; do
+	n=$((n + 10))
+	is "$shell: three in one request" "$(many $shell "$n:echo a" "$((n + 1)):exit 4" "$((n + 2)):printf x; printf y >\&2")" \
+		"$(printf 'run %s/a1\nok 55.s%s\n' $n $n $((n + 1)) $((n + 1)) $((n + 2)) $((n + 2)))"
+	ok "$shell: the first one" eventually 30 has_code $n 0
+	ok "$shell: the second one" eventually 30 has_code $((n + 1)) 4
+	ok "$shell: the third one" eventually 30 has_code $((n + 2)) 0
+	is "$shell: with their streams" "$(cat "$STATE/runs/$n/a1/stdout" "$STATE/runs/$((n + 2))/a1/stdout" "$STATE/runs/$((n + 2))/a1/stderr")" \
+		"a
+xy"
+	like "$shell: counted" "$(cat "$STATE/ends/$((n + 2)).a1")" ' out=1 err=1 .*manifest=1 '
+	mkdir -p "$STATE/runs/$((n + 3))/a1" "$STATE/runs/$((n + 4))/a1" && ln -s void "$STATE/runs/$((n + 3))/a1/started"
+	printf half >"$STATE/runs/$((n + 4))/a1/script"
+	is "$shell: again, one that was taken back, one that was cut" "$(many $shell "$n:echo b" "$((n + 3)):exit 5" "$((n + 4)):exit 6" | tr '\n' ' ')" \
+		"run $n/a1 ok 55.s$n run $((n + 3))/a1 void run $((n + 4))/a1 ok 55.s$((n + 4)) "
+	ok "$shell: what was cut is whole" eventually 30 has_code $((n + 4)) 6
+	is "$shell: and the others did not start" "$(cat "$STATE/runs/$n/a1/stdout")$(code $((n + 3)))" a
+done
+
+# --- room ---
+
+# shellcheck disable=SC2016 # for the step
+show='echo $CUDA_VISIBLE_DEVICES,$SLURM_STEP_GPUS,${SLURMD_NODENAME:-n1}; until [ -e ../../../../go ]; do sleep 0.1; done'
+step bash 180 "$show" 1 600 1 1 >/dev/null
+step bash 181 "$show" 1 600 1 1 >/dev/null
+step bash 182 "$show" 1 200 1 1 >/dev/null
+step bash 183 "$show" 1 300 0 1 >/dev/null
+said() { cat "$STATE/runs/$1/a1/stdout" 2>/dev/null; }
+says() { [ "$(said "$1")" = "$2" ]; }
+ok "a device of its own" eventually 30 says 180 '0,0,n1'
+ok "no memory here: the other node" eventually 30 says 181 '0,0,n2'
+ok "the next device" eventually 30 says 182 '1,1,n1'
+ok "none at all" eventually 30 says 183 ',,n2'
+is "more than a node has" "$(step bash 184 'exit 0' 3 0 - 1) $(step bash 185 'exit 0' 1 1001 - 1) $(step bash 186 'exit 0' 1 0 3 1)" \
+	"ok 55.s184 ok 55.s185 ok 55.s186"
+step bash 187 'exit 0' 1 0 2 1 >/dev/null
+step bash 188 'exit 0' 1 0 - 1 >/dev/null
+ok "is refused" eventually 30 sh -c "[ -e '$STATE/ends/184.a1' ] && [ -e '$STATE/ends/185.a1' ] && [ -e '$STATE/ends/186.a1' ]"
+like "with a record that says why" "$(cat "$STATE/ends/185.a1")" 'rc=- .*fault=refused reason=it%20needs%20more.*1001%20MiB'
+not_ok "and never starts" test -e "$STATE/runs/185/a1/begun.0"
+ok "what has no room now waits, and so does the one behind it" eventually 20 sh -c \
+	"grep -q '^187/a1 PENDING' '$HOLD/steps' && grep -q '^188/a1 PENDING' '$HOLD/steps'"
+like "the session says how it is" "$(tr '\n' ';' <"$HOLD/session")" '^nodes n1 n2;up [0-9]+;quiet_since -;idle [0-9]+;live 4;waiting 2;beat [0-9]+;$'
+: >"$STATE/go"
+ok "then it starts" eventually 30 has_code 187 0
+ok "and the next" eventually 30 has_code 188 0
+is "a step elsewhere has a record too" "$(eventually 30 has_code 181 0 && code 181) $(said 181)" "0 0,0,n2"
+rm "$STATE/go"
+step bash 190 'trap "exit 9" INT; while :; do sleep 0.1; done' >/dev/null
+ok "a step runs" eventually 30 begun 190
+eventually 10 test -s "$STATE/runs/190/a1/pid"
+sleep 0.3
+is "INT reaches it" "$(verb bash signal 190 INT)" ok
+ok "and its trap" eventually 30 has_code 190 9
+step bash 191 '(trap "" HUP; sleep 4745) \& exit 0' >/dev/null
+ok "a step that leaves something behind" eventually 30 has_code 191 0
+ok "leaves nothing behind" eventually 10 sh -c '! pgrep -f "sleep 474[5]"'
+
+# --- leases ---
+
+holders() { cut -d' ' -f1 "$HOLD/leases" | sort | tr '\n' ' '; }
+held_by() { [ "$(holders)" = "$1" ]; }
+printf '\n%s\n' 'lease a.b@c:1 600 .' 'lease d 2 .' 'lease bad;name 9 .' 'lease e x .' >>"$HOLD/orders"
+ok "leases are kept" eventually 20 held_by 'a.b@c:1 d '
+like "with what is left of them" "$(cat "$HOLD/leases")" '^a.b@c:1 (600|59[0-9]) [0-9]+'
+ok "one runs out" eventually 20 held_by 'a.b@c:1 '
+printf '\n%s\n' 'unlease a.b@c:1 - .' >>"$HOLD/orders"
+ok "one is given back" eventually 20 held_by ''
+is "and this session goes on" "$(step bash 192 'exit 2') $(eventually 30 has_code 192 2 && echo 2)" "ok 55.s192 2"
 
 # --- the end ---
 

@@ -64,6 +64,7 @@ class Judge:
             self.job(job)
         for run in self.runs.values():
             self.run(run)
+        self.feed()
         self.readers()
         self.refusals()
 
@@ -212,6 +213,21 @@ class Judge:
         ends = [row for row in rows if row["to"] in ENDED]
         if len(ends) > 1:
             self.bad("run %s ended %d times" % (run.id, len(ends)))
+
+    def feed(self):
+        with open(self.world.path("events"), "rb") as f:
+            text = f.read()
+        if text and not text.endswith(b"\n"):
+            self.bad("events does not end with a line: %r" % text[-100:])
+        rows = {}
+        for line in text.splitlines():
+            row = json.loads(line)
+            if row["type"] == "status":
+                rows.setdefault(row["num"], []).append((row["time"], row["from"] or "-", row["to"]))
+        for run in self.runs.values():
+            steps = [(h["time"], h["from"], h["to"]) for h in map(json.loads, run.history.splitlines())]
+            if rows.get(run.info["number"]) != steps:
+                self.bad("run %s: events has %s, its history %s" % (run.id, rows.get(run.info["number"]), steps))
 
     # --- each reader
 

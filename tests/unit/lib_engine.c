@@ -178,7 +178,7 @@ void ef_free(struct ef *f)
 bool ef_busy(const struct ef *f)
 {
 	for (size_t i = 0; i < f->en->n_order; i++)
-		if (f->en->order[i]->in_flight || f->en->order[i]->purging)
+		if (f->en->order[i]->in_flight || f->en->order[i]->purging || f->en->order[i]->feeding)
 			return true;
 	return false;
 }

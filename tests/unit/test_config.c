@@ -181,9 +181,17 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 		{ "[profile p]\nprofile = q\n[profile q]\n",
 		  "conf:2: 'profile' has no use in the section of a profile; it belongs into [defaults]" },
 		{ "[cluster a]\nhost=a\ncluster=b\n", "conf:3: 'cluster' has no use" },
-		{ "[cluster a]\nhost=a\ntype=ray\n", "conf:3: type = ray: this version has slurm and local only" },
+		{ "[cluster a]\nhost=a\ntype=kuberay\n",
+		  "conf:3: type = kuberay: this version has slurm, ray and local" },
+		{ "[cluster a]\ntype=ray\n", "needs one of: address" },
+		{ "[cluster a]\ntype=ray\naddress=ray://a:10001\n", "conf:3: address = ray://a:10001" },
+		{ "[cluster a]\ntype=ray\naddress=a:1\nstart=local\n", "needs one of: address" },
+		{ "[cluster a]\ntype=ray\naddress=a:1\nheaders=X y: z\n", "Name: value" },
+		{ "[cluster a]\ntype=ray\naddress=a:1\ntoken=a\ntoken_file=/b\n", "there is token already" },
+		{ "[cluster a]\nhost=a\naddress=a:1\n", "belong to type = ray" },
+		{ "[cluster a]\ntype=ray\naddress=a:1\ndirectory=/x\n", "no use with type = ray" },
 		{ "[cluster a]\nhost=a\ntype=kuberay\n", "this version" },
-		{ "[cluster a]\nhost=a\ntype=pbs\n", "must be slurm or local" },
+		{ "[cluster a]\nhost=a\ntype=pbs\n", "must be slurm, ray or local" },
 		{ "[cluster local]\ntype=slurm\n", "is this machine" },
 		{ "[cluster local]\nhost=x\n", "conf:1: cluster 'local' is local, which has no host" },
 		{ "\n\n[cluster a]\nuser = b\n", "conf:3: cluster 'a' needs a host" },
@@ -233,8 +241,8 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 
 static void later_keys_say_so(void **state)
 {
-	static const char *const keys[] = { "address",    "start",    "auth_command",   "transfer_host", "on_event",
-					    "max_queued", "max_runs", "max_node_hours", "cache_size",    "keep" };
+	static const char *const keys[] = { "auth_command",   "transfer_host", "max_queued", "max_runs",
+					    "max_node_hours", "cache_size",    "keep" };
 	char text[128], want[128];
 
 	(void)state;
@@ -258,7 +266,7 @@ static void all_mistakes_are_told(void **state)
 	assert_string_equal(
 		e.text, "f:2: unknown key 'prot': did you mean 'port'?\n"
 			"f:3: this is neither KEY = VALUE nor [SECTION] nor a # comment\n"
-			"f:4: type = x: must be slurm or local\n"
+			"f:4: type = x: must be slurm, ray or local\n"
 			"f:5: there is no section [bad]: use [defaults], [cluster NAME], [profile NAME]\n"
 			"f:1: cluster 'a' needs a host: host = NAME (an alias of the ssh configuration, or a name)");
 }

@@ -353,7 +353,9 @@ static void verbs_and_statuses(void **state)
 		{ "clean", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY } }, /* it is kept */
 		{ "keep on", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EINVAL } },
 		{ "keep off", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, -EBUSY, 0 } },
-		{ "forward 80", { -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL } },
+		{ "forward 80", { -EBUSY, -EBUSY, -EBUSY, -EBUSY, 0, -ESRCH } },
+		{ "forward a;b:80", { -EBUSY, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -ESRCH } },
+		{ "unforward 81", { -EBUSY, -ENOENT, -ENOENT, -ENOENT, -ENOENT, -ESRCH } },
 		{ "cancel  ", { -EBUSY, 0, 0, 0, 0, -ESRCH } },
 		{ "cancell", { -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL } },
 		{ "", { -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL, -EINVAL } },

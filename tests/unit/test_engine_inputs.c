@@ -227,12 +227,59 @@ static void clean(void **state)
 	ef_free(f);
 }
 
+/* What live runs have from others is known to a new worker, too. */
+static void clean_after_a_restart(void **state)
+{
+	struct ef *f = ef_new(NULL);
+	uint32_t from = run_with_result(f, "hpc", 5), run;
+	struct said s;
+
+	(void)state;
+	ef_log(f, from, 0, 0, true);
+	run = ef_run(f, "{'command': 'ls', 'inputs': {'a': 'runs/1/results/d/x'}}");
+	ef_event(f, run, EV_SUBMITTED, "{'attempt': 1, 'job_id': '78'}");
+	ef_event(f, run, EV_STATE, "{'attempt': 1, 'status': 'running'}");
+	assert_int_equal(engine_run(f->en, run)->status, RUN_RUNNING);
+	ef_reopen(f);
+	ef_log(f, from, 0, 0, true);
+	ef_verb(f, from, "clean", &s);
+	FAILED(&s, -EBUSY, "a run that has not ended has an input from its results");
+	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0}");
+	ef_verb(f, from, "clean", &s);
+	SAID(&s, 0, "");
+	ef_free(f);
+}
+
+/* A run that a new worker finds running: what was brought here for it goes with its end. */
+static void staged_and_restarted(void **state)
+{
+	struct ef *f = ef_new(NULL);
+	uint32_t from = run_with_result(f, "hpc", 5), run;
+	cleanup_free char *name = NULL;
+	size_t seen = 0;
+
+	(void)state;
+	ef_link(f, "hpc", true);
+	run = ef_run(f, "{'command': 'ls', 'cluster': 'two', 'inputs': {'a': 'runs/1/results/d/x'}}");
+	serve(f, from, 5, &seen, 0);
+	ef_quiet(f);
+	assert_non_null(ef_req(f, CREQ_SUBMIT, run));
+	ef_event(f, run, EV_SUBMITTED, "{'attempt': 1, 'job_id': '78'}");
+	name = spool_name(f, run, "input.0");
+	assert_int_equal(access(name, F_OK), 0);
+	ef_reopen(f);
+	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0}");
+	assert_int_equal(access(name, F_OK), -1);
+	ef_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(refused_when_written),       cmocka_unit_test(linked_on_the_same_cluster),
 		cmocka_unit_test(waits_for_the_run_it_names), cmocka_unit_test(brought_from_another_cluster),
 		cmocka_unit_test(that_became_shorter),        cmocka_unit_test(clean),
+		cmocka_unit_test(clean_after_a_restart),      cmocka_unit_test(staged_and_restarted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -123,22 +123,26 @@ static void exceptions_fail(void **state)
 	messages(f, run, CLOSED_BADLY);
 	ef_events_last(f, run);
 	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0, 'why': 'exited with code 0'}");
+	ef_quiet(f); /* the feed comes first */
 	STATUS(f, run, "failed");
 	assert_string_equal(engine_run(f->en, run)->why, "its Pipes session ended with an exception: E: bad");
 	run = ef_running_run(f, PIPES);
 	messages(f, run, CLOSED_BADLY);
 	ef_events_last(f, run);
 	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'failed', 'exit_code': 1, 'why': 'exited with code 1'}");
+	ef_quiet(f);
 	assert_string_equal(engine_run(f->en, run)->why, "exited with code 1; E: bad");
 	run = ef_running_run(f, "{'command': 'echo', 'pipes': true, 'pipes_exception': 'ignore'}");
 	messages(f, run, CLOSED_BADLY);
 	ef_events_last(f, run);
 	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0}");
+	ef_quiet(f);
 	STATUS(f, run, "succeeded");
 	run = ef_running_run(f, PIPES);
 	messages(f, run, CLOSED_BADLY);
 	ef_events_last(f, run);
 	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'timeout'}");
+	ef_quiet(f);
 	STATUS(f, run, "timeout");
 	ef_free(f);
 }

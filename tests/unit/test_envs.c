@@ -4,6 +4,8 @@
  */
 #include "backend/base/clock.h"
 #include "backend/base/mem.h"
+#include "backend/job.h"
+#include "launchers/launcher.h"
 #include "backend/base/quote.h"
 #include "backend/envs.h"
 #include "tests/unit/lib_box.h"
@@ -363,12 +365,14 @@ static void pack(const char *name, const char *noise)
 	packed = must_read(name);
 }
 
+static int build_s;
+
 static struct envs_place place(const char *uuid)
 {
 	static char directory[80];
 
 	(void)snprintf(directory, sizeof(directory), "%s/d", dir);
-	return (struct envs_place){ directory, uuid, &packed, "it's env.tar", quota };
+	return (struct envs_place){ directory, uuid, &packed, "it's env.tar", quota, build_s };
 }
 
 static void must_look(struct envs_look *look)
@@ -633,6 +637,243 @@ static void killed_in_the_middle(void **state)
 	assert_true(look.complete);
 }
 
+/* ---- other uses of a file ---- */
+
+/* Reads `name` for the use and unpacks it; the exit code. */
+static int make_of(const char *name, enum envs_use use, struct strbuf *out)
+{
+	cleanup_free char *path = xasprintf("%s/%s", dir, name);
+	struct err e = ERR_INIT;
+
+	if (envs_read(path, use, NULL, &packed, &e) < 0)
+		fail_msg("%s: %s", name, e.text);
+	sent(name);
+	strbuf_reset(out);
+	return unpack(out);
+}
+
+static void make_wheel(void)
+{
+	must("rm -rf w && mkdir -p w/lib w/lib-1.data/purelib && echo 'print(\"wheel\")' >w/lib/__init__.py && "
+	     "echo 'x = 5' >w/lib-1.data/purelib/more.py && cd w && "
+	     "python3 -m zipfile -c ../lib-1-py3-none-any.whl lib lib-1.data");
+}
+
+static void libraries(void **state)
+{
+	cleanup_strbuf struct strbuf out = STRBUF_INIT;
+
+	(void)state;
+	make_wheel();
+	assert_int_equal(make_of("lib-1-py3-none-any.whl", ENVS_LIBRARY, &out), 0);
+	assert_int_equal(packed.kind, ENVS_WHEEL);
+	assert_string_equal(packed.key + ENVS_KEY_LEN, ".library");
+	assert_int_equal(
+		sh(NULL, "cd / && PYTHONPATH=$OLDPWD/d/envs/%s/root python3 -c 'import lib, more'", packed.key), 0);
+	must("cp lib-1-py3-none-any.whl lib-1-cp311-cp311-manylinux_2_17_aarch64.whl");
+	assert_int_equal(make_of("lib-1-cp311-cp311-manylinux_2_17_aarch64.whl", ENVS_LIBRARY, &out), 0);
+	assert_string_equal(packed.platform, "linux-aarch64");
+	must("echo 'y = 6' >any_name.py");
+	assert_int_equal(make_of("any_name.py", ENVS_LIBRARY, &out), 0);
+	assert_int_equal(packed.kind, ENVS_MODULE);
+	assert_int_equal(
+		sh(NULL, "PYTHONPATH=d/envs/%s/root python3 -c 'import dagster_pipes; dagster_pipes.y'", packed.key),
+		0);
+}
+
+/* Without unzip and python3 the wheel itself is on the path. */
+static void library_without_tools(void **state)
+{
+	cleanup_strbuf struct strbuf out = STRBUF_INIT;
+	cleanup_free char *path = xasprintf("%s/lib-1-py3-none-any.whl", dir), *code = NULL, *all = NULL;
+	struct err e = ERR_INIT;
+
+	(void)state;
+	make_wheel();
+	must("rm -rf d few && mkdir few && for p in mkdir cp mv rm ln ls cat sed cut tr date du head touch readlink uname sleep "
+	     "sha256sum chmod kill; do ln -s \"$(command -v $p)\" few/; done");
+	assert_int_equal(envs_read(path, ENVS_LIBRARY, NULL, &packed, &e), 0);
+	sent("lib-1-py3-none-any.whl");
+	code = unpack_code("u");
+	all = xasprintf("PATH=\"%s/few\"\n%s", dir, code);
+	assert_int_equal(box_exec((char *[]){ "sh", "-c", all, NULL }, &out), 0);
+	assert_int_equal(sh(NULL, "cd / && PYTHONPATH=$OLDPWD/d/envs/%s/root python3 -c 'import lib'", packed.key), 0);
+}
+
+static void files_by_content(void **state)
+{
+	cleanup_strbuf struct strbuf out = STRBUF_INIT, code = STRBUF_INIT;
+	struct envs_place p;
+
+	(void)state;
+	must("head -c 300000 /dev/urandom >data");
+	assert_int_equal(make_of("data", ENVS_FILE, &out), 0);
+	assert_string_equal(packed.key + ENVS_KEY_LEN, ".file");
+	p = place("u");
+	strbuf_addf(&code, "w=\"%s/work\"; mkdir -p \"$w\"\n", dir);
+	envs_copy_code(&p, "it's mine", 0640, 1000000000, &code);
+	assert_int_equal(sh(NULL, "%s", code.buf), 0);
+	must("cmp data \"work/it's mine\" && [ \"$(stat -c '%a %Y %h' \"work/it's mine\")\" = '640 1000000000 1' ]");
+	must("echo spoilt >\"work/it's mine\""); /* what a job does to its own is its own affair */
+	assert_int_equal(sh(NULL, "cmp data d/envs/%s/env/data", packed.key), 0);
+	assert_int_equal(sh(NULL, "%s", code.buf), 0);
+	must("cmp data \"work/it's mine\"");
+}
+
+static const char builder[] =
+	"#!/bin/sh\nmkdir -p \"${PREFIX:?}/bin\" \"${PREFIX:?}/conda-meta\"\n"
+	"printf '#!/bin/sh\\n' >\"${PREFIX:?}/bin/python3\"\nchmod +x \"${PREFIX:?}/bin/python3\"\n";
+static const char builder_with_lock[] = "cp lock \"${PREFIX:?}/\"\n";
+
+static void builds(void **state)
+{
+	cleanup_strbuf struct strbuf out = STRBUF_INIT, both = STRBUF_INIT;
+
+	(void)state;
+	put("make-env", builder, sizeof(builder) - 1);
+	assert_int_equal(make_of("make-env", ENVS_BUILD, &out), 0);
+	assert_string_equal(packed.key + ENVS_KEY_LEN, ".build");
+	assert_int_equal(sh(NULL, "[ -x d/envs/%s/root/bin/python3 ] && [ ! -x make-env ] && [ ! -e d/envs/%s/src ]",
+			    packed.key, packed.key),
+			 0);
+	/* an archive with what it needs beside it */
+	must("mkdir -p b/x && echo locked >b/x/lock");
+	strbuf_addf(&both, "%s%s", builder, builder_with_lock);
+	put("b/x/build", both.buf, both.len);
+	must("tar -C b -czf b.tar.gz x");
+	assert_int_equal(make_of("b.tar.gz", ENVS_BUILD, &out), 0);
+	assert_int_equal(sh(NULL, "[ \"$(cat d/envs/%s/root/lock)\" = locked ]", packed.key), 0);
+}
+
+static void builds_that_fail(void **state)
+{
+	cleanup_strbuf struct strbuf out = STRBUF_INIT;
+
+	(void)state;
+	must("printf '#!/bin/sh\necho begun\necho no network >&2\nexit 3\n' >bad-env");
+	assert_int_equal(make_of("bad-env", ENVS_BUILD, &out), ENVS_RC_UNFIT);
+	assert_non_null(strstr(out.buf, "its build failed (code 3): no network"));
+	assert_int_equal(sh(NULL, "grep -q begun d/envs/%s/log && [ ! -e d/envs/%s/complete ]", packed.key, packed.key),
+			 0);
+	build_s = 1;
+	must("printf '#!/bin/sh\nsleep 100\n' >slow-env");
+	assert_int_equal(make_of("slow-env", ENVS_BUILD, &out), ENVS_RC_UNFIT);
+	assert_non_null(strstr(out.buf, "it took longer than 1 seconds"));
+	build_s = 0;
+	must("printf '#!/bin/sh\n:\n' >empty-env");
+	assert_int_equal(make_of("empty-env", ENVS_BUILD, &out), ENVS_RC_UNFIT);
+	assert_non_null(strstr(out.buf, "nothing in it can be activated"));
+	must("mkdir -p nb && tar -cf nb.tar nb");
+	assert_int_equal(make_of("nb.tar", ENVS_BUILD, &out), ENVS_RC_UNFIT);
+	assert_non_null(strstr(out.buf, "no file named build"));
+}
+
+/* ---- the list and its verbs ---- */
+
+static int probe(const char *what, struct strbuf *out)
+{
+	cleanup_strbuf struct strbuf code = STRBUF_INIT;
+	cleanup_free char *directory = xasprintf("%s/d", dir);
+
+	strbuf_reset(out);
+	assert_true(envs_probe_code(directory, what, &code));
+	return box_exec((char *[]){ "sh", "-c", code.buf, NULL }, out);
+}
+
+static void probes(void **state)
+{
+	static const char *const bad[] = { "info",
+					   "envsx",
+					   "envs keep",
+					   "envs keep ",
+					   "envs keep ../../x",
+					   "envs burn 0123",
+					   "envs remove 00112233445566778899aabbccddeeff.x" };
+	cleanup_strbuf struct strbuf out = STRBUF_INIT, code = STRBUF_INIT;
+	cleanup_free char *want = NULL, *verb = NULL;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_false(envs_probe_code("/d", bad[i], &code));
+	assert_int_equal(code.len, 0);
+	must("rm -rf d");
+	assert_int_equal(probe("envs", &out), 0);
+	assert_string_equal(out.buf, "");
+	must("head -c 300000 /dev/urandom >listed");
+	assert_int_equal(make_of("listed", ENVS_FILE, &out), 0);
+	assert_true(envs_key_ok(packed.key));
+	must("mkdir -p d/envs/00112233445566778899aabbccddeeff && echo '17 failed: bad' "
+	     ">d/envs/00112233445566778899aabbccddeeff/log");
+	assert_int_equal(probe("envs", &out), 0);
+	want = xasprintf("env %s ready ", packed.key);
+	assert_non_null(strstr(out.buf, want));
+	assert_non_null(strstr(out.buf, " - it's env.tar\n"));
+	assert_non_null(strstr(out.buf, "env 00112233445566778899aabbccddeeff failed "));
+	assert_non_null(strstr(out.buf, "\n 17 failed: bad\n"));
+	verb = xasprintf("envs verify %s", packed.key);
+	assert_int_equal(probe(verb, &out), 0);
+	assert_int_equal(sh(NULL,
+			    "grep -q 'as it should be' d/envs/%s/log && chmod u+w d/envs/%s/env/data && echo x "
+			    ">>d/envs/%s/env/data",
+			    packed.key, packed.key, packed.key),
+			 0);
+	assert_int_equal(probe(verb, &out), 0);
+	assert_int_equal(sh(NULL, "grep -q 'its bytes have changed' d/envs/%s/log", packed.key), 0);
+	free(verb);
+	verb = xasprintf("envs remove %s", packed.key);
+	assert_int_equal(sh(NULL, "mkdir -p r d/envs/%s/users && ln -s \"$PWD/r\" d/envs/%s/users/u.1.a1", packed.key,
+			    packed.key),
+			 0);
+	assert_int_equal(probe(verb, &out), 0);
+	assert_int_equal(sh(NULL, "[ -e d/envs/%s/complete ] && rmdir r", packed.key), 0);
+	assert_int_equal(probe(verb, &out), 0);
+	assert_int_equal(sh(NULL, "[ ! -e d/envs/%s ]", packed.key), 0);
+}
+
+/* ---- what a job needs ---- */
+
+static void needs(void **state)
+{
+	cleanup_free char *large = xasprintf("%s/large", dir), *small = xasprintf("%s/small", dir);
+	cleanup_free char *none = xasprintf("%s/none", dir), *other = xasprintf("%s/other", dir);
+	char *files[] = { large, small, dir, none, NULL };
+	char *wheels[] = { "/a.whl", "/b.whl", NULL };
+	struct job_input inputs[] = { { .name = "in", .source = other },
+				      { .name = "r", .source = "runs/1/results/x", .run = "1" } };
+	struct job job = { .form = JOB_PAYLOAD, .command = small, .files = files, .inputs = inputs, .n_inputs = 2 };
+	struct envs_need *v;
+	size_t n;
+
+	(void)state;
+	must("rm -f none; head -c 300000 /dev/zero >large; chmod 750 large; echo >small; cp large other");
+	v = envs_needs(&job, true, &n);
+	assert_int_equal(n, 2);
+	assert_string_equal(v[0].copy, "large");
+	assert_int_equal(v[0].mode, 0750);
+	assert_null(v[0].link);
+	assert_string_equal(v[1].copy, "in");
+	assert_true(envs_needs_has(v, n, large) && envs_needs_has(v, n, other) && !envs_needs_has(v, n, small));
+	envs_needs_free(v, n);
+	job.command = large;
+	job.environment = (struct environment){
+		.kind = ENV_BUILD, .where = "/b", .build_s = 7, .wheels = wheels, .pipes = "/p.whl"
+	};
+	v = envs_needs(&job, false, &n);
+	assert_int_equal(n, 4);
+	assert_int_equal(v[0].use, ENVS_BUILD);
+	assert_int_equal(v[0].build_s, 7);
+	assert_string_equal(v[0].link, "environment");
+	assert_string_equal(v[1].link, "wheel.0");
+	assert_string_equal(v[2].link, "wheel.1");
+	assert_string_equal(v[3].link, "pipes");
+	assert_false(envs_needs_has(v, n, "/p.whl"));
+	envs_needs_free(v, n);
+	v = envs_needs(&job, true, &n);
+	assert_int_equal(n, 7);
+	assert_string_equal(v[6].copy, LAUNCH_PAYLOAD);
+	envs_needs_free(v, n);
+}
+
 static void links(void **state)
 {
 	cleanup_strbuf struct strbuf code = STRBUF_INIT, out = STRBUF_INIT;
@@ -641,7 +882,7 @@ static void links(void **state)
 
 	(void)state;
 	pack("l.tar", "l");
-	envs_link_code(&p, attempt, "u.1.a1", &code);
+	envs_link_code(&p, attempt, "environment", "u.1.a1", &code);
 	assert_int_equal(sh(NULL, "%s", code.buf), ENVS_RC_GONE);
 	sent("l.tar");
 	assert_int_equal(sh(NULL, "%s", code.buf), ENVS_RC_GONE);
@@ -757,15 +998,22 @@ static void takers_of_elsewhere(void **state)
 	(void)state;
 	pack("v.tar", "v");
 	sent("v.tar");
-	assert_int_equal(sh(NULL,
-			    "rm -f stop early\ncd d/envs/%s; ln -s elsewhere.1:b:1:1 lock\n"
-			    "(exec >/dev/null 2>&1; n=0; while [ $n -lt 80 ]; do n=$((n + 1)); ln -sfn third.2:b:$n:1 "
-			    "over.elsewhere.1:b:1:1; sleep 0.1; done; [ ! -e complete ] || : >\"$OLDPWD/early\"; "
-			    ": >\"$OLDPWD/stop\") &",
-			    packed.key),
-			 0);
+	assert_int_equal(
+		sh(NULL,
+		   "rm -f stop early looks\ncd d/envs/%s; ln -s elsewhere.1:b:1:1 lock\n"
+		   /* it is another taker before each look, until the lock's owner alone would have been dead twice */
+		   "(exec >/dev/null 2>&1; n=0; while [ \"$(wc -l <\"$OLDPWD/looks\")\" -lt 12 ]; do n=$((n + 1)); "
+		   "ln -sfn third.2:b:$n:1 over.elsewhere.1:b:1:1; sleep 0.02; done; "
+		   "[ ! -e complete ] || : >\"$OLDPWD/early\"; : >\"$OLDPWD/stop\") &",
+		   packed.key),
+		0);
 	code = unpack_code("u");
-	all = xasprintf("ENVS_PATIENCE=6\n%s", code);
+	/* its own seconds are a condition of the other: it has made that many looks, however long they took */
+	all = xasprintf(
+		"ENVS_PATIENCE=6\nsleep() { echo >>\"%s/looks\"; i=0; o_=$(readlink \"$e/over.elsewhere.1:b:1:1\"); "
+		"while [ ! -e \"%s/stop\" ] && [ \"$(readlink \"$e/over.elsewhere.1:b:1:1\")\" = \"$o_\" ]; do command "
+		"sleep 0.01; done; }\n%s",
+		dir, dir, code);
 	assert_int_equal(box_exec((char *[]){ "sh", "-c", all, NULL }, &out), 0);
 	must("[ -e stop ] && [ ! -e early ]");
 }
@@ -818,6 +1066,13 @@ int main(void)
 		cmocka_unit_test(remains),
 		cmocka_unit_test(remains_count),
 		cmocka_unit_test(takers_of_elsewhere),
+		cmocka_unit_test(libraries),
+		cmocka_unit_test(library_without_tools),
+		cmocka_unit_test(files_by_content),
+		cmocka_unit_test(builds),
+		cmocka_unit_test(builds_that_fail),
+		cmocka_unit_test(needs),
+		cmocka_unit_test(probes),
 		cmocka_unit_test(answers),
 	};
 

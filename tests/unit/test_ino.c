@@ -15,7 +15,7 @@
 
 static void parts_come_back(void **state)
 {
-	static const enum ino_kind kinds[] = { INO_FIXED, INO_RUN, INO_PATH, INO_CLUSTER, INO_LINK };
+	static const enum ino_kind kinds[] = { INO_FIXED, INO_RUN, INO_PATH, INO_CLUSTER, INO_LINK, INO_ENV };
 	static const uint32_t numbers[] = { 0, 1, 2, 255, 65536, 0x7fffffff, 0xfffffffe, UINT32_MAX };
 	static const uint32_t subs[] = { 0, 1, 255, 256, 0x1234567, SUB_MAX };
 
@@ -93,7 +93,7 @@ static void rows_fit(void **state)
 	assert_true(n < 1u << INO_ROW_BITS);
 	for (n = 0; fixed_nodes[n].name; n++)
 		;
-	assert_int_equal(n, FIXED_BY_FIRST + SET_N);
+	assert_int_equal(n, FIXED_ENVS + 1);
 	assert_true(n < 1u << INO_ROW_BITS);
 }
 

@@ -77,8 +77,17 @@ static void test_life(void **state)
 	FX_WAIT(f, fx_logs_are(f, sizeof(noisy_out) - 1, sizeof(noisy_err) - 1));
 	assert_noisy(f);
 	assert_true(fx_home_has(f, ".slurm ray/" UUID "/ends/7.a1"));
+	/* as deliveries of secrets leave them when they are cut */
+	fx_shell(f->home,
+		 "cd '" RUN_DIR "/a1' && mkdir secrets work.abc && echo mine >work/mine && echo s | tee secrets/A "
+		 "files.1.tar.part work/.slurmray-secret.A work.abc/.slurmray-secret.A >/dev/null");
 	remote_post(f->c, creq_new(CREQ_END_SEEN, 7, 1, 0));
 	FX_WAIT(f, fx_home_has(f, RUN_DIR "/a1/exit"));
+	FX_WAIT(f, !fx_home_has(f, RUN_DIR "/a1/secrets"));
+	FX_WAIT(f, !fx_home_has(f, RUN_DIR "/a1/files.1.tar.part"));
+	FX_WAIT(f, !fx_home_has(f, RUN_DIR "/a1/work/.slurmray-secret.A"));
+	FX_WAIT(f, !fx_home_has(f, RUN_DIR "/a1/work.abc/.slurmray-secret.A"));
+	assert_true(fx_home_has(f, RUN_DIR "/a1/work/mine"));
 	assert_false(fx_home_has(f, ".slurm ray/" UUID "/ends/7.a1"));
 	remote_post(f->c, creq_new(CREQ_FORGET, 7, 0, 0));
 	FX_WAIT(f, !fx_home_has(f, RUN_DIR));

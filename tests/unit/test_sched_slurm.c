@@ -108,13 +108,18 @@ static void test_step_code(void **state)
 	struct err e = ERR_INIT;
 	char id[] = "55";
 
+	job.mem_bytes = (1 << 20) + 1;
+	job.gpus = 3;
+
 	(void)state;
 	job.holder.num = 7;
 	job.holder.attempt = 2;
 	job.holder.job_id = id;
 	OPS->submit(&run, 100, 9, &code);
 	assert_string_equal(code.buf, "st_submit /d/UU/runs/8/a1 /d/UU/ends slurmray:UU/8/a1 100 9 '' /d/UU/runs/7/a2 "
-				      "55.s8 '8/a1 6 0'\n");
+				      "55.s8 '8/a1 6 0 2 3 2'\n");
+	assert_true(OPS->alone(&(struct job){ 0 }));
+	assert_false(OPS->alone(&job));
 	strbuf_reset(&code);
 	OPS->verify(&run, &code);
 	assert_string_equal(code.buf,
@@ -128,6 +133,36 @@ static void test_step_code(void **state)
 	assert_non_null(strstr(code.buf, " 55.s8 USR1\n"));
 	assert_int_equal(OPS->verb(&run, "hold", NULL, &code, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "a run in a session cannot do that"));
+}
+
+/* Many steps in one request, and what is said of each. */
+static void test_steps_code(void **state)
+{
+	static const char out[] = "run 8/a1\nok 55.s8\nrun 80/a1\nunsure\nno space\nrun 9/a2\nvoid\n";
+	char id[] = "55";
+	struct job job = { .ntasks = 1, .cpus_per_task = 2, .gpus = -1, .merged = true, .holder = { 7, 2, id } };
+	struct sched_run runs[] = { { .num = 8, .attempt = 1, .uuid = "UU", .directory = "~/d e", .job = &job },
+				    { .num = 9, .attempt = 2, .uuid = "UU", .directory = "~/d e", .job = &job },
+				    { .num = 80, .attempt = 1 },
+				    { .num = 10, .attempt = 1 } };
+	static const char *const answers[] = { "ok 55.s8", "void\n", "unsure\nno space", "" };
+	cleanup_strbuf struct strbuf code = STRBUF_INIT;
+
+	(void)state;
+	OPS->submit_many(runs, (const size_t[]){ 100, 200 }, 2, &code);
+	assert_string_equal(code.buf,
+			    "st_many \"$HOME\"/'d e/UU/runs/7/a2' \"$HOME\"/'d e/UU/ends' \"$HOME\"/'d e/UU' 55  "
+			    "'8/a1:100:2 1 0 - 1' '9/a2:200:2 1 0 - 1'\n");
+	for (size_t i = 0; i < ARRAY_SIZE(runs); i++) {
+		const char *answer;
+		size_t len = OPS->submit_answer(out, &runs[i], &answer);
+
+		assert_int_equal(len, strlen(answers[i]));
+		assert_memory_equal(answer, answers[i], len);
+	}
+	job.scratch = (char[]){ "/fast" };
+	job.directory = (char[]){ "/d" };
+	assert_true(OPS->alone(&job));
 }
 
 struct verb_case {
@@ -1110,21 +1145,37 @@ static void test_prelude_is_posix(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_submit_code),       cmocka_unit_test(test_other_code),
-		cmocka_unit_test(test_step_code),         cmocka_unit_test(test_verb_code),
-		cmocka_unit_test(test_cancel_with_grace), cmocka_unit_test(test_verb_before_submission),
-		cmocka_unit_test(test_submit_result),     cmocka_unit_test(test_poll),
-		cmocka_unit_test(test_poll_odd_rows),     cmocka_unit_test(test_poll_numbers),
-		cmocka_unit_test(test_sacct_numbers),     cmocka_unit_test(test_usage),
-		cmocka_unit_test(test_poll_failed),       cmocka_unit_test(test_state_words),
-		cmocka_unit_test(test_verify_recordings), cmocka_unit_test(test_verify_cut),
-		cmocka_unit_test(test_verify_made_up),    cmocka_unit_test(test_verify_members),
-		cmocka_unit_test(test_verb_result),       cmocka_unit_test(test_probes),
-		cmocka_unit_test(test_probe_errors),      cmocka_unit_test(test_prelude_is_posix),
-		cmocka_unit_test(test_shell_submit),      cmocka_unit_test(test_shell_verdicts),
-		cmocka_unit_test(test_shell_lost_reply),  cmocka_unit_test(test_shell_races),
-		cmocka_unit_test(test_shell_payload_cut), cmocka_unit_test(test_shell_cancel),
-		cmocka_unit_test(test_shell_grace),       cmocka_unit_test(test_shell_verify),
+		cmocka_unit_test(test_submit_code),
+		cmocka_unit_test(test_other_code),
+		cmocka_unit_test(test_step_code),
+		cmocka_unit_test(test_steps_code),
+		cmocka_unit_test(test_verb_code),
+		cmocka_unit_test(test_cancel_with_grace),
+		cmocka_unit_test(test_verb_before_submission),
+		cmocka_unit_test(test_submit_result),
+		cmocka_unit_test(test_poll),
+		cmocka_unit_test(test_poll_odd_rows),
+		cmocka_unit_test(test_poll_numbers),
+		cmocka_unit_test(test_sacct_numbers),
+		cmocka_unit_test(test_usage),
+		cmocka_unit_test(test_poll_failed),
+		cmocka_unit_test(test_state_words),
+		cmocka_unit_test(test_verify_recordings),
+		cmocka_unit_test(test_verify_cut),
+		cmocka_unit_test(test_verify_made_up),
+		cmocka_unit_test(test_verify_members),
+		cmocka_unit_test(test_verb_result),
+		cmocka_unit_test(test_probes),
+		cmocka_unit_test(test_probe_errors),
+		cmocka_unit_test(test_prelude_is_posix),
+		cmocka_unit_test(test_shell_submit),
+		cmocka_unit_test(test_shell_verdicts),
+		cmocka_unit_test(test_shell_lost_reply),
+		cmocka_unit_test(test_shell_races),
+		cmocka_unit_test(test_shell_payload_cut),
+		cmocka_unit_test(test_shell_cancel),
+		cmocka_unit_test(test_shell_grace),
+		cmocka_unit_test(test_shell_verify),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

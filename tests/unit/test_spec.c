@@ -611,10 +611,10 @@ static void test_choices(void **state)
 	expect("{\"launcher\": \"session\", \"max_steps\": 4}", "{\"launcher\": \"session\", \"max_steps\": 4}");
 	refuse("launcher=session -- a\n",
 	       "a session runs nothing itself: submit the command as a run with session=NAME");
-	refuse("session=a/b -- a\n", "'session' must be the name of a session, not 'a/b'");
+	refuse("session=a/b -- a\n", "'session' must be the name of a session, or any, not 'a/b'");
 	check_value("launcher", "\"ray\"", "\"ray\"");
 	check_value("mode", "\"ray\"", "\"ray\"");
-	refuse("launcher=zsh -- a\n", "'launcher' must be bash, ray or session, not 'zsh'");
+	refuse("launcher=zsh -- a\n", "'launcher' must be bash, ray, spark or session, not 'zsh'");
 	refuse("mode=cloud -- a\n", "'mode' must be slurm, local or ray, not 'cloud'");
 	check_value("pipes_exception", "\"ignore\"", "\"ignore\"");
 	check_value("pipes_exception", "\"fail\"", "\"fail\"");
@@ -622,9 +622,16 @@ static void test_choices(void **state)
 	check_value("pipes", "true", "true");
 	check_value("pipes", "\"false\"", "false");
 	check_value("pipes", "1", NULL);
-	refuse("pipes=inject -- a\n",
-	       "'pipes' = inject: the library is not shipped yet; install dagster-pipes where the job runs, "
-	       "or list its one file in `files`");
+	check_value("pipes", "\"inject\"", "\"inject\"");
+	check_value("pipes", "\"/home/me/dagster_pipes-1.whl\"", "\"/home/me/dagster_pipes-1.whl\"");
+	check_value("pipes", "\"/home/me/dagster_pipes.py\"", "\"/home/me/dagster_pipes.py\"");
+	check_value("pipes", "\"dagster_pipes.py\"", NULL);
+	check_value("pipes", "\"/home/me/dagster_pipes\"", NULL);
+	check_value("pipes_module", "\"/home/me/a.whl\"", "\"/home/me/a.whl\"");
+	check_value("pipes_module", "\"a.whl\"", NULL);
+	refuse("pipes=injekt -- a\n",
+	       "'pipes' must be true, false, inject, or the absolute path of a dagster_pipes of this "
+	       "machine that ends in .whl or .py");
 	check_value("extras", "{\"a\": [1, {\"b\": null}]}", "{\"a\": [1, {\"b\": null}]}");
 	check_value("extras", "\"{}\"", "{}");
 	check_value("extras", "[1]", NULL);
@@ -1239,26 +1246,14 @@ static void random_value(const struct spec_key *k, uint64_t *rnd, struct strbuf 
 
 static bool usable(const struct spec_key *k)
 {
-	static const char *const own_form[] = { "script",
-						"payload",
-						"launcher",
-						"mode",
-						"pipes_exception",
-						"cluster",
-						"profile",
-						"key",
-						"session",
-						"files",
-						"workdir",
-						"streams",
-						"signal",
-						"gpus",
-						"gpus_per_node",
-						"gpus_per_task",
-						"gpus_per_socket",
-						"open_mode",
-						"kill_on_invalid_dep",
-						"no_requeue" };
+	static const char *const own_form[] = {
+		"script",        "payload",         "pipes_module",   "launcher",
+		"mode",          "pipes_exception", "cluster",        "profile",
+		"key",           "session",         "files",          "workdir",
+		"streams",       "signal",          "gpus",           "gpus_per_node",
+		"gpus_per_task", "gpus_per_socket", "open_mode",      "kill_on_invalid_dep",
+		"no_requeue",    "scope",           "on_session_end", "reuse_tolerance"
+	};
 
 	if ((k->flags & (SPEC_LATER | SPEC_OURS)) || k->type == SPEC_ANY || k->type == SPEC_MAP)
 		return false;

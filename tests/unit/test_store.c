@@ -308,10 +308,15 @@ static void on_rejected(void *arg, int64_t time, uint32_t uid, const char *text,
 	strbuf_addf(arg, "rejected %lld %u %.*s %s\n", (long long)time, uid, (int)len, text, why);
 }
 
+static void on_fed(void *arg, uint32_t run, uint64_t at, uint64_t bytes)
+{
+	strbuf_addf(arg, "fed %u %llu %llu\n", run, (unsigned long long)at, (unsigned long long)bytes);
+}
+
 static char *load(struct fix *f)
 {
 	struct strbuf sb = STRBUF_INIT;
-	struct store_loader l = { &sb, on_run, on_event, on_doc, on_key, on_seen, on_rejected };
+	struct store_loader l = { &sb, on_run, on_event, on_doc, on_key, on_seen, on_rejected, on_fed, NULL };
 	struct err e = ERR_INIT;
 
 	if (store_load(f->s, &l, &f->next, &e))
@@ -750,8 +755,10 @@ static void migrations_keep_a_copy(void **state)
 		"  summary TEXT NOT NULL);"
 		"INSERT INTO run SELECT num, num, live, summary FROM old; DROP TABLE old;"
 		"CREATE TABLE rejected (seq INTEGER PRIMARY KEY, time, uid, text, why);";
-	const struct store_migration steps[] = { { 0, good }, { 0, NULL } };
-	const struct store_migration bad_steps[] = { { 0, "DROP TABLE run; SELECT nonsense" }, { 0, NULL } };
+	const struct store_migration steps[] = { { 0, good }, { 1, "SELECT 1" }, { 0, NULL } };
+	const struct store_migration bad_steps[] = { { 0, "DROP TABLE run; SELECT nonsense" },
+						     { 1, "SELECT 1" },
+						     { 0, NULL } };
 	struct err e = ERR_INIT;
 
 	(void)state;

@@ -3,9 +3,10 @@ import json
 import os
 
 import dagster as dg
-from slurmray_dagster import BAD, MOUNT, draft, read, submit
+from slurmray_dagster import BAD, MOUNT, draft, submit
 
 TAG = 'detached'
+MOST = 64 << 20  # bytes that one look reads; the next one goes on
 survey = dg.AssetSpec('survey', description='Materialized by the sensor, when its job has ended.')
 
 
@@ -21,23 +22,37 @@ def begin_survey():
     submit_survey()
 
 
+def line_at(feed, at):
+    feed.seek(at)
+    line = feed.readline()
+    return json.loads(line) if line else None, at + len(line)
+
+
+def materialization(said, run):
+    metadata = {k: v['raw_value'] for k, v in (said['metadata'] or {}).items()}
+    return dg.AssetMaterialization(dg.AssetKey.from_user_string(said['asset_key']), metadata={
+        **metadata, 'slurmray/run': dg.MetadataValue.path('%s/runs/%s' % (MOUNT, run))})
+
+
 @dg.sensor(minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
 def detached_jobs(context):
-    """What the jobs have reported, once each: the cursor has those that were seen."""
-    tag, seen, events = '%s/by/tag/%s' % (MOUNT, TAG), json.loads(context.cursor or '[]'), []
-    names = sorted(os.listdir(tag)) if os.path.isdir(tag) else []
-    for name in names:
-        path = '%s/%s' % (tag, name)
-        status = read(path, 'status')
-        if name in seen or status not in BAD + ['succeeded']:
-            continue
-        seen.append(name)
-        if status in BAD:
-            context.log.error('%s: %s' % (name, read(path, 'why')))
-            continue
-        for line in read(path, 'pipes/materializations').splitlines():
-            said = json.loads(line)
-            metadata = {k: v['raw_value'] for k, v in (said['metadata'] or {}).items()}
-            events.append(dg.AssetMaterialization(dg.AssetKey.from_user_string(said['asset_key']), metadata={
-                **metadata, 'slurmray/run': dg.MetadataValue.path('%s/runs/%s' % (MOUNT, name))}))
-    return dg.SensorResult(asset_events=events, cursor=json.dumps([n for n in seen if n in names]))
+    """What the jobs have reported, once each, when they have succeeded. The cursor is a place in the events of the mount, with the places
+    of reports whose jobs have not ended."""
+    seen, events = json.loads(context.cursor or '{"at": 0, "reports": {}}'), []
+    with open(MOUNT + '/events', 'rb') as feed:
+        end = seen['at'] + MOST
+        while seen['at'] < end:
+            line, behind = line_at(feed, seen['at'])
+            if line is None:
+                break
+            number = str(line['num'])  # a name may be used again, after a purge
+            if TAG in line['tags'] and line['type'] == 'report' and line['method'] == 'report_asset_materialization':
+                seen['reports'].setdefault(number, []).append(seen['at'])
+            elif TAG in line['tags'] and line['type'] == 'status' and line['to'] in BAD + ['succeeded']:
+                reports = seen['reports'].pop(number, [])
+                if line['to'] in BAD:
+                    context.log.error('%s: %s' % (line['run'], line['why'] or line['to']))
+                else:
+                    events += [materialization(line_at(feed, at)[0]['params'], line['run']) for at in reports]
+            seen['at'] = behind
+    return dg.SensorResult(asset_events=events, cursor=json.dumps(seen))

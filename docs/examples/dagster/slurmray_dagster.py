@@ -4,19 +4,29 @@
     def model(context: dg.AssetExecutionContext):
         yield from run(context, ['python3', 'train.py'], files=['/home/me/train.py'], time='1:00:00')
 """
-import hashlib, json, os, re, subprocess  # noqa: E401
+import datetime, errno, hashlib, json, os, re, subprocess  # noqa: E401
 import dagster as dg
 
 MOUNT = os.environ.get('SLURMRAY_MOUNT', os.path.expanduser('~/cluster'))
 BAD = 'failed cancelled timeout out_of_memory node_failed preempted rejected'.split()
+GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.ESTALE)  # the mount, not the job
 
 
 class Job(list):
     """The results that an asset yields; `path` is the directory of the run, `messages` are the job's custom messages."""
 
 
-def run(context, command=None, *, extras=None, label='', mount=MOUNT, **spec):
-    """Runs a job, or goes on with the one that an earlier try of this step began. The keywords are those of a spec."""
+def run(context, command=None, **options):
+    """Runs a job, or goes on with the one that an earlier try of this step began. The keywords are those of `attempt`, and of a spec."""
+    try:
+        return attempt(context, command, **options)
+    except OSError as e:
+        if e.errno in GONE or (context.retry_number and not os.path.isdir(options.get('mount', MOUNT) + '/runs')):
+            raise dg.RetryRequested(max_retries=60, seconds_to_wait=10) from e  # the next mount has the job
+        raise
+
+
+def attempt(context, command=None, *, extras=None, label='', mount=MOUNT, **spec):
     path = draft(context, label, mount)
     try:
         with dg.open_pipes_session(context, dg.PipesFileContextInjector(path + '/context'),
@@ -32,7 +42,10 @@ def run(context, command=None, *, extras=None, label='', mount=MOUNT, **spec):
     opened, closed = os.path.getsize(path + '/events'), session.message_handler.received_closed_message
     if status != 'succeeded' or (opened and not closed):
         why = read(path, 'why') or status if status != 'succeeded' else 'Dagster Pipes was opened, and its end was not seen'
-        raise dg.Failure(why, metadata={'slurmray/run': dg.MetadataValue.path(path), 'log': '\n' + read(path, 'log', 4096)})
+        failure = dg.Failure(why, metadata={'slurmray/run': dg.MetadataValue.path(path), 'log': '\n' + read(path, 'log', 4096)})
+        if status == 'succeeded' and re.search('"method": *"closed"', read(path, 'events', 1 << 16)):
+            raise dg.RetryRequested(max_retries=3, seconds_to_wait=1) from failure  # all of it is there; the reader was lost
+        raise failure
     facts = {'run': dg.MetadataValue.path(path), 'job_id': dg.MetadataValue.text(read(path, 'job_id'))}
     facts.update((k, dg.MetadataValue.float(float(v))) for k, v in json.loads(read(path, 'metrics.json')).items()
                  if k in ('elapsed', 'max_rss', 'node_hours'))
@@ -98,22 +111,26 @@ def read(path, name, tail=1 << 20):
 
 
 def cancel(path):
-    with open(os.open(path + '/ctl', os.O_RDWR), 'r+b', buffering=0) as f:
+    with open(path + '/ctl', 'wb', buffering=0) as f:
         try:
-            f.write(b'cancel\n')
-            f.read(4096)  # the scheduler's answer
+            f.write(b'cancel\n')  # is journaled; nobody has to wait for the scheduler
         except OSError:
             pass  # it has ended, or never began
 
 
 def cancel_sensor(mount=MOUNT):
-    """Cancels the jobs of runs that were canceled while nobody was there to do it: by force, or after their worker had died."""
-    @dg.run_status_sensor(run_status=dg.DagsterRunStatus.CANCELED, name='slurmray_cancel', minimum_interval_seconds=5,
-                          default_status=dg.DefaultSensorStatus.RUNNING)
+    """Cancels the jobs of runs that somebody terminated while nobody was there to do it: by force, or after their worker had died. It
+    looks at the last day each time, so nothing is forgotten while the mount is away."""
+    @dg.sensor(name='slurmray_cancel', minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING)
     def sensor(context):
-        tries = group(context.instance, context.dagster_run)
-        tag, runs = '%s/by/tag/dagster-%s' % (mount, tries[0]), [context.instance.get_run_by_id(i) for i in tries]
-        if os.path.isdir(tag) and all(r is None or r.is_finished for r in runs):  # else another try goes on with them
-            for name in os.listdir(tag):
-                cancel(tag + '/' + name)
+        instance, day = context.instance, datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+        ended = dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE], updated_after=day)
+        for one in instance.get_runs(ended):
+            tag = '%s/by/tag/dagster-%s' % (mount, one.root_run_id or one.run_id)
+            live = [n for n in (os.listdir(tag) if os.path.isdir(tag) else []) if read(tag + '/' + n, 'status') not in BAD + ['succeeded']]
+            if not live or (group(instance, one)[1:] + [one.run_id])[0] != one.run_id:
+                continue  # or a later try has taken them over
+            if one.status == dg.DagsterRunStatus.CANCELED or instance.all_logs(one.run_id, of_type=dg.DagsterEventType.RUN_CANCELING):
+                for name in live:
+                    cancel(tag + '/' + name)
     return sensor

@@ -8,7 +8,10 @@
 _dir=/state/local/6f1c2a34/runs/5/a1
 _ends=/state/local/6f1c2a34/ends
 cd "$_dir" || exit 66
-_start=$(date +%s)
+_host=$(uname -n)
+_now() { _t=$(date +%s); }
+_now
+_start=$_t
 
 # The guard: only the job that `claim` names runs, and only once.
 _me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}
@@ -21,16 +24,20 @@ refuse() {
 [ -n "$_me" ] || refuse 'no job id in the environment'
 [ "$_restart" = 0 ] || [ -e "grant.$_restart" ] || refuse "restart $_restart has no grant"
 for _f in claim started; do
-	ln -s "$_me" "$_f" 2>/dev/null
-	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
+	ln -s "$_me" "$_f" 2>/dev/null || [ "$(readlink "$_f")" = "$_me" ] ||
+		refuse "$_f is $(readlink "$_f")"
 done
-_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
-ln -s "$_who" "$_f" 2>/dev/null
-[ "$(readlink "$_f")" = "$_who" ] || refuse 'it began before'
+_who=$_host.$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
+set -C
+if ! { echo "$_who" >"$_f"; } 2>/dev/null; then
+	{ read -r _t <"$_f"; } 2>/dev/null || _t=''
+	[ "$_t" = "$_who" ] || refuse 'it began before'
+fi
+set +C
 
 # Signals go to the job's process.
 _rc='' _sig=-
-rm -f pid signal rc fault
+for _f in pid signal rc fault; do [ ! -e "$_f" ] || rm -f "$_f"; done
 # shellcheck disable=SC2317 # called by the traps
 pass() {
 	_sig=$1
@@ -48,7 +55,8 @@ unready() {
 	_rc=$_k
 	[ "$_rc" -gt 128 ] || _rc=73 _fault='write'
 }
-mkdir -p "$_ends" work results || unready
+{ [ -d "$_ends" ] && [ -d work ] && [ -d results ]; } ||
+	mkdir -p "$_ends" work results || unready
 _nodes='' _cpus=''
 if [ -z "${SLURMRAY_JOB_ID:-}" ]; then
 	_nodes=${SLURM_JOB_NUM_NODES:-}
@@ -84,7 +92,8 @@ chmod 700 payload || unready
 # Run it, bash where there is one.
 _env='env --default-signal=INT,QUIT'
 $_env true 2>/dev/null || _env=''
-_sh=$(command -v bash) || _sh=/bin/sh
+_sh=bash
+command -v bash >/dev/null || _sh=/bin/sh
 if [ -z "$_rc" ]; then
 	(
 		trap : TERM INT HUP USR1 USR2
@@ -103,7 +112,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | ray | spark) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
@@ -111,28 +120,34 @@ exec 2>/dev/null
 trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
 
 # Processor time of all that the job waited for, in microseconds.
-_us() {
+_us() { # adds 1m2.345s to _cpu
 	_m=${1%%m*} _s=${1#*m}
 	_s=${_s%s}
-	_f=$(printf '%.6s' "${_s#*[.,]}000000")
-	echo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
+	_f=${_s#*[.,]}000000
+	_f=${_f%"${_f#??????}"}
+	_cpu=$((_cpu + _m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
 }
 _cpu='' _user='' _sys=''
-times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp
+times >cpu_times && { read -r _ && read -r _user _sys; } <cpu_times
 case $_user:$_sys in
-[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us "$_user") + $(_us "$_sys"))) ;;
+[0-9]*m*s:[0-9]*m*s) _cpu=0 && _us "$_user" && _us "$_sys" ;;
 esac
-rm -f times.tmp
 
 # What is in results/, for readers: type, size, mtime, mode, path, target.
-_man=0
-find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
-	-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+_man=0 _t=''
+for _f in results/* results/.[!.]* results/..?*; do
+	if [ -e "$_f" ] || [ -L "$_f" ]; then _t=1 && break; fi
+done
+if [ -z "$_t" ] && [ -r results/ ] && [ -x results/ ]; then
+	: >manifest && _man=1
+else
+	find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
+		-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+fi
 
 # Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.
 _rss='' _all=''
 _cg=$(sed -n 's|^[0-9]*:\([a-z,]*\):\(/.*/job_[0-9]*\)/step_.*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
-case $_me in *.s*) _cg='' ;; esac # the session's
 for _f in $_cg; do
 	[ -n "$_rss" ] || _rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes")
 	[ -n "$_all" ] || _all=$(sed -n 's/^usage_usec //p' "$_f/cpu.stat")
@@ -148,16 +163,26 @@ esac
 [ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
 
 # The exit record: complete, then renamed to where the other side looks.
-_out=$(wc -c <stdout)
+# shellcheck disable=SC3045 # bash, as _off says
+_bytes() {
+	_n=''
+	if [ ! -s "$1" ]; then
+		[ ! -e "$1" ] || _n=0
+	else
+		_n=$(wc -c <"$1")
+	fi
+}
+_bytes stdout
+_out=$_n
 _err=0
 _code=$_rc
 [ "$_fault" = - ] || _code=-
-record() {
-	printf '%s\n' "v=1 run=5 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
+_now
+_end=$_t _n=0
+_rec="v=1 run=5 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
-nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/5.a1"
-}
-_end=$(date +%s) _n=0
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault host=$_host limit=-"
+record() { printf '%s\n' "$_rec" >exit.tmp && mv -f exit.tmp "$_ends/5.a1"; }
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass
 	_n=$((_n + 1))
 	sleep 2

@@ -8,7 +8,10 @@
 _dir="$HOME"/.slurmray/6f1c2a34/runs/41/a2
 _ends="$HOME"/.slurmray/6f1c2a34/ends
 cd "$_dir" || exit 66
-_start=$(date +%s)
+_host=$(uname -n)
+_now() { _t=$(date +%s); }
+_now
+_start=$_t
 
 # The guard: only the job that `claim` names runs, and only once.
 _me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}
@@ -21,16 +24,20 @@ refuse() {
 [ -n "$_me" ] || refuse 'no job id in the environment'
 [ "$_restart" = 0 ] || [ -e "grant.$_restart" ] || refuse "restart $_restart has no grant"
 for _f in claim started; do
-	ln -s "$_me" "$_f" 2>/dev/null
-	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
+	ln -s "$_me" "$_f" 2>/dev/null || [ "$(readlink "$_f")" = "$_me" ] ||
+		refuse "$_f is $(readlink "$_f")"
 done
-_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
-ln -s "$_who" "$_f" 2>/dev/null
-[ "$(readlink "$_f")" = "$_who" ] || refuse 'it began before'
+_who=$_host.$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
+set -C
+if ! { echo "$_who" >"$_f"; } 2>/dev/null; then
+	{ read -r _t <"$_f"; } 2>/dev/null || _t=''
+	[ "$_t" = "$_who" ] || refuse 'it began before'
+fi
+set +C
 
 # Signals go to the job's process.
 _rc='' _sig=-
-rm -f pid signal rc fault
+for _f in pid signal rc fault; do [ ! -e "$_f" ] || rm -f "$_f"; done
 # shellcheck disable=SC2317 # called by the traps
 pass() {
 	_sig=$1
@@ -48,7 +55,8 @@ unready() {
 	_rc=$_k
 	[ "$_rc" -gt 128 ] || _rc=73 _fault='write'
 }
-mkdir -p "$_ends" work results || unready
+{ [ -d "$_ends" ] && [ -d work ] && [ -d results ]; } ||
+	mkdir -p "$_ends" work results || unready
 _nodes='' _cpus=''
 if [ -z "${SLURMRAY_JOB_ID:-}" ]; then
 	_nodes=${SLURM_JOB_NUM_NODES:-}
@@ -223,6 +231,12 @@ _tell() { # _tell NODE LINE
 	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
 }
 
+_call() { # the workers, once
+	local n
+	[ -z "$_called" ] || return 0
+	_called=1
+	for n in "${_names[@]:_join_from}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
+}
 _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 	[ "$_state" != failed ] || return 0
 	_log "failed: $1"
@@ -245,6 +259,7 @@ _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 _lost() { # _lost NODE WHY
 	[ -z "${_ended[$1]:-}" ] || return 0
 	_ended[$1]=1
+	[ "$2" != 'ended without a word' ] || _clean "$1"
 	if [ "$1" = "$_head" ]; then
 		# When all of a job is told to end, this process may be the last to know.
 		sleep 0.5
@@ -291,11 +306,15 @@ _line() { # _line NODE WORD...
 		_log "$*"
 		_hello "$1" "$3" "$4" "$5" "$6"
 		;;
+	*:again)
+		_log "$*"
+		;;
 	*:up)
 		_log "$*"
+		[ -z "$_up" ] || return 0 # a second try
 		_up=$3 _dashboard=$4 _client_at=$5
-		for n in "${_names[@]:_join_from}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
 		_look
+		[ "$_join_at" != up ] || _call
 		;;
 	*:fail)
 		_ended[$1]=1
@@ -317,6 +336,7 @@ _line() { # _line NODE WORD...
 		[ -z "${_at[$3]:-}" ] || set -- @ node "${_at[$3]}" "${@:4}"
 		[ "${_row[$3]:-}" = "$3 $4 $5 $6 $7 $8" ] || _log "$*"
 		[ "$3" = '?' ] || _row[$3]="$3 $4 $5 $6 $7 $8"
+		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
 		;;
 	@:more)
 		_extra+="${*:3}"$'\n'
@@ -352,17 +372,19 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _extra='' _dashboard=-
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
 	_pause=1
 	[ "$_state" != starting ] || _pause=0.1
-	if read -r -t "$_pause" -u 6 line; then
+	if IFS= read -r -t "$_pause" -u 6 line; then
+		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
 		_line $line
 		continue
 	fi
+	_half+=$line # what the time limit cut in two
 	for n in "${_names[@]}"; do
 		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
 	done
@@ -405,6 +427,7 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 	done
 	kill -KILL "$_parent" 2>/dev/null
 fi
+[ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
 rm -f "$_kind.d"/in.* "$_kind.d/report"
 if [ "$_state" != failed ]; then
 	_put why 'it was ended'
@@ -429,7 +452,7 @@ _kind=${_kind%-node}
 . "$_home/$_kind-settings" || exit 66
 . "$_home/$_kind-kind" || exit 66
 _logs=$_home/$_kind/logs/$_node
-_mark="SLURMRAY_NODE=$_kind:$_tag@$_node;"
+_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;"
 _say() { printf '%s %s\n' "$_node" "$*"; }
 
 # All processes of this node's part: those that have the mark in their environment, what they started, and those that
@@ -469,8 +492,15 @@ _sweep() {
 	rm -rf "$_tmp" ${_other:+"$_other"}
 }
 
+# Short, for sockets in it have at most 107 bytes. Old Ray takes the head's name on all nodes, whatever it is told.
+_own_dir() {
+	_tmp=/tmp/sr-$_id
+	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
+	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
 	_sweep
 	exit 0
@@ -542,15 +572,13 @@ mkdir -p "$_logs"
 _addr=$(_address)
 _know || exit 1
 _say hello "$_vers" "$(uname -n)" "$_addr"
-# Short, for sockets in it have at most 107 bytes.
-_tmp=/tmp/sr-$_id
-[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
+_own_dir
 _lock "$((0x$_id % 499 * 7))" || {
 	_say fail "no 16 free ports in a row on $_node${_ports:+ among $_ports}"
 	exit 1
 }
 
-_own_dir() {
+_make_dir() {
 	mkdir -m 700 "$_tmp" 2>/dev/null || [ -O "$_tmp" ] || {
 		_say fail "$_tmp belongs to somebody else"
 		exit 1
@@ -578,19 +606,21 @@ _end() {
 }
 
 [ "$_role" != head ] || _start_head
-_told='' _tick=0
+_told='' _tick=0 _half=''
 while [ -z "$_stop" ]; do
 	if [ "$_role" = head ] && [ -z "$_told" ]; then
 		if _open "$_addr" "$_port"; then
 			_told=1
 			_say up "$(_up_words)"
 		fi
-		read -r -t 0.1 line
+		IFS= read -r -t 0.1 line
 	else
-		read -r -t 1 line
+		IFS= read -r -t 1 line
 	fi
 	rc=$?
+	_half+=$line # what the time limit cut in two
 	if [ $rc = 0 ]; then
+		line=$_half _half=''
 		case $line in
 		stop) break ;;
 		join\ *)
@@ -618,6 +648,7 @@ while [ -z "$_stop" ]; do
 		sleep 0.3
 		[ -z "$_stop" ] || break
 		_copy
+		! _again || continue
 		_say died "$rc" "$(_last_words)"
 		break
 	fi
@@ -630,6 +661,7 @@ END_OF_FILE
 cat >ray-kind <<'END_OF_FILE' || unready
 # What Ray is, for the keeper of a cluster and for its nodes.
 _name=Ray _with=Python _join_from=1
+_join_at=alive # before the head's own raylet is there, workers can only wait, and not for long
 _titled() { # its own processes that changed their title
 	case $1 in ray-* | ray::*) return 0 ;; esac
 	return 1
@@ -674,6 +706,7 @@ _know() { # which one is there: _vers and _auth
 }
 
 _start() { # _start OPTION...
+	_said=("$@") _tries=$((_tries + 1))
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
 		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
 	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
@@ -702,15 +735,23 @@ _start() { # _start OPTION...
 		--dashboard-agent-listen-port=$((_port + 6)) --dashboard-agent-grpc-port=$((_port + 7)) \
 		--metrics-export-port=$((_port + 8)) --ray-client-server-port=$((_port + 2)) \
 		--min-worker-port=0 --max-worker-port=0 "$@" "${_args[@]}"
-	_own_dir
+	_make_dir
 	(
 		export "${env[@]}"
 		# shellcheck disable=SC2016 # for that shell; what is in the background ignores INT, and ray.cancel needs it
 		_in sh -c 'env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid ray "$@"
 			exec setsid ray "$@"' - start --temp-dir="$_tmp" "$@"
 	) >>"$_logs/ray-start.log" 2>&1 </dev/null &
-	_pids+=($!)
-	_watch
+	_pids=($!)
+	kill -0 "${_guard:-}" 2>/dev/null || _watch
+}
+_tries=0
+_again() { # its own limit of 30 s for the start of a raylet is short for a busy node
+	[ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
+	_sweep
+	_told=''
+	_say again "$_tries"
+	_start "${_said[@]}"
 }
 _start_head() {
 	_dash_args=(--include-dashboard=false)
@@ -743,7 +784,7 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 	_fd[@]=$fd
 	(
 		trap - TERM
-		export "SLURMRAY_NODE=ray:$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
+		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
 		[ ! -e ray/token ] || export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_home/ray/token"
 		for f in "${_fd[@]}"; do exec {f}>&-; done
 		exec 6>&-
@@ -755,12 +796,27 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 	) <ray.d/in.@ >&6 2>>ray.d/watch.log &
 	_watch=$!
 }
+
+# Of a node whose program and its guard were killed, all that they can not end any more.
+_cleaners=()
+_clean() { # _clean NODE
+	local f role=worker run
+	[ "$1" != "$_head" ] || role=head
+	run=(bash "$_home/ray-node" "$_home" "$1" "$role" 0 999999999)
+	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J ray "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&- timeout -k 1 4 "${run[@]}"
+	) </dev/null >/dev/null 2>&1 &
+	_cleaners+=($!)
+}
 END_OF_FILE
 
 cat >ray-connect <<'END_OF_FILE' || unready
 # Waits for the cluster in the directory $_at, whose kind is called $_what. POSIX; read by the file `job`.
 _inner_fail() {
-	_own=${0%/job}
+	_own=${_own:-${0%/job}}
 	printf '%s: %s\n' "$_what" "$1" >"$_own/reason"
 	{
 		echo "slurmray: $_what: $1"
@@ -787,7 +843,7 @@ while :; do
 done
 # Lets the command find the Ray cluster in the directory $_at. POSIX; read by the file `job`.
 if [ -e "$_at/address" ]; then
-	RAY_ADDRESS=$(cat "$_at/address")
+	read -r RAY_ADDRESS <"$_at/address"
 	export RAY_ADDRESS
 	if [ -e "$_at/token" ]; then
 		export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_at/token"
@@ -795,7 +851,8 @@ if [ -e "$_at/address" ]; then
 		export RAY_AUTH_MODE=disabled
 	fi
 	if [ -e "$_at/dashboard" ]; then
-		RAY_API_SERVER_ADDRESS=http://$(cat "$_at/dashboard")
+		read -r _s <"$_at/dashboard"
+		RAY_API_SERVER_ADDRESS=http://$_s
 		export RAY_API_SERVER_ADDRESS
 	fi
 fi
@@ -863,7 +920,8 @@ END_OF_FILE
 # Run it, bash where there is one.
 _env='env --default-signal=INT,QUIT'
 $_env true 2>/dev/null || _env=''
-_sh=$(command -v bash) || _sh=/bin/sh
+_sh=bash
+command -v bash >/dev/null || _sh=/bin/sh
 if [ -z "$_rc" ]; then
 	(
 		trap : TERM INT HUP USR1 USR2
@@ -882,7 +940,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | ray | spark) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
@@ -897,28 +955,34 @@ while [ "$_n" -lt 150 ] && read -r _k <ray.d/keeper && kill -0 "$_k"; do
 done 2>/dev/null
 
 # Processor time of all that the job waited for, in microseconds.
-_us() {
+_us() { # adds 1m2.345s to _cpu
 	_m=${1%%m*} _s=${1#*m}
 	_s=${_s%s}
-	_f=$(printf '%.6s' "${_s#*[.,]}000000")
-	echo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
+	_f=${_s#*[.,]}000000
+	_f=${_f%"${_f#??????}"}
+	_cpu=$((_cpu + _m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
 }
 _cpu='' _user='' _sys=''
-times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp
+times >cpu_times && { read -r _ && read -r _user _sys; } <cpu_times
 case $_user:$_sys in
-[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us "$_user") + $(_us "$_sys"))) ;;
+[0-9]*m*s:[0-9]*m*s) _cpu=0 && _us "$_user" && _us "$_sys" ;;
 esac
-rm -f times.tmp
 
 # What is in results/, for readers: type, size, mtime, mode, path, target.
-_man=0
-find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
-	-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+_man=0 _t=''
+for _f in results/* results/.[!.]* results/..?*; do
+	if [ -e "$_f" ] || [ -L "$_f" ]; then _t=1 && break; fi
+done
+if [ -z "$_t" ] && [ -r results/ ] && [ -x results/ ]; then
+	: >manifest && _man=1
+else
+	find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
+		-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+fi
 
 # Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.
 _rss='' _all=''
 _cg=$(sed -n 's|^[0-9]*:\([a-z,]*\):\(/.*/job_[0-9]*\)/step_.*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
-case $_me in *.s*) _cg='' ;; esac # the session's
 for _f in $_cg; do
 	[ -n "$_rss" ] || _rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes")
 	[ -n "$_all" ] || _all=$(sed -n 's/^usage_usec //p' "$_f/cpu.stat")
@@ -934,18 +998,32 @@ esac
 [ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
 
 # The exit record: complete, then renamed to where the other side looks.
-_out=$(wc -c <stdout)
-_err=$(wc -c <stderr)
-_reason=$([ ! -s reason ] || head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
-	sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+# shellcheck disable=SC3045 # bash, as _off says
+_bytes() {
+	_n=''
+	if [ ! -s "$1" ]; then
+		[ ! -e "$1" ] || _n=0
+	else
+		_n=$(wc -c <"$1")
+	fi
+}
+_bytes stdout
+_out=$_n
+_bytes stderr
+_err=$_n
+_reason=''
+if [ -s reason ]; then
+	_reason=$(head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
+		sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+fi
 _code=$_rc
 [ "$_fault" = - ] || _code=-
-record() {
-	printf '%s\n' "v=1 run=41 attempt=2 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
+_now
+_end=$_t _n=0
+_rec="v=1 run=41 attempt=2 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
-nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/41.a2"
-}
-_end=$(date +%s) _n=0
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$_host limit=-"
+record() { printf '%s\n' "$_rec" >exit.tmp && mv -f exit.tmp "$_ends/41.a2"; }
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass
 	_n=$((_n + 1))
 	sleep 2

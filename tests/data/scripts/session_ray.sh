@@ -8,7 +8,10 @@
 _dir="$HOME"/.slurmray/6f1c2a34/runs/9/a1
 _ends="$HOME"/.slurmray/6f1c2a34/ends
 cd "$_dir" || exit 66
-_start=$(date +%s)
+_host=$(uname -n)
+_now() { _t=$(date +%s); }
+_now
+_start=$_t
 
 # The guard: only the job that `claim` names runs, and only once.
 _me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}
@@ -21,16 +24,20 @@ refuse() {
 [ -n "$_me" ] || refuse 'no job id in the environment'
 [ "$_restart" = 0 ] || [ -e "grant.$_restart" ] || refuse "restart $_restart has no grant"
 for _f in claim started; do
-	ln -s "$_me" "$_f" 2>/dev/null
-	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
+	ln -s "$_me" "$_f" 2>/dev/null || [ "$(readlink "$_f")" = "$_me" ] ||
+		refuse "$_f is $(readlink "$_f")"
 done
-_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
-ln -s "$_who" "$_f" 2>/dev/null
-[ "$(readlink "$_f")" = "$_who" ] || refuse 'it began before'
+_who=$_host.$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
+set -C
+if ! { echo "$_who" >"$_f"; } 2>/dev/null; then
+	{ read -r _t <"$_f"; } 2>/dev/null || _t=''
+	[ "$_t" = "$_who" ] || refuse 'it began before'
+fi
+set +C
 
 # Signals go to the job's process.
 _rc='' _sig=-
-rm -f pid signal rc fault
+for _f in pid signal rc fault; do [ ! -e "$_f" ] || rm -f "$_f"; done
 # shellcheck disable=SC2317 # called by the traps
 pass() {
 	_sig=$1
@@ -48,7 +55,8 @@ unready() {
 	_rc=$_k
 	[ "$_rc" -gt 128 ] || _rc=73 _fault='write'
 }
-mkdir -p "$_ends" work results || unready
+{ [ -d "$_ends" ] && [ -d work ] && [ -d results ]; } ||
+	mkdir -p "$_ends" work results || unready
 _nodes='' _cpus=''
 if [ -z "${SLURMRAY_JOB_ID:-}" ]; then
 	_nodes=${SLURM_JOB_NUM_NODES:-}
@@ -82,52 +90,154 @@ cat >runner <<'END_OF_FILE' || unready
 #!/usr/bin/env bash
 _base="$HOME"/.slurmray/6f1c2a34
 _hold="$HOME"/.slurmray/6f1c2a34/runs/9/a1
-_max=9999 _idle=1800 _grace=10
+_max=9999 _idle=1800 _grace=10 _scope=session _nokill=0
 cd "$_hold" || exit 66
 _job=${SLURM_JOB_ID:?}
-_node=${SLURMD_NODENAME:-$(uname -n)}
-_total=$(echo "${SLURM_JOB_CPUS_PER_NODE:-1}" | awk -F, '{
-	for (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]
-	print n
-}')
-case $_total in '' | *[!0-9]*) _total=1 ;; esac
-declare -A _pid _cpus _since _seen
-_wait=() _live=0 _used=0 _stop='' _half8='' _half7='' _dirty=1 _told=0 _quiet=$SECONDS
+_host=$(uname -n)
+_bell=$_hold/bell
+declare -A _pid _got _since _seen _on _lease _gone
+_wait=() _over=() _live=0 _stop='' _half8='' _half7='' _dirty=1 _told=0 _beat=0 _swept=0 _leased=''
+_quiet=$SECONDS
+printf -v _up '%(%s)T' -1
+_calm=$_up
 
-# Everything that happens rings the bell; nothing is lost when a ring is, for all is looked at once a second anyway.
-rm -f bell
-mkfifo bell && exec 9<>bell && : >>queue && : >>orders && exec 8<queue 7<orders || exit 73
-mkdir -p "$_base/sessions" && ln -sfn "$_hold" "$_base/sessions/$_job" || exit 73
-trap '_stop=TERM' TERM
-trap : HUP INT USR1 USR2 # ignored ones would be so in the steps, for ever
+# What there is, by node: processors, memory in MiB, GPUs; the first node is this one.
+_node=() _cpus=() _mem=() _gpus=() _fc=() _fm=() _fg=() _total=0
+_resources() {
+	local part n k i g
+	case ${SLURM_JOB_NODELIST:-} in
+	*[[,]*) mapfile -t _node < <(scontrol show hostnames "$SLURM_JOB_NODELIST" 2>/dev/null) ;;
+	esac
+	[ ${#_node[@]} != 0 ] || _node=("${SLURMD_NODENAME:-$_host}")
+	for part in ${SLURM_JOB_CPUS_PER_NODE//,/ }; do
+		n=${part%%(*} k=1
+		case $part in *'(x'*) k=${part##*(x} k=${k%)} ;; esac
+		case $n$k in *[!0-9]*) n=1 k=1 ;; esac
+		for ((i = 0; i < k; i++)); do _cpus+=("$n"); done
+	done
+	# Devices as this job sees them; the other nodes' are taken to be like this one's.
+	g=''
+	[ -z "${SLURM_JOB_GPUS:-}" ] || g=${CUDA_VISIBLE_DEVICES:-${ROCR_VISIBLE_DEVICES:-$SLURM_JOB_GPUS}}
+	for i in "${!_node[@]}"; do
+		n=${_cpus[i]:-1}
+		_cpus[i]=$n _total=$((_total + n)) _gpus[i]=${g//,/ }
+		_mem[i]=999999999
+		[ "${SLURM_MEM_PER_CPU:-0}" = 0 ] || _mem[i]=$((SLURM_MEM_PER_CPU * n))
+		[ "${SLURM_MEM_PER_NODE:-0}" = 0 ] || _mem[i]=$SLURM_MEM_PER_NODE
+	done
+	_fc=("${_cpus[@]}") _fm=("${_mem[@]}") _fg=("${_gpus[@]}")
+}
 
-# The steps as the poll wants them, whole or not at all.
+# Where a step goes: _where is "NODE:CPUS:MEM:GPUS ...". 1: not now; 2: never.
+_place() { # _place CPUS MEM GPUS TASKS
+	local i c=$1 m=$2 g=${3#-} n words rc=2
+	g=${g:-0} _where=''
+	if [ "$4" -gt 1 ]; then
+		_spread "$c" "$m" "$g"
+		return
+	fi
+	for i in "${!_node[@]}"; do
+		[ -z "${_gone[$i]:-}" ] || continue
+		read -ra words <<<"${_gpus[i]}"
+		if [ "$c" -gt "${_cpus[i]}" ] || [ "$m" -gt "${_mem[i]}" ] || [ "$g" -gt ${#words[@]} ]; then continue; fi
+		rc=1
+		read -ra words <<<"${_fg[i]}"
+		if [ "$c" -gt "${_fc[i]}" ] || [ "$m" -gt "${_fm[i]}" ] || [ "$g" -gt ${#words[@]} ]; then continue; fi
+		n=${words[*]:0:g}
+		_where=$i:$c:$m:${n// /,}
+		return 0
+	done
+	return $rc
+}
+
+# Several tasks: srun lays them out; here the first nodes count.
+_spread() { # _spread CPUS MEM GPUS
+	local i c=$1 m=$2 g=$3 ac=0 am=0 ag=0 tc tm words n
+	for i in "${!_node[@]}"; do
+		[ -z "${_gone[$i]:-}" ] || continue
+		read -ra words <<<"${_gpus[i]}"
+		ac=$((ac + _cpus[i])) am=$((am + _mem[i])) ag=$((ag + ${#words[@]}))
+		read -ra words <<<"${_fg[i]}"
+		tc=$((c < _fc[i] ? c : _fc[i])) tm=$((m < _fm[i] ? m : _fm[i])) n=${words[*]:0:g}
+		c=$((c - tc)) m=$((m - tm)) g=$((g > ${#words[@]} ? g - ${#words[@]} : 0))
+		_where+="$i:$tc:$tm:${n// /,} "
+	done
+	if [ "$c" = 0 ] && [ "$m" = 0 ] && [ "$g" = 0 ]; then return 0; fi
+	[ "$1" -le $ac ] && [ "$2" -le $am ] && [ "$3" -le $ag ] && return 1
+	return 2
+}
+
+_take() { # _take WHERE SIGN: 1 takes it, -1 gives it back
+	local part i c m g id left word
+	for part in $1; do
+		IFS=: read -r i c m g <<<"$part"
+		_fc[i]=$((_fc[i] - $2 * c)) _fm[i]=$((_fm[i] - $2 * m))
+		for id in ${g//,/ }; do
+			left=''
+			for word in ${_fg[i]}; do [ "$word" = "$id" ] || left+=" $word"; done
+			[ "$2" = 1 ] || left+=" $id"
+			_fg[i]=$left
+		done
+	done
+}
+
+# Others read these whole or not at all.
 _tell() {
-	local k
-	_dirty=0 _told=${EPOCHREALTIME//[!0-9]/}
+	local k now left
+	printf -v now '%(%s)T' -1
+	_dirty=0 _told=${EPOCHREALTIME//[!0-9]/} _beat=$SECONDS
 	{
 		for k in "${!_pid[@]}"; do echo "$k RUNNING ${_since[$k]}"; done
 		for k in "${_wait[@]}"; do echo "${k%% *} PENDING 0"; done
-	} >steps.new && mv -f steps.new steps
+	} >new/steps
+	{
+		echo "nodes ${_node[*]}"
+		echo "up $_up"
+		if [ "$_live" != 0 ] || [ ${#_wait[@]} != 0 ]; then echo 'quiet_since -'; else echo "quiet_since $_calm"; fi
+		echo "idle $_idle"
+		echo "live $_live"
+		echo "waiting ${#_wait[@]}"
+		echo "beat $now"
+		for k in "${!_gone[@]}"; do echo "lost ${_node[k]}"; done
+	} >new/session
+	for k in "${!_lease[@]}"; do
+		left=$((_lease[$k] - SECONDS))
+		echo "$k $((left > 0 ? left : 0)) $now"
+	done >new/leases
+	mv -f new/steps new/session new/leases .
 }
 
 # A step: its wrapper is the leader of a session of its own, so that all that it leaves behind is found.
-_start() { # _start NUM/aATTEMPT CPUS MERGED
-	local num=${1%%/*} dir=$_base/runs/$1
+_start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
+	local num=${1%%/*} dir=$_base/runs/$1 on=${_where%%:*} gpus=${_where##*:} t f
+	read -r t _ </proc/uptime && f=${EPOCHREALTIME//[!0-9]/} && _off=$((f / 10000 - ${t%.*} * 100 - 1${t#*.} + 100))
 	(
-		trap : TERM # Slurm tells everybody
-		exec 7<&- 8<&- </dev/null
+		trap : TERM INT QUIT # Slurm tells everybody; and what is in the background would not hear the others
+		exec 7<&- 8<&- 9<&- </dev/null
 		cd "$dir" || exit 0
-		export SLURMRAY_JOB_ID=$_job.s$num
+		export SLURMRAY_JOB_ID=$_job.s$num SLURMRAY_BELL=$_bell
+		if [ "$5" != - ] && [ -n "${_gpus[on]}" ]; then
+			export SLURM_STEP_GPUS=$gpus CUDA_VISIBLE_DEVICES=$gpus ROCR_VISIBLE_DEVICES=$gpus
+		fi
 		exec >>stdout
 		if [ "$3" = 1 ]; then exec 2>&1; else exec 2>>stderr; fi
-		# shellcheck disable=SC2016
-		setsid sh -c 'echo $$ >wrapper && exec sh ./script' 9>&-
-		_p=$(cat wrapper) && _kill KILL "$_p"
-		echo >&9
+		if [ "$on" = 0 ]; then
+			export SLURMRAY_RUNNER="$_off $_host"
+			exec setsid bash ./script
+		fi
+		set -- "$_bell" "$1" "$2" "${_node[on]}" "$5"
+		# Past srun, which says itself what a step sees.
+		if [ "$5" = - ]; then set -- "${@:1:4}"; else set -- "${@:1:4}" env "SLURM_STEP_GPUS=$gpus" \
+			"CUDA_VISIBLE_DEVICES=$gpus" "ROCR_VISIBLE_DEVICES=$gpus"; fi
+		# shellcheck disable=SC2016 # for that shell
+		exec setsid bash -c 'trap : TERM INT HUP USR1 USR2
+			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" "${@:5}" sh ./script
+			echo "$2" 1<>"$1"' - "$@"
 	) 2>/dev/null &
-	_pid[$1]=$! _cpus[$1]=$2 _since[$1]=$(printf '%(%s)T' -1)
-	_live=$((_live + 1)) _used=$((_used + $2)) _dirty=1
+	_pid[$1]=$! _got[$1]=$_where _on[$1]=$on
+	printf -v "_since[$1]" '%(%s)T' -1
+	_take "$_where" 1
+	_live=$((_live + 1)) _dirty=1
 }
 
 _kill() { # _kill SIGNAL WRAPPER: all of the step but its wrapper
@@ -138,20 +248,49 @@ _kill() { # _kill SIGNAL WRAPPER: all of the step but its wrapper
 	[ ${#all[@]} = 0 ] || kill -s "$1" "${all[@]}" 2>/dev/null
 }
 
+# What ended steps have left behind, of all of them at once.
+_sweep() {
+	local ids p all=()
+	ids=${_over[*]}
+	_over=() _swept=$SECONDS
+	for p in $(ps -o pid= -s "${ids// /,}" 2>/dev/null); do all+=("$p"); done
+	[ ${#all[@]} = 0 ] || kill -s KILL "${all[@]}" 2>/dev/null
+}
+
 _end() { # _end NUM/aATTEMPT
 	local dir=$_base/runs/$1
-	_live=$((_live - 1)) _used=$((_used - _cpus[$1])) _dirty=1
-	unset "_pid[$1]" "_cpus[$1]" "_since[$1]"
+	_take "${_got[$1]}" -1
+	_over+=("${_pid[$1]}")
+	_live=$((_live - 1)) _dirty=1
 	# Whose wrapper was killed has no record; one that was read already is in the step's own directory.
-	[ -e "$_base/ends/${1%/*}.${1#*/}" ] || [ -e "$dir/exit" ] || [ ! -L "$dir/started" ] || : >"$dir/gone"
+	if [ ! -e "$_base/ends/${1%/*}.${1#*/}" ] && [ ! -e "$dir/exit" ] && [ -L "$dir/started" ]; then
+		echo "${_gone[${_on[$1]}]:-}" >"$dir/gone"
+	fi
+	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]"
+}
+
+# It can never start: nobody may start it any more, and it has a record that says why.
+_refuse() { # _refuse NUM/aATTEMPT WHY
+	local dir=$_base/runs/$1 why=${2// /%20} now
+	printf -v now '%(%s)T' -1
+	echo "v=1 run=${1%%/*} attempt=${1##*/a} job=$_job.s${1%%/*} rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
+		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$dir/exit.tmp" &&
+		cp "$dir/exit.tmp" "$dir/exit" # before it is void, for that alone would be no end
+	ln -s void "$dir/started" 2>/dev/null
+	if [ "$(readlink "$dir/started")" = void ]; then
+		mv -f "$dir/exit.tmp" "$_base/ends/${1%/*}.${1#*/}"
+	else
+		rm -f "$dir/exit"
+	fi
 }
 
 _cancel() { # _cancel NUM/aATTEMPT GRACE: as scancel does
-	local dir=$_base/runs/$1 p i left=()
+	local p i left=()
 	for i in "${_wait[@]}"; do [ "${i%% *}" = "$1" ] || left+=("$i"); done
 	[ ${#left[@]} = ${#_wait[@]} ] || _dirty=1
 	_wait=("${left[@]}")
-	[ -n "${_pid[$1]:-}" ] && p=$(cat "$dir/wrapper" 2>/dev/null) || return 0
+	p=${_pid[$1]:-}
+	[ -n "$p" ] || return 0
 	kill -s TERM "$p" 2>/dev/null
 	_kill TERM "$p"
 	(
@@ -165,17 +304,37 @@ _cancel() { # _cancel NUM/aATTEMPT GRACE: as scancel does
 	) 2>/dev/null &
 }
 
+_signal() { # _signal NUM/aATTEMPT NAME: the wrapper passes some on to its command
+	local p=${_pid[$1]:-}
+	[ -n "$p" ] || return 0
+	case $2:${_on[$1]} in
+	HUP:0 | INT:0 | TERM:0 | USR1:0 | USR2:0) kill -s "$2" "$p" ;;
+	*) _kill "$2" "$p" ;;
+	esac
+}
+
 _order() { # _order VERB NUM/aATTEMPT ARGUMENT
-	local p
 	case $1 in
 	cancel) _cancel "$2" "$3" ;;
-	signal) [ -n "${_pid[$2]:-}" ] && p=$(cat "$_base/runs/$2/wrapper") && case $3 in
-		HUP | INT | TERM | USR1 | USR2) kill -s "$3" "$p" ;;
-		*) _kill "$3" "$p" ;;
-		esac ;;
+	signal) _signal "$2" "$3" ;;
 	stop) _stop=stop ;;
 	ray | spark) _inner_order "$1" "$2" ;;
+	lease) case $3$2 in
+		*[!A-Za-z0-9._:@+-]*) ;;
+		[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;
+		esac ;;
+	unlease) case $2 in
+		*[!A-Za-z0-9._:@+-]*) ;;
+		*) unset "_lease[$2]" && _dirty=1 ;;
+		esac ;;
 	esac 2>/dev/null
+}
+
+_leases() {
+	local k
+	for k in "${!_lease[@]}"; do
+		[ "${_lease[$k]}" -gt "$SECONDS" ] || { unset "_lease[$k]" && _dirty=1; }
+	done
 }
 
 # Lines end in " ."; what comes in two pieces is put together.
@@ -189,9 +348,12 @@ _read() {
 		line=$_half8$line _half8=''
 		# shellcheck disable=SC2086
 		set -- $line
-		if [ "$#:${4:-}" = 4:. ] && [ -z "${_seen[$1]:-}" ]; then
+		case $#:${!#} in 4:. | 7:.) ;; *) continue ;; esac
+		case $1 in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		if [ -z "${_seen[$1]:-}" ]; then
 			_seen[$1]=1 _dirty=1
-			_wait+=("$1 $2 $3")
+			[ $# = 7 ] || set -- "$1" "$2" "$3" 0 - "$2" .
+			_wait+=("$1 $2 $3 $4 $5 $6")
 		fi
 	done
 	while :; do
@@ -218,40 +380,104 @@ _finish() { # _finish WHY CODE
 		for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
 		[ ${#_pid[@]} = 0 ] || read -r -t 0.1 -u 9 _
 	done
+	[ ${#_over[@]} = 0 ] || _sweep
 	_inner_end
-	rm -f "$_base/sessions/$_job" steps bell
+	rm -rf "$_base/sessions/$_job" steps session leases bell new
 	echo "$(date +%Y-%m-%dT%H:%M:%S%z) $1"
 	exit "$2"
 }
 
+# With --no-kill the session goes on when a node is lost: the controller is asked now and then, beside the loop.
+_watch() {
+	local i name
+	if [ -s lost ]; then
+		while read -r name; do
+			for i in "${!_node[@]}"; do
+				[ "${_node[i]}" != "$name" ] || [ -n "${_gone[$i]:-}" ] || { _gone[$i]=$name && _dirty=1; }
+			done
+		done <lost
+	fi
+	[ "$SECONDS" -ge "$_asked" ] || return 0
+	_asked=$((SECONDS + _every))
+	(
+		trap - TERM
+		exec 7<&- 8<&- 9>&-
+		sinfo -h -N -n "$SLURM_JOB_NODELIST" -t down,fail -o %N >new/lost && mv -f new/lost lost
+	) 2>/dev/null &
+}
+
+# Starts what has room: the first one that has none lets nobody pass.
+_pack() {
+	local rc
+	while [ -z "$_stop" ] && [ ${#_wait[@]} != 0 ]; do
+		# shellcheck disable=SC2086
+		set -- ${_wait[0]}
+		_place "$2" "$4" "$5" "$6"
+		rc=$?
+		if [ $rc = 1 ] || { [ $rc = 0 ] && [ "$_live" -ge "$_max" ]; }; then break; fi
+		_wait=("${_wait[@]:1}")
+		if [ $rc = 0 ]; then
+			_start "$@"
+		else
+			_dirty=1
+			_refuse "$1" "it needs more than its session has (CPUs $2, memory $4 MiB, GPUs ${5#-}, tasks $6)"
+		fi
+	done
+}
+
+_ring() { # _ring LINE: a step that has left its record says its name, everybody else nothing
+	case $1 in '' | *[!0-9/a]*) return ;; esac
+	[ -z "${_pid[$1]:-}" ] || _end "$1"
+}
+
+_resources
+_asked=0 _every=${SLURMRAY_NODE_CHECK:-20}
+
+# Everything that happens rings the bell; nothing is lost when a ring is, for all is looked at once a second anyway.
+rm -f bell
+mkfifo bell && exec 9<>bell && : >>queue && : >>orders && exec 8<queue 7<orders && mkdir -p new || exit 73
+mkdir -p "$_base/sessions" && ln -sfn "$_hold" "$_base/sessions/$_job" || exit 73
+trap '_stop=TERM' TERM
+trap : HUP INT USR1 USR2 # ignored ones would be so in the steps, for ever
+
 _inner_order() { :; }
 _inner_end() { :; }
+# shellcheck disable=SC1091 # written with this
 [ ! -e inner-hook ] || . ./inner-hook
-echo "$(date +%Y-%m-%dT%H:%M:%S%z) up on $_node with $_total CPUs"
+echo "$(date +%Y-%m-%dT%H:%M:%S%z) up on ${_node[*]} with $_total CPUs"
 while :; do
 	for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
 	_read
+	_leases
+	[ "$_nokill" = 0 ] || [ ${#_node[@]} = 1 ] || _watch
 	case $_stop in
 	stop) _finish stopped 0 ;;
 	TERM) _finish 'told to end by the scheduler' 143 ;;
 	esac
-	while [ -z "$_stop" ] && [ ${#_wait[@]} != 0 ] && [ "$_live" -lt "$_max" ]; do
-		# shellcheck disable=SC2086
-		set -- ${_wait[0]}
-		[ $((_used + $2)) -le "$_total" ] || [ "$_live" = 0 ] || break
-		_wait=("${_wait[@]:1}")
-		_start "$1" "$2" "$3"
-	done
+	_pack
 	if [ "$_live" != 0 ] || [ ${#_wait[@]} != 0 ]; then
 		_quiet=$SECONDS
+		printf -v _calm '%(%s)T' -1
+	elif [ "$_scope$_leased" = lease1 ] && [ ${#_lease[@]} = 0 ]; then
+		_finish 'its last lease is gone' 0
 	elif [ "$_idle" != 0 ] && [ $((SECONDS - _quiet)) -ge "$_idle" ]; then
 		_finish "idle for $_idle s" 0
 	fi
 	_now=${EPOCHREALTIME//[!0-9]/}
-	if [ "$_dirty" = 1 ] && [ $((_now - _told)) -ge 200000 ]; then _tell; fi
+	if [ "$_dirty" = 1 ] && [ $((_now - _told)) -ge 200000 ]; then
+		_tell
+	elif [ $((SECONDS - _beat)) -ge 15 ]; then
+		_tell
+	fi
+	[ ${#_over[@]} = 0 ] || [ "$SECONDS" = "$_swept" ] || _sweep
 	_pause=1
 	[ $((SECONDS - _quiet)) -ge 60 ] || _pause=0.05
-	read -r -t "$_pause" -u 9 _
+	_line=''
+	read -r -t "$_pause" -u 9 _line && _ring "$_line"
+	while read -r -t 0 -u 9; do
+		_line=''
+		read -r -t 0.05 -u 9 _line && _ring "$_line"
+	done
 done
 END_OF_FILE
 
@@ -341,6 +567,12 @@ _tell() { # _tell NODE LINE
 	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
 }
 
+_call() { # the workers, once
+	local n
+	[ -z "$_called" ] || return 0
+	_called=1
+	for n in "${_names[@]:_join_from}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
+}
 _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 	[ "$_state" != failed ] || return 0
 	_log "failed: $1"
@@ -363,6 +595,7 @@ _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 _lost() { # _lost NODE WHY
 	[ -z "${_ended[$1]:-}" ] || return 0
 	_ended[$1]=1
+	[ "$2" != 'ended without a word' ] || _clean "$1"
 	if [ "$1" = "$_head" ]; then
 		# When all of a job is told to end, this process may be the last to know.
 		sleep 0.5
@@ -409,11 +642,15 @@ _line() { # _line NODE WORD...
 		_log "$*"
 		_hello "$1" "$3" "$4" "$5" "$6"
 		;;
+	*:again)
+		_log "$*"
+		;;
 	*:up)
 		_log "$*"
+		[ -z "$_up" ] || return 0 # a second try
 		_up=$3 _dashboard=$4 _client_at=$5
-		for n in "${_names[@]:_join_from}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
 		_look
+		[ "$_join_at" != up ] || _call
 		;;
 	*:fail)
 		_ended[$1]=1
@@ -435,6 +672,7 @@ _line() { # _line NODE WORD...
 		[ -z "${_at[$3]:-}" ] || set -- @ node "${_at[$3]}" "${@:4}"
 		[ "${_row[$3]:-}" = "$3 $4 $5 $6 $7 $8" ] || _log "$*"
 		[ "$3" = '?' ] || _row[$3]="$3 $4 $5 $6 $7 $8"
+		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
 		;;
 	@:more)
 		_extra+="${*:3}"$'\n'
@@ -470,17 +708,19 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _extra='' _dashboard=-
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
 	_pause=1
 	[ "$_state" != starting ] || _pause=0.1
-	if read -r -t "$_pause" -u 6 line; then
+	if IFS= read -r -t "$_pause" -u 6 line; then
+		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
 		_line $line
 		continue
 	fi
+	_half+=$line # what the time limit cut in two
 	for n in "${_names[@]}"; do
 		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
 	done
@@ -523,6 +763,7 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 	done
 	kill -KILL "$_parent" 2>/dev/null
 fi
+[ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
 rm -f "$_kind.d"/in.* "$_kind.d/report"
 if [ "$_state" != failed ]; then
 	_put why 'it was ended'
@@ -547,7 +788,7 @@ _kind=${_kind%-node}
 . "$_home/$_kind-settings" || exit 66
 . "$_home/$_kind-kind" || exit 66
 _logs=$_home/$_kind/logs/$_node
-_mark="SLURMRAY_NODE=$_kind:$_tag@$_node;"
+_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;"
 _say() { printf '%s %s\n' "$_node" "$*"; }
 
 # All processes of this node's part: those that have the mark in their environment, what they started, and those that
@@ -587,8 +828,15 @@ _sweep() {
 	rm -rf "$_tmp" ${_other:+"$_other"}
 }
 
+# Short, for sockets in it have at most 107 bytes. Old Ray takes the head's name on all nodes, whatever it is told.
+_own_dir() {
+	_tmp=/tmp/sr-$_id
+	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
+	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
 	_sweep
 	exit 0
@@ -660,15 +908,13 @@ mkdir -p "$_logs"
 _addr=$(_address)
 _know || exit 1
 _say hello "$_vers" "$(uname -n)" "$_addr"
-# Short, for sockets in it have at most 107 bytes.
-_tmp=/tmp/sr-$_id
-[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
+_own_dir
 _lock "$((0x$_id % 499 * 7))" || {
 	_say fail "no 16 free ports in a row on $_node${_ports:+ among $_ports}"
 	exit 1
 }
 
-_own_dir() {
+_make_dir() {
 	mkdir -m 700 "$_tmp" 2>/dev/null || [ -O "$_tmp" ] || {
 		_say fail "$_tmp belongs to somebody else"
 		exit 1
@@ -696,19 +942,21 @@ _end() {
 }
 
 [ "$_role" != head ] || _start_head
-_told='' _tick=0
+_told='' _tick=0 _half=''
 while [ -z "$_stop" ]; do
 	if [ "$_role" = head ] && [ -z "$_told" ]; then
 		if _open "$_addr" "$_port"; then
 			_told=1
 			_say up "$(_up_words)"
 		fi
-		read -r -t 0.1 line
+		IFS= read -r -t 0.1 line
 	else
-		read -r -t 1 line
+		IFS= read -r -t 1 line
 	fi
 	rc=$?
+	_half+=$line # what the time limit cut in two
 	if [ $rc = 0 ]; then
+		line=$_half _half=''
 		case $line in
 		stop) break ;;
 		join\ *)
@@ -736,6 +984,7 @@ while [ -z "$_stop" ]; do
 		sleep 0.3
 		[ -z "$_stop" ] || break
 		_copy
+		! _again || continue
 		_say died "$rc" "$(_last_words)"
 		break
 	fi
@@ -748,6 +997,7 @@ END_OF_FILE
 cat >ray-kind <<'END_OF_FILE' || unready
 # What Ray is, for the keeper of a cluster and for its nodes.
 _name=Ray _with=Python _join_from=1
+_join_at=alive # before the head's own raylet is there, workers can only wait, and not for long
 _titled() { # its own processes that changed their title
 	case $1 in ray-* | ray::*) return 0 ;; esac
 	return 1
@@ -792,6 +1042,7 @@ _know() { # which one is there: _vers and _auth
 }
 
 _start() { # _start OPTION...
+	_said=("$@") _tries=$((_tries + 1))
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
 		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
 	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
@@ -820,15 +1071,23 @@ _start() { # _start OPTION...
 		--dashboard-agent-listen-port=$((_port + 6)) --dashboard-agent-grpc-port=$((_port + 7)) \
 		--metrics-export-port=$((_port + 8)) --ray-client-server-port=$((_port + 2)) \
 		--min-worker-port=0 --max-worker-port=0 "$@" "${_args[@]}"
-	_own_dir
+	_make_dir
 	(
 		export "${env[@]}"
 		# shellcheck disable=SC2016 # for that shell; what is in the background ignores INT, and ray.cancel needs it
 		_in sh -c 'env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid ray "$@"
 			exec setsid ray "$@"' - start --temp-dir="$_tmp" "$@"
 	) >>"$_logs/ray-start.log" 2>&1 </dev/null &
-	_pids+=($!)
-	_watch
+	_pids=($!)
+	kill -0 "${_guard:-}" 2>/dev/null || _watch
+}
+_tries=0
+_again() { # its own limit of 30 s for the start of a raylet is short for a busy node
+	[ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
+	_sweep
+	_told=''
+	_say again "$_tries"
+	_start "${_said[@]}"
 }
 _start_head() {
 	_dash_args=(--include-dashboard=false)
@@ -861,7 +1120,7 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 	_fd[@]=$fd
 	(
 		trap - TERM
-		export "SLURMRAY_NODE=ray:$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
+		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
 		[ ! -e ray/token ] || export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_home/ray/token"
 		for f in "${_fd[@]}"; do exec {f}>&-; done
 		exec 6>&-
@@ -873,12 +1132,27 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 	) <ray.d/in.@ >&6 2>>ray.d/watch.log &
 	_watch=$!
 }
+
+# Of a node whose program and its guard were killed, all that they can not end any more.
+_cleaners=()
+_clean() { # _clean NODE
+	local f role=worker run
+	[ "$1" != "$_head" ] || role=head
+	run=(bash "$_home/ray-node" "$_home" "$1" "$role" 0 999999999)
+	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J ray "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&- timeout -k 1 4 "${run[@]}"
+	) </dev/null >/dev/null 2>&1 &
+	_cleaners+=($!)
+}
 END_OF_FILE
 
 cat >ray-connect <<'END_OF_FILE' || unready
 # Waits for the cluster in the directory $_at, whose kind is called $_what. POSIX; read by the file `job`.
 _inner_fail() {
-	_own=${0%/job}
+	_own=${_own:-${0%/job}}
 	printf '%s: %s\n' "$_what" "$1" >"$_own/reason"
 	{
 		echo "slurmray: $_what: $1"
@@ -905,7 +1179,7 @@ while :; do
 done
 # Lets the command find the Ray cluster in the directory $_at. POSIX; read by the file `job`.
 if [ -e "$_at/address" ]; then
-	RAY_ADDRESS=$(cat "$_at/address")
+	read -r RAY_ADDRESS <"$_at/address"
 	export RAY_ADDRESS
 	if [ -e "$_at/token" ]; then
 		export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_at/token"
@@ -913,7 +1187,8 @@ if [ -e "$_at/address" ]; then
 		export RAY_AUTH_MODE=disabled
 	fi
 	if [ -e "$_at/dashboard" ]; then
-		RAY_API_SERVER_ADDRESS=http://$(cat "$_at/dashboard")
+		read -r _s <"$_at/dashboard"
+		RAY_API_SERVER_ADDRESS=http://$_s
 		export RAY_API_SERVER_ADDRESS
 	fi
 fi
@@ -1022,7 +1297,8 @@ END_OF_FILE
 # Run it, bash where there is one.
 _env='env --default-signal=INT,QUIT'
 $_env true 2>/dev/null || _env=''
-_sh=$(command -v bash) || _sh=/bin/sh
+_sh=bash
+command -v bash >/dev/null || _sh=/bin/sh
 if [ -z "$_rc" ]; then
 	(
 		trap : TERM INT HUP USR1 USR2
@@ -1041,7 +1317,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | ray | spark) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
@@ -1056,28 +1332,34 @@ while [ "$_n" -lt 150 ] && read -r _k <ray.d/keeper && kill -0 "$_k"; do
 done 2>/dev/null
 
 # Processor time of all that the job waited for, in microseconds.
-_us() {
+_us() { # adds 1m2.345s to _cpu
 	_m=${1%%m*} _s=${1#*m}
 	_s=${_s%s}
-	_f=$(printf '%.6s' "${_s#*[.,]}000000")
-	echo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
+	_f=${_s#*[.,]}000000
+	_f=${_f%"${_f#??????}"}
+	_cpu=$((_cpu + _m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
 }
 _cpu='' _user='' _sys=''
-times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp
+times >cpu_times && { read -r _ && read -r _user _sys; } <cpu_times
 case $_user:$_sys in
-[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us "$_user") + $(_us "$_sys"))) ;;
+[0-9]*m*s:[0-9]*m*s) _cpu=0 && _us "$_user" && _us "$_sys" ;;
 esac
-rm -f times.tmp
 
 # What is in results/, for readers: type, size, mtime, mode, path, target.
-_man=0
-find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
-	-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+_man=0 _t=''
+for _f in results/* results/.[!.]* results/..?*; do
+	if [ -e "$_f" ] || [ -L "$_f" ]; then _t=1 && break; fi
+done
+if [ -z "$_t" ] && [ -r results/ ] && [ -x results/ ]; then
+	: >manifest && _man=1
+else
+	find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
+		-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+fi
 
 # Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.
 _rss='' _all=''
 _cg=$(sed -n 's|^[0-9]*:\([a-z,]*\):\(/.*/job_[0-9]*\)/step_.*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
-case $_me in *.s*) _cg='' ;; esac # the session's
 for _f in $_cg; do
 	[ -n "$_rss" ] || _rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes")
 	[ -n "$_all" ] || _all=$(sed -n 's/^usage_usec //p' "$_f/cpu.stat")
@@ -1093,18 +1375,32 @@ esac
 [ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
 
 # The exit record: complete, then renamed to where the other side looks.
-_out=$(wc -c <stdout)
-_err=$(wc -c <stderr)
-_reason=$([ ! -s reason ] || head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
-	sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+# shellcheck disable=SC3045 # bash, as _off says
+_bytes() {
+	_n=''
+	if [ ! -s "$1" ]; then
+		[ ! -e "$1" ] || _n=0
+	else
+		_n=$(wc -c <"$1")
+	fi
+}
+_bytes stdout
+_out=$_n
+_bytes stderr
+_err=$_n
+_reason=''
+if [ -s reason ]; then
+	_reason=$(head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
+		sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+fi
 _code=$_rc
 [ "$_fault" = - ] || _code=-
-record() {
-	printf '%s\n' "v=1 run=9 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
+_now
+_end=$_t _n=0
+_rec="v=1 run=9 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
-nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$(uname -n) limit=-" >exit.tmp && mv -f exit.tmp "$_ends/9.a1"
-}
-_end=$(date +%s) _n=0
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$_host limit=-"
+record() { printf '%s\n' "$_rec" >exit.tmp && mv -f exit.tmp "$_ends/9.a1"; }
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass
 	_n=$((_n + 1))
 	sleep 2

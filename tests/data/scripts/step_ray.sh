@@ -8,7 +8,19 @@
 _dir="$HOME"/.slurmray/6f1c2a34/runs/11/a1
 _ends="$HOME"/.slurmray/6f1c2a34/ends
 cd "$_dir" || exit 66
-_start=$(date +%s)
+# shellcheck disable=SC2086 # two words
+set -- ${SLURMRAY_RUNNER:-}
+_off=${1:-} _host=${2:-$(uname -n)} _bell=${SLURMRAY_BELL:-}
+unset SLURMRAY_RUNNER SLURMRAY_BELL
+_now() {
+	if [ -n "$_off" ] && read -r _t _ </proc/uptime; then
+		_t=$(((${_t%.*} * 100 + 1${_t#*.} - 100 + _off) / 100))
+	else
+		_t=$(date +%s)
+	fi
+}
+_now
+_start=$_t
 
 # The guard: only the job that `claim` names runs, and only once.
 _me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}
@@ -20,17 +32,19 @@ refuse() {
 }
 [ -n "$_me" ] || refuse 'no job id in the environment'
 [ "$_restart" = 0 ] || [ -e "grant.$_restart" ] || refuse "restart $_restart has no grant"
-for _f in claim started; do
-	ln -s "$_me" "$_f" 2>/dev/null
-	[ "$(readlink "$_f")" = "$_me" ] || refuse "$_f is $(readlink "$_f")"
-done
-_who=$(uname -n).$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
-ln -s "$_who" "$_f" 2>/dev/null
-[ "$(readlink "$_f")" = "$_who" ] || refuse 'it began before'
+ln -s "$_me" started 2>/dev/null || [ "$(readlink started)" = "$_me" ] ||
+	refuse "started is $(readlink started)"
+_who=$_host.$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
+set -C
+if ! { echo "$_who" >"$_f"; } 2>/dev/null; then
+	{ read -r _t <"$_f"; } 2>/dev/null || _t=''
+	[ "$_t" = "$_who" ] || refuse 'it began before'
+fi
+set +C
 
 # Signals go to the job's process.
 _rc='' _sig=-
-rm -f pid signal rc fault
+for _f in pid signal rc fault; do [ ! -e "$_f" ] || rm -f "$_f"; done
 # shellcheck disable=SC2317 # called by the traps
 pass() {
 	_sig=$1
@@ -48,58 +62,50 @@ unready() {
 	_rc=$_k
 	[ "$_rc" -gt 128 ] || _rc=73 _fault='write'
 }
-mkdir -p "$_ends" work results || unready
+{ [ -d "$_ends" ] && [ -d work ] && [ -d results ]; } ||
+	mkdir -p "$_ends" work results || unready
 _nodes='' _cpus=''
-if [ -z "${SLURMRAY_JOB_ID:-}" ]; then
-	_nodes=${SLURM_JOB_NUM_NODES:-}
-	_cpus=$(echo "${SLURM_JOB_CPUS_PER_NODE:-}" | awk -F, '{
-		for (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]
-		print n
-	}' 2>/dev/null)
-fi
-case $_nodes in *[!0-9]*) _nodes='' ;; esac
-case $_cpus in *[!0-9]*) _cpus='' ;; esac
 export SLURMRAY_RUN=11 SLURMRAY_ATTEMPT=1
 export SLURMRAY_RESULTS="$_dir/results" SLURMRAY_INPUTS="$_dir/work"
 export SLURM_EXPORT_ENV=ALL
 unset SLURMRAY_JOB_ID
 
-cat >job <<'END_OF_FILE' || unready
-echo $$ >pid || exit 73
-[ ! -s signal ] || kill -s "$(cat signal)" $$
-_no_path() {
-	_why=$(LC_ALL=C ls -ld -- "$2" 2>&1 >/dev/null)
-	_why=${_why##*: }
-	echo "slurmray: $1: $2: ${_why:-$3}" >&2
-	echo "$1" >"${0%/job}/fault"
-	exit 66
-}
-cd "${0%/job}/work" 2>/dev/null || _no_path workdir "${0%/job}/work" 'Permission denied'
+# shellcheck disable=SC2086 # words
+_job() {
+	trap - TERM INT QUIT HUP USR1 USR2
+	read -r _t _ </proc/self/stat && echo "$_t" >pid || exit 73
+	[ ! -s signal ] || { read -r _f <signal && kill -s "$_f" "$_t"; }
+	cd work || exit 66
+	_own=$_dir
+_own=${_own:-${0%/job}}
 [ -n "${SLURMRAY_RAY:-}" ] || {
-	echo 'Ray: its session has none (say ray=true there)' | tee "${0%/job}/reason" >&2
-	echo ray >"${0%/job}/fault"
+	echo 'Ray: its session has none (say ray=true there)' | tee "$_own/reason" >&2
+	echo ray >"$_own/fault"
 	exit 78
 }
 if [ -n "${SLURMRAY_RAY:-}" ]; then
 	_at=$SLURMRAY_RAY _what=Ray _must=1 _limit=1350
+	# shellcheck disable=SC1090,SC1091 # of the session
 	. "$_at-connect"
 fi
 export RAY_JOB_CONFIG_JSON_ENV_VAR='{"runtime_env":{"pip":["emoji"]}}'
 if [ -n "${SLURMRAY_SPARK:-}" ]; then
 	_at=$SLURMRAY_SPARK _what=Spark _must='' _limit=1350
+	# shellcheck disable=SC1090,SC1091 # of the session
 	. "$_at-connect"
 fi
-exec "${BASH:-/bin/sh}" -c 'python train.py'
-END_OF_FILE
+	exec $_env "$_sh" -c 'python train.py'
+}
 
 # Run it, bash where there is one.
 _env='env --default-signal=INT,QUIT'
-$_env true 2>/dev/null || _env=''
-_sh=$(command -v bash) || _sh=/bin/sh
+if [ -n "$_off" ] || ! $_env true 2>/dev/null; then _env=''; fi
+_sh=bash
+command -v bash >/dev/null || _sh=/bin/sh
 if [ -z "$_rc" ]; then
 	(
 		trap : TERM INT HUP USR1 USR2
-		(exec 2>&3 3>&- && exec $_env "$_sh" "$_dir/job" </dev/null)
+		(exec 2>&3 3>&- && _job </dev/null)
 		_rc=$?
 		echo "$_rc" >rc
 		exit "$_rc"
@@ -114,68 +120,81 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | ray | spark) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
-	rm -f pid
 fi
 exec 2>/dev/null
 trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
 
 # Processor time of all that the job waited for, in microseconds.
-_us() {
+_us() { # adds 1m2.345s to _cpu
 	_m=${1%%m*} _s=${1#*m}
 	_s=${_s%s}
-	_f=$(printf '%.6s' "${_s#*[.,]}000000")
-	echo $((_m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
+	_f=${_s#*[.,]}000000
+	_f=${_f%"${_f#??????}"}
+	_cpu=$((_cpu + _m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
 }
 _cpu='' _user='' _sys=''
-times >times.tmp && { read -r _ && read -r _user _sys; } <times.tmp
+times >cpu_times && { read -r _ && read -r _user _sys; } <cpu_times
 case $_user:$_sys in
-[0-9]*m*s:[0-9]*m*s) _cpu=$(($(_us "$_user") + $(_us "$_sys"))) ;;
+[0-9]*m*s:[0-9]*m*s) _cpu=0 && _us "$_user" && _us "$_sys" ;;
 esac
-rm -f times.tmp
 
 # What is in results/, for readers: type, size, mtime, mode, path, target.
-_man=0
-find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
-	-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
-
-# Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.
-_rss='' _all=''
-_cg=$(sed -n 's|^[0-9]*:\([a-z,]*\):\(/.*/job_[0-9]*\)/step_.*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
-case $_me in *.s*) _cg='' ;; esac # the session's
-for _f in $_cg; do
-	[ -n "$_rss" ] || _rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes")
-	[ -n "$_all" ] || _all=$(sed -n 's/^usage_usec //p' "$_f/cpu.stat")
-	[ -n "$_all" ] || _all=$(sed -n 's/...$//p' "$_f/cpuacct.usage") # nanoseconds
+_man=0 _t=''
+for _f in results/* results/.[!.]* results/..?*; do
+	if [ -e "$_f" ] || [ -L "$_f" ]; then _t=1 && break; fi
 done
-case $_rss in *[!0-9]*) _rss='' ;; esac
-case $_all in
-'' | *[!0-9]*) ! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu='' ;;
-*) _cpu=$_all ;;
-esac
+if [ -z "$_t" ] && [ -r results/ ] && [ -x results/ ]; then
+	: >manifest && _man=1
+else
+	find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
+		-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+fi
+
+_rss=''
 
 # A requeue that was granted ended this start; the next one will leave the record.
 [ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
 
 # The exit record: complete, then renamed to where the other side looks.
-_out=$(wc -c <stdout)
-_err=$(wc -c <stderr)
-_reason=$([ ! -s reason ] || head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
-	sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+# shellcheck disable=SC3045 # bash, as _off says
+_bytes() {
+	_n=''
+	if [ ! -s "$1" ]; then
+		[ ! -e "$1" ] || _n=0
+	elif [ -n "$_off" ] && LC_ALL=C && ! IFS= read -r -d '' -n 65536 _v <"$1"; then
+		_n=${#_v}
+	else
+		_n=$(wc -c <"$1")
+	fi
+}
+_bytes stdout
+_out=$_n
+_bytes stderr
+_err=$_n
+_reason=''
+if [ -s reason ]; then
+	_reason=$(head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
+		sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+fi
 _limit=-
-[ "$_sig" = - ] || [ -e stopped ] || [ -e cancelled ] || sleep 1
+case $_sig:$_rc in -:129 | -:130 | -:137 | -:143 | [!-]*)
+	[ -e stopped ] || [ -e cancelled ] || sleep 1 ;;
+esac
 [ ! -e stopped ] || _limit=session
 _code=$_rc
 [ "$_fault" = - ] || _code=-
-record() {
-	printf '%s\n' "v=1 run=11 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
+_now
+_end=$_t _n=0
+_rec="v=1 run=11 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
-nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$(uname -n) limit=$_limit" >exit.tmp && mv -f exit.tmp "$_ends/11.a1"
-}
-_end=$(date +%s) _n=0
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$_host limit=$_limit"
+record() { printf '%s\n' "$_rec" >exit.tmp && mv -f exit.tmp "$_ends/11.a1"; }
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass
 	_n=$((_n + 1))
 	sleep 2
 done
+printf '%s\n' "$_rec" >./exit
+[ ! -p "$_bell" ] || echo '11/a1' 1<>"$_bell"
 exit "$_rc"
