@@ -68,7 +68,7 @@ const char spark_kind_text[] =
 	"\t[ \"$all\" = 0 ] || mem=$((all > 2048 ? all - 1024 : all / 2))\n"
 	"\tif [ -n \"$mem\" ] && [ \"$_executor_mb\" -gt \"$mem\" ]; then\n"
 	"\t\t_say fail \"spark.executor_memory is ${_executor_mb}M, and the worker on $_node has ${mem}M of the job's ${all}M\"\n"
-	"\t\texit 1\n"
+	"\t\t_end\n"
 	"\tfi\n"
 	"\t_class org.apache.spark.deploy.worker.Worker \"$1\" --port $((_port + 3)) --webui-port $((_port + 2)) --cores \"$_ncpus\" \\\n"
 	"\t\t${mem:+--memory \"${mem}M\"} --work-dir \"$_tmp/work\"\n"

@@ -44,7 +44,7 @@ spark_is() { [ "$(cat "$1/spark/state" 2>/dev/null)" = "$2" ]; }
 
 # --- a run's own ---
 
-id=$(submit "{\"launcher\": \"spark\", \"nodes\": 2, \"ntasks\": 2, \"cpus_per_task\": 2, \"payload\": \"$T/both.py\", \"args\": [\"3\"]}")
+id=$(submit "{\"launcher\": \"spark\", \"nodes\": 2, \"ntasks\": 2, \"cpus_per_task\": 2, \"mem\": \"2G\", \"payload\": \"$T/both.py\", \"args\": [\"3\"]}")
 is "an application is a payload; its code is the run's" "$(ended "$id" 400)" "failed 3"
 D=$(dir_of "$id")
 like "its tasks ran on both nodes" "$(cat "$MNT/runs/$id/stdout")" '^spark://[0-9.]*:[0-9]* n1 n2$'
@@ -55,14 +55,14 @@ ok "logs of executors on both nodes" sh -c "cat '$D'/spark/logs/n1/*/*/stderr '$
 id=$(submit 'launcher=spark mem=1G spark.executor_memory=2G -- true')
 is "an executor that no worker can hold" "$(ended "$id" 300)" "failed -"
 like "is said" "$(why "$id")" 'Spark: spark.executor_memory is 2048M, and the worker on n[12] has 512M'
-id=$(submit 'launcher=spark spark.spark_home=/nowhere environment=null -- true')
+id=$(submit '{"launcher": "spark", "environment": null, "spark": {"spark_home": "/nowhere"}, "command": "true"}')
 is "no Spark" "$(ended "$id" 300)" "failed -"
 like "is said, too" "$(why "$id")" 'there is no spark-class in PATH on n[12]'
 
 # --- a session that keeps one ---
 
 mkdir "$MNT/sessions/warm"
-echo 'nodes=2 ntasks=2 cpus_per_task=2 idle=0 spark=true' >"$MNT/sessions/warm/spec"
+echo 'nodes=2 ntasks=2 cpus_per_task=2 mem=2G idle=0 spark=true' >"$MNT/sessions/warm/spec"
 got=
 for i in 1 2; do
 	id=$(submit "session=warm launcher=spark -- python $T/both.py")
@@ -74,7 +74,7 @@ at=$(cat "$W/spark/address")
 is "two runs one after another on both nodes of one cluster" "$got" "$(for _ in 1 2; do echo "succeeded 0 $at n1 n2"; done)
 "
 is "who is there" "$(awk '{ print $1, $4, $5 }' "$W/spark/nodes" | tr '\n' ' ')" "n1 ALIVE 2 n2 ALIVE 2 "
-is "what is free" "$(sed -n 1p "$W/spark/available")" "CPU 4 of 4"
+ok "what is free" eventually 20 grep -qx 'CPU 4 of 4' "$W/spark/available"
 # shellcheck disable=SC2046 # pids
 kill -KILL $(marked | while read -r p; do tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -q master.Master && echo "$p"; done)
 ok "a master that is lost is the end of it" eventually 60 spark_is "$W" failed
@@ -82,7 +82,7 @@ ok "nothing is left" eventually 20 nothing_left
 id=$(submit 'session=warm launcher=spark -- true')
 is "runs fail" "$(ended "$id")" "failed -"
 like "and say why" "$(why "$id")" 'Spark: the head on n1'
-echo stop >"$MNT/sessions/warm/ctl"
+timeout 10 sh -c "echo stop >'$MNT/sessions/warm/ctl'"
 like "it ends" "$(timeout 60 cat "$MNT/sessions/warm/wait")" '^[a-z]'
 ok "umount" stop_mount
 done_testing
