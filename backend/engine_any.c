@@ -126,6 +126,22 @@ static int choose(struct engine *en, const char *hint, uint32_t into, struct pre
 	return 0;
 }
 
+/* Beside what the session would be, what of the spec is the run's. */
+static void show_own(json_t *spec, json_t *tolerance, struct effective *want)
+{
+	const char *name;
+	json_t *v;
+
+	if (tolerance)
+		(void)json_object_set(spec, "reuse_tolerance", tolerance);
+	json_object_foreach (spec, name, v) {
+		if (json_object_get(want->values, name) && strcmp(name, "session") != 0)
+			continue;
+		(void)json_object_set(want->values, name, v);
+		(void)json_object_set_new(want->sources, name, json_string("spec"));
+	}
+}
+
 int engine_any_check(struct engine *en, const char *hint, struct prepared *p, struct strbuf *out)
 {
 	json_t *part = NULL, *tolerance = json_incref(json_object_get(p->spec, "reuse_tolerance"));
@@ -137,12 +153,7 @@ int engine_any_check(struct engine *en, const char *hint, struct prepared *p, st
 		if (rc == 0 && p->holder)
 			rc = 1;
 		if (rc == 0) {
-			(void)json_object_set_new(want.values, "session", json_string("any"));
-			(void)json_object_set_new(want.sources, "session", json_string("spec"));
-			if (tolerance) {
-				(void)json_object_set(want.values, "reuse_tolerance", tolerance);
-				(void)json_object_set_new(want.sources, "reuse_tolerance", json_string("spec"));
-			}
+			show_own(p->spec, tolerance, &want);
 			effective_text(&want, out);
 			strbuf_addstr(out, "\n# no session that is there fits: this one would be made, and the run "
 					   "would start in it\n");
