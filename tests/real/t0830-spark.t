@@ -64,7 +64,7 @@ like "is said, too" "$(why "$id")" 'there is no spark-class in PATH on n[12]'
 mkdir "$MNT/sessions/warm"
 echo 'nodes=2 ntasks=2 cpus_per_task=2 mem=2G idle=0 spark=true' >"$MNT/sessions/warm/spec"
 got=
-for i in 1 2; do
+for _ in 1 2; do
 	id=$(submit "session=warm launcher=spark -- python $T/both.py")
 	got="$got$(ended "$id" 400) $(cat "$MNT/runs/$id/stdout")
 "
