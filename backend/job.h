@@ -94,7 +94,7 @@ struct job {
 	/* what the local cluster needs */
 	int64_t time_s; /* limit in seconds; -1: none */
 	int ntasks, cpus_per_task;
-	int gpus; /* of a step: for all of it; -1: not said */
+	int gpus;                      /* of a step: for all of it; -1: not said */
 	int64_t mem_bytes;             /* for the whole job; 0: not limited */
 	int grace_s;                   /* seconds between TERM and KILL */
 	bool grace_said;               /* else a scheduler keeps its own time between them */

@@ -1826,7 +1826,7 @@ _start_worker() { # the first node works, too
 	[ "$all" = 0 ] || mem=$((all > 2048 ? all - 1024 : all / 2))
 	if [ -n "$mem" ] && [ "$_executor_mb" -gt "$mem" ]; then
 		_say fail "spark.executor_memory is ${_executor_mb}M, and the worker on $_node has ${mem}M of the job's ${all}M"
-		exit 1
+		_end
 	fi
 	_class org.apache.spark.deploy.worker.Worker "$1" --port $((_port + 3)) --webui-port $((_port + 2)) --cores "$_ncpus" \
 		${mem:+--memory "${mem}M"} --work-dir "$_tmp/work"
