@@ -94,47 +94,87 @@ static int tolerance_of(const json_t *spec, double *out, struct strbuf *errors)
 	return 0;
 }
 
-int engine_any(struct engine *en, const struct submission *whole, const struct submission *sub, struct prepared *p)
+static bool is_any(const struct prepared *p)
 {
 	const char *said = json_string_value(json_object_get(p->spec, "session"));
-	const struct own_call call_of = { any_made, any_drop, NULL };
-	struct engine_submit s = { .session = true, .uid = sub->s->uid };
-	struct submission made = { &s, NULL, call_of.done, NULL, call_of.drop };
-	struct effective want = { 0 };
-	struct any_call *c;
-	cleanup_free char *doc = NULL;
+
+	return !p->session && !p->holder && said && strcmp(said, "any") == 0;
+}
+
+/* Takes the session's part out of the run's spec and looks for one that fits: p->holder. `want` is what it should be.
+ */
+static int choose(struct engine *en, const char *hint, uint32_t into, struct prepared *p, json_t **part,
+		  struct effective *want)
+{
 	double tolerance;
-	json_t *part;
 	int rc;
 
-	if (p->session || p->holder || !said || strcmp(said, "any") != 0)
-		return 1;
-	part = session_part(p->spec);
+	*part = session_part(p->spec);
 	rc = tolerance_of(p->spec, &tolerance, &p->errors);
 	if (rc == 0)
-		rc = config_resolve(en->conf.config, part, sub->s->cluster_hint, &want, &p->errors);
-	if (rc == 0 && sub->s->into)
-		p->holder = engine_run(en, sub->s->into);
-	else if (rc == 0)
-		p->holder = engine_session_fitting(en, &want, tolerance);
-	if (rc == 0)
-		effective_release(&want);
-	(void)json_object_del(part, "launcher"); /* that goes without saying */
-	doc = rc == 0 ? json_dumps(part, 0) : NULL;
-	json_decref(part);
-	if (rc < 0) {
-		engine_refuse(en, sub->s->uid, sub->s->text, sub->s->len, p->errors.buf, rc, sub->cb, sub->arg);
-		return 0;
-	}
+		rc = config_resolve(en->conf.config, *part, hint, want, &p->errors);
+	if (rc < 0)
+		return rc;
+	p->holder = into ? engine_run(en, into) : engine_session_fitting(en, want, tolerance);
+	(void)json_object_del(*part, "launcher"); /* that goes without saying */
 	(void)json_object_del(p->spec, "reuse_tolerance");
 	if (p->holder)
 		(void)json_object_set_new(p->spec, "session",
 					  json_string(engine_session_current(en, p->holder)
 							      ? engine_session_name(p->holder)
 							      : p->holder->id));
-	if (p->holder)
-		return 1;
-	c = xcalloc(1, sizeof(*c));
+	return 0;
+}
+
+/* Beside what the session would be, what of the spec is the run's. */
+static void show_own(json_t *spec, json_t *tolerance, struct effective *want)
+{
+	const char *name;
+	json_t *v;
+
+	if (tolerance)
+		(void)json_object_set(spec, "reuse_tolerance", tolerance);
+	json_object_foreach (spec, name, v) {
+		if (json_object_get(want->values, name) && strcmp(name, "session") != 0)
+			continue;
+		(void)json_object_set(want->values, name, v);
+		(void)json_object_set_new(want->sources, name, json_string("spec"));
+	}
+}
+
+int engine_any_check(struct engine *en, const char *hint, struct prepared *p, struct strbuf *out)
+{
+	json_t *part = NULL, *tolerance = json_incref(json_object_get(p->spec, "reuse_tolerance"));
+	struct effective want = { 0 };
+	int rc = 1;
+
+	if (is_any(p)) {
+		rc = choose(en, hint, 0, p, &part, &want);
+		if (rc == 0 && p->holder)
+			rc = 1;
+		if (rc == 0) {
+			show_own(p->spec, tolerance, &want);
+			effective_text(&want, out);
+			strbuf_addstr(out, "\n# no session that is there fits: this one would be made, and the run "
+					   "would start in it\n");
+		}
+		if (want.values)
+			effective_release(&want);
+	}
+	json_decref(part);
+	json_decref(tolerance);
+	return rc;
+}
+
+/* A session is made first, and the run goes on when it is in the journal. */
+static void make(struct engine *en, const struct submission *whole, const struct submission *sub, const json_t *part)
+{
+	struct any_call *c = xcalloc(1, sizeof(*c));
+	const struct own_call call_of = { any_made, any_drop, c };
+	cleanup_free char *doc = json_dumps(part, 0);
+	struct engine_submit s = { .text = doc, .len = strlen(doc), .session = true, .uid = sub->s->uid };
+	const struct submission made = { &s, NULL, call_of.done, call_of.arg, call_of.drop };
+
 	c->en = en;
 	c->s = *whole->s;
 	c->text = xmalloc(whole->s->len);
@@ -146,10 +186,25 @@ int engine_any(struct engine *en, const struct submission *whole, const struct s
 	c->hint = sub->s->cluster_hint ? xstrdup(sub->s->cluster_hint) : NULL;
 	c->s.text = c->text;
 	c->s.cluster_hint = c->hint;
-	s.text = doc;
-	s.len = strlen(doc);
 	s.cluster_hint = c->hint;
-	made.arg = c;
 	engine_submit_one(en, &made);
-	return 0;
+}
+
+int engine_any(struct engine *en, const struct submission *whole, const struct submission *sub, struct prepared *p)
+{
+	struct effective want = { 0 };
+	json_t *part = NULL;
+	int rc;
+
+	if (!is_any(p))
+		return 1;
+	rc = choose(en, sub->s->cluster_hint, sub->s->into, p, &part, &want);
+	if (rc < 0)
+		engine_refuse(en, sub->s->uid, sub->s->text, sub->s->len, p->errors.buf, rc, sub->cb, sub->arg);
+	else if (!p->holder)
+		make(en, whole, sub, part);
+	if (want.values)
+		effective_release(&want);
+	json_decref(part);
+	return rc == 0 && p->holder;
 }

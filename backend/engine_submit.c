@@ -270,12 +270,14 @@ void engine_check(struct engine *en, const char *text, size_t len, const char *c
 	as->id = xasprintf("%u", as->num);
 	*code = parse(en, &s, false, &p);
 	if (*code == 0)
+		*code = engine_any_check(en, cluster_hint, &p, out);
+	if (*code == 1)
 		*code = prepare(en, hint_of(&s, &p), as, NULL, &p);
-	if (*code == 0) {
+	if (*code == 0 && p.script.len) {
 		strbuf_addbuf(out, &p.effective);
 		strbuf_addch(out, '\n');
 		strbuf_addbuf(out, &p.script);
-	} else {
+	} else if (*code < 0) {
 		strbuf_addbuf(out, &p.errors);
 		strbuf_addch(out, '\n');
 	}

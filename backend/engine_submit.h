@@ -32,5 +32,7 @@ void engine_submit_one(struct engine *en, const struct submission *whole);
  * go on: p->holder is that session then. `whole` is as it was written, with its secrets.
  */
 int engine_any(struct engine *en, const struct submission *whole, const struct submission *sub, struct prepared *p);
+/* The same for runs/check: 1 to go on; 0 when `out` says what session would be made; -EINVAL with p->errors. */
+int engine_any_check(struct engine *en, const char *hint, struct prepared *p, struct strbuf *out);
 
 #endif

@@ -280,6 +280,7 @@ static const char *fault_text(const char *fault)
 		{ "secret_env", "could not be started: a secret could not be read" },
 		{ "environment", "was not started" },
 		{ "ray", "ended without a result" },
+		{ "spark", "ended without a result" },
 		{ "refused", "was not started: it had been started before, or taken back" },
 	};
 

@@ -252,20 +252,27 @@ static void fill_session(const struct effective *eff, struct job *job)
 }
 
 /*
- * A run has Ray by its launcher. A session has it when its spec or profile says something of it: what a configuration
- * says of all Ray clusters must not start one in each session.
+ * A run has a Ray or Spark cluster by its launcher. A session has one when its spec or profile says something of it:
+ * what a configuration says of all of them must not start one in each session.
  */
-static void fill_ray(const struct effective *eff, struct job *job)
+static bool has_inner(const struct effective *eff, const struct job *job, const char *kind)
 {
-	const json_t *ray = value(eff, "ray"), *on = json_object_get(ray, "enabled");
-	const char *source = json_string_value(json_object_get(eff->sources, "ray"));
-	bool asked = source && (strncmp(source, "spec", 4) == 0 || strncmp(source, "profile", 7) == 0);
+	const json_t *on = json_object_get(value(eff, kind), "enabled");
+	const char *source = json_string_value(json_object_get(eff->sources, kind));
 
-	job_ray_fill(ray, &job->ray);
-	if (is_session(eff))
-		job->ray.on = on ? json_is_true(on) : asked;
-	else
-		job->ray.on = strcmp(job->launcher, "ray") == 0;
+	if (!is_session(eff))
+		return strcmp(job->launcher, kind) == 0;
+	if (on)
+		return json_is_true(on);
+	return source && (strncmp(source, "spec", 4) == 0 || strncmp(source, "profile", 7) == 0);
+}
+
+static void fill_inner(const struct effective *eff, struct job *job)
+{
+	job_ray_fill(value(eff, "ray"), &job->ray);
+	job->ray.on = has_inner(eff, job, "ray");
+	job_spark_fill(value(eff, "spark"), &job->spark);
+	job->spark.on = has_inner(eff, job, "spark");
 }
 
 static int fill_form(const struct effective *eff, struct job *job, struct strbuf *errors)
@@ -633,7 +640,7 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	fill_after(eff, job);
 	fill_resources(eff, job);
 	fill_session(eff, job);
-	fill_ray(eff, job);
+	fill_inner(eff, job);
 	job->workdir = xstrdup(text(eff, "workdir"));
 	job->directory = xstrdup(eff->cluster->directory);
 	job->scratch = xstrdup(eff->cluster->scratch);
@@ -654,6 +661,7 @@ void job_release(struct job *job)
 	free(job->secret);
 	job_environment_release(&job->environment);
 	job_ray_release(&job->ray);
+	job_spark_release(&job->spark);
 	list_free(job->argv);
 	list_free(job->args);
 	list_free(job->sbatch);

@@ -49,6 +49,16 @@ struct job_ray {
 	char **args;      /* further words for `ray start`; NULL-ended, never NULL when on */
 };
 
+/* The same for Spark; job_spark.c. */
+struct job_spark {
+	bool on;
+	int executor_cores, num_executors;      /* 0: not said */
+	int64_t executor_memory, driver_memory; /* bytes; 0: not said */
+	int start_timeout;                      /* seconds until every node has to be there */
+	char *home, *master, *interface;        /* NULL: not said */
+	char *conf;                             /* lines of a spark-defaults.conf */
+};
+
 /* The name, in the attempt's directory, of the link to the unpacked archive. */
 #define JOB_ENVIRONMENT_LINK "environment"
 /* The same for injected libraries: wheel.N, from 0, and dagster_pipes. */
@@ -84,7 +94,7 @@ struct job {
 	/* what the local cluster needs */
 	int64_t time_s; /* limit in seconds; -1: none */
 	int ntasks, cpus_per_task;
-	int gpus; /* of a step: for all of it; -1: not said */
+	int gpus;                      /* of a step: for all of it; -1: not said */
 	int64_t mem_bytes;             /* for the whole job; 0: not limited */
 	int grace_s;                   /* seconds between TERM and KILL */
 	bool grace_said;               /* else a scheduler keeps its own time between them */
@@ -109,6 +119,7 @@ struct job {
 	bool lease_scope;    /* of a session: it ends when nobody holds a lease any more */
 	char *session;       /* this is a step of it; or NULL */
 	struct job_ray ray;
+	struct job_spark spark;
 	struct job_holder { /* the session's own job, filled in by the engine; num 0: none */
 		uint32_t num, attempt;
 		char *job_id;
@@ -147,5 +158,7 @@ bool job_environment_is_set(const struct environment *env);
 /* The same for the key `ray` (may be NULL); never fails, for spec_ray.c has checked it. `on` is left alone. */
 void job_ray_fill(const struct json_t *value, struct job_ray *out);
 void job_ray_release(struct job_ray *ray);
+void job_spark_fill(const struct json_t *value, struct job_spark *out);
+void job_spark_release(struct job_spark *spark);
 
 #endif

@@ -299,6 +299,8 @@ void rsubmit_cancel(struct cluster *c, struct rrun *r); /* it is wanted no more 
 void rsubmit_step(struct cluster *c);
 int64_t rsubmit_deadline(const struct cluster *c);
 void rupload_free(struct upload *u);
+/* remote_inputs.c: the archive of a run's inputs. -ENOENT: there are none; else what is wrong with one, by name. */
+int rinputs_open(const struct rrun *r, struct tar **out, struct err *e);
 /* The driver's answer to a submission of this run. */
 void rsubmit_answered(struct cluster *c, struct rrun *r, int rc, const char *out, const char *err);
 

@@ -573,67 +573,6 @@ static void send_inline(struct cluster *c, struct rrun *r, struct tar *tar)
 	strbuf_release(&all);
 }
 
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash ? slash + 1 : path;
-}
-
-/* Those that are delivered; `made` has the strings, NULL-ended. */
-static size_t add_secrets(const struct rrun *r, struct tar_extra *extra, size_t n, char **made)
-{
-	for (size_t i = 0; i < r->job->n_secret; i++) {
-		const struct job_var *s = &r->job->secret[i];
-
-		if (strncmp(s->value, "cluster:", 8) == 0)
-			continue;
-		*made = strncmp(s->value, "file:", 5) == 0 ? xstrdup(s->value + 5)
-							   : xasprintf("%s/%s", r->secrets_dir, s->name);
-		made[1] = xasprintf(LAUNCH_SECRET "%s", s->name);
-		extra[n++] = (struct tar_extra){ made[0], made[1] };
-		made += 2;
-	}
-	return n;
-}
-
-/* What a draft's files/ holds, and what the spec names: `files` by their base names, the payload under a name that the
-   script knows (launchers/bash.c). */
-static int open_inputs(const struct rrun *r, struct tar **out, struct err *e)
-{
-	struct tar_extra *extra;
-	size_t n = 0, max = 2 + r->job->n_secret;
-	char **made = xcalloc(2 * r->job->n_secret + 1, sizeof(*made));
-	int rc;
-
-	for (size_t i = 0; i < r->job->n_inputs; i++)
-		if (r->job->inputs[i].missing) {
-			free(made);
-			return err_set(e, -EINVAL, "%s", r->job->inputs[i].missing);
-		}
-	for (char **f = r->job->files; f && *f; f++)
-		max++;
-	max += r->job->n_inputs;
-	extra = xcalloc(max, sizeof(*extra));
-	for (char **f = r->job->files; f && *f; f++)
-		if (!renvs_has(r, *f))
-			extra[n++] = (struct tar_extra){ *f, base_name(*f) };
-	for (size_t i = 0; i < r->job->n_inputs; i++)
-		if (job_input_local(&r->job->inputs[i]) && !renvs_has(r, job_input_local(&r->job->inputs[i])))
-			extra[n++] = (struct tar_extra){ job_input_local(&r->job->inputs[i]), r->job->inputs[i].name };
-	if (r->job->form == JOB_PAYLOAD && !renvs_has(r, r->job->command))
-		extra[n++] = (struct tar_extra){ r->job->command, LAUNCH_PAYLOAD };
-	if (r->context)
-		extra[n++] = (struct tar_extra){ r->context, LAUNCH_CONTEXT };
-	n = add_secrets(r, extra, n, made);
-	rc = r->files_dir || n ? tar_open(r->files_dir, extra, n, out, e) : -ENOENT;
-	free(extra);
-	for (size_t i = 0; made[i]; i++)
-		free(made[i]);
-	free(made);
-	return rc == -ENOENT && n ? -EINVAL : rc; /* what the spec names must be there */
-}
-
 /* Links are made before files are unpacked; what comes with the submission is unpacked only where there is nothing yet.
  */
 static bool has_links(const struct rrun *r)
@@ -650,7 +589,7 @@ static void send_run(struct cluster *c, struct rrun *r)
 {
 	struct err e = ERR_INIT;
 	struct tar *tar = NULL;
-	int rc = open_inputs(r, &tar, &e);
+	int rc = rinputs_open(r, &tar, &e);
 
 	if (rc == 0 && tar_count(tar) == 0) {
 		tar_close(tar);

@@ -62,8 +62,8 @@ struct sched_ops {
 					    struct strbuf *why);
 	/*
 	 * Many submissions at once; all three may be NULL. `alone`: not for this job. `submit_many`: of steps of one
-	 * session, whose scripts follow each other in "$IN" and have these lengths; it only writes files. `submit_answer`
-	 * finds what the answer says of one run, for submit_result; the length of it.
+	 * session, whose scripts follow each other in "$IN" and have these lengths; it only writes files.
+	 * `submit_answer` finds what the answer says of one run, for submit_result; the length of it.
 	 */
 	bool (*alone)(const struct job *job);
 	void (*submit_many)(const struct sched_run *runs, const size_t *lens, size_t n, struct strbuf *code);

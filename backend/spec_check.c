@@ -449,7 +449,7 @@ static const struct choice {
 	{ "launcher", "bash", NULL },
 	{ "launcher", "session", NULL },
 	{ "launcher", "ray", NULL },
-	{ "launcher", "spark", "Spark is not started yet; use bash and start it in the command" },
+	{ "launcher", "spark", NULL },
 	{ "pipes_exception", "fail", NULL },
 	{ "pipes_exception", "ignore", NULL },
 	{ "on_session_end", "cancel", NULL },
@@ -484,7 +484,7 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
 			     : strcmp(key, "scope") == 0           ? "session or lease"
 			     : strcmp(key, "on_session_end") == 0  ? "cancel, wait or job"
-								   : "bash, ray or session",
+								   : "bash, ray, spark or session",
 			     spec_show(text, shown));
 }
 

@@ -63,9 +63,6 @@ bool spec_pipes_module_ok(const char *path);
 int spec_value_environment(const json_t *value, json_t **out, struct strbuf *errors);
 int spec_environment_member(json_t *out, const char *name, const json_t *value, struct strbuf *errors);
 int spec_environment_whole(const json_t *spec, struct strbuf *errors);
-/* `ray`: true, false or a map; one member of it (`metadata.NAME` is one, too). */
-int spec_value_ray(const json_t *value, json_t **out, struct strbuf *errors);
-int spec_ray_member(json_t *out, const char *name, const json_t *value, struct strbuf *errors);
 /* sbatch's dependency text taken apart into afterok, afterany, afternotok and, for singleton, dependency. */
 int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *errors);
 

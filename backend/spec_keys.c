@@ -27,7 +27,7 @@ const struct spec_key spec_keys[] = {
 	{ "args", SPEC_ANY, 0, 0,
 	  "arguments of the script or payload: a list of words; text is split as a shell does" },
 	{ "launcher", SPEC_STRING, 0, 0,
-	  "how it is started: bash; ray: with a Ray cluster; session: it is an allocation that other runs start in" },
+	  "how it is started: bash; ray, spark: with a cluster of that kind; session: it is an allocation that other runs start in" },
 	{ "mode", SPEC_STRING, 0, 0, "slurm or local; ray: launcher=ray" },
 	{ "cluster", SPEC_STRING, 0, 0, "name of a cluster in the configuration, or local" },
 	{ "profile", SPEC_STRING, 0, 0, "name of a [profile] in the configuration" },
@@ -61,6 +61,8 @@ const struct spec_key spec_keys[] = {
 	  "of a session: it ends after so long without a run: 10 (minutes), 0:30:00; 0: never" },
 	{ "ray", SPEC_MAP, 0, 0,
 	  "Ray in the allocation of a run (launcher=ray) or session: ray=true, or ray.num_cpus_per_node and so on (ray.md)" },
+	{ "spark", SPEC_MAP, 0, 0,
+	  "Spark in the allocation of a run (launcher=spark) or session: spark.executor_memory and so on (spark.md)" },
 	{ "max_steps", SPEC_COUNT, 0, 0, "of a session: most runs at once (without it, as many as its processors)" },
 	{ "scope", SPEC_STRING, 0, 0, "of a session: session, or lease: it ends when the last lease is gone" },
 	{ "on_session_end", SPEC_STRING, 0, 0,
@@ -89,7 +91,6 @@ const struct spec_key spec_keys[] = {
 	{ "timeout_queue", SPEC_TIME, SPEC_LATER, 0,
 	  "a limit on the wait in the queue " NOT_YET "; `deadline` gives the job one" },
 	{ "components", SPEC_MAP, SPEC_LATER, 0, "heterogeneous jobs are not possible yet; write a run for each part" },
-	{ "spark", SPEC_MAP, SPEC_LATER, 0, "Spark is not started yet; start it in the command" },
 
 	/* sbatch: resources */
 	{ "nodes", SPEC_RANGE, SPEC_SBATCH, 'N', "number of nodes: 2 or 2-4" },

@@ -170,7 +170,7 @@ enum spec_redaction spec_redact(const char *text, size_t len, struct strbuf *out
 void spec_redact_why(struct strbuf *why)
 {
 	cleanup_strbuf struct strbuf out = STRBUF_INIT;
-	const char *s = why->buf, *near;
+	const char *s, *near;
 
 	mask(why->buf, why->buf + why->len, &out);
 	strbuf_reset(why);

@@ -6,6 +6,7 @@
  * it has then stored nothing. Results are new references.
  */
 #include "backend/spec_impl.h"
+#include "backend/spec_map.h"
 
 #include "backend/base/mem.h"
 #include "backend/job_inputs.h"
@@ -351,10 +352,12 @@ static int value_secret(json_t *map, const char *name, const json_t *value, stru
 int spec_value_member(const struct spec_key *k, json_t *map, const char *name, const json_t *value,
 		      struct strbuf *errors)
 {
+	const struct spec_map *known = spec_map_find(k->name);
+
 	if (strcmp(k->name, "inputs") == 0)
 		return value_input(map, name, value, errors);
-	if (strcmp(k->name, "ray") == 0)
-		return spec_ray_member(map, name, value, errors);
+	if (known)
+		return spec_map_member(known, map, name, value, errors);
 	if (strcmp(k->name, "secret_env") == 0)
 		return value_secret(map, name, value, errors);
 	return spec_value_env(map, name, value, errors);
@@ -362,12 +365,13 @@ int spec_value_member(const struct spec_key *k, json_t *map, const char *name, c
 
 static int value_map(const struct spec_key *k, const json_t *value, json_t **out, struct strbuf *errors)
 {
+	const struct spec_map *known = spec_map_find(k->name);
 	const char *name;
 	json_t *item, *map;
 	int rc = 0;
 
-	if (strcmp(k->name, "ray") == 0)
-		return spec_value_ray(value, out, errors);
+	if (known)
+		return spec_map_value(known, value, out, errors);
 	if (!json_is_object(value))
 		return spec_complain(errors, "'%s' must be a map; on one line write %s.NAME=VALUE", k->name, k->name);
 	map = json_object();

@@ -147,7 +147,7 @@ static void take_place(struct conv *c, const struct view *v)
 	bool spec = h->nd && h->nd->class == NODE_SPEC;
 
 	c->draft = spec ? h->run : 0;
-	c->session = h->nd == &fixed_nodes[FIXED_SESSIONS_NEW] || (v->cluster && strchr(h->nd->name, '/'));
+	c->session = h->nd == &fixed_nodes[FIXED_SESSIONS_NEW] || (h->nd && v->cluster && strchr(h->nd->name, '/'));
 	if (ino_kind(h->ino) != INO_SESSION || !v->run)
 		return;
 	c->session = spec;

@@ -115,7 +115,8 @@ static void render_template(const struct view *v, struct strbuf *out)
 		"\n# Keys that sbatch does not have, or calls otherwise: on one line, in JSON, for slurmray submit KEY=VALUE.\n");
 	for (const struct spec_key *k = spec_keys; k->name; k++)
 		if (!(k->flags & (SPEC_SBATCH | SPEC_LATER | SPEC_OURS)))
-			strbuf_addf(out, "#   %s%s=...\t# %s\n", k->name, k->type == SPEC_MAP ? ".NAME" : "",
+			strbuf_addf(out, "#   %s%s=%s...\t# %s\n", k->name, k->type == SPEC_MAP ? ".NAME" : "",
+				    strcmp(k->name, "secret_env") == 0 ? "file:/" : "", /* a value would be hidden */
 				    k->help ? k->help : "");
 	strbuf_addstr(out, "\nhostname\n");
 }

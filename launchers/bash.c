@@ -3,6 +3,7 @@
  * wrapper does the rest. Parallel programs are started by the command itself (srun, mpirun).
  */
 #include "launchers/ray.h"
+#include "launchers/spark.h"
 #include "launchers/wrapper.h"
 
 static int render(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out, struct err *e)
@@ -16,6 +17,7 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	if (!wrap_is_plain(job)) {
 		wrap_environment(job, &body);
 		ray_connect(job, &body);
+		spark_connect(job, &body);
 		wrap_exec(job, &body);
 	}
 	if (wrap_is_plain(job))
@@ -31,6 +33,7 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	if (job->form == JOB_SCRIPT || job->form == JOB_PAYLOAD)
 		strbuf_addstr(out, "chmod 700 payload || unready\n\n");
 	ray_files(job, ctx, out);
+	spark_files(job, ctx, out);
 	wrap_epilogue(job, ctx, out);
 	return 0;
 }

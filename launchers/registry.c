@@ -5,9 +5,9 @@
 
 #include <string.h>
 
-extern const struct launcher launcher_bash, launcher_ray, launcher_session;
+extern const struct launcher launcher_bash, launcher_ray, launcher_session, launcher_spark;
 
-const struct launcher *const launchers[] = { &launcher_bash, &launcher_ray, &launcher_session, NULL };
+const struct launcher *const launchers[] = { &launcher_bash, &launcher_ray, &launcher_session, &launcher_spark, NULL };
 
 const struct launcher *launcher_find(const char *name)
 {

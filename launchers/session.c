@@ -7,6 +7,7 @@
 
 #include "backend/base/quote.h"
 #include "launchers/ray.h"
+#include "launchers/spark.h"
 #include "launchers/wrapper.h"
 
 #include <string.h>
@@ -49,8 +50,9 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	wrap_file(out, "job", body.buf, body.len);
 	wrap_file(out, "runner", text.buf, text.len);
 	ray_files(job, ctx, out);
-	if (job->ray.on)
-		wrap_file(out, "ray-hook", ray_hook_text, strlen(ray_hook_text));
+	spark_files(job, ctx, out);
+	if (job->ray.on || job->spark.on)
+		wrap_file(out, "inner-hook", inner_hook_text, strlen(inner_hook_text));
 	wrap_epilogue(job, ctx, out);
 	return 0;
 }

@@ -11,6 +11,7 @@
 #include "launchers/wrapper.h"
 
 #include "launchers/ray.h"
+#include "launchers/spark.h"
 
 #include "backend/base/quote.h"
 
@@ -433,8 +434,20 @@ static void add_words(char *const *words, struct strbuf *body)
 	}
 }
 
+/* spark-submit tells an application's language by the name of its file. */
+static const char *spark_suffix(const struct job *job)
+{
+	const char *dot = job->form == JOB_PAYLOAD && job->spark.on ? strrchr(job->command, '.') : NULL;
+
+	return dot && (strcmp(dot, ".py") == 0 || strcmp(dot, ".jar") == 0 || strcmp(dot, ".R") == 0) ? dot : NULL;
+}
+
 void wrap_exec(const struct job *job, struct strbuf *body)
 {
+	const char *suffix = spark_suffix(job);
+
+	if (suffix)
+		strbuf_addf(body, "ln -sf payload \"${0%%/job}/payload%s\" || exit 73\n", suffix);
 	strbuf_addstr(body, "exec");
 	if (job->session &&
 	    job->ntasks > 1) /* what sbatch does not do for a job's script, but a session's user means */
@@ -455,7 +468,7 @@ void wrap_exec(const struct job *job, struct strbuf *body)
 		break;
 	case JOB_SCRIPT:
 	case JOB_PAYLOAD:
-		strbuf_addstr(body, " \"${0%/job}/payload\"");
+		strbuf_addf(body, "%s \"${0%%/job}/payload%s\"", suffix ? " spark-submit" : "", suffix ? suffix : "");
 		add_words(job->args, body);
 		break;
 	}
@@ -483,6 +496,7 @@ void wrap_plain(const struct job *job, struct strbuf *out)
 	}
 	strbuf_addstr(out, "\t_own=$_dir\n");
 	ray_connect(job, out);
+	spark_connect(job, out);
 	strbuf_addch(out, '\t');
 	wrap_exec(job, out);
 	strbuf_addstr(out, "}\n\n");
@@ -517,7 +531,7 @@ static const char run_job[] =
 	"\tdone\n"
 	"\t[ ! -s rc ] || read -r _rc <rc\n"
 	"\t[ ! -s fault ] || read -r _fault <fault\n"
-	"\tcase $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac\n"
+	"\tcase $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac\n"
 	"\t[ \"$_rc\" != 73 ] || [ -s pid ] || _fault='write'\n";
 #define RUN_FILE "exec 2>&3 3>&- && exec $_env \"$_sh\" \"$_dir/job\" </dev/null"
 static const char run_over[] = "fi\n"
@@ -625,16 +639,21 @@ static const char reason[] = "_reason=''\n"
 /* Some runs can say in words why there is no code. */
 static bool has_reason(const struct job *job)
 {
-	return job_environment_is_set(&job->environment) || job->ray.on || job->session;
+	return job_environment_is_set(&job->environment) || job->ray.on || job->spark.on || job->session;
 }
 
 /* The record says that the run has ended, so nothing of its cluster may be there any more. */
-static const char ray_end[] = "# Its Ray cluster ends first.\n"
-			      "_n=0\n"
-			      "while [ \"$_n\" -lt 150 ] && read -r _k <ray.d/keeper && kill -0 \"$_k\"; do\n"
-			      "\t_n=$((_n + 1))\n"
-			      "\tsleep 0.1\n"
-			      "done 2>/dev/null\n\n";
+static void add_inner_end(const char *kind, struct strbuf *out)
+{
+	strbuf_addf(out,
+		    "# Its cluster ends first.\n"
+		    "_n=0\n"
+		    "while [ \"$_n\" -lt 150 ] && read -r _k <%s.d/keeper && kill -0 \"$_k\"; do\n"
+		    "\t_n=$((_n + 1))\n"
+		    "\tsleep 0.1\n"
+		    "done 2>/dev/null\n\n",
+		    kind);
+}
 
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
@@ -696,7 +715,9 @@ void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct s
 	strbuf_addstr(out, job->session ? "" : "\trm -f pid\n");
 	strbuf_addstr(out, run_over);
 	if (job->ray.on && !job->session)
-		strbuf_addstr(out, ray_end);
+		add_inner_end("ray", out);
+	if (job->spark.on && !job->session)
+		add_inner_end("spark", out);
 	strbuf_addstr(out, cpu_time);
 	strbuf_addstr(out, manifest);
 	add_peak(job, out);

@@ -117,7 +117,7 @@ class Page:
             for part in re.split(r'[,:]', value) if not value.startswith(('{', '[')) else []:
                 if json.dumps(part)[1:-1] not in said:
                     return '%s has no %s: %s' % (key, part, said)
-        if wanted.get('command', '[').startswith('['):
+        if wanted.get('command', '[').startswith('[') or wanted.get('session') == 'any': # its session comes first
             return None
         shown = wanted['command'].replace("'", "'\\''")
         return None if shown in text[text.index('\n}\n'):] else 'the script has no %s' % shown

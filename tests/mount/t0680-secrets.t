@@ -19,7 +19,7 @@ tap_from 150 python3 "$ROOT/tests/lib/secret_env.py" "$MNT" "$STATE" stages file
 
 # In the section of a cluster: a default like others, that nobody sees.
 ok "umount" stop_mount
-mkdir -p -m 700 "$STATE/secrets/4711"
+mkdir -p "$STATE/secrets/4711"
 echo left >"$STATE/secrets/4711/A"
 printf 'secret_env.SITE = from-the-Config\n' >>"$T/config"
 start_mount "$MNT" "$T/config" "$STATE"

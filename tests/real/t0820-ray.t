@@ -59,7 +59,7 @@ n=$(number warm)
 [ -n "$n" ] || n=1
 W=$(dir_of "$n")
 got=
-for i in 1 2 3 4 5; do
+for _ in 1 2 3 4 5; do
 	id=$(submit "session=warm launcher=ray -- python $T/both.py")
 	got="$got$(ended "$id" 300) $(cat "$MNT/runs/$id/stdout")
 "

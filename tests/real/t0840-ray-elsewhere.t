@@ -12,10 +12,11 @@ python=$("$ROOT/scripts/ray-env" 2>"$T/ray-env.log") || {
 ray=$(dirname "$python")/ray
 base=$((21000 + $$ % 400 * 16))
 head_pid=
+R=$(mktemp -d /tmp/sr-XXXXXX) # sockets in it have at most 107 bytes
 head_up() { # as Ray's own test benches do it: everything on one address of this machine
-	mkdir -p "$T/r"
+	mkdir -p "$R"
 	env RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$T/token" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 setsid "$ray" start --head \
-		--block --disable-usage-stats --temp-dir="$T/r" --node-ip-address=127.0.0.10 --port=$base --num-cpus=1 \
+		--block --disable-usage-stats --temp-dir="$R" --node-ip-address=127.0.0.10 --port=$base --num-cpus=1 \
 		--dashboard-host=127.0.0.1 --dashboard-port=$((base + 1)) --dashboard-agent-listen-port=$((base + 2)) \
 		--ray-client-server-port=$((base + 3)) --min-worker-port=0 --max-worker-port=0 --object-store-memory=80000000 \
 		>>"$T/head.log" 2>&1 </dev/null &
@@ -28,7 +29,7 @@ head_down() {
 }
 gone() { ! kill -0 "$1" 2>/dev/null; }
 of_head() { # of_head NAME: the process of our head, by its session's directory
-	pgrep -f "$1.*$T/r/" | head -n 1
+	pgrep -f "$1.*$R/" | head -n 1
 }
 api() { # api METHOD PATH
 	timeout 10 curl -s -X "$1" -H "Authorization: Bearer $(cat "$T/token")" "http://127.0.0.1:$((base + 1))$2"
@@ -39,7 +40,7 @@ run_sh() { # run_sh FILE KEY...: a run of a script, whatever bytes it prints
 	submit "{\"command\": [\"/bin/bash\", \"$1\"]${2:+, $2}}"
 }
 (umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$T/token")
-trap 'head_down; tap_exit' EXIT
+trap 'head_down; rm -rf "$R"; tap_exit' EXIT
 head_up
 # shellcheck disable=SC2119
 mount_local <<END_OF_CONFIG

@@ -153,7 +153,7 @@ rm "$T/fail"
 
 begin bash 110 'echo never' -e 's/^_want=.*/_want=2.9/'
 ok "another version" eventually 60 has_ended 110
-like "is refused" "$(reason 110)" 'ray_version=2.9 was asked for, and n1 has Ray 2.60.0'
+like "is refused" "$(reason 110)" 'ray_version=2.9 was asked for, and n[12] has Ray 2.60.0'
 ok "nothing is left" eventually 10 nothing_left
 for id in $(sed -n 's/^_id=//p' "$STATE"/runs/*/a2/ray-settings); do
 	not_ok "no directory, either" sh -c "ls -d /tmp/sr-$id*"

@@ -154,8 +154,9 @@ ok "a device of its own" eventually 30 says 180 '0,0,n1'
 ok "no memory here: the other node" eventually 30 says 181 '0,0,n2'
 ok "the next device" eventually 30 says 182 '1,1,n1'
 ok "none at all" eventually 30 says 183 ',,n2'
-is "more than a node has" "$(step bash 184 'exit 0' 3 0 - 1) $(step bash 185 'exit 0' 1 1001 - 1) $(step bash 186 'exit 0' 1 0 3 1)" \
-	"ok 55.s184 ok 55.s185 ok 55.s186"
+# more than a node has: the session may be sooner with its refusal than the submission with its answer
+is "is taken, or refused already" "$(printf '%s\n' "$(step bash 184 'exit 0' 3 0 - 1)" "$(step bash 185 'exit 0' 1 1001 - 1)" "$(step bash 186 'exit 0' 1 0 3 1)" |
+	grep -cx -e 'ok 55\.s18[456]' -e void)" 3
 step bash 187 'exit 0' 1 0 2 1 >/dev/null
 step bash 188 'exit 0' 1 0 - 1 >/dev/null
 ok "is refused" eventually 30 sh -c "[ -e '$STATE/ends/184.a1' ] && [ -e '$STATE/ends/185.a1' ] && [ -e '$STATE/ends/186.a1' ]"

@@ -93,7 +93,7 @@ static void rows_fit(void **state)
 	assert_true(n < 1u << INO_ROW_BITS);
 	for (n = 0; fixed_nodes[n].name; n++)
 		;
-	assert_int_equal(n, FIXED_ENVS + 1);
+	assert_int_equal(n, FIXED_SESSIONS_NEW + 1);
 	assert_true(n < 1u << INO_ROW_BITS);
 }
 

@@ -365,7 +365,7 @@ static void what_no_script_can_hold(void **state)
 	expect_refused("{\"command\": \"x\", \"env\": {\"\": \"1\"}}", "no name");
 	expect_refused("{\"command\": \"x\", \"env\": {\"UID\": \"1\"}}", "belongs to the shell");
 	expect_refused("{\"command\": \"x\", \"launcher\": \"zsh\"}",
-		       "there is no 'zsh'; there is: bash, ray, session");
+		       "there is no 'zsh'; there is: bash, ray, session, spark");
 	expect_refused("{\"command\": \"x\", \"signal\": \"NOPE\"}", "no such signal");
 	expect_refused("{\"command\": \"x\", \"signal\": \"\"}", "no such signal");
 	expect_refused("{\"command\": \"x\", \"signal\": \"99\"}", "no such signal");

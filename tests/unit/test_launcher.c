@@ -937,7 +937,7 @@ static void render_refuses_what_no_script_can_hold(void **state)
 	assert_int_equal(launcher_find("bash")->render(&job, &ctx, &out, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "directory"));
 	assert_int_equal(out.len, 0);
-	assert_null(launcher_find("spark"));
+	assert_null(launcher_find("dask"));
 	assert_null(launcher_find(""));
 	assert_ptr_equal(launchers[0], launcher_find("bash"));
 	strbuf_release(&out);

@@ -614,7 +614,7 @@ static void test_choices(void **state)
 	refuse("session=a/b -- a\n", "'session' must be the name of a session, or any, not 'a/b'");
 	check_value("launcher", "\"ray\"", "\"ray\"");
 	check_value("mode", "\"ray\"", "\"ray\"");
-	refuse("launcher=zsh -- a\n", "'launcher' must be bash, ray or session, not 'zsh'");
+	refuse("launcher=zsh -- a\n", "'launcher' must be bash, ray, spark or session, not 'zsh'");
 	refuse("mode=cloud -- a\n", "'mode' must be slurm, local or ray, not 'cloud'");
 	check_value("pipes_exception", "\"ignore\"", "\"ignore\"");
 	check_value("pipes_exception", "\"fail\"", "\"fail\"");

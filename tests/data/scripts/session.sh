@@ -319,7 +319,7 @@ _order() { # _order VERB NUM/aATTEMPT ARGUMENT
 	cancel) _cancel "$2" "$3" ;;
 	signal) _signal "$2" "$3" ;;
 	stop) _stop=stop ;;
-	ray) _ray_order "$2" ;;
+	ray | spark) _inner_order "$1" "$2" ;;
 	lease) case $3$2 in
 		*[!A-Za-z0-9._:@+-]*) ;;
 		[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;
@@ -382,7 +382,7 @@ _finish() { # _finish WHY CODE
 		[ ${#_pid[@]} = 0 ] || read -r -t 0.1 -u 9 _
 	done
 	[ ${#_over[@]} = 0 ] || _sweep
-	_ray_end
+	_inner_end
 	rm -rf "$_base/sessions/$_job" steps session leases bell new
 	echo "$(date +%Y-%m-%dT%H:%M:%S%z) $1"
 	exit "$2"
@@ -441,10 +441,10 @@ mkdir -p "$_base/sessions" && ln -sfn "$_hold" "$_base/sessions/$_job" || exit 7
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2 # ignored ones would be so in the steps, for ever
 
-_ray_order() { :; }
-_ray_end() { :; }
+_inner_order() { :; }
+_inner_end() { :; }
 # shellcheck disable=SC1091 # written with this
-[ ! -e ray-hook ] || . ./ray-hook
+[ ! -e inner-hook ] || . ./inner-hook
 echo "$(date +%Y-%m-%dT%H:%M:%S%z) up on ${_node[*]} with $_total CPUs"
 while :; do
 	for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
@@ -505,7 +505,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi

@@ -318,7 +318,7 @@ _order() { # _order VERB NUM/aATTEMPT ARGUMENT
 	cancel) _cancel "$2" "$3" ;;
 	signal) _signal "$2" "$3" ;;
 	stop) _stop=stop ;;
-	ray) _ray_order "$2" ;;
+	ray | spark) _inner_order "$1" "$2" ;;
 	lease) case $3$2 in
 		*[!A-Za-z0-9._:@+-]*) ;;
 		[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;
@@ -381,7 +381,7 @@ _finish() { # _finish WHY CODE
 		[ ${#_pid[@]} = 0 ] || read -r -t 0.1 -u 9 _
 	done
 	[ ${#_over[@]} = 0 ] || _sweep
-	_ray_end
+	_inner_end
 	rm -rf "$_base/sessions/$_job" steps session leases bell new
 	echo "$(date +%Y-%m-%dT%H:%M:%S%z) $1"
 	exit "$2"
@@ -440,10 +440,10 @@ mkdir -p "$_base/sessions" && ln -sfn "$_hold" "$_base/sessions/$_job" || exit 7
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2 # ignored ones would be so in the steps, for ever
 
-_ray_order() { :; }
-_ray_end() { :; }
+_inner_order() { :; }
+_inner_end() { :; }
 # shellcheck disable=SC1091 # written with this
-[ ! -e ray-hook ] || . ./ray-hook
+[ ! -e inner-hook ] || . ./inner-hook
 echo "$(date +%Y-%m-%dT%H:%M:%S%z) up on ${_node[*]} with $_total CPUs"
 while :; do
 	for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
@@ -484,49 +484,52 @@ END_OF_FILE
 cat >ray-settings <<'END_OF_FILE' || unready
 # shellcheck shell=bash disable=SC2034
 _tag=slurmray:6f1c2a34/9/a1
-_cpus=-1 _gpus=-1 _store=0 _max_workers=-1 _timeout=120 _grace=10
-_dash=1 _client=1 _token=1 _local_cpus=1
-_dash_host=''
+_max_workers=-1 _timeout=120 _grace=10 _dash=1 _client=1 _token=1 _local_cpus=1
 _if=''
 _head_addr=''
 _ports=''
 _want=''
-_args=()
 _in() {
 	 "$@"
 }
+_cpus=-1 _gpus=-1 _store=0
+_dash_host=''
+_args=()
 END_OF_FILE
 
 [ -n "$_nodes" ] || echo _local=1 >>ray-settings || unready # no Slurm around it
 
 cat >ray-keeper <<'END_OF_FILE' || unready
 #!/usr/bin/env bash
-# Keeps a Ray cluster: starts a program on each node, the head's first, tells the workers where the head is, knows when all
+# Keeps a cluster in an allocation: starts a program on each node, the head's first, tells the workers where the head is, knows when all
 # of them are there, sees who is lost, and ends it all, workers first, when it is told to (TERM) or when its parent is gone.
-# What others may know is in the directory `ray`, each file written whole by rename.
+# What others may know is in the directory of its kind (ray, spark), each file written whole by rename.
 _home=$1 _mode=$2 _parent=$PPID
-. "$_home/ray-settings" || exit 66
+_kind=${0##*/}
+_kind=${_kind%-keeper}
+. "$_home/$_kind-settings" || exit 66
+. "$_home/$_kind-kind" || exit 66
 cd "$_home" || exit 66
 _begun=${EPOCHREALTIME//[!0-9]/}
 umask 077
-mkdir -p ray/logs ray.d
-echo $$ >ray.d/keeper
-rm -f ray.d/in.* ray.d/report ray.d/restart
-rm -f ray/address ray/dashboard ray/client ray/version ray/nodes ray/available ray/token
+mkdir -p "$_kind/logs" "$_kind.d"
+echo $$ >"$_kind.d/keeper"
+rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
+rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
-	printf '%s\n' "$2" >"ray.d/$1.new" && mv -f "ray.d/$1.new" "ray/$1"
+	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
 }
 _log() {
 	local t=${EPOCHREALTIME//[!0-9]/}
 	t=$(((t - _begun) / 1000))
-	printf '%s +%d.%03d %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" $((t / 1000)) $((t % 1000)) "$*" >>ray.d/log
+	printf '%s +%d.%03d %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" $((t / 1000)) $((t % 1000)) "$*" >>"$_kind.d/log"
 }
 _put why 'its nodes are starting'
 _put state starting
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
 _stop='' _state=starting _head='' _watch='' _up=''
-declare -A _fd _pid _vers _host _ended _row
+declare -A _fd _pid _vers _host _ip _at _ended _row
 _names=() _ncpus=()
 
 # Which nodes, and how many processors of each are the job's.
@@ -542,73 +545,46 @@ fi
 [ "$_max_workers" = -1 ] || _names=("${_names[@]:0:_max_workers+1}")
 _head=${_names[0]}
 _id=$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n')
-echo "_id=$_id" >>ray-settings
-od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >ray.d/token.new && mv -f ray.d/token.new ray/token
+echo "_id=$_id" >>"$_kind-settings"
+od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$_kind.d/token.new" && mv -f "$_kind.d/token.new" "$_kind/token"
 
-mkfifo ray.d/report && exec 6<>ray.d/report || exit 73
+_before
+mkfifo "$_kind.d/report" && exec 6<>"$_kind.d/report" || exit 73
 _spawn() { # _spawn NODE ROLE CPUS
-	local f fd run=(bash "$_home/ray-node" "$_home" "$1" "$2" "$3")
-	mkdir -p "ray/logs/$1"
-	mkfifo "ray.d/in.$1" && exec {fd}<>"ray.d/in.$1" || exit 73
+	local f fd run=(bash "$_home/$_kind-node" "$_home" "$1" "$2" "$3")
+	mkdir -p "$_kind/logs/$1"
+	mkfifo "$_kind.d/in.$1" && exec {fd}<>"$_kind.d/in.$1" || exit 73
 	_fd[$1]=$fd
-	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -u -J ray "${run[@]}")
+	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -u -J "$_kind" "${run[@]}")
 	(
 		trap - TERM
 		for f in "${_fd[@]}"; do exec {f}>&-; done
 		exec "${run[@]}" 6>&-
-	) <"ray.d/in.$1" >&6 2>>"ray/logs/$1/srun.log" &
+	) <"$_kind.d/in.$1" >&6 2>>"$_kind/logs/$1/srun.log" &
 	_pid[$1]=$!
 }
 _tell() { # _tell NODE LINE
 	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
 }
 
-_look() { # the watcher, as part of the head's node: it is found when that is ended
-	local fd f
-	mkfifo ray.d/in.@ && exec {fd}<>ray.d/in.@ || exit 73
-	_fd[@]=$fd
-	(
-		trap - TERM
-		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
-		[ ! -e ray/token ] || export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_home/ray/token"
-		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec 6>&-
-		# shellcheck disable=SC2016 # for that shell
-		_in bash -c '
-			py=$(sed -n "1s/^#! *//p" "$(command -v ray)")
-			case $py in *python*) ;; *) py=python3 ;; esac
-			exec $py "$@"' - "$_home/ray-watch" "$_up" ${#_names[@]}
-	) <ray.d/in.@ >&6 2>>ray.d/watch.log &
-	_watch=$!
+_call() { # the workers, once
+	local n
+	[ -z "$_called" ] || return 0
+	_called=1
+	for n in "${_names[@]:_join_from}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
 }
-
-# Of a node whose program and its guard were killed, all that they can not end any more.
-_cleaners=()
-_clean() { # _clean NODE
-	local f role=worker run
-	[ "$1" != "$_head" ] || role=head
-	run=(bash "$_home/ray-node" "$_home" "$1" "$role" 0 999999999)
-	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J ray "${run[@]}")
-	(
-		trap - TERM
-		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec 6>&- timeout -k 1 4 "${run[@]}"
-	) </dev/null >/dev/null 2>&1 &
-	_cleaners+=($!)
-}
-
 _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 	[ "$_state" != failed ] || return 0
 	_log "failed: $1"
 	_put why "$1"
 	{
 		echo "$1"
-		[ -z "${2:-}" ] || sed 's/^/    /' "ray/logs/$2/ray-start.log" "ray/logs/$2/srun.log" 2>/dev/null |
+		[ -z "${2:-}" ] || sed 's/^/    /' "$_kind/logs/$2/$_kind-start.log" "$_kind/logs/$2/srun.log" 2>/dev/null |
 			sed 's/\x1b\[[0-9;]*m//g' | grep -v -e '^ *$' -e 'support for cpu binding' | tail -n 12
-	} >ray.d/tail
+	} >"$_kind.d/tail"
 	if [ "$_mode" = run ] && [ "$_state" != starting ]; then
 		printf '%s\n' "$1" >reason
-		echo ray >fault
+		echo "$_kind" >fault
 	fi
 	_was=$_state _state=failed _stop=failed
 	_put state failed
@@ -642,28 +618,21 @@ _rows() {
 		set -- ${_row[$n]:-"$n" - - PENDING 0 0}
 		[ -z "${_ended[$n]:-}" ] || set -- "$1" "$2" "$3" DEAD "$5" "$6"
 		echo "$*"
-	done >ray.d/nodes.new && mv -f ray.d/nodes.new ray/nodes
+	done >"$_kind.d/nodes.new" && mv -f "$_kind.d/nodes.new" "$_kind/nodes"
 }
 _hello() { # _hello NODE VERSION PYTHON HOST ADDRESS
 	local v
-	_vers[$1]="$2 with Python $3" _host[$1]=$4
+	_vers[$1]="$2 with $_with $3" _host[$1]=$4 _ip[$1]=$5
 	v=${_want#>=}
 	if [ "$v" != "$_want" ]; then
 		[ "$(printf '%s\n' "$v" "$2" | sort -V | head -n 1)" = "$v" ] ||
-			_fail "ray_version=$_want was asked for, and $1 has Ray $2"
+			_fail "${_kind}_version=$_want was asked for, and $1 has $_name $2"
 	elif [ -n "$v" ]; then
-		case $2. in "$v".*) ;; *) _fail "ray_version=$v was asked for, and $1 has Ray $2" ;; esac
+		case $2. in "$v".*) ;; *) _fail "${_kind}_version=$v was asked for, and $1 has $_name $2" ;; esac
 	fi
-	if [ "$1" = "$_head" ]; then
-		_put version "$2"
-		v=${2#*.}
-		if [ "$_token" != 1 ] || { [ "${2%%.*}" -le 2 ] && [ "${v%%.*}" -lt 52 ]; }; then
-			rm -f ray/token
-			_log "no token: $([ "$_token" = 1 ] && echo "Ray $2 has none" || echo 'token=false')"
-		fi
-	fi
+	[ "$1" != "$_head" ] || _head_is "$2"
 	for v in "${!_vers[@]}"; do
-		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has Ray ${_vers[$v]}, and $1 has Ray ${_vers[$1]}: they must be the same"
+		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has $_name ${_vers[$v]}, and $1 has $_name ${_vers[$1]}: they must be the same"
 	done
 }
 _line() { # _line NODE WORD...
@@ -681,6 +650,7 @@ _line() { # _line NODE WORD...
 		[ -z "$_up" ] || return 0 # a second try
 		_up=$3 _dashboard=$4 _client_at=$5
 		_look
+		[ "$_join_at" != up ] || _call
 		;;
 	*:fail)
 		_ended[$1]=1
@@ -697,14 +667,15 @@ _line() { # _line NODE WORD...
 	*:gone)
 		_lost "$1" 'was told to end'
 		;;
+	*:serving) _at[$3]=$1 ;;
 	@:node)
+		[ -z "${_at[$3]:-}" ] || set -- @ node "${_at[$3]}" "${@:4}"
 		[ "${_row[$3]:-}" = "$3 $4 $5 $6 $7 $8" ] || _log "$*"
 		[ "$3" = '?' ] || _row[$3]="$3 $4 $5 $6 $7 $8"
-		# Before the head's own raylet is there, workers can only wait, and not for long.
-		if [ "$3 $6" = "$_head ALIVE" ] && [ -z "$_called" ]; then
-			_called=1
-			for n in "${_names[@]:1}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
-		fi
+		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
+		;;
+	@:more)
+		_extra+="${*:3}"$'\n'
 		;;
 	@:free)
 		_free+="$3 $4 of $5"$'\n'
@@ -712,7 +683,8 @@ _line() { # _line NODE WORD...
 	@:end)
 		_alive=$3
 		[ -z "$_free" ] || _put available "${_free%$'\n'}"
-		_free=''
+		[ -z "$_extra" ] || _put executors "${_extra%$'\n'}"
+		_free='' _extra=''
 		_rows
 		for n in "${_names[@]:1}"; do
 			case ${_row[$n]:-} in *' DEAD '*) [ -n "${_ended[$n]:-}" ] || _lost "$n" 'is dead to the head'; ;; esac
@@ -729,13 +701,14 @@ _ready() {
 	_put address "$_up"
 	[ "$_dashboard" = - ] || _put dashboard "$_dashboard"
 	[ "$_client" != 1 ] || _put client "$_client_at"
+	_publish
 	_state=ready
 	_log "ready: ${#_names[@]} nodes"
 	_put why "all ${#_names[@]} nodes are there"
 	_put state ready
 }
 
-_alive=0 _free='' _dashboard=- _half='' _called=''
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
@@ -791,31 +764,34 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 	kill -KILL "$_parent" 2>/dev/null
 fi
 [ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
-rm -f ray.d/in.* ray.d/report
+rm -f "$_kind.d"/in.* "$_kind.d/report"
 if [ "$_state" != failed ]; then
 	_put why 'it was ended'
 	_put state ended
 fi
 _log "ended"
-if [ -e ray.d/restart ] && kill -0 "$_parent" 2>/dev/null; then
-	sed -i '/^_id=/d' ray-settings
-	exec bash "$_home/ray-keeper" "$_home" "$_mode"
+if [ -e "$_kind.d/restart" ] && kill -0 "$_parent" 2>/dev/null; then
+	sed -i '/^_id=/d' "$_kind-settings"
+	exec bash "$_home/$_kind-keeper" "$_home" "$_mode"
 fi
-rm -f ray.d/keeper
+rm -f "$_kind.d/keeper"
 END_OF_FILE
 
 cat >ray-node <<'END_OF_FILE' || unready
 #!/usr/bin/env bash
-# One node of a Ray cluster: takes a block of ports, starts Ray, copies its logs, and ends all of it when it is told to (a
-# line `stop`), when its standard input ends (whoever keeps the cluster is gone) or when Ray ends. A guard does the same when
+# One node of a cluster in an allocation: takes a block of ports, starts what its kind says, copies logs, and ends all of it when it is told to (a
+# line `stop`), when its standard input ends (whoever keeps the cluster is gone) or when that ends. A guard does the same when
 # this process is killed. What it has to say goes to standard output, a line each, behind the node's name.
 _home=$1 _node=$2 _role=$3 _ncpus=$4 _watched=${5:-} _tmp=${6:-} _other=${7:-}
-. "$_home/ray-settings" || exit 66
-_logs=$_home/ray/logs/$_node
-_mark="SLURMRAY_RAY_NODE=$_tag@$_node;"
+_kind=${0##*/}
+_kind=${_kind%-node}
+. "$_home/$_kind-settings" || exit 66
+. "$_home/$_kind-kind" || exit 66
+_logs=$_home/$_kind/logs/$_node
+_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;"
 _say() { printf '%s %s\n' "$_node" "$*"; }
 
-# All processes of this node's Ray: those that have the mark in their environment, what they started, and those that
+# All processes of this node's part: those that have the mark in their environment, what they started, and those that
 # lost the mark by changing their title and hold files of its directory open. Drivers of the user are none of them.
 _left() {
 	{
@@ -823,7 +799,7 @@ _left() {
 		find /proc/[0-9]*/fd -maxdepth 1 -lname "$_tmp/*" 2>/dev/null | while IFS=/ read -r _ _ p _; do
 			[ "$p" = "$_last" ] && continue
 			_last=$p
-			IFS= read -r -d '' c <"/proc/$p/cmdline" && case $c in ray-* | ray::*) echo "/proc/$p/environ" ;; esac
+			IFS= read -r -d '' c <"/proc/$p/cmdline" && _titled "$c" && echo "/proc/$p/environ"
 		done
 	} 2>/dev/null | {
 		cut -d/ -f3
@@ -866,7 +842,7 @@ if [ -n "$_watched" ]; then # the guard
 	exit 0
 fi
 
-# A block of 16 ports that is locked as long as anything of this node's Ray lives, and in which nobody listens.
+# A block of 16 ports that is locked as long as anything of this node's part lives, and in which nobody listens.
 _lock() {
 	local low high first=$1 dir=/tmp/.slurmray-ports used n slot port
 	read -r high _ </proc/sys/net/ipv4/ip_local_port_range || high=32768
@@ -908,20 +884,13 @@ _address() { # this node's, at the interface that was asked for
 }
 
 # Copies of the logs, as far as they have grown; a bound for each file and for all.
-_last_words() { # of `ray start`: which of its processes ended, or its last line
-	sed 's/\x1b\[[0-9;]*m//g' "$_logs/ray-start.log" | awk '
-		match($0, /[a-z_]+ \[exit code=[^]]*\]/) { which = substr($0, RSTART, RLENGTH) }
-		NF && !/Remaining processes/ { last = $0 }
-		END { print which != "" ? which : substr(last, 1, 200) }'
-}
-
 declare -A _have
 _copied=0
 _copy() {
-	local size name to n from=$_tmp/session_latest/logs
-	[ -d "$from" ] || from=${_other:-$_tmp}/session_latest/logs
+	local size name to n from
+	from=$(_log_dir)
 	while read -r size name; do
-		case $name in *.sock | *debug_state* | events/* | export_events/*) continue ;; esac
+		_log_file "$name" || continue
 		[ "${_have[$name]:-0}" -le "$size" ] || _have[$name]=0 # begun anew
 		n=$((size - ${_have[$name]:-0}))
 		[ "$n" -gt 0 ] && [ "$size" -le 33554432 ] && [ $((_copied + n)) -le 268435456 ] || continue
@@ -934,32 +903,10 @@ _copy() {
 
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
-_stop='' _pid='' _join=''
+_stop='' _pids=() _joined=''
 mkdir -p "$_logs"
-_bin=$(_in bash -c 'command -v ray') || {
-	_say fail "there is no ray in PATH on $_node: give the environment that has it"
-	exit 1
-}
-# shellcheck disable=SC2016 # for that shell
-_vers=$(_in bash -c '
-	py=$(sed -n "1s/^#! *//p" "$1")
-	case $py in *python*) ;; *) py=python3 ;; esac
-	$py -c "import importlib.metadata as m, platform as p; print(m.version(\"ray\"), p.python_version())"' - "$_bin" 2>&1 | tail -n 1)
 _addr=$(_address)
-# shellcheck disable=SC2086 # two words
-set -- $_vers
-case $#:${1:-} in
-2:[0-9]*.[0-9]*) ;;
-*)
-	_say fail "the version of $_bin cannot be told: $_vers"
-	exit 1
-	;;
-esac
-_auth=''
-_minor=${1#*.}
-if [ "${1%%.*}" -gt 2 ] || [ "${_minor%%.*}" -ge 52 ]; then # older ones have no tokens
-	[ "$_token" = 1 ] && _auth=token || _auth=disabled
-fi
+_know || exit 1
 _say hello "$_vers" "$(uname -n)" "$_addr"
 _own_dir
 _lock "$((0x$_id % 499 * 7))" || {
@@ -967,7 +914,133 @@ _lock "$((0x$_id % 499 * 7))" || {
 	exit 1
 }
 
-_tries=0
+_make_dir() {
+	mkdir -m 700 "$_tmp" 2>/dev/null || [ -O "$_tmp" ] || {
+		_say fail "$_tmp belongs to somebody else"
+		exit 1
+	}
+}
+_watch() { # somebody who outlives this process; not its child, so that a scheduler does not take both at once
+	(setsid bash "$_home/$_kind-node" "$_home" "$_node" "$_role" "$_ncpus" $$ "$_tmp" "$_other" </dev/null >/dev/null 2>&1 &
+		echo $! >"$_home/$_kind.d/guard.$_node")
+	_guard=$(cat "$_home/$_kind.d/guard.$_node")
+}
+_end() {
+	local i
+	if [ ${#_pids[@]} != 0 ]; then
+		# shellcheck disable=SC2046 # numbers
+		kill -TERM $(pgrep -P "$(IFS=, && echo "${_pids[*]}")") "${_pids[@]}" 2>/dev/null
+		for ((i = 0; i < 10; i++)); do
+			kill -0 "${_pids[@]}" 2>/dev/null || break
+			sleep 0.1
+		done
+		_copy
+	fi
+	_sweep
+	_say gone
+	exit 0
+}
+
+[ "$_role" != head ] || _start_head
+_told='' _tick=0 _half=''
+while [ -z "$_stop" ]; do
+	if [ "$_role" = head ] && [ -z "$_told" ]; then
+		if _open "$_addr" "$_port"; then
+			_told=1
+			_say up "$(_up_words)"
+		fi
+		IFS= read -r -t 0.1 line
+	else
+		IFS= read -r -t 1 line
+	fi
+	rc=$?
+	_half+=$line # what the time limit cut in two
+	if [ $rc = 0 ]; then
+		line=$_half _half=''
+		case $line in
+		stop) break ;;
+		join\ *)
+			[ -z "$_joined" ] || continue
+			_joined=1
+			# shellcheck disable=SC2086 # an address and the head's host
+			set -- $line
+			[ "$3" = "$(uname -n)" ] || _other=/tmp/sr-$_id
+			_start_worker "$2"
+			;;
+		esac
+	elif [ $rc -le 128 ]; then # nobody is there any more
+		[ "$_role" != head ] || [ -n "$_stop" ] || {
+			echo 'what kept the cluster was killed' >"$_home/$_kind/why"
+			echo failed >"$_home/$_kind/state"
+		}
+		break
+	fi
+	[ ${#_pids[@]} != 0 ] || continue
+	_dead=''
+	for p in "${_pids[@]}"; do kill -0 "$p" 2>/dev/null || _dead=$p; done
+	if [ -n "$_dead" ]; then
+		wait "$_dead"
+		rc=$?
+		sleep 0.3
+		[ -z "$_stop" ] || break
+		_copy
+		! _again || continue
+		_say died "$rc" "$(_last_words)"
+		break
+	fi
+	[ $((_tick++ % 2)) != 0 ] || _copy
+	kill -0 "$_guard" 2>/dev/null || _watch
+done
+_end
+END_OF_FILE
+
+cat >ray-kind <<'END_OF_FILE' || unready
+# What Ray is, for the keeper of a cluster and for its nodes.
+_name=Ray _with=Python _join_from=1
+_join_at=alive # before the head's own raylet is there, workers can only wait, and not for long
+_titled() { # its own processes that changed their title
+	case $1 in ray-* | ray::*) return 0 ;; esac
+	return 1
+}
+_log_dir() {
+	[ -d "$_tmp/session_latest/logs" ] && echo "$_tmp/session_latest/logs" || echo "${_other:-$_tmp}/session_latest/logs"
+}
+_log_file() { # is it one that is copied?
+	case $1 in *.sock | *debug_state* | events/* | export_events/*) return 1 ;; esac
+}
+_last_words() { # of `ray start`: which of its processes ended, or its last line
+	sed 's/\x1b\[[0-9;]*m//g' "$_logs/ray-start.log" | awk '
+		match($0, /[a-z_]+ \[exit code=[^]]*\]/) { which = substr($0, RSTART, RLENGTH) }
+		NF && !/Remaining processes/ { last = $0 }
+		END { print which != "" ? which : substr(last, 1, 200) }'
+}
+
+_know() { # which one is there: _vers and _auth
+	_bin=$(_in bash -c 'command -v ray') || {
+		_say fail "there is no ray in PATH on $_node: give the environment that has it"
+		return 1
+	}
+	# shellcheck disable=SC2016 # for that shell
+	_vers=$(_in bash -c '
+		py=$(sed -n "1s/^#! *//p" "$1")
+		case $py in *python*) ;; *) py=python3 ;; esac
+		$py -c "import importlib.metadata as m, platform as p; print(m.version(\"ray\"), p.python_version())"' - "$_bin" 2>&1 | tail -n 1)
+	# shellcheck disable=SC2086 # two words
+	set -- $_vers
+	case $#:${1:-} in
+	2:[0-9]*.[0-9]*) ;;
+	*)
+		_say fail "the version of $_bin cannot be told: $_vers"
+		return 1
+		;;
+	esac
+	_auth=''
+	_minor=${1#*.}
+	if [ "${1%%.*}" -gt 2 ] || [ "${_minor%%.*}" -ge 52 ]; then # older ones have no tokens
+		[ "$_token" = 1 ] && _auth=token || _auth=disabled
+	fi
+}
+
 _start() { # _start OPTION...
 	_said=("$@") _tries=$((_tries + 1))
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
@@ -998,40 +1071,25 @@ _start() { # _start OPTION...
 		--dashboard-agent-listen-port=$((_port + 6)) --dashboard-agent-grpc-port=$((_port + 7)) \
 		--metrics-export-port=$((_port + 8)) --ray-client-server-port=$((_port + 2)) \
 		--min-worker-port=0 --max-worker-port=0 "$@" "${_args[@]}"
-	mkdir -m 700 "$_tmp" 2>/dev/null || [ -O "$_tmp" ] || {
-		_say fail "$_tmp belongs to somebody else"
-		exit 1
-	}
+	_make_dir
 	(
 		export "${env[@]}"
 		# shellcheck disable=SC2016 # for that shell; what is in the background ignores INT, and ray.cancel needs it
 		_in sh -c 'env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid ray "$@"
 			exec setsid ray "$@"' - start --temp-dir="$_tmp" "$@"
 	) >>"$_logs/ray-start.log" 2>&1 </dev/null &
-	_pid=$!
+	_pids=($!)
 	kill -0 "${_guard:-}" 2>/dev/null || _watch
 }
-_watch() { # somebody who outlives this process; not its child, so that a scheduler does not take both at once
-	(setsid bash "$_home/ray-node" "$_home" "$_node" "$_role" "$_ncpus" $$ "$_tmp" "$_other" </dev/null >/dev/null 2>&1 &
-		echo $! >"$_home/ray.d/guard.$_node")
-	_guard=$(cat "$_home/ray.d/guard.$_node")
-}
-_end() {
-	local i
-	if [ -n "$_pid" ]; then
-		kill -TERM $(pgrep -P "$_pid") "$_pid" 2>/dev/null
-		for ((i = 0; i < 10; i++)); do
-			kill -0 "$_pid" 2>/dev/null || break
-			sleep 0.1
-		done
-		_copy
-	fi
+_tries=0
+_again() { # its own limit of 30 s for the start of a raylet is short for a busy node
+	[ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
 	_sweep
-	_say gone
-	exit 0
+	_told=''
+	_say again "$_tries"
+	_start "${_said[@]}"
 }
-
-if [ "$_role" = head ]; then
+_start_head() {
 	_dash_args=(--include-dashboard=false)
 	if [ "$_dash" = 1 ]; then
 		# Without a token nobody else is to reach it by the network.
@@ -1039,61 +1097,101 @@ if [ "$_role" = head ]; then
 		_dash_args=(--include-dashboard=true --dashboard-host="$_dash_host" --dashboard-port=$((_port + 1)))
 	fi
 	_start --head --port="$_port" "${_dash_args[@]}"
-fi
-_told='' _tick=0 _half=''
-while [ -z "$_stop" ]; do
-	if [ "$_role" = head ] && [ -z "$_told" ]; then
-		if _open "$_addr" "$_port"; then
-			_told=1
-			_say up "$_addr:$_port" "$([ "$_dash" = 1 ] && echo "${_dash_host/#0.0.0.0/$_addr}:$((_port + 1))" || echo -)" "$_addr:$((_port + 2))"
-		fi
-		IFS= read -r -t 0.1 line
-	else
-		IFS= read -r -t 1 line
+}
+_start_worker() { _start --address="$1"; }
+_up_words() {
+	echo "$_addr:$_port $([ "$_dash" = 1 ] && echo "${_dash_host/#0.0.0.0/$_addr}:$((_port + 1))" || echo -) $_addr:$((_port + 2))"
+}
+
+# For the keeper.
+_head_is() { # _head_is VERSION
+	local v=${1#*.}
+	_put version "$1"
+	if [ "$_token" != 1 ] || { [ "${1%%.*}" -le 2 ] && [ "${v%%.*}" -lt 52 ]; }; then
+		rm -f ray/token
+		_log "no token: $([ "$_token" = 1 ] && echo "Ray $1 has none" || echo 'token=false')"
 	fi
-	rc=$?
-	_half+=$line # what the time limit cut in two
-	if [ $rc = 0 ]; then
-		line=$_half _half=''
-		case $line in
-		stop) break ;;
-		join\ *)
-			[ -z "$_pid" ] || continue
-			# shellcheck disable=SC2086 # an address and the head's host
-			set -- $line
-			[ "$3" = "$(uname -n)" ] || _other=/tmp/sr-$_id
-			_start --address="$2"
-			;;
-		esac
-	elif [ $rc -le 128 ]; then # nobody is there any more
-		[ "$_role" != head ] || [ -n "$_stop" ] || {
-			echo 'what kept the cluster was killed' >"$_home/ray/why"
-			echo failed >"$_home/ray/state"
-		}
+}
+_before() { :; }
+_publish() { :; }
+_look() { # the watcher, as part of the head's node: it is found when that is ended
+	local fd f
+	mkfifo ray.d/in.@ && exec {fd}<>ray.d/in.@ || exit 73
+	_fd[@]=$fd
+	(
+		trap - TERM
+		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
+		[ ! -e ray/token ] || export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_home/ray/token"
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&-
+		# shellcheck disable=SC2016 # for that shell
+		_in bash -c '
+			py=$(sed -n "1s/^#! *//p" "$(command -v ray)")
+			case $py in *python*) ;; *) py=python3 ;; esac
+			exec $py "$@"' - "$_home/ray-watch" "$_up" ${#_names[@]}
+	) <ray.d/in.@ >&6 2>>ray.d/watch.log &
+	_watch=$!
+}
+
+# Of a node whose program and its guard were killed, all that they can not end any more.
+_cleaners=()
+_clean() { # _clean NODE
+	local f role=worker run
+	[ "$1" != "$_head" ] || role=head
+	run=(bash "$_home/ray-node" "$_home" "$1" "$role" 0 999999999)
+	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J ray "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&- timeout -k 1 4 "${run[@]}"
+	) </dev/null >/dev/null 2>&1 &
+	_cleaners+=($!)
+}
+END_OF_FILE
+
+cat >ray-connect <<'END_OF_FILE' || unready
+# Waits for the cluster in the directory $_at, whose kind is called $_what. POSIX; read by the file `job`.
+_inner_fail() {
+	_own=${_own:-${0%/job}}
+	printf '%s: %s\n' "$_what" "$1" >"$_own/reason"
+	{
+		echo "slurmray: $_what: $1"
+		[ ! -s "$_at.d/tail" ] || sed '1d; s/^/slurmray: /' "$_at.d/tail"
+	} >&2
+	echo "${_at##*/}" >"$_own/fault"
+	exit 78
+}
+_n=0
+while :; do
+	_s=''
+	{ read -r _s <"$_at/state"; } 2>/dev/null
+	case $_s in
+	ready | degraded) break ;;
+	failed) _inner_fail "$(cat "$_at/why")" ;;
+	ended | stopping)
+		[ -z "$_must" ] || _inner_fail "it was stopped"
 		break
-	fi
-	[ -n "$_pid" ] || continue
-	if ! kill -0 "$_pid" 2>/dev/null; then
-		wait "$_pid"
-		rc=$?
-		sleep 0.3
-		[ -z "$_stop" ] || break
-		_copy
-		# Its own limit of 30 s for the start of a raylet is short for a busy node.
-		if [ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found'; then
-			_sweep
-			_told=''
-			_say again "$_tries"
-			_start "${_said[@]}"
-			continue
-		fi
-		_say died "$rc" "$(_last_words)"
-		break
-	fi
-	[ $((_tick++ % 2)) != 0 ] || _copy
-	kill -0 "$_guard" 2>/dev/null || _watch
+		;;
+	esac
+	[ "$_n" -lt "$_limit" ] || _inner_fail 'its cluster is not ready'
+	_n=$((_n + 1))
+	sleep 0.1
 done
-_end
+# Lets the command find the Ray cluster in the directory $_at. POSIX; read by the file `job`.
+if [ -e "$_at/address" ]; then
+	read -r RAY_ADDRESS <"$_at/address"
+	export RAY_ADDRESS
+	if [ -e "$_at/token" ]; then
+		export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_at/token"
+	else
+		export RAY_AUTH_MODE=disabled
+	fi
+	if [ -e "$_at/dashboard" ]; then
+		read -r _s <"$_at/dashboard"
+		RAY_API_SERVER_ADDRESS=http://$_s
+		export RAY_API_SERVER_ADDRESS
+	fi
+fi
 END_OF_FILE
 
 cat >ray-watch <<'END_OF_FILE' || unready
@@ -1155,81 +1253,45 @@ while True:
     time.sleep(1 if ready else 0.1)
 END_OF_FILE
 
-cat >ray-connect <<'END_OF_FILE' || unready
-# Waits for the Ray cluster in the directory $_ray and lets the command find it. POSIX; read by the file `job`.
-_ray_fail() {
-	_own=${_own:-${0%/job}}
-	printf 'Ray: %s\n' "$1" >"$_own/reason"
-	{
-		echo "slurmray: Ray: $1"
-		[ ! -s "${_ray%/ray}/ray.d/tail" ] || sed '1d; s/^/slurmray: /' "${_ray%/ray}/ray.d/tail"
-	} >&2
-	echo ray >"$_own/fault"
-	exit 78
-}
-_n=0
-while :; do
-	_s=''
-	{ read -r _s <"$_ray/state"; } 2>/dev/null
-	case $_s in
-	ready | degraded) break ;;
-	failed) _ray_fail "$(cat "$_ray/why")" ;;
-	ended | stopping)
-		[ -z "$_ray_must" ] || _ray_fail "it was stopped"
-		break
-		;;
-	esac
-	[ "$_n" -lt "$_ray_limit" ] || _ray_fail 'its cluster is not ready'
-	_n=$((_n + 1))
-	sleep 0.1
-done
-if [ -e "$_ray/address" ]; then
-	read -r RAY_ADDRESS <"$_ray/address"
-	export RAY_ADDRESS
-	if [ -e "$_ray/token" ]; then
-		export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_ray/token"
-	else
-		export RAY_AUTH_MODE=disabled
-	fi
-	if [ -e "$_ray/dashboard" ]; then
-		read -r _s <"$_ray/dashboard"
-		RAY_API_SERVER_ADDRESS=http://$_s
-		export RAY_API_SERVER_ADDRESS
-	fi
-fi
-END_OF_FILE
-
-cat >ray-hook <<'END_OF_FILE' || unready
-# What the runner of a session does about Ray: begins it, passes orders on, ends it.
-export SLURMRAY_RAY="$_hold/ray"
-_ray_keeper=''
-_ray_begin() {
-	rm -f ray/state
-	sed -i '/^_id=/d' ray-settings
+cat >inner-hook <<'END_OF_FILE' || unready
+# What the runner of a session does about the clusters in it: begins them, passes orders on, ends them.
+declare -A _inner
+_inner_begin() { # _inner_begin KIND
+	rm -f "$1/state"
+	sed -i '/^_id=/d' "$1-settings"
 	(
 		trap - TERM
-		exec 7<&- 8<&- 9>&- bash "$_hold/ray-keeper" "$_hold" session </dev/null
+		exec 7<&- 8<&- 9>&- bash "$_hold/$1-keeper" "$_hold" session </dev/null
 	) &
-	_ray_keeper=$!
+	_inner[$1]=$!
 }
-_ray_order() { # _ray_order restart|stop
-	if ! kill -0 "$_ray_keeper" 2>/dev/null; then
-		[ "$1" != restart ] || _ray_begin
+_inner_order() { # _inner_order KIND restart|stop
+	[ -n "${_inner[$1]:-}" ] || return 0
+	if ! kill -0 "${_inner[$1]}" 2>/dev/null; then
+		[ "$2" != restart ] || _inner_begin "$1"
 		return 0
 	fi
-	[ "$1" != restart ] || : >ray.d/restart
-	kill -TERM "$_ray_keeper"
+	[ "$2" != restart ] || : >"$1.d/restart"
+	kill -TERM "${_inner[$1]}"
 }
-_ray_end() {
-	local i
-	rm -f ray.d/restart
-	kill -TERM "$_ray_keeper" 2>/dev/null
-	for ((i = 0; i < 80; i++)); do
-		kill -0 "$_ray_keeper" 2>/dev/null || break
-		sleep 0.1
+_inner_end() {
+	local i k
+	for k in "${!_inner[@]}"; do
+		rm -f "$k.d/restart"
+		kill -TERM "${_inner[$k]}" 2>/dev/null
+	done
+	for k in "${!_inner[@]}"; do
+		for ((i = 0; i < 80; i++)); do
+			kill -0 "${_inner[$k]}" 2>/dev/null || break
+			sleep 0.1
+		done
 	done
 }
-_ray_begin
+for _k in ray spark; do
+	[ ! -e "$_k-settings" ] || _inner_begin "$_k"
+done
+[ -z "${_inner[ray]:-}" ] || export SLURMRAY_RAY="$_hold/ray"
+[ -z "${_inner[spark]:-}" ] || export SLURMRAY_SPARK="$_hold/spark"
 END_OF_FILE
 
 # Run it, bash where there is one.
@@ -1255,14 +1317,14 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 	rm -f pid
 fi
 exec 2>/dev/null
 trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
 
-# Its Ray cluster ends first.
+# Its cluster ends first.
 _n=0
 while [ "$_n" -lt 150 ] && read -r _k <ray.d/keeper && kill -0 "$_k"; do
 	_n=$((_n + 1))

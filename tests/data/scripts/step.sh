@@ -78,9 +78,14 @@ _job() {
 	cd work || exit 66
 	_own=$_dir
 if [ -n "${SLURMRAY_RAY:-}" ]; then
-	_ray=$SLURMRAY_RAY _ray_must='' _ray_limit=1350
-	# shellcheck disable=SC1091 # of the session
-	. "${_ray%/ray}/ray-connect"
+	_at=$SLURMRAY_RAY _what=Ray _must='' _limit=1350
+	# shellcheck disable=SC1090,SC1091 # of the session
+	. "$_at-connect"
+fi
+if [ -n "${SLURMRAY_SPARK:-}" ]; then
+	_at=$SLURMRAY_SPARK _what=Spark _must='' _limit=1350
+	# shellcheck disable=SC1090,SC1091 # of the session
+	. "$_at-connect"
 fi
 	exec srun --overlap --exact -n4 -c1 $_env "$_sh" -c hostname
 }
@@ -108,7 +113,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 fi
 exec 2>/dev/null

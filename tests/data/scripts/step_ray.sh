@@ -84,11 +84,16 @@ _own=${_own:-${0%/job}}
 	exit 78
 }
 if [ -n "${SLURMRAY_RAY:-}" ]; then
-	_ray=$SLURMRAY_RAY _ray_must=1 _ray_limit=1350
-	# shellcheck disable=SC1091 # of the session
-	. "${_ray%/ray}/ray-connect"
+	_at=$SLURMRAY_RAY _what=Ray _must=1 _limit=1350
+	# shellcheck disable=SC1090,SC1091 # of the session
+	. "$_at-connect"
 fi
 export RAY_JOB_CONFIG_JSON_ENV_VAR='{"runtime_env":{"pip":["emoji"]}}'
+if [ -n "${SLURMRAY_SPARK:-}" ]; then
+	_at=$SLURMRAY_SPARK _what=Spark _must='' _limit=1350
+	# shellcheck disable=SC1090,SC1091 # of the session
+	. "$_at-connect"
+fi
 	exec $_env "$_sh" -c 'python train.py'
 }
 
@@ -115,7 +120,7 @@ if [ -z "$_rc" ]; then
 	done
 	[ ! -s rc ] || read -r _rc <rc
 	[ ! -s fault ] || read -r _fault <fault
-	case $_fault in workdir | input | environment | secret_env | ray) ;; *) _fault=- ;; esac
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
 	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
 fi
 exec 2>/dev/null

@@ -1,0 +1,955 @@
+#!/bin/sh
+# slurmray run 41 (number 41), attempt 2, launcher spark
+# slurmray:6f1c2a34/41/a2
+#
+# All of the job: this wrapper starts at most once, runs the file `job` (written below),
+# passes signals on to it, and leaves an exit record in `ends`.
+
+_dir="$HOME"/.slurmray/6f1c2a34/runs/41/a2
+_ends="$HOME"/.slurmray/6f1c2a34/ends
+cd "$_dir" || exit 66
+_host=$(uname -n)
+_now() { _t=$(date +%s); }
+_now
+_start=$_t
+
+# The guard: only the job that `claim` names runs, and only once.
+_me=${SLURMRAY_JOB_ID:-${SLURM_ARRAY_JOB_ID:-${SLURM_JOB_ID:-}}}
+_restart=${SLURM_RESTART_COUNT:-0}
+[ -z "${SLURMRAY_JOB_ID:-}" ] || _restart=0
+refuse() {
+	echo "$(date +%s) job $_me: $1" >>refused
+	exit 0
+}
+[ -n "$_me" ] || refuse 'no job id in the environment'
+[ "$_restart" = 0 ] || [ -e "grant.$_restart" ] || refuse "restart $_restart has no grant"
+for _f in claim started; do
+	ln -s "$_me" "$_f" 2>/dev/null || [ "$(readlink "$_f")" = "$_me" ] ||
+		refuse "$_f is $(readlink "$_f")"
+done
+_who=$_host.$$.$_start _f=begun.$_restart${SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}
+set -C
+if ! { echo "$_who" >"$_f"; } 2>/dev/null; then
+	{ read -r _t <"$_f"; } 2>/dev/null || _t=''
+	[ "$_t" = "$_who" ] || refuse 'it began before'
+fi
+set +C
+
+# Signals go to the job's process.
+_rc='' _sig=-
+for _f in pid signal rc fault; do [ ! -e "$_f" ] || rm -f "$_f"; done
+# shellcheck disable=SC2317 # called by the traps
+pass() {
+	_sig=$1
+	echo "$1" >signal
+	{ read -r _to <pid && kill -s "$1" "$_to"; } 2>/dev/null
+}
+trap 'pass TERM' TERM; trap 'pass INT' INT; trap 'pass HUP' HUP
+trap 'pass USR1' USR1; trap 'pass USR2' USR2
+
+# Directories and environment.
+_fault=-
+unready() {
+	_k=$?
+	[ -z "$_rc" ] || return 0 # the first one counts
+	_rc=$_k
+	[ "$_rc" -gt 128 ] || _rc=73 _fault='write'
+}
+{ [ -d "$_ends" ] && [ -d work ] && [ -d results ]; } ||
+	mkdir -p "$_ends" work results || unready
+_nodes='' _cpus=''
+if [ -z "${SLURMRAY_JOB_ID:-}" ]; then
+	_nodes=${SLURM_JOB_NUM_NODES:-}
+	_cpus=$(echo "${SLURM_JOB_CPUS_PER_NODE:-}" | awk -F, '{
+		for (i = 1; i <= NF; i++) n += split($i, a, /[(x)]+/) > 1 ? a[1] * a[2] : a[1]
+		print n
+	}' 2>/dev/null)
+fi
+case $_nodes in *[!0-9]*) _nodes='' ;; esac
+case $_cpus in *[!0-9]*) _cpus='' ;; esac
+export SLURMRAY_RUN=41 SLURMRAY_ATTEMPT=2
+export SLURMRAY_RESULTS="$_dir/results" SLURMRAY_INPUTS="$_dir/work"
+export SLURM_EXPORT_ENV=ALL
+unset SLURMRAY_JOB_ID
+
+cat >job <<'END_OF_FILE' || unready
+echo $$ >pid || exit 73
+[ ! -s signal ] || kill -s "$(cat signal)" $$
+_no_path() {
+	_why=$(LC_ALL=C ls -ld -- "$2" 2>&1 >/dev/null)
+	_why=${_why##*: }
+	echo "slurmray: $1: $2: ${_why:-$3}" >&2
+	echo "$1" >"${0%/job}/fault"
+	exit 66
+}
+cd "${0%/job}/work" 2>/dev/null || _no_path workdir "${0%/job}/work" 'Permission denied'
+
+# What the command runs in. When it cannot be had, the command is not run.
+_home=${0%/job} _work=$PWD _path=$PATH
+rm -f "$_home/reason"
+_fail() {
+	trap - EXIT
+	PATH=$_path
+	exec >&3 2>&4 3>&- 4>&-
+	cat "$_home/activation" >&2
+	_said=$(sed -n '/[^[:space:]]/h;${g;p;}' "$_home/activation" | cut -c 1-300)
+	printf 'environment %s: %s%s\n' "$_what" "$1" "${_said:+ ($_said)}" >"$_home/reason"
+	sed 's/^/slurmray: /' "$_home/reason" >&2
+	echo environment >"$_home/fault"
+	exit 78
+}
+exec 3>&1 4>&2 >"$_home/activation" 2>&1
+trap '_fail "its activation ended the shell"' EXIT
+_what='venv /data/env'
+_source() {
+	_f=$1
+	shift
+	. "$_f"
+}
+_inside() {
+	for _f in python3 python; do
+		[ -x "$1/bin/$_f" ] || continue
+		_got=$(command -v "$_f")
+		[ "$(cd "${_got%/*}" && pwd -P)" = "$(cd "$1/bin" && pwd -P)" ] ||
+			_fail "after it $_f is ${_got:-nowhere}: the directory was moved or copied; make it anew where it is"
+		break
+	done
+}
+_there() {
+	[ ! -f "$1" ] || _fail 'it is a file, not a directory; a local archive is written archive:FILE'
+	[ -d "$1" ] || _fail "there is no such directory on $(uname -n)"
+}
+_venv() {
+	[ -r "$1/bin/activate" ] || _fail 'it has no bin/activate: it is no virtual environment'
+	[ -x "$1/bin/python" ] ||
+		_fail 'its bin/python leads nowhere: the Python that it was made of is not on this node'
+	_source "$1/bin/activate"
+	_inside "$1"
+}
+_there /data/env
+_venv /data/env
+trap - EXIT
+exec >&3 2>&4 3>&- 4>&-
+cd "$_work" || _no_path workdir "$_work" 'Permission denied'
+SPARK_HOME="$HOME"/spark
+export SPARK_HOME PATH="$SPARK_HOME/bin:$PATH"
+_at=${0%/job}/spark
+rm -f "$_at/state"
+if [ -z "${BASH_VERSION:-}" ]; then
+	echo 'Spark: it needs bash on every node' | tee "${0%/job}/reason" >&2
+	echo spark >"${0%/job}/fault"
+	exit 78
+fi
+SLURMRAY_WORK=$PWD bash "${0%/job}/spark-keeper" "${0%/job}" run </dev/null >/dev/null 2>>"${0%/job}/spark.log" &
+_what=Spark _must=1 _limit=1350
+. "${0%/job}/spark-connect"
+ln -sf payload "${0%/job}/payload.py" || exit 73
+exec spark-submit "${0%/job}/payload.py" 'a b'
+END_OF_FILE
+
+[ -e payload ] || mv work/.slurmray-payload payload
+chmod 700 payload || unready
+
+cat >spark-settings <<'END_OF_FILE' || unready
+# shellcheck shell=bash disable=SC2034
+_tag=slurmray:6f1c2a34/41/a2
+_max_workers=-1 _timeout=120 _grace=10 _dash=1 _client=0 _token=1 _local_cpus=1
+_if=ib0
+_head_addr=''
+_ports=''
+_want=''
+_in() {
+	 "$@"
+}
+_executor_mb=2048
+_spark_home="$HOME"/spark
+END_OF_FILE
+
+[ -n "$_nodes" ] || echo _local=1 >>spark-settings || unready # no Slurm around it
+
+cat >spark-keeper <<'END_OF_FILE' || unready
+#!/usr/bin/env bash
+# Keeps a cluster in an allocation: starts a program on each node, the head's first, tells the workers where the head is, knows when all
+# of them are there, sees who is lost, and ends it all, workers first, when it is told to (TERM) or when its parent is gone.
+# What others may know is in the directory of its kind (ray, spark), each file written whole by rename.
+_home=$1 _mode=$2 _parent=$PPID
+_kind=${0##*/}
+_kind=${_kind%-keeper}
+. "$_home/$_kind-settings" || exit 66
+. "$_home/$_kind-kind" || exit 66
+cd "$_home" || exit 66
+_begun=${EPOCHREALTIME//[!0-9]/}
+umask 077
+mkdir -p "$_kind/logs" "$_kind.d"
+echo $$ >"$_kind.d/keeper"
+rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
+rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
+_put() {
+	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
+}
+_log() {
+	local t=${EPOCHREALTIME//[!0-9]/}
+	t=$(((t - _begun) / 1000))
+	printf '%s +%d.%03d %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" $((t / 1000)) $((t % 1000)) "$*" >>"$_kind.d/log"
+}
+_put why 'its nodes are starting'
+_put state starting
+trap '_stop=TERM' TERM
+trap : HUP INT USR1 USR2
+_stop='' _state=starting _head='' _watch='' _up=''
+declare -A _fd _pid _vers _host _ip _at _ended _row
+_names=() _ncpus=()
+
+# Which nodes, and how many processors of each are the job's.
+if [ -n "${_local:-}" ]; then
+	_names=("$(uname -n)")
+	_ncpus=("$([ "$_local_cpus" -gt 1 ] && echo "$_local_cpus" || nproc)")
+else
+	mapfile -t _names < <(scontrol show hostnames "${SLURM_JOB_NODELIST:?}")
+	mapfile -t _ncpus < <(echo "${SLURM_JOB_CPUS_PER_NODE:-1}" | awk -F, '{
+		for (i = 1; i <= NF; i++) { n = split($i, a, /[(x)]+/); for (k = 0; k < (n > 1 ? a[2] : 1); k++) print a[1] }
+	}')
+fi
+[ "$_max_workers" = -1 ] || _names=("${_names[@]:0:_max_workers+1}")
+_head=${_names[0]}
+_id=$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n')
+echo "_id=$_id" >>"$_kind-settings"
+od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$_kind.d/token.new" && mv -f "$_kind.d/token.new" "$_kind/token"
+
+_before
+mkfifo "$_kind.d/report" && exec 6<>"$_kind.d/report" || exit 73
+_spawn() { # _spawn NODE ROLE CPUS
+	local f fd run=(bash "$_home/$_kind-node" "$_home" "$1" "$2" "$3")
+	mkdir -p "$_kind/logs/$1"
+	mkfifo "$_kind.d/in.$1" && exec {fd}<>"$_kind.d/in.$1" || exit 73
+	_fd[$1]=$fd
+	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -u -J "$_kind" "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec "${run[@]}" 6>&-
+	) <"$_kind.d/in.$1" >&6 2>>"$_kind/logs/$1/srun.log" &
+	_pid[$1]=$!
+}
+_tell() { # _tell NODE LINE
+	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
+}
+
+_call() { # the workers, once
+	local n
+	[ -z "$_called" ] || return 0
+	_called=1
+	for n in "${_names[@]:_join_from}"; do _tell "$n" "join $_up ${_host[$_head]}"; done
+}
+_fail() { # _fail WHY [NODE]: it cannot be, or is no more
+	[ "$_state" != failed ] || return 0
+	_log "failed: $1"
+	_put why "$1"
+	{
+		echo "$1"
+		[ -z "${2:-}" ] || sed 's/^/    /' "$_kind/logs/$2/$_kind-start.log" "$_kind/logs/$2/srun.log" 2>/dev/null |
+			sed 's/\x1b\[[0-9;]*m//g' | grep -v -e '^ *$' -e 'support for cpu binding' | tail -n 12
+	} >"$_kind.d/tail"
+	if [ "$_mode" = run ] && [ "$_state" != starting ]; then
+		printf '%s\n' "$1" >reason
+		echo "$_kind" >fault
+	fi
+	_was=$_state _state=failed _stop=failed
+	_put state failed
+	if [ "$_mode" = run ] && [ "$_was" != starting ]; then
+		kill -TERM "$_parent" 2>/dev/null
+	fi
+}
+_lost() { # _lost NODE WHY
+	[ -z "${_ended[$1]:-}" ] || return 0
+	_ended[$1]=1
+	[ "$2" != 'ended without a word' ] || _clean "$1"
+	if [ "$1" = "$_head" ]; then
+		# When all of a job is told to end, this process may be the last to know.
+		sleep 0.5
+		kill -0 "$_parent" 2>/dev/null || _stop=parent
+		[ -n "$_stop" ] || _fail "the head on $1 $2" "$1"
+	elif [ "$_state" = starting ]; then
+		sleep 0.5
+		[ -n "$_stop" ] || _fail "the worker on $1 $2" "$1"
+	elif [ -z "$_stop" ]; then
+		_state=degraded
+		_log "degraded: $1 $2"
+		_put why "the worker on $1 $2"
+		_put state degraded
+		_rows
+	fi
+}
+_rows() {
+	local n
+	for n in "${_names[@]}"; do
+		set -- ${_row[$n]:-"$n" - - PENDING 0 0}
+		[ -z "${_ended[$n]:-}" ] || set -- "$1" "$2" "$3" DEAD "$5" "$6"
+		echo "$*"
+	done >"$_kind.d/nodes.new" && mv -f "$_kind.d/nodes.new" "$_kind/nodes"
+}
+_hello() { # _hello NODE VERSION PYTHON HOST ADDRESS
+	local v
+	_vers[$1]="$2 with $_with $3" _host[$1]=$4 _ip[$1]=$5
+	v=${_want#>=}
+	if [ "$v" != "$_want" ]; then
+		[ "$(printf '%s\n' "$v" "$2" | sort -V | head -n 1)" = "$v" ] ||
+			_fail "${_kind}_version=$_want was asked for, and $1 has $_name $2"
+	elif [ -n "$v" ]; then
+		case $2. in "$v".*) ;; *) _fail "${_kind}_version=$v was asked for, and $1 has $_name $2" ;; esac
+	fi
+	[ "$1" != "$_head" ] || _head_is "$2"
+	for v in "${!_vers[@]}"; do
+		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has $_name ${_vers[$v]}, and $1 has $_name ${_vers[$1]}: they must be the same"
+	done
+}
+_line() { # _line NODE WORD...
+	local n
+	case $1:$2 in
+	*:hello)
+		_log "$*"
+		_hello "$1" "$3" "$4" "$5" "$6"
+		;;
+	*:again)
+		_log "$*"
+		;;
+	*:up)
+		_log "$*"
+		[ -z "$_up" ] || return 0 # a second try
+		_up=$3 _dashboard=$4 _client_at=$5
+		_look
+		[ "$_join_at" != up ] || _call
+		;;
+	*:fail)
+		_ended[$1]=1
+		n=$1
+		shift 2
+		_fail "$*" "$n"
+		;;
+	*:died)
+		_log "$*"
+		n=$1
+		shift 2
+		_lost "$n" "ended by itself with code $*"
+		;;
+	*:gone)
+		_lost "$1" 'was told to end'
+		;;
+	*:serving) _at[$3]=$1 ;;
+	@:node)
+		[ -z "${_at[$3]:-}" ] || set -- @ node "${_at[$3]}" "${@:4}"
+		[ "${_row[$3]:-}" = "$3 $4 $5 $6 $7 $8" ] || _log "$*"
+		[ "$3" = '?' ] || _row[$3]="$3 $4 $5 $6 $7 $8"
+		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
+		;;
+	@:more)
+		_extra+="${*:3}"$'\n'
+		;;
+	@:free)
+		_free+="$3 $4 of $5"$'\n'
+		;;
+	@:end)
+		_alive=$3
+		[ -z "$_free" ] || _put available "${_free%$'\n'}"
+		[ -z "$_extra" ] || _put executors "${_extra%$'\n'}"
+		_free='' _extra=''
+		_rows
+		for n in "${_names[@]:1}"; do
+			case ${_row[$n]:-} in *' DEAD '*) [ -n "${_ended[$n]:-}" ] || _lost "$n" 'is dead to the head'; ;; esac
+		done
+		;;
+	@:lost)
+		_fail "the head does not answer any more" "$_head"
+		;;
+	esac
+}
+_ready() {
+	[ "$_alive" -ge ${#_names[@]} ] || return 1
+	if [ "$_dashboard" != - ]; then (exec 3<>"/dev/tcp/${_dashboard%:*}/${_dashboard##*:}") 2>/dev/null || return 1; fi
+	_put address "$_up"
+	[ "$_dashboard" = - ] || _put dashboard "$_dashboard"
+	[ "$_client" != 1 ] || _put client "$_client_at"
+	_publish
+	_state=ready
+	_log "ready: ${#_names[@]} nodes"
+	_put why "all ${#_names[@]} nodes are there"
+	_put state ready
+}
+
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
+_spawn "$_head" head "${_ncpus[0]}"
+for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
+while [ -z "$_stop" ]; do
+	_pause=1
+	[ "$_state" != starting ] || _pause=0.1
+	if IFS= read -r -t "$_pause" -u 6 line; then
+		line=$_half$line _half=''
+		# shellcheck disable=SC2086 # words
+		_line $line
+		continue
+	fi
+	_half+=$line # what the time limit cut in two
+	for n in "${_names[@]}"; do
+		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
+	done
+	kill -0 "$_parent" 2>/dev/null || _stop=parent
+	[ -n "$_stop" ] || [ "$_state" != starting ] || _ready || [ $((${EPOCHREALTIME//[!0-9]/} - _begun)) -lt $((_timeout * 1000000)) ] || {
+		missing=''
+		for n in "${_names[@]}"; do case ${_row[$n]:-} in *' ALIVE '*) ;; *) missing="$missing $n" ;; esac done
+		# shellcheck disable=SC2086
+		_fail "not ready after $_timeout s: nothing of${missing:- the dashboard}" $missing
+	}
+done
+
+# Workers first: a head that is gone would keep them waiting.
+_log "stopping: $_stop"
+[ "$_state" = failed ] || _put state stopping
+_await() { # _await NODE...
+	local i n left
+	for ((i = 0; i < 30; i++)); do
+		left=0
+		for n in "$@"; do kill -0 "${_pid[$n]}" 2>/dev/null && left=1; done
+		[ $left = 1 ] || return 0
+		read -r -t 0.1 -u 6 _
+	done
+	for n in "$@"; do
+		kill -TERM "${_pid[$n]}" 2>/dev/null
+	done
+	sleep 0.3
+	for n in "$@"; do kill -KILL "${_pid[$n]}" 2>/dev/null; done
+}
+trap : TERM
+for n in "${_names[@]:1}"; do _tell "$n" stop; done
+_await "${_names[@]:1}"
+[ -z "$_watch" ] || kill "$_watch" $(pgrep -P "$_watch") 2>/dev/null
+_tell "$_head" stop
+_await "$_head"
+if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != starting ]; then
+	for ((i = 0; i < _grace * 10; i++)); do
+		kill -0 "$_parent" 2>/dev/null || break
+		sleep 0.1
+	done
+	kill -KILL "$_parent" 2>/dev/null
+fi
+[ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
+rm -f "$_kind.d"/in.* "$_kind.d/report"
+if [ "$_state" != failed ]; then
+	_put why 'it was ended'
+	_put state ended
+fi
+_log "ended"
+if [ -e "$_kind.d/restart" ] && kill -0 "$_parent" 2>/dev/null; then
+	sed -i '/^_id=/d' "$_kind-settings"
+	exec bash "$_home/$_kind-keeper" "$_home" "$_mode"
+fi
+rm -f "$_kind.d/keeper"
+END_OF_FILE
+
+cat >spark-node <<'END_OF_FILE' || unready
+#!/usr/bin/env bash
+# One node of a cluster in an allocation: takes a block of ports, starts what its kind says, copies logs, and ends all of it when it is told to (a
+# line `stop`), when its standard input ends (whoever keeps the cluster is gone) or when that ends. A guard does the same when
+# this process is killed. What it has to say goes to standard output, a line each, behind the node's name.
+_home=$1 _node=$2 _role=$3 _ncpus=$4 _watched=${5:-} _tmp=${6:-} _other=${7:-}
+_kind=${0##*/}
+_kind=${_kind%-node}
+. "$_home/$_kind-settings" || exit 66
+. "$_home/$_kind-kind" || exit 66
+_logs=$_home/$_kind/logs/$_node
+_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;"
+_say() { printf '%s %s\n' "$_node" "$*"; }
+
+# All processes of this node's part: those that have the mark in their environment, what they started, and those that
+# lost the mark by changing their title and hold files of its directory open. Drivers of the user are none of them.
+_left() {
+	{
+		grep -alsF "$_mark" /proc/[0-9]*/environ
+		find /proc/[0-9]*/fd -maxdepth 1 -lname "$_tmp/*" 2>/dev/null | while IFS=/ read -r _ _ p _; do
+			[ "$p" = "$_last" ] && continue
+			_last=$p
+			IFS= read -r -d '' c <"/proc/$p/cmdline" && _titled "$c" && echo "/proc/$p/environ"
+		done
+	} 2>/dev/null | {
+		cut -d/ -f3
+		echo .
+		ps -e -o pid= -o ppid=
+	} | awk '
+		list { ppid[$1] = $2; next }
+		$1 == "." { list = 1; next }
+		{ in_it[$1] = 1 }
+		END {
+			do {
+				more = 0
+				for (p in ppid) if (!(p in in_it) && (ppid[p] in in_it)) { in_it[p] = 1; more = 1 }
+			} while (more)
+			for (p in in_it) if (p in ppid) print p
+		}'
+}
+_sweep() {
+	local i all
+	for ((i = 0; i < 50; i++)); do
+		mapfile -t all < <(_left)
+		[ ${#all[@]} != 0 ] || break
+		kill -KILL "${all[@]}" 2>/dev/null
+		sleep 0.1
+	done
+	rm -rf "$_tmp" ${_other:+"$_other"}
+}
+
+# Short, for sockets in it have at most 107 bytes. Old Ray takes the head's name on all nodes, whatever it is told.
+_own_dir() {
+	_tmp=/tmp/sr-$_id
+	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
+}
+
+if [ -n "$_watched" ]; then # the guard
+	trap '' TERM HUP INT
+	[ -n "$_tmp" ] || _own_dir
+	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
+	_sweep
+	exit 0
+fi
+
+# A block of 16 ports that is locked as long as anything of this node's part lives, and in which nobody listens.
+_lock() {
+	local low high first=$1 dir=/tmp/.slurmray-ports used n slot port
+	read -r high _ </proc/sys/net/ipv4/ip_local_port_range || high=32768
+	[ "$high" -le 32768 ] || high=32768
+	low=$((high > 12000 ? high - 8192 : high > 2048 ? high / 2 : 1024)) high=$((high - 1))
+	[ -z "$_ports" ] || low=${_ports%-*} high=${_ports#*-}
+	( umask 0; mkdir -m 1777 "$dir" ) 2>/dev/null
+	n=$(((high - low + 1) / 16))
+	used=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '{ sub(/.*:/, "", $2); print $2 }' | tr '\n' ' ')
+	for ((slot = 0; slot < n; slot++)); do
+		_port=$((low + (first + slot) % n * 16))
+		[ -e "$dir/$_port" ] || ( umask 0; : >"$dir/$_port" ) 2>/dev/null
+		{ exec 8<"$dir/$_port"; } 2>/dev/null || continue
+		flock -n 8 || continue
+		for ((port = _port; port < _port + 16; port++)); do
+			case " $used" in *" $(printf %04X "$port") "*) continue 2 ;; esac
+		done
+		return 0
+	done
+	exec 8<&-
+	return 1
+}
+_open() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
+
+_address() { # this node's, at the interface that was asked for
+	local a
+	if [ "$_role" = head ] && [ -n "$_head_addr" ]; then
+		echo "$_head_addr"
+		return
+	fi
+	if [ -n "$_if" ]; then
+		a=$(ip -o addr show dev "$_if" scope global | awk '{ sub(/\/.*/, "", $4); print ($3 == "inet" ? 0 : 1), $4 }' | sort |
+			sed -n '1s/.* //p')
+	else
+		a=$(hostname -I 2>/dev/null | tr ' ' '\n' | grep -m 1 '\.')
+		[ -n "$a" ] || a=$(getent ahostsv4 "$(uname -n)" | sed -n '1s/ .*//p')
+	fi
+	echo "${a:-127.0.0.1}"
+}
+
+# Copies of the logs, as far as they have grown; a bound for each file and for all.
+declare -A _have
+_copied=0
+_copy() {
+	local size name to n from
+	from=$(_log_dir)
+	while read -r size name; do
+		_log_file "$name" || continue
+		[ "${_have[$name]:-0}" -le "$size" ] || _have[$name]=0 # begun anew
+		n=$((size - ${_have[$name]:-0}))
+		[ "$n" -gt 0 ] && [ "$size" -le 33554432 ] && [ $((_copied + n)) -le 268435456 ] || continue
+		to=$_logs/$name
+		[ "$name" = "${name##*/}" ] || mkdir -p "${to%/*}"
+		tail -c "+$((size - n + 1))" "$from/$name" 2>/dev/null | head -c "$n" >>"$to"
+		_have[$name]=$size _copied=$((_copied + n))
+	done < <(cd "$from" 2>/dev/null && find . -type f -size +0 -printf '%s %P\n')
+}
+
+trap '_stop=TERM' TERM
+trap : HUP INT USR1 USR2
+_stop='' _pids=() _joined=''
+mkdir -p "$_logs"
+_addr=$(_address)
+_know || exit 1
+_say hello "$_vers" "$(uname -n)" "$_addr"
+_own_dir
+_lock "$((0x$_id % 499 * 7))" || {
+	_say fail "no 16 free ports in a row on $_node${_ports:+ among $_ports}"
+	exit 1
+}
+
+_make_dir() {
+	mkdir -m 700 "$_tmp" 2>/dev/null || [ -O "$_tmp" ] || {
+		_say fail "$_tmp belongs to somebody else"
+		exit 1
+	}
+}
+_watch() { # somebody who outlives this process; not its child, so that a scheduler does not take both at once
+	(setsid bash "$_home/$_kind-node" "$_home" "$_node" "$_role" "$_ncpus" $$ "$_tmp" "$_other" </dev/null >/dev/null 2>&1 &
+		echo $! >"$_home/$_kind.d/guard.$_node")
+	_guard=$(cat "$_home/$_kind.d/guard.$_node")
+}
+_end() {
+	local i
+	if [ ${#_pids[@]} != 0 ]; then
+		# shellcheck disable=SC2046 # numbers
+		kill -TERM $(pgrep -P "$(IFS=, && echo "${_pids[*]}")") "${_pids[@]}" 2>/dev/null
+		for ((i = 0; i < 10; i++)); do
+			kill -0 "${_pids[@]}" 2>/dev/null || break
+			sleep 0.1
+		done
+		_copy
+	fi
+	_sweep
+	_say gone
+	exit 0
+}
+
+[ "$_role" != head ] || _start_head
+_told='' _tick=0 _half=''
+while [ -z "$_stop" ]; do
+	if [ "$_role" = head ] && [ -z "$_told" ]; then
+		if _open "$_addr" "$_port"; then
+			_told=1
+			_say up "$(_up_words)"
+		fi
+		IFS= read -r -t 0.1 line
+	else
+		IFS= read -r -t 1 line
+	fi
+	rc=$?
+	_half+=$line # what the time limit cut in two
+	if [ $rc = 0 ]; then
+		line=$_half _half=''
+		case $line in
+		stop) break ;;
+		join\ *)
+			[ -z "$_joined" ] || continue
+			_joined=1
+			# shellcheck disable=SC2086 # an address and the head's host
+			set -- $line
+			[ "$3" = "$(uname -n)" ] || _other=/tmp/sr-$_id
+			_start_worker "$2"
+			;;
+		esac
+	elif [ $rc -le 128 ]; then # nobody is there any more
+		[ "$_role" != head ] || [ -n "$_stop" ] || {
+			echo 'what kept the cluster was killed' >"$_home/$_kind/why"
+			echo failed >"$_home/$_kind/state"
+		}
+		break
+	fi
+	[ ${#_pids[@]} != 0 ] || continue
+	_dead=''
+	for p in "${_pids[@]}"; do kill -0 "$p" 2>/dev/null || _dead=$p; done
+	if [ -n "$_dead" ]; then
+		wait "$_dead"
+		rc=$?
+		sleep 0.3
+		[ -z "$_stop" ] || break
+		_copy
+		! _again || continue
+		_say died "$rc" "$(_last_words)"
+		break
+	fi
+	[ $((_tick++ % 2)) != 0 ] || _copy
+	kill -0 "$_guard" 2>/dev/null || _watch
+done
+_end
+END_OF_FILE
+
+cat >spark-kind <<'END_OF_FILE' || unready
+# What Spark is, for the keeper of a cluster and for its nodes.
+_name=Spark _with=Java _join_from=0 _join_at=up
+_again() { return 1; }
+_titled() { return 1; } # a JVM keeps its environment
+_log_dir() { echo "$_tmp/work"; }
+_log_file() {
+	case $1 in */stdout | */stderr) ;; *) return 1 ;; esac
+}
+_last_words() {
+	grep -v -e '^[[:space:]]*at ' -e '^ *$' "$_logs/spark-start.log" | tail -n 1 | cut -c 1-200
+}
+_know() { # which one is there: _vers
+	# shellcheck disable=SC2016 # for that shell
+	_bin=$(_in bash -c '[ -z "$1" ] || PATH=$1/bin:$PATH; command -v spark-class' - "$_spark_home") || {
+		_say fail "there is no spark-class in PATH on $_node: give the environment that has Spark, or spark.spark_home"
+		return 1
+	}
+	# shellcheck disable=SC2016
+	_vers=$(_in bash -c '
+		[ -z "$1" ] || SPARK_HOME=$1
+		[ -n "${SPARK_HOME:-}" ] || . "${0%/*}/find-spark-home" # it looks at $0
+		java=${JAVA_HOME:+$JAVA_HOME/bin/}java
+		v=$(ls "$SPARK_HOME"/jars/ | sed -n "s/^spark-core_[0-9.]*-\(.*\)\.jar\$/\1/p")
+		echo "${v:-?} $("$java" -version 2>&1 | sed -n "s/.* version \"\([^\"]*\)\".*/\1/p")"' "$_bin" "$_spark_home" 2>/dev/null)
+	case $_vers in
+	[0-9]*\ [0-9]*) return 0 ;;
+	[0-9]*) _say fail "there is no java in PATH on $_node: Spark ${_vers% } needs one" ;;
+	*) _say fail "the version of $_bin cannot be told: $_vers" ;;
+	esac
+	return 1
+}
+
+_class() { # _class NAME OPTION...
+	local env=("$_mark" "SPARK_CONF_DIR=$_home/spark/conf" "SPARK_LOCAL_IP=$_addr" "SPARK_PUBLIC_DNS=$_addr"
+		"SPARK_LOCAL_DIRS=$_tmp/local" "SPARK_DAEMON_MEMORY=${SPARK_DAEMON_MEMORY:-512m}")
+	[ -z "$_spark_home" ] || env+=("SPARK_HOME=$_spark_home")
+	_make_dir
+	mkdir -p "$_tmp/local" "$_tmp/work"
+	(
+		export "${env[@]}"
+		# shellcheck disable=SC2016 # for that shell
+		_in sh -c 'exec setsid "$@"' - "$_bin" "$@" --host "$_addr" --properties-file "$_home/spark/conf/spark-defaults.conf"
+	) >>"$_logs/spark-start.log" 2>&1 </dev/null &
+	_pids+=($!)
+	kill -0 "${_guard:-}" 2>/dev/null || _watch
+}
+_start_head() {
+	_class org.apache.spark.deploy.master.Master --port "$_port" --webui-port $((_port + 1))
+}
+_start_worker() { # the first node works, too
+	local mem='' all=0
+	if [ "${SLURM_MEM_PER_NODE:-0}" -gt 0 ] 2>/dev/null; then
+		all=$SLURM_MEM_PER_NODE
+	elif [ "${SLURM_MEM_PER_CPU:-0}" -gt 0 ] 2>/dev/null; then
+		all=$((SLURM_MEM_PER_CPU * _ncpus))
+	fi
+	# Daemons and the driver need some; without a word of the scheduler's Spark takes all of the machine but 1 GiB.
+	[ "$all" = 0 ] || mem=$((all > 2048 ? all - 1024 : all / 2))
+	if [ -n "$mem" ] && [ "$_executor_mb" -gt "$mem" ]; then
+		_say fail "spark.executor_memory is ${_executor_mb}M, and the worker on $_node has ${mem}M of the job's ${all}M"
+		_end
+	fi
+	_class org.apache.spark.deploy.worker.Worker "$1" --port $((_port + 3)) --webui-port $((_port + 2)) --cores "$_ncpus" \
+		${mem:+--memory "${mem}M"} --work-dir "$_tmp/work"
+	_say serving "$_addr:$((_port + 3))"
+}
+_up_words() { echo "spark://$_addr:$_port $_addr:$((_port + 1)) -"; }
+
+# For the keeper.
+_head_is() { _put version "$1"; }
+_conf() { # _conf [LINE...]: what daemons and applications are told; whole by rename
+	{
+		echo 'spark.authenticate true'
+		echo "spark.authenticate.secret $(cat spark/token)"
+		echo 'spark.master.rest.enabled false' # it would take applications without a secret
+		[ $# = 0 ] || printf '%s\n' "$@"
+		cat spark-conf
+	} >spark/conf/new && mv -f spark/conf/new spark/conf/spark-defaults.conf
+}
+_before() {
+	mkdir -p spark/conf
+	_conf
+}
+_publish() {
+	_conf "spark.master $_up" "spark.driver.host ${_ip[$_head]}" "spark.driver.bindAddress ${_ip[$_head]}"
+}
+_look() { # the watcher: what the master says
+	local fd f
+	mkfifo spark.d/in.@ && exec {fd}<>spark.d/in.@ || exit 73
+	_fd[@]=$fd
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&-
+		told='' failures=0
+		while :; do
+			# shellcheck disable=SC2016 # for that shell
+			text=$(timeout 5 bash -c 'exec 5<>"/dev/tcp/$1/$2" && printf "GET /json/ HTTP/1.0\r\n\r\n" >&5 && cat <&5' - \
+				"${_dashboard%:*}" "${_dashboard##*:}" 2>/dev/null | awk '
+				function value() { sub(/^[^:]*: */, ""); sub(/,$/, ""); gsub(/"/, ""); return $0 }
+				/^ *"workers" : \[/ { inside = !/\]/; next }
+				inside && /"(id|host|port|cores|coresused|memory|memoryused|state)" :/ { k = $1; gsub(/"/, "", k); v[k] = value(); next }
+				inside && /^  }/ {
+					at = v["host"] ":" v["port"]
+					printf "@ node %s %s %s %s %d 0\n", at, v["host"], v["id"], v["state"], v["cores"]
+					printf "@ more %s cores %d of %d memory %d of %d MiB\n", at, v["coresused"], v["cores"], v["memoryused"], v["memory"]
+					if (v["state"] == "ALIVE") { n++; cores += v["cores"]; used += v["coresused"]; mem += v["memory"]; busy += v["memoryused"] }
+					if (/\]/) inside = 0
+					next
+				}
+				/^  "status" :/ { ok = 1 }
+				END {
+					if (!ok) exit 1
+					printf "@ free CPU %d %d\n@ free memory %d %d\n@ end %d\n", cores - used, cores, (mem - busy) * 1048576, mem * 1048576, n
+				}')
+			if [ -z "$text" ]; then
+				failures=$((failures + 1))
+				[ "$failures" -lt 30 ] || echo '@ lost'
+			elif [ "$text" != "$told" ]; then
+				failures=0 told=$text
+				printf '%s\n' "$text"
+			fi
+			read -r -t 1 _
+			[ $? -gt 128 ] || exit 0 # nobody is there any more
+		done
+	) <spark.d/in.@ >&6 2>>spark.d/watch.log &
+	_watch=$!
+}
+END_OF_FILE
+
+cat >spark-connect <<'END_OF_FILE' || unready
+# Waits for the cluster in the directory $_at, whose kind is called $_what. POSIX; read by the file `job`.
+_inner_fail() {
+	_own=${_own:-${0%/job}}
+	printf '%s: %s\n' "$_what" "$1" >"$_own/reason"
+	{
+		echo "slurmray: $_what: $1"
+		[ ! -s "$_at.d/tail" ] || sed '1d; s/^/slurmray: /' "$_at.d/tail"
+	} >&2
+	echo "${_at##*/}" >"$_own/fault"
+	exit 78
+}
+_n=0
+while :; do
+	_s=''
+	{ read -r _s <"$_at/state"; } 2>/dev/null
+	case $_s in
+	ready | degraded) break ;;
+	failed) _inner_fail "$(cat "$_at/why")" ;;
+	ended | stopping)
+		[ -z "$_must" ] || _inner_fail "it was stopped"
+		break
+		;;
+	esac
+	[ "$_n" -lt "$_limit" ] || _inner_fail 'its cluster is not ready'
+	_n=$((_n + 1))
+	sleep 0.1
+done
+# Lets the command find the Spark cluster in the directory $_at. POSIX; read by the file `job`.
+if [ -e "$_at/address" ]; then
+	SPARK_MASTER_URL=$(cat "$_at/address")
+	SPARK_CONF_DIR=$_at/conf
+	PYSPARK_PYTHON=${PYSPARK_PYTHON:-$(command -v python3 || echo python3)}
+	export SPARK_MASTER_URL SPARK_CONF_DIR PYSPARK_PYTHON
+fi
+END_OF_FILE
+
+cat >spark-conf <<'END_OF_FILE' || unready
+spark.executor.memory 2048m
+spark.driver.memory 1024m
+spark.executor.cores 2
+spark.executor.instances 3
+spark.cores.max 6
+spark.sql.shuffle.partitions 8
+odd\ key\= it's \\ a:b
+spark.x \ led
+END_OF_FILE
+
+# Run it, bash where there is one.
+_env='env --default-signal=INT,QUIT'
+$_env true 2>/dev/null || _env=''
+_sh=bash
+command -v bash >/dev/null || _sh=/bin/sh
+if [ -z "$_rc" ]; then
+	(
+		trap : TERM INT HUP USR1 USR2
+		(exec 2>&3 3>&- && exec $_env "$_sh" "$_dir/job" </dev/null)
+		_rc=$?
+		echo "$_rc" >rc
+		exit "$_rc"
+	) 3>&2 2>/dev/null &
+	_pid=$!
+	exec 2>/dev/null
+	wait "$_pid"
+	_rc=$?
+	while kill -0 "$_pid"; do # a signal ended the wait
+		wait "$_pid"
+		_rc=$?
+	done
+	[ ! -s rc ] || read -r _rc <rc
+	[ ! -s fault ] || read -r _fault <fault
+	case $_fault in workdir | input | environment | secret_env | ray | spark) ;; *) _fault=- ;; esac
+	[ "$_rc" != 73 ] || [ -s pid ] || _fault='write'
+	rm -f pid
+fi
+exec 2>/dev/null
+trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
+
+# Its cluster ends first.
+_n=0
+while [ "$_n" -lt 150 ] && read -r _k <spark.d/keeper && kill -0 "$_k"; do
+	_n=$((_n + 1))
+	sleep 0.1
+done 2>/dev/null
+
+# Processor time of all that the job waited for, in microseconds.
+_us() { # adds 1m2.345s to _cpu
+	_m=${1%%m*} _s=${1#*m}
+	_s=${_s%s}
+	_f=${_s#*[.,]}000000
+	_f=${_f%"${_f#??????}"}
+	_cpu=$((_cpu + _m * 60000000 + ${_s%[.,]*} * 1000000 + 1$_f - 1000000))
+}
+_cpu='' _user='' _sys=''
+times >cpu_times && { read -r _ && read -r _user _sys; } <cpu_times
+case $_user:$_sys in
+[0-9]*m*s:[0-9]*m*s) _cpu=0 && _us "$_user" && _us "$_sys" ;;
+esac
+
+# What is in results/, for readers: type, size, mtime, mode, path, target.
+_man=0 _t=''
+for _f in results/* results/.[!.]* results/..?*; do
+	if [ -e "$_f" ] || [ -L "$_f" ]; then _t=1 && break; fi
+done
+if [ -z "$_t" ] && [ -r results/ ] && [ -x results/ ]; then
+	: >manifest && _man=1
+else
+	find results/ -mindepth 1 \( -type f -o -type d -o -type l \) \
+		-printf '%y\0%s\0%T@\0%m\0%P\0%l\0' >manifest.tmp && mv -f manifest.tmp manifest && _man=1
+fi
+
+# Peak memory and processor time, where the job has cgroups; what srun starts is seen only there.
+_rss='' _all=''
+_cg=$(sed -n 's|^[0-9]*:\([a-z,]*\):\(/.*/job_[0-9]*\)/step_.*|/sys/fs/cgroup/\1\2|p' /proc/self/cgroup)
+for _f in $_cg; do
+	[ -n "$_rss" ] || _rss=$(cat "$_f/memory.peak" || cat "$_f/memory.max_usage_in_bytes")
+	[ -n "$_all" ] || _all=$(sed -n 's/^usage_usec //p' "$_f/cpu.stat")
+	[ -n "$_all" ] || _all=$(sed -n 's/...$//p' "$_f/cpuacct.usage") # nanoseconds
+done
+case $_rss in *[!0-9]*) _rss='' ;; esac
+case $_all in
+'' | *[!0-9]*) ! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu='' ;;
+*) _cpu=$_all ;;
+esac
+
+# A requeue that was granted ended this start; the next one will leave the record.
+[ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
+
+# The exit record: complete, then renamed to where the other side looks.
+# shellcheck disable=SC3045 # bash, as _off says
+_bytes() {
+	_n=''
+	if [ ! -s "$1" ]; then
+		[ ! -e "$1" ] || _n=0
+	else
+		_n=$(wc -c <"$1")
+	fi
+}
+_bytes stdout
+_out=$_n
+_bytes stderr
+_err=$_n
+_reason=''
+if [ -s reason ]; then
+	_reason=$(head -c 600 reason | tr '\n' ' ' | tr -d '\000-\037\177' |
+		sed 's/ *$//; s/%/%25/g; s/ /%20/g')
+fi
+_code=$_rc
+[ "$_fault" = - ] || _code=-
+_now
+_end=$_t _n=0
+_rec="v=1 run=41 attempt=2 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
+out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
+nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$_host limit=-"
+record() { printf '%s\n' "$_rec" >exit.tmp && mv -f exit.tmp "$_ends/41.a2"; }
+until record || [ "$_n" -ge 30 ]; do # a full disk may pass
+	_n=$((_n + 1))
+	sleep 2
+done
+exit "$_rc"
