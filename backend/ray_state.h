@@ -1,6 +1,6 @@
 /*
  * What a run's Ray cluster says of itself: small files in ATTEMPT/ray, each written whole by rename (launchers/
- * ray_keeper.c), become facts of the run ("ray_state" ...), told when they change.
+ * inner_keeper.c), become facts of the run ("ray_state" ...), told when they change.
  */
 #ifndef BACKEND_RAY_STATE_H
 #define BACKEND_RAY_STATE_H

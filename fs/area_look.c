@@ -96,7 +96,7 @@ static void ask(struct fsys *fs, const struct spot *s, struct pentry *state, con
 	state->asked_at = clock_mono(fs->clock);
 	l = xmalloc(sizeof(*l));
 	*l = (struct listing){ fs, s->r->num, s->p->attempt, s->area, xstrdup(dir) };
-	engine_list(fs->en, s->r->num, area_number(s->area), dir, listed, l);
+	engine_list(fs->en, s->r->num, (int)area_number(s->area), dir, listed, l);
 }
 
 /* --- near and far --- */

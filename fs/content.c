@@ -97,7 +97,7 @@ struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry 
 	c->run = run;
 	c->index = e->index;
 	c->window = AHEAD;
-	c->area = area_number(e->area);
+	c->area = (int)area_number(e->area);
 	c->path = xstrdup(e->path);
 	c->size = readable(e->size);
 	c->final = final;

@@ -51,7 +51,7 @@ token_file = $T/token
 END_OF_CONFIG
 
 early=$(submit 'echo early; exit 3')
-ok "a run that was written before the head was there waits" is_now "$early" submitting
+ok "a run that was written before the head was there waits" eventually 10 is_now "$early" submitting
 ok "the head comes up" eventually 60 up
 is "and then it runs" "$(ended "$early" 60)" "failed 3"
 is "its output" "$(cat "$MNT/runs/$early/stdout")" early

@@ -385,7 +385,8 @@ void ef_answer(struct ef *f, const struct creq *r, int code, const char *text, c
 	rep->code = code;
 	rep->text = xstrdup(text);
 	rep->data = xmalloc(len + 1);
-	memcpy(rep->data, data, len);
+	if (len)
+		memcpy(rep->data, data, len);
 	rep->len = len;
 	deliver(f, rep);
 }

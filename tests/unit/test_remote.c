@@ -453,7 +453,7 @@ static void test_upload_cut(void **state)
 		struct fx *f;
 
 		fx_clear_faults();
-		f = fx_new();
+		*state = f = fx_new(); /* for the teardown, when a check fails */
 		fake.cut_at = at;
 		check_upload(f, 1500);
 		fx_free(f);
