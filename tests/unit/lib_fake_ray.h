@@ -26,13 +26,13 @@ struct fake_ray {
 	enum fake_ray_fault fault;
 	const char *on;
 	int count;
-	const char *token; /* required, or NULL */
-	bool pending;      /* drivers do not start */
-	bool no_ranges;    /* the agent gives whole files */
+	const char *token;      /* required, or NULL */
+	_Atomic bool pending;   /* drivers do not start */
+	_Atomic bool no_ranges; /* the agent gives whole files */
 	char session[64];
 	const char *foreign; /* a submission id that is somebody else's job */
 	/* what was seen */
-	int posts, starts, stops, deletes, puts;
+	_Atomic int posts, starts, stops, deletes, puts; /* counted by its thread, looked at by the test */
 	char *last_body;
 };
 
