@@ -3,7 +3,8 @@
  * run has a name, which runs are in it and who holds leases is what the engine says; node ids hold the run's number, so
  * an open descriptor stays with its session when another gets the name.
  *
- * A lease's node id holds a hash of its owner.
+ * A lease's node id holds a hash of its owner. Files in ray/ are those of the run, by the same node ids: one file with two
+ * names.
  */
 #include "fs/fuse_ll.h"
 
@@ -108,6 +109,12 @@ static void render_list(const struct view *v, struct strbuf *out)
 			strbuf_addf(out, "%s %s\n", r->id, run_status_name(r->status));
 }
 
+/* A directory has one place, so what is below leads to it. */
+static void render_ray_logs(const struct view *v, struct strbuf *out)
+{
+	strbuf_addf(out, "../../../runs/%s/ray/logs", v->run->id);
+}
+
 static void render_lease(const struct view *v, struct strbuf *out)
 {
 	struct engine_lease l;
@@ -143,6 +150,8 @@ const struct node session_nodes[] = {
 	{ "runs/new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
 	  "write a spec: it starts in the session; read back: its id" },
 	{ "runs/list", NODE_DOC, 0444, 0, render_list, 0, "the runs that were or are in it: id and status" },
+	{ "ray", NODE_DIR, 0555, 0, NULL, 0, "its Ray cluster, where it has one: the files of its run's ray/" },
+	{ "ray/logs", NODE_LINK, 0777, 0, render_ray_logs, 0, "Ray's logs" },
 	{ 0 },
 };
 
@@ -185,36 +194,69 @@ const struct run *session_named(const struct fsys *fs, const char *name)
 	return r && engine_session_current(fs->en, r) && strcmp(engine_session_name(r), name) == 0 ? r : NULL;
 }
 
-int session_lookup(struct fsys *fs, uint64_t dir, const char *name, uint64_t *ino)
+/* A cluster inside of it, "ray"; NULL: the row is another directory. */
+static const struct node *inner_dir(uint32_t row)
 {
-	const struct run *r = engine_run(fs->en, ino_number(dir));
-	cleanup_free char *full = NULL;
-	struct engine_lease l;
-	uint32_t row = ino_row(dir);
+	const struct node *nd = &session_nodes[row];
 
-	if (!r)
-		return -ENOENT;
-	if (row == SESSION_ROW_LEASES) {
-		if (!engine_lease_find(fs->en, r, name, &l))
-			return -ENOENT;
-		*ino = ino_make(INO_LEASE, r->num, owner_sub(name));
-		return 0;
-	}
-	if (row == SESSION_ROW_RUNS)
-		full = xasprintf("runs/%s", name);
-	else if (row != SESSION_ROW_DIR)
-		return -ENOTDIR;
+	return nd->class == NODE_DIR && ray_row(nd) ? nd : NULL;
+}
+
+/* The directory of that name in the run. */
+static uint64_t in_run(const struct run *r, const struct node *dir)
+{
+	uint32_t row = 1;
+
+	while (strcmp(run_nodes[row].name, dir->name) != 0)
+		row++;
+	return ino_make(INO_RUN, r->num, row);
+}
+
+static bool hidden(const struct node *nd, const struct run *r)
+{
+	return ray_row(nd) && !ray_has(r);
+}
+
+static int row_lookup(struct fsys *fs, const struct run *r, const char *name, uint64_t *ino)
+{
 	for (uint32_t i = 1; session_nodes[i].name; i++) {
 		uint32_t sub = i;
 
-		if (strcmp(session_nodes[i].name, full ? full : name) != 0)
+		if (strcmp(session_nodes[i].name, name) != 0)
 			continue;
+		if (hidden(&session_nodes[i], r))
+			break;
 		if (session_nodes[i].flags & NODE_FRESH)
 			sub |= ++fs->instance << INO_ROW_BITS;
 		*ino = ino_make(INO_SESSION, r->num, sub & LEASE_MASK);
 		return 0;
 	}
 	return -ENOENT;
+}
+
+int session_lookup(struct fsys *fs, uint64_t dir, const char *name, uint64_t *ino)
+{
+	const struct run *r = engine_run(fs->en, ino_number(dir));
+	uint32_t row = ino_row(dir);
+	struct engine_lease l;
+	cleanup_free char *full = NULL;
+
+	if (!r)
+		return -ENOENT;
+	if (row == SESSION_ROW_DIR)
+		return strchr(name, '/') ? -ENOENT : row_lookup(fs, r, name, ino);
+	if (session_nodes[row].class != NODE_DIR)
+		return -ENOTDIR;
+	if (row == SESSION_ROW_LEASES) {
+		if (!engine_lease_find(fs->en, r, name, &l))
+			return -ENOENT;
+		*ino = ino_make(INO_LEASE, r->num, owner_sub(name));
+		return 0;
+	}
+	full = xasprintf("%s/%s", session_nodes[row].name, name);
+	if (row_lookup(fs, r, full, ino) == 0)
+		return 0;
+	return inner_dir(row) ? tree_lookup(fs, in_run(r, inner_dir(row)), name, ino) : -ENOENT;
 }
 
 static void list_leases(struct fsys *fs, const struct run *r, uint64_t off, tree_fill fill, void *arg)
@@ -227,10 +269,29 @@ static void list_leases(struct fsys *fs, const struct run *r, uint64_t off, tree
 			return;
 }
 
+struct inner_fill {
+	struct fsys *fs;
+	const struct run *r;
+	const struct node *dir;
+	tree_fill fill;
+	void *arg;
+};
+
+/* Those of the run, but for what the session has in its place. */
+static bool fill_inner(void *arg, const char *name, uint64_t ino, uint64_t next_off)
+{
+	const struct inner_fill *f = arg;
+	cleanup_free char *full = xasprintf("%s/%s", f->dir->name, name);
+
+	(void)row_lookup(f->fs, f->r, full, &ino);
+	return f->fill(f->arg, name, ino, next_off);
+}
+
 int session_readdir(struct fsys *fs, uint64_t dir, uint64_t off, tree_fill fill, void *arg)
 {
 	const struct run *r = engine_run(fs->en, ino_number(dir));
 	bool runs = ino_row(dir) == SESSION_ROW_RUNS;
+	struct inner_fill inner = { fs, r, inner_dir(ino_row(dir)), fill, arg };
 
 	if (!r)
 		return -ENOENT;
@@ -238,12 +299,15 @@ int session_readdir(struct fsys *fs, uint64_t dir, uint64_t off, tree_fill fill,
 		list_leases(fs, r, off, fill, arg);
 		return 0;
 	}
+	if (inner.dir)
+		return tree_readdir(fs, in_run(r, inner.dir), off, fill_inner, &inner);
 	for (uint32_t i = off > 1 ? (uint32_t)off : 1; session_nodes[i].name; i++) {
-		const char *name = session_nodes[i].name, *slash = strchr(name, '/');
+		const struct node *nd = &session_nodes[i];
+		const char *slash = strchr(nd->name, '/');
 
-		if (session_nodes[i].flags & NODE_UNLISTED || !slash != !runs)
+		if (nd->flags & NODE_UNLISTED || hidden(nd, r) || !slash != !runs || (slash && ray_row(nd)))
 			continue;
-		if (!fill(arg, slash ? slash + 1 : name, ino_make(INO_SESSION, r->num, i), i + 1))
+		if (!fill(arg, slash ? slash + 1 : nd->name, ino_make(INO_SESSION, r->num, i), i + 1))
 			break;
 	}
 	return 0;
