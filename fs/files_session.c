@@ -3,8 +3,8 @@
  * run has a name, which runs are in it and who holds leases is what the engine says; node ids hold the run's number, so
  * an open descriptor stays with its session when another gets the name.
  *
- * A lease's node id holds a hash of its owner. Files in ray/ are those of the run, by the same node ids: one file with two
- * names.
+ * A lease's node id holds a hash of its owner. Files in ray/ and spark/ are those of the run, by the same node ids: one
+ * file with two names.
  */
 #include "fs/fuse_ll.h"
 
@@ -115,6 +115,11 @@ static void render_ray_logs(const struct view *v, struct strbuf *out)
 	strbuf_addf(out, "../../../runs/%s/ray/logs", v->run->id);
 }
 
+static void render_spark_logs(const struct view *v, struct strbuf *out)
+{
+	strbuf_addf(out, "../../../runs/%s/spark/logs", v->run->id);
+}
+
 static void render_lease(const struct view *v, struct strbuf *out)
 {
 	struct engine_lease l;
@@ -152,6 +157,8 @@ const struct node session_nodes[] = {
 	{ "runs/list", NODE_DOC, 0444, 0, render_list, 0, "the runs that were or are in it: id and status" },
 	{ "ray", NODE_DIR, 0555, 0, NULL, 0, "its Ray cluster, where it has one: the files of its run's ray/" },
 	{ "ray/logs", NODE_LINK, 0777, 0, render_ray_logs, 0, "Ray's logs" },
+	{ "spark", NODE_DIR, 0555, 0, NULL, 0, "its Spark cluster, where it has one: the files of its run's spark/" },
+	{ "spark/logs", NODE_LINK, 0777, 0, render_spark_logs, 0, "Spark's logs" },
 	{ 0 },
 };
 
@@ -194,12 +201,12 @@ const struct run *session_named(const struct fsys *fs, const char *name)
 	return r && engine_session_current(fs->en, r) && strcmp(engine_session_name(r), name) == 0 ? r : NULL;
 }
 
-/* A cluster inside of it, "ray"; NULL: the row is another directory. */
+/* A cluster inside of it (ray, spark); NULL: the row is another directory. */
 static const struct node *inner_dir(uint32_t row)
 {
 	const struct node *nd = &session_nodes[row];
 
-	return nd->class == NODE_DIR && ray_row(nd) ? nd : NULL;
+	return nd->class == NODE_DIR && inner_kind(nd) ? nd : NULL;
 }
 
 /* The directory of that name in the run. */
@@ -212,11 +219,6 @@ static uint64_t in_run(const struct run *r, const struct node *dir)
 	return ino_make(INO_RUN, r->num, row);
 }
 
-static bool hidden(const struct node *nd, const struct run *r)
-{
-	return ray_row(nd) && !ray_has(r);
-}
-
 static int row_lookup(struct fsys *fs, const struct run *r, const char *name, uint64_t *ino)
 {
 	for (uint32_t i = 1; session_nodes[i].name; i++) {
@@ -224,7 +226,7 @@ static int row_lookup(struct fsys *fs, const struct run *r, const char *name, ui
 
 		if (strcmp(session_nodes[i].name, name) != 0)
 			continue;
-		if (hidden(&session_nodes[i], r))
+		if (inner_hidden(&session_nodes[i], r))
 			break;
 		if (session_nodes[i].flags & NODE_FRESH)
 			sub |= ++fs->instance << INO_ROW_BITS;
@@ -305,7 +307,7 @@ int session_readdir(struct fsys *fs, uint64_t dir, uint64_t off, tree_fill fill,
 		const struct node *nd = &session_nodes[i];
 		const char *slash = strchr(nd->name, '/');
 
-		if (nd->flags & NODE_UNLISTED || hidden(nd, r) || !slash != !runs || (slash && ray_row(nd)))
+		if (nd->flags & NODE_UNLISTED || inner_hidden(nd, r) || !slash != !runs || (slash && inner_kind(nd)))
 			continue;
 		if (!fill(arg, slash ? slash + 1 : nd->name, ino_make(INO_SESSION, r->num, i), i + 1))
 			break;

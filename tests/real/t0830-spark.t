@@ -75,6 +75,31 @@ is "two runs one after another on both nodes of one cluster" "$got" "$(for _ in 
 "
 is "who is there" "$(awk '{ print $1, $4, $5 }' "$W/spark/nodes" | tr '\n' ' ')" "n1 ALIVE 2 n2 ALIVE 2 "
 ok "what is free" eventually 20 grep -qx 'CPU 4 of 4' "$W/spark/available"
+
+# --- in the tree ---
+
+S=$MNT/sessions/warm/spark
+tell() { timeout 60 sh -c "exec 3<>'$1'; echo '$2' >&3 && head -n 1 <&3"; } # tell CTL VERB: the answer
+is "it is ready" "$(timeout 60 cat "$S/ready") $(cat "$S/status")" "ready ready"
+is "master" "$(cat "$S/master")" "$at"
+is "nodes" "$(cat "$S/nodes")" "$(cat "$W/spark/nodes")"
+is "what executors have" "$(cut -d' ' -f1-5 "$S/executors" | tr '\n' ' ')" "n1 cores 0 of 2 n2 cores 0 of 2 "
+like "its page, from here" "$(curl -s -m 20 "$(cat "$S/ui")")" 'Spark Master at spark://'
+ok "logs" eventually 20 grep -q . "$S/logs/n1/spark-start.log"
+is "started again" "$(tell "$S/ctl" restart)" ok
+ok "it is another one" eventually 120 sh -c "read -r a <$S/master && [ \$a != - ] && [ \$a != $at ] && read -r s <$S/status && [ \$s = ready ]"
+id=$(submit "session=warm launcher=spark -- python $T/both.py")
+is "which runs find" "$(ended "$id" 400) $(cat "$MNT/runs/$id/stdout")" "succeeded 0 $(cat "$S/master") n1 n2"
+is "stopped" "$(tell "$S/ctl" stop)" ok
+ok "it is no more" eventually 60 grep -qx ended "$S/status"
+ok "nothing is left" eventually 20 nothing_left
+id=$(submit 'session=warm launcher=spark -- true')
+is "a run that wants it fails" "$(ended "$id")" "failed -"
+like "and says why" "$(why "$id")" 'Spark: it was stopped'
+is "begun again" "$(tell "$S/ctl" restart)" ok
+ok "it is there" eventually 120 grep -qx ready "$S/status"
+is "another verb" "$(tell "$S/ctl" dance)" "a cluster in an allocation knows: restart, stop"
+
 # shellcheck disable=SC2046 # pids
 kill -KILL $(marked | while read -r p; do tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -q master.Master && echo "$p"; done)
 ok "a master that is lost is the end of it" eventually 60 spark_is "$W" failed
