@@ -121,6 +121,7 @@ static void run_free_members(struct rrun *r)
 	rupload_free(r->upload);
 	for (int k = 0; k < INNER_KINDS; k++)
 		inner_seen_release(&r->inner[k]);
+	runner_seen_release(&r->runner);
 	renvs_run_release(r);
 	rjobs_row_release(r);
 }

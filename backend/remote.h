@@ -32,6 +32,7 @@
 #include "backend/cluster.h"
 #include "backend/envs.h"
 #include "backend/inner_state.h"
+#include "backend/runner_state.h"
 #include "backend/sched.h"
 #include "backend/sftp.h"
 #include "backend/spool.h"
@@ -203,7 +204,7 @@ struct rrun {
 		uint64_t poll;
 		int rank;
 		char *status, *reason, *nodes;
-		int64_t start, node_count, cpus;
+		int64_t start, node_count, cpus, end;
 	} seen;
 	/* logs */
 	struct spool *spool;
@@ -213,6 +214,8 @@ struct rrun {
 	bool follow;
 	struct rwatch *watch; /* NULL: nobody looks */
 	struct inner_seen inner[INNER_KINDS];
+	struct runner_seen runner; /* of a session */
+	int64_t end;               /* epoch seconds, as it was told */
 };
 
 struct poll_state {

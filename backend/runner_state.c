@@ -9,9 +9,12 @@
 #include "backend/base/mem.h"
 #include "backend/base/strbuf.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define JITTER_US (3 * (int64_t)USEC_PER_SEC) /* seconds, rounded twice */
+
+#define SECONDS_MAX 100000000000LL /* of the epoch */
 
 struct said {
 	char *nodes;
@@ -26,8 +29,9 @@ static int64_t number(const char *s)
 
 	if (*s < '0' || *s > '9')
 		return 0;
+	errno = 0;
 	n = strtoll(s, &end, 10);
-	return *end ? 0 : n;
+	return *end || errno || n > SECONDS_MAX ? 0 : n;
 }
 
 static void take_line(struct said *said, char *line)

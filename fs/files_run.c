@@ -72,6 +72,22 @@ static void why_transfer(const struct view *v, struct strbuf *out)
 			    (double)p.sent_all / 1e6);
 }
 
+/* How a session is, beside what the scheduler says of its job. */
+static void why_session(const struct run *r, struct strbuf *out)
+{
+	const char *lost = run_fact(r, "session_lost");
+	int64_t silent = json_integer_value(json_object_get(r->facts, "session_silent"));
+	char when[CLOCK_TEXT];
+
+	if (lost)
+		strbuf_addf(out, "lost: %s; nothing more is started there\n", lost);
+	if (silent)
+		strbuf_addf(
+			out,
+			"nothing was heard of its runner since %s: it may hang, or its node; `cancel` ends the session\n",
+			clock_text(silent, when));
+}
+
 static void why_live(const struct view *v, struct strbuf *out)
 {
 	const struct run *r = v->run;
@@ -101,6 +117,7 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addstr(out, "cancel was asked for and is on its way\n");
 	if (trouble)
 		strbuf_addf(out, "cluster %s: %s\n", r->cluster, trouble);
+	why_session(r, out);
 }
 
 /* The last lines of stderr of a run that failed: what one would look for first. */

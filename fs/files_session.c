@@ -52,9 +52,40 @@ static void render_run(const struct view *v, struct strbuf *out)
 	strbuf_addf(out, "%s\n", v->run->id);
 }
 
+static int64_t number(const struct run *r, const char *fact)
+{
+	return json_integer_value(json_object_get(r->facts, fact));
+}
+
+/* Is it one of the words? */
+static bool has_word(const char *words, const char *word, size_t len)
+{
+	for (const char *p = words; p && *p; p += strspn(p, " ")) {
+		size_t n = strcspn(p, " ");
+
+		if (n == len && memcmp(p, word, len) == 0)
+			return true;
+		p += n;
+	}
+	return false;
+}
+
+/* As its runner has them; before it spoke as the scheduler has, which may be a list like n[1-4]. */
 static void render_nodes(const struct view *v, struct strbuf *out)
 {
-	strbuf_addf(out, "%s\n", v->run->nodes && *v->run->nodes ? v->run->nodes : "-");
+	const struct run *r = v->run;
+	const char *all = run_fact(r, "session_nodes"), *lost = run_fact(r, "session_lost");
+
+	if (!all)
+		all = r->nodes && *r->nodes ? r->nodes : NULL;
+	if (!all)
+		strbuf_addstr(out, "-\n");
+	for (const char *p = all; p && *p; p += strspn(p, " ")) {
+		size_t n = strcspn(p, " ");
+
+		strbuf_addf(out, "%.*s %s\n", (int)n, p, has_word(lost, p, n) ? "lost" : "up");
+		p += n;
+	}
 }
 
 static bool is_up(const struct run *r)
@@ -70,20 +101,27 @@ static void add_seconds(struct strbuf *out, int64_t us)
 static void render_time_left(const struct view *v, struct strbuf *out)
 {
 	const struct run *r = v->run;
-	int64_t limit = json_integer_value(json_object_get(r->facts, "session_time"));
+	int64_t limit = number(r, "session_time"), end = number(r, "session_end");
 
-	if (!is_up(r) || limit <= 0)
+	if (!end && limit > 0)
+		end = r->t_started + limit * USEC_PER_SEC;
+	if (!is_up(r) || !end)
 		strbuf_addstr(out, "-\n");
 	else
-		add_seconds(out, r->t_started + limit * USEC_PER_SEC - clock_real(v->fs->clock));
+		add_seconds(out, end - clock_real(v->fs->clock));
 }
 
-/* Since the last of its runs ended, as this mount knows it: nobody else can start runs in it. */
+/* Since the last of its runs ended: what this mount knows at once, and what the runner says of others' runs. */
 static void render_idle(const struct view *v, struct strbuf *out)
 {
+	const json_t *quiet = json_object_get(v->run->facts, "session_quiet");
 	const struct engine *en = v->fs->en;
 	int64_t since = v->run->t_started;
 
+	if (json_is_integer(quiet) && json_integer_value(quiet) == 0)
+		since = INT64_MAX;
+	else if (json_integer_value(quiet) > since)
+		since = json_integer_value(quiet);
 	if (!is_up(v->run)) {
 		strbuf_addstr(out, "-\n");
 		return;
