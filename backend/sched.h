@@ -32,7 +32,7 @@ struct sched_row {
 	int64_t node_count, cpus; /* given to the job, or wanted while it is pending; 0: not said */
 	int64_t end;              /* epoch seconds: when its time is over; 0: not said, or never */
 	/* Not NULL: not a row of the queue, but what the runner of this session says (backend/runner_state.h), and the
-	   time there; job_id and token are its own, the other members are not set. */
+	   time there; job_id and token are its own, the other members say nothing. */
 	const char *runner;
 	int64_t now;
 	int exit_code, exit_signal; /* -1: not said */

@@ -259,10 +259,11 @@ static void take_numbers(char *s, struct sched_row *row)
 /* "@JOB|TOKEN|NOW|TEXT" (st_rows). */
 static void take_runner(char *line, sched_row_cb cb, void *arg)
 {
-	struct sched_row row = { .exit_code = -1, .exit_signal = -1 };
+	struct sched_row row = { .state = "", .reason = "", .nodes = "", .exit_code = -1, .exit_signal = -1 };
 	char *f[4];
 
-	if (slurm_fields(line + 1, f, ARRAY_SIZE(f)) != ARRAY_SIZE(f))
+	if (slurm_fields(line + 1, f, ARRAY_SIZE(f)) != ARRAY_SIZE(f) || slurm_number(f[0], 0) < 1 ||
+	    strncmp(f[1], TOKEN_PREFIX, strlen(TOKEN_PREFIX)) != 0)
 		return;
 	row.job_id = f[0];
 	row.token = f[1];
