@@ -94,7 +94,7 @@ id=$(submit 'session=warm launcher=spark -- true')
 is "runs fail" "$(ended "$id")" "failed -"
 like "and say why" "$(why "$id")" 'Spark: the head on n1'
 is "begun again" "$(tell "$S/ctl" restart)" ok
-ok "it is another one" eventually 120 sh -c "read -r s <$S/status && [ \$s = ready ] && read -r a <$S/master && [ \$a != $at ]"
+ok "it is another one" eventually 300 sh -c "read -r s <$S/status && [ \$s = ready ] && read -r a <$S/master && [ \$a != $at ]"
 # shellcheck disable=SC2016 # for the job
 id=$(submit 'session=warm launcher=spark -- echo $SPARK_MASTER_URL')
 is "which runs find" "$(ended "$id" 60) $(cat "$MNT/runs/$id/stdout")" "succeeded 0 $(cat "$S/master")"
