@@ -103,6 +103,13 @@ running "$left"
 runner=$(awk 'BEGIN { RS = "\0" } FNR == 2 && /\/runner$/ { split(FILENAME, f, "/"); print f[3] }' /proc/[0-9]*/cmdline 2>/dev/null |
 	while read -r p; do [ "$(readlink "/proc/$p/cwd")" = "$(dirname "$(ls -d "$DEMO_HOME"/.slurmray/*/runs/"$(cat "$S/wide/run")"/a1/queue)")" ] && echo "$p"; done)
 like "the session's program" "$runner" '^[0-9]+$'
+if [ -n "${LONG:-}" ]; then
+	kill -STOP "$runner"
+	ok "a program that hangs is told of" eventually 240 grep -q 'nothing was heard of its runner since' "$S/wide/why"
+	is "the session is one still" "$(cat "$S/wide/status")" running
+	kill -CONT "$runner"
+	ok "until it is heard again" eventually 90 sh -c "! grep -q 'nothing was heard' '$S/wide/why'"
+fi
 kill -KILL "$runner"
 like "without it the session ends" "$(session_end wide)" '^failed 137'
 like "and says how" "$(cat "$S/wide/why")" 'KILL|137|signal 9'
