@@ -12,6 +12,7 @@
 #include "backend/cluster.h"
 #include "backend/envs.h"
 #include "backend/inner_state.h"
+#include "backend/runner_state.h"
 #include "backend/spool.h"
 #include "backend/supervisor.h"
 
@@ -49,9 +50,10 @@ struct local_job {
 	int64_t out_len, err_len; /* final lengths, -1 while not known */
 	int logs_tries;           /* looks at logs that cannot be opened */
 	struct inner_seen inner[INNER_KINDS];
-	int64_t inner_at; /* monotonic us: next look at its Ray or Spark cluster */
-	bool begun;       /* the files of the streams are this job's */
-	bool logs_done;   /* it has ended, and all that can be had is in the spool */
+	struct runner_seen runner; /* of a session */
+	int64_t inner_at;          /* monotonic us: next look at its Ray or Spark cluster, or at what its runner says */
+	bool begun;                /* the files of the streams are this job's */
+	bool logs_done;            /* it has ended, and all that can be had is in the spool */
 };
 
 struct cluster {
@@ -109,7 +111,8 @@ bool local_envs_ask(struct cluster *c, const struct creq *r);
 /* local_logs.c */
 void local_logs(struct cluster *c, struct local_job *j);
 
-/* local_inner.c: looks at a running job's Ray or Spark cluster when it is time; when it will be next. */
+/* local_inner.c: looks at what a running job's Ray or Spark cluster and a session's runner say, when it is time; when
+ * it will be next. */
 int64_t local_inner(struct cluster *c, struct local_job *j);
 
 /* local_files.c: answer requests for bytes and listings. */

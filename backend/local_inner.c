@@ -1,11 +1,13 @@
 /*
- * Ray and Spark clusters of jobs of this machine: the small files in ATTEMPT/ray and ATTEMPT/spark, read in passing.
+ * Ray and Spark clusters of jobs of this machine, and the runners of sessions: the small files in ATTEMPT/ray and
+ * ATTEMPT/spark, and the file `session`, read in passing.
  */
 #include "backend/local.h"
 
 #include "backend/base/mem.h"
 
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #define SOON_US (100 * (int64_t)USEC_PER_MSEC)
@@ -37,13 +39,27 @@ static void look(struct cluster *c, struct local_job *j, enum inner_kind kind)
 		free(text[i]);
 }
 
+static void look_at_runner(struct cluster *c, struct local_job *j)
+{
+	int64_t now = clock_real(c->ctx.clock);
+	const struct runner_times t = { now / USEC_PER_SEC, now, clock_mono(c->ctx.clock) };
+	cleanup_free char *text = read_one(j, ".", "session");
+	json_t *facts = runner_seen_take(&j->runner, text, &t);
+
+	if (facts)
+		local_event(c, j, EV_FACTS, facts);
+}
+
 int64_t local_inner(struct cluster *c, struct local_job *j)
 {
 	int64_t now = clock_mono(c->ctx.clock);
-	bool any = false, settled = true;
+	bool any, settled = true;
 
 	if (now < j->inner_at)
 		return j->inner_at;
+	any = j->job->launcher && strcmp(j->job->launcher, "session") == 0;
+	if (any)
+		look_at_runner(c, j);
 	for (int k = 0; k < INNER_KINDS; k++) {
 		if (!inner_own(j->job, (enum inner_kind)k))
 			continue;

@@ -208,6 +208,7 @@ void local_job_free(struct local_job *j)
 	strbuf_release(&j->to_tell);
 	for (int k = 0; k < INNER_KINDS; k++)
 		inner_seen_release(&j->inner[k]);
+	runner_seen_release(&j->runner);
 	free(j->token);
 	free(j->base);
 	free(j->dir);

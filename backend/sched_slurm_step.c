@@ -111,8 +111,9 @@ const char slurm_step_prelude[] =
 	   behind "@JOB|TOKEN|NOW|" in one line. */
 	"st_runner() {\n"
 	"\tst_r=$(cd -P \"$st_x\" && pwd) st_v=''\n"
+	"\tst_u=${st_r%/runs/*}\n"
 	"\twhile read -r st_k; do st_v=\"$st_v$st_k;\"; done <\"$st_x/session\"\n"
-	"\techo \"@$st_j|slurmray:${st_base##*/}/${st_r##*/runs/}|$(date +%s)|$st_v\"\n"
+	"\techo \"@$st_j|slurmray:${st_u##*/}/${st_r##*/runs/}|$(date +%s)|$st_v\"\n"
 	"}\n"
 	"st_rows() {\n"
 	"\tst_base=${SR_DIR%/ends}\n"
