@@ -213,6 +213,16 @@ static const char *source_of(const struct run *r, bool last)
 	return NULL;
 }
 
+static bool is_time(const char *fact)
+{
+	static const char *const times[] = { "session_end", "session_quiet", "session_silent" };
+
+	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
+		if (strcmp(times[i], fact) == 0)
+			return true;
+	return false;
+}
+
 /* Everything known, flat; facts that the named fields do not cover come last. */
 static json_t *info_object(const struct run *r)
 {
@@ -250,7 +260,9 @@ static json_t *info_object(const struct run *r)
 	put_time(o, "ended", r->t_ended);
 	put_time(o, "estimated_start", r->t_est_start);
 	json_object_foreach (r->facts, key, value) {
-		if (!json_object_get(o, key) && (run_is_live(r) || !engine_is_forward_fact(key)))
+		if (is_time(key))
+			put_time(o, key, json_integer_value(value));
+		else if (!json_object_get(o, key) && (run_is_live(r) || !engine_is_forward_fact(key)))
 			(void)json_object_set(o, key, value);
 	}
 	return o;

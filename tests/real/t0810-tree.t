@@ -95,6 +95,7 @@ ok "it is idle for longer and longer" eventually 30 sh -c "[ \$(cat $S/wide/idle
 testbed node-down n3
 ok "a node that is lost is seen" eventually 90 nodes_are wide "n1 up n2 up n3 lost"
 like "and named" "$(cat "$S/wide/why")" 'lost: n3'
+like "times are text" "$(grep '^session_end' "$MNT/runs/$(cat "$S/wide/run")/info")" '^session_end +20[0-9-]*T'
 is "runs go on" "$(ended "$(into wide 'echo x')")" "succeeded 0"
 testbed node-up n3
 left=$(into wide "$(mark left); sleep 47403")
