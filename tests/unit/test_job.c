@@ -401,6 +401,7 @@ static void ray_is_asked_for(void **state)
 	(void)state;
 	job = must(conf, "launcher=ray ray.num_cpus_per_node=4 ray.metadata.a=b ray.working_dir=/src -- x\n");
 	assert_true(job.ray.on && job.ray.token && job.ray.client && job.ray.dashboard);
+	assert_null(job.ray.client_version);
 	assert_int_equal(job.ray.cpus, 4);
 	assert_int_equal(job.ray.max_workers, -1);
 	assert_int_equal(job.ray.start_timeout, 120);
@@ -408,8 +409,9 @@ static void ray_is_asked_for(void **state)
 	assert_string_equal(job.ray.job_config,
 			    "{\"metadata\":{\"a\":\"b\"},\"runtime_env\":{\"working_dir\":\"/src\"}}");
 	job_release(&job);
-	job = must(conf, "mode=ray ray.dashboard=0.0.0.0 ray.token=false -- x\n");
-	assert_true(job.ray.on && job.ray.dashboard && !job.ray.token && !job.ray.job_config);
+	job = must(conf, "mode=ray ray.dashboard=0.0.0.0 ray.token=false ray.client=2.60.0/3.12 -- x\n");
+	assert_true(job.ray.on && job.ray.dashboard && !job.ray.token && !job.ray.job_config && job.ray.client);
+	assert_string_equal(job.ray.client_version, "2.60.0/3.12");
 	assert_string_equal(job.launcher, "ray");
 	assert_string_equal(job.ray.dashboard_host, "0.0.0.0");
 	job_release(&job);

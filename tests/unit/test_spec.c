@@ -357,6 +357,12 @@ static void test_ray(void **state)
 	check_value("ray", "{\"ports\": \"80-9000\"}", NULL);
 	check_value("ray", "{\"ray_version\": \">=2.9\"}", "{\"ray_version\": \">=2.9\"}");
 	check_value("ray", "{\"ray_version\": \"new\"}", NULL);
+	check_value("ray", "{\"client\": false}", "{\"client\": false}");
+	check_value("ray", "{\"client\": \"2.60.0\"}", "{\"client\": \"2.60.0\"}");
+	check_value("ray", "{\"client\": \"3.0.0.dev0/3.12\"}", "{\"client\": \"3.0.0.dev0/3.12\"}");
+	check_value("ray", "{\"client\": \"2.60.0/\"}", NULL);
+	check_value("ray", "{\"client\": \"2.60.0/3.12/1\"}", NULL);
+	check_value("ray", "{\"client\": \"new\"}", NULL);
 	check_value("ray", "{\"interface\": \"ib0; x\"}", NULL);
 	check_value("ray", "{\"interface\": null}", "{\"interface\": null}");
 	expect("ray=true ray.metadata.a=1 ray.metadata.b=2 launcher=ray -- a\n",
