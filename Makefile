@@ -24,7 +24,7 @@ else
 O := build
 endif
 
-PACKAGES := fuse3 libssh2 jansson sqlite3 zlib libcurl
+PACKAGES := fuse3 libssh2 jansson sqlite3 zlib libcurl libcrypto
 DEP_CFLAGS = $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
 DEP_LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -linih -lpthread
 

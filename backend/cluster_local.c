@@ -465,6 +465,7 @@ static void handle(struct cluster *c, struct creq *r)
 		if (j)
 			forget(c, j);
 		local_remove(c, r);
+		local_reply(c, r, 0, NULL, NULL, 0);
 		break;
 	case CREQ_END_SEEN:
 		on_end_seen(c, r);

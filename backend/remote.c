@@ -269,7 +269,7 @@ static void on_forget(struct cluster *c, const struct creq *q)
 
 	if (r)
 		rrun_drop(c, r);
-	rchores_forget(c, q->run);
+	rchores_forget(c, q->run, q->ticket);
 }
 
 static void on_end_seen(struct cluster *c, const struct creq *q)

@@ -354,7 +354,7 @@ void rusage_release(struct cluster *c);
 void rchores_step(struct cluster *c);
 void rchores_release(struct cluster *c);
 void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
-void rchores_forget(struct cluster *c, uint32_t num);
+void rchores_forget(struct cluster *c, uint32_t num, uint64_t ticket); /* ticket: who hears that it is done, or 0 */
 /* The exit record of an earlier start of a job that was requeued. */
 void rchores_stale(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart);
 
