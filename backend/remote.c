@@ -45,8 +45,8 @@ const struct remote_pace remote_pace_default = {
 	.watch_settle = 2500 * MSEC,
 	.retry = { 2 * SEC, 5 * SEC, 10 * SEC, 30 * SEC },
 	.usage = { 3 * SEC, 7 * SEC, 20 * SEC, 60 * SEC },
-	.ray_soon = 500 * MSEC,
-	.ray_quiet = 5 * SEC,
+	.inner_soon = 500 * MSEC,
+	.inner_quiet = 5 * SEC,
 	.answer_grace = 30 * SEC,
 };
 
@@ -119,7 +119,9 @@ static void run_free_members(struct rrun *r)
 		free(r->job);
 	}
 	rupload_free(r->upload);
-	ray_seen_release(&r->ray);
+	for (int k = 0; k < INNER_KINDS; k++)
+		inner_seen_release(&r->inner[k]);
+	runner_seen_release(&r->runner);
 	renvs_run_release(r);
 	rjobs_row_release(r);
 }
@@ -372,7 +374,7 @@ static void runs_step(struct cluster *c)
 		at = earlier(at, rjobs_run_step(c, r));
 		at = earlier(at, rwatch_run_step(c, r));
 		at = earlier(at, rlogs_run_step(c, r));
-		rray_run_step(c, r);
+		rinner_run_step(c, r);
 		rrun_maybe_drop(c, r);
 	}
 	c->live = live;
@@ -392,7 +394,7 @@ static int poll_timeout(struct cluster *c)
 	at = earlier(at, rwatch_deadline(c));
 	at = earlier(at, rusage_deadline(c));
 	at = earlier(at, rforward_deadline(c));
-	at = earlier(at, rray_deadline(c));
+	at = earlier(at, rinner_deadline(c));
 	if (at <= now)
 		return 0;
 	if (at - now >= 3600 * SEC)
@@ -426,7 +428,7 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rwatch_step(c);
-		rray_step(c);
+		rinner_step(c);
 		rchores_step(c);
 		rusage_step(c);
 		more = rforward_step(c);

@@ -244,7 +244,7 @@ const char session_runner[] =
 	"\tcancel) _cancel \"$2\" \"$3\" ;;\n"
 	"\tsignal) _signal \"$2\" \"$3\" ;;\n"
 	"\tstop) _stop=stop ;;\n"
-	"\tray | spark) _inner_order \"$1\" \"$2\" ;;\n"
+	"\tray | spark) _inner_order \"$1\" \"$2\" \"$3\" ;;\n"
 	"\tlease) case $3$2 in\n"
 	"\t\t*[!A-Za-z0-9._:@+-]*) ;;\n"
 	"\t\t[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;\n"

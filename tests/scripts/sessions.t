@@ -100,6 +100,8 @@ for shell in dash bash; do
 		"grep -q '^$b/a1 RUNNING' '$HOLD/steps' && grep -q '^$c/a1 PENDING' '$HOLD/steps' && grep -q '^$d/a1 PENDING' '$HOLD/steps'"
 	is "$shell: as the poll has them" "$(ask $shell st_queue | sed -n "s/^\(55\.s[0-9]*\)|\([A-Z]*\)|.*|\(slurmray:[^|]*\)|\$/\1 \2 \3/p" | sort)" \
 		"$(printf '55.s%s %s slurmray:%s/%s/a1\n' $b RUNNING $UUID $b $c PENDING $UUID $c $d PENDING $UUID $d)"
+	like "$shell: and what the runner says" "$(ask $shell st_queue | grep '^@')" \
+		"^@55\|slurmray:$UUID/9/a1\|[0-9]+\|nodes n1[^|]*;quiet_since -;idle [0-9]+;live [0-9]+;waiting 2;beat [0-9]+;\$"
 	is "$shell: asked for by themselves" "$(verify $shell $b | head -n 2 | tail -n 1), $(verify $shell $c)" \
 		"JobState=RUNNING, JobState=PENDING Reason=Session"
 	is "$shell: what waits is cancelled" "$(verb $shell cancel $c 2) $(verify $shell $c | tr '\n' ' ')" \

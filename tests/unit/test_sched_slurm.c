@@ -333,6 +333,33 @@ static void test_poll_numbers(void **state)
 	assert_string_equal(rows.buf, "1 1000 2 8\n2 0 4 16\n3 1000 0 0\n4 1000 0 0\n");
 }
 
+static void take_runner(void *arg, const struct sched_row *row)
+{
+	if (row->runner)
+		strbuf_addf(arg, "%s %s %lld %s\n", row->job_id, row->token, (long long)row->now, row->runner);
+	else
+		strbuf_addf(arg, "%s until %lld\n", row->job_id, (long long)row->end);
+}
+
+static void test_poll_sessions(void **state)
+{
+	cleanup_strbuf struct strbuf rows = STRBUF_INIT;
+
+	(void)state;
+	assert_int_equal(OPS->poll_result(0,
+					  "1|RUNNING|None|n[1-2]|1000 2 8 4600|slurmray:u/1/a1|/d\n"
+					  "2|RUNNING|None|n1|1000 1 1 NONE|slurmray:u/2/a1|/d\n"
+					  "1.s3|RUNNING|||1010 0 0|slurmray:u/3/a1|\n"
+					  "@1|slurmray:u/1/a1|1020|nodes n1 n2;beat 1015;lost n2;\n"
+					  "@2|slurmray:u/2/a1|1020|\n"
+					  "@3|cut off\n",
+					  "", take_runner, &rows, NULL),
+			 0);
+	assert_string_equal(rows.buf, "1 until 4600\n2 until 0\n1.s3 until 0\n"
+				      "1 slurmray:u/1/a1 1020 nodes n1 n2;beat 1015;lost n2;\n"
+				      "2 slurmray:u/2/a1 1020 \n");
+}
+
 static void test_sacct_numbers(void **state)
 {
 	static const struct {
@@ -1156,6 +1183,7 @@ int main(void)
 		cmocka_unit_test(test_poll),
 		cmocka_unit_test(test_poll_odd_rows),
 		cmocka_unit_test(test_poll_numbers),
+		cmocka_unit_test(test_poll_sessions),
 		cmocka_unit_test(test_sacct_numbers),
 		cmocka_unit_test(test_usage),
 		cmocka_unit_test(test_poll_failed),
