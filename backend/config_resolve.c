@@ -412,8 +412,10 @@ static int check_session(struct effective *eff, struct strbuf *errors)
 		return 0;
 	if (holder && session)
 		return strbuf_complain(errors, "session: a session cannot start in another");
-	if (eff->cluster->type == CLUSTER_LOCAL)
-		return strbuf_complain(errors, "cluster %s is this machine, where runs need no session",
+	if (session && eff->cluster->type == CLUSTER_LOCAL && count(eff->values, "ntasks", 1) > 1)
+		return strbuf_complain(errors,
+				       "ntasks: cluster %s is this machine, which has no srun: a run in a session is "
+				       "one task there, and cpus_per_task says how many processors it needs",
 				       eff->cluster->name);
 	if (eff->cluster->type == CLUSTER_RAY)
 		return strbuf_complain(errors, "cluster %s is of type ray, where runs need no session",

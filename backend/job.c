@@ -647,6 +647,17 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	return 0;
 }
 
+void job_step_line(const struct job *job, struct strbuf *out)
+{
+	strbuf_addf(out, "%lld %d %lld ", (long long)job->ntasks * job->cpus_per_task, job->merged,
+		    (long long)((job->mem_bytes + (1 << 20) - 1) >> 20));
+	if (job->gpus >= 0)
+		strbuf_addf(out, "%d ", job->gpus);
+	else
+		strbuf_addstr(out, "- ");
+	strbuf_addf(out, "%d", job->ntasks);
+}
+
 void job_release(struct job *job)
 {
 	for (size_t i = 0; i < job->n_env; i++) {

@@ -133,6 +133,8 @@ struct job {
  */
 int job_from_effective(const struct effective *eff, struct job *job, struct strbuf *errors);
 void job_release(struct job *job);
+/* What a session's runner is to know of a step: processors, streams, MiB, GPUs, tasks (launchers/session_runner.c). */
+void job_step_line(const struct job *job, struct strbuf *out);
 
 /*
  * Reads the DAGSTER_PIPES_ variables out of `job->env`: those that slurmray sets itself are taken out. 0, or -EINVAL

@@ -240,18 +240,6 @@ static void add_id(struct strbuf *code, const struct sched_run *r)
 	strbuf_addf(code, "%s.s%u ", r->job->holder.job_id, r->num);
 }
 
-/* What the runner is to know: processors, streams, MiB, GPUs, tasks. */
-static void add_line(struct strbuf *code, const struct job *job)
-{
-	strbuf_addf(code, "%lld %d %lld ", (long long)job->ntasks * job->cpus_per_task, job->merged,
-		    (long long)((job->mem_bytes + (1 << 20) - 1) >> 20));
-	if (job->gpus >= 0)
-		strbuf_addf(code, "%d ", job->gpus);
-	else
-		strbuf_addstr(code, "- ");
-	strbuf_addf(code, "%d", job->ntasks);
-}
-
 void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code)
 {
 	const struct job *job = r->job;
@@ -269,7 +257,7 @@ void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t file
 	attempt_dir(code, r, job->holder.num, job->holder.attempt);
 	add_id(code, r);
 	strbuf_addf(code, "'%u/a%u ", r->num, r->attempt);
-	add_line(code, job);
+	job_step_line(job, code);
 	strbuf_addstr(code, "'\n");
 }
 
@@ -294,7 +282,7 @@ void slurm_step_submit_many(const struct sched_run *runs, const size_t *lens, si
 	slurm_arg(code, h->job_id);
 	for (size_t i = 0; i < n; i++) {
 		strbuf_addf(code, " '%u/a%u:%zu:", runs[i].num, runs[i].attempt, lens[i]);
-		add_line(code, runs[i].job);
+		job_step_line(runs[i].job, code);
 		strbuf_addch(code, '\'');
 	}
 	strbuf_addch(code, '\n');
