@@ -21,6 +21,7 @@
 
 #define MAX_POLLED 1024
 #define START_LOOK_US (2 * USEC_PER_MSEC) /* for the link of a supervisor that was just started */
+#define OVER_US (200 * USEC_PER_MSEC)
 #define TELL_AGAIN_US (10 * USEC_PER_MSEC)
 
 /* --- reporting --- */
@@ -179,7 +180,8 @@ static void ended(struct cluster *c, struct local_job *j)
 		report_running(c, j); /* it was too quick to be seen */
 	ev = local_job_end(c, j);
 	end_with(c, j, ev);
-	local_steps_look(c); /* it may have been a session */
+	/* It may have been a session. Who hears of its end before that of its steps does not put them there again. */
+	local_steps_look(c, clock_mono(c->ctx.clock) + OVER_US);
 }
 
 bool local_step_settle(struct cluster *c, struct local_job *j, bool over)

@@ -406,12 +406,20 @@ static int check_session(struct effective *eff, struct strbuf *errors)
 	bool holder = launcher && strcmp(launcher, "session") == 0;
 
 	if (!holder && (json_object_get(eff->values, "idle") || json_object_get(eff->values, "max_steps") ||
-			json_object_get(eff->values, "scope")))
-		return strbuf_complain(errors, "idle, max_steps, scope: they belong to a session (launcher=session)");
+			json_object_get(eff->values, "scope") || json_object_get(eff->values, "shared")))
+		return strbuf_complain(errors,
+				       "idle, max_steps, scope, shared: they belong to a session (launcher=session)");
 	if (!holder && !session)
 		return 0;
 	if (holder && session)
 		return strbuf_complain(errors, "session: a session cannot start in another");
+	if (holder && json_object_get(eff->values, "shared") &&
+	    (eff->cluster->type == CLUSTER_LOCAL || !text(eff->values, "name")))
+		return strbuf_complain(
+			errors, "shared: %s",
+			eff->cluster->type == CLUSTER_LOCAL
+				? "a session of this machine is its mount's: there is nobody to ask for it"
+				: "a session is shared by its name: give it one");
 	if (session && eff->cluster->type == CLUSTER_LOCAL && count(eff->values, "ntasks", 1) > 1)
 		return strbuf_complain(errors,
 				       "ntasks: cluster %s is this machine, which has no srun: a run in a session is "

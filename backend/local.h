@@ -35,9 +35,9 @@ struct local_job {
 	bool said_running, said_pending;
 	struct local_hold *hold; /* a step that has not ended: its session */
 	uint64_t step_seen;      /* the look at its session's steps that listed it */
-	bool known;       /* its submission was reported before */
-	struct lenv *env; /* what it waits for (an archive, a library), or NULL */
-	size_t env_next;  /* which of its needs comes next */
+	bool known;              /* its submission was reported before */
+	struct lenv *env;        /* what it waits for (an archive, a library), or NULL */
+	size_t env_next;         /* which of its needs comes next */
 	enum local_state state;
 	pid_t pid;
 	int pid_fd;      /* readable when the supervisor is gone; -1: none */
@@ -145,8 +145,8 @@ int local_order(const char *dir, const char *words);
 int64_t local_steps_follow(struct cluster *c, int64_t now);
 /* c->inotify is readable. */
 void local_steps_changed(struct cluster *c);
-/* All of them are looked at next. */
-void local_steps_look(struct cluster *c);
+/* All of them are looked at then. */
+void local_steps_look(struct cluster *c, int64_t at);
 
 /* local_logs.c */
 void local_logs(struct cluster *c, struct local_job *j);

@@ -178,10 +178,12 @@ struct local_job *local_job_new(struct cluster *c, struct creq *r)
 	j->run = r->run;
 	j->attempt = r->attempt;
 	/* The job's id: unique for the state directory, known before there is a process. */
-	j->job_id = r->job_id ? xstrdup(r->job_id) : xasprintf("%u.%u", r->run, r->attempt);
-	j->token = xstrdup(r->token);
 	j->job = r->job;
 	r->job = NULL;
+	j->job_id = r->job_id          ? xstrdup(r->job_id)
+		    : local_is_step(j) ? xasprintf("%s.s%u", j->job->holder.job_id, r->run)
+				       : xasprintf("%u.%u", r->run, r->attempt);
+	j->token = xstrdup(r->token);
 	j->base = base_of(c, j->job->directory);
 	j->dir = xasprintf("%s/runs/%u/a%u", j->base, r->run, r->attempt);
 	j->held = j->job->hold;
@@ -565,8 +567,9 @@ static struct event *end_without_record(struct local_job *j)
 
 	/* A supervisor that went before it made its link never started anything; now nothing can. */
 	if (supervisor_void(j->dir) && supervisor_look(j->dir, &pid) == SUPERVISOR_VOID)
-		return local_job_called_off(j) ? local_job_no_record(j, "cancelled", "cancelled before it started")
-				     : local_job_no_record(j, "node_failed", "the job's supervisor could not be started");
+		return local_job_called_off(j)
+			       ? local_job_no_record(j, "cancelled", "cancelled before it started")
+			       : local_job_no_record(j, "node_failed", "the job's supervisor could not be started");
 	return local_job_no_record(
 		j, "node_failed",
 		"the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");

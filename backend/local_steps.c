@@ -89,6 +89,25 @@ static void hold_free(struct cluster *c, struct local_hold *s)
 	free(s);
 }
 
+/* Its job is over: what it has not started will never start, and what it has is gone with it. */
+static bool is_over(struct cluster *c, const struct local_hold *s)
+{
+	const struct local_job *holder = local_find(c, s->num);
+	pid_t pid;
+
+	if (holder && holder->attempt == s->attempt)
+		return holder->state == LOCAL_ENDED;
+	switch (supervisor_look(s->dir, &pid)) {
+	case SUPERVISOR_DEAD:
+		supervisor_sweep(s->dir);
+		return true;
+	case SUPERVISOR_VOID:
+		return true;
+	default:
+		return false;
+	}
+}
+
 void local_step_enter(struct cluster *c, struct local_job *j)
 {
 	cleanup_free char *ends = xasprintf("%s/ends", j->base);
@@ -96,9 +115,8 @@ void local_step_enter(struct cluster *c, struct local_job *j)
 	j->hold = hold_of(c, j);
 	list_add_tail(&j->hold->steps, &j->order);
 	(void)watch(c, ends); /* the same one again, if it is there */
-	j->hold->look_at = 0;
+	j->hold->look_at = is_over(c, j->hold) ? clock_mono(c->ctx.clock) + LOOK_US : 0;
 }
-
 
 void local_steps_release(struct cluster *c)
 {
@@ -304,25 +322,6 @@ static void read_rows(struct cluster *c, struct local_hold *s)
 		on_row(c, s, p);
 }
 
-/* Its job is over: what it has not started will never start, and what it has is gone with it. */
-static bool is_over(struct cluster *c, const struct local_hold *s)
-{
-	const struct local_job *holder = local_find(c, s->num);
-	pid_t pid;
-
-	if (holder && holder->attempt == s->attempt)
-		return holder->state == LOCAL_ENDED;
-	switch (supervisor_look(s->dir, &pid)) {
-	case SUPERVISOR_DEAD:
-		supervisor_sweep(s->dir);
-		return true;
-	case SUPERVISOR_VOID:
-		return true;
-	default:
-		return false;
-	}
-}
-
 static void look(struct cluster *c, struct local_hold *s, bool all)
 {
 	bool over = is_over(c, s);
@@ -399,17 +398,17 @@ void local_steps_changed(struct cluster *c)
 
 			at += (ssize_t)(sizeof(*ev) + ev->len);
 			if (ev->mask & IN_Q_OVERFLOW)
-				local_steps_look(c);
+				local_steps_look(c, 0);
 			else if (ev->len)
 				on_name(c, ev->wd, ev->name);
 		}
 	}
 }
 
-void local_steps_look(struct cluster *c)
+void local_steps_look(struct cluster *c, int64_t at)
 {
 	struct list *n, *tmp;
 
 	list_for_each_safe (n, tmp, &c->holds)
-		container_of(n, struct local_hold, node)->look_at = 0;
+		container_of(n, struct local_hold, node)->look_at = at;
 }

@@ -117,13 +117,13 @@ into() { # into SESSION SPEC: prints the id
 }
 ended() { timeout 60 cat "runs/$1/wait"; }
 not_ok "a session does not span this machine" put sessions/new 'cluster=local name=wide nodes=2'
-ok "a session of this machine" sh -c "mkdir sessions/dev && echo 'cluster=local ntasks=2 mem=200M idle=0 grace=2' >sessions/dev/spec"
+ok "a session of this machine" sh -c "mkdir sessions/dev && echo 'cluster=local cpus_per_task=2 mem=200M idle=0 grace=2' >sessions/dev/spec"
 early=$(into dev 'echo early $SLURM_JOB_ID')
 is "a run in it" "$(ended "$early")" "succeeded 0"
 is "its output, and the session's job" "$(cat "runs/$early/log")" "early $(cat sessions/dev/job_id)"
 is "its own id" "$(cat "runs/$early/job_id")" "$(cat sessions/dev/job_id).s$early"
 is "up, here" "$(cat sessions/dev/status sessions/dev/nodes | tr '\n' ' ')" "running $(uname -n) "
-like "what the session says" "$(cat sessions/dev/log)" 'up on .* with 2 CPUs'
+ok "what the session says" eventually 30 grep -q 'up on .* with 2 CPUs' sessions/dev/log
 is "codes" "$(ended "$(into dev 'exit 3')") $(ended "$(into dev '{"command": ["sh", "-c", "kill -9 $$"]}')")" "failed 3 failed 137"
 r=$(into dev 'echo out; echo err >&2; mkdir "$SLURMRAY_RESULTS/d"; echo 7 >"$SLURMRAY_RESULTS/d/n"')
 is "streams and results" "$(ended "$r") $(cat "runs/$r/stdout" "runs/$r/stderr" "runs/$r/results/d/n" | tr '\n' ' ')" "succeeded 0 out err 7 "
@@ -133,6 +133,15 @@ b c
 data"
 is "a script" "$(exec 3<>sessions/dev/runs/new; printf '#!/bin/sh\necho script $1\n' >&3; read -r r <&3; exec 3>&-; ended "$r"; cat "runs/$r/log")" "succeeded 0
 script"
+is "any: this one" "$(r=$(name_of runs/new 'cluster=local session=any cpus_per_task=2 mem=200M -- echo any'); ended "$r"; readlink "runs/$r/session")" "succeeded 0
+../../sessions/dev"
+for i in 1 2 3 4 5 6 7 8 9 10 11 12; do into dev "echo $i" >/dev/null; done
+last=$(basename "$(readlink last)")
+wrong=0
+for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+	[ "$(ended $((last - 12 + i))) $(cat "runs/$((last - 12 + i))/log")" = "succeeded 0 $i" ] || wrong=$((wrong + 1))
+done
+is "twelve, each with its own output" "$wrong" 0
 not_ok "several tasks need srun" put sessions/dev/runs/new 'ntasks=2 -- true'
 like "says so" "$(last_error)" 'which has no srun'
 big=$(into dev 'cpus_per_task=2 -- trap "echo told; exit 5" USR1; echo there; while :; do sleep 0.1; done')
@@ -147,11 +156,11 @@ ok "a signal" sh -c "echo signal USR1 >runs/$big/ctl"
 is "is heard" "$(ended "$big") $(tail -n 1 "runs/$big/log")" "failed 5 told"
 ok "then they start" eventually 30 is_now "$one" running
 ok "both" eventually 30 log_says "$two" there
-three=$(into dev 'mem=100 -- echo never')
 is "what can never fit fails" "$(ended "$(into dev 'mem=300 -- echo never')" | cut -d' ' -f1)" failed
+three=$(into dev 'mem=100 -- echo never')
 ok "memory that is taken is waited for" eventually 30 why_says "$three" 'waiting for room'
 echo cancel >"runs/$three/ctl"
-is "what waits is cancelled" "$(ended "$three") $(cat "runs/$three/why")" "cancelled - cancelled before it started"
+is "what waits is cancelled" "$(ended "$three") $(tail -n 1 "runs/$three/why")" "cancelled - cancelled before it started"
 echo cancel >"runs/$one/ctl"
 is "what runs too" "$(ended "$one" | cut -d' ' -f1)" cancelled
 before=$(cat sessions/dev/job_id)
@@ -162,20 +171,11 @@ cd "$ROOT" || exit 99
 slow=$(cd "$MNT" && into dev 'sleep 1; echo late; exit 4')
 next=$(cd "$MNT" && into dev 'mem=100 -- echo next')
 stop_mount
-mount_local <"$T/config"
+cp "$T/config" "$T/again"
+mount_local <"$T/again"
 cd "$MNT" || exit 99
 is "so does the next mount" "$(ended "$slow") $(cat "runs/$slow/log") $(cat sessions/dev/job_id) $(cat "runs/$two/status" "runs/$next/status" | tr '\n' ' ')" \
 	"failed 4 late $before running pending "
-is "any: this one" "$(r=$(name_of runs/new 'cluster=local session=any -- echo any'); ended "$r"; readlink "runs/$r/session")" "succeeded 0
-../../sessions/dev"
-for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do into dev "echo $i" >/dev/null; done
-last=$(basename "$(readlink last)")
-ok "twenty" eventually 60 sh -c "[ \$(cat runs/{$((last - 19))..$last}/status 2>/dev/null | grep -c succeeded) = 20 ]"
-wrong=0
-for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-	[ "$(ended $((last - 20 + i))) $(cat "runs/$((last - 20 + i))/log")" = "succeeded 0 $i" ] || wrong=$((wrong + 1))
-done
-is "each with its own output" "$wrong" 0
 later=$(into dev 'on_session_end=wait mem=100 -- echo later')
 alone=$(into dev 'on_session_end=job mem=100 -- echo alone $SLURM_JOB_ID')
 ok "they wait" eventually 30 why_says "$alone" 'waiting for room'
@@ -184,8 +184,8 @@ is "ends it" "$(timeout 60 cat sessions/dev/wait)" "succeeded 0"
 is "and what runs in it" "$(ended "$two" | cut -d' ' -f1)" cancelled
 like "why" "$(cat "runs/$two/why")" 'its session ended while it ran'
 is "what waited is cancelled" "$(ended "$next" | cut -d' ' -f1)" cancelled
-is "or a job of its own" "$(ended "$alone") $(cat "runs/$alone/log")" "succeeded 0 alone $alone.2"
-ok "its spec again" sh -c "echo 'cluster=local ntasks=2 mem=200M idle=0 grace=2' >sessions/dev/spec"
+like "or a job of its own" "$(ended "$alone") $(cat "runs/$alone/log")" "^succeeded 0 alone $alone\.[23]\$"
+ok "its spec again" sh -c "echo 'cluster=local cpus_per_task=2 mem=200M idle=0 grace=2' >sessions/dev/spec"
 is "is the next, for what has waited" "$(ended "$later") $(cat "runs/$later/log")" "succeeded 0 later"
 dies=$(into dev 'echo there; sleep 4763')
 waits=$(into dev 'cpus_per_task=2 -- echo never')
@@ -200,7 +200,7 @@ is "keep one" "$(ended "$(into held 'echo x')") $(cat sessions/held/status)" "su
 rm sessions/held/leases/a
 is "none ends it" "$(timeout 60 cat sessions/held/wait)" "succeeded 0"
 like "its log says why" "$(cat sessions/held/log)" 'last lease is gone'
-ok "nobody there" sh -c "echo 'cluster=local name=brief idle=1' >sessions/new"
+ok "nobody there" sh -c "echo 'cluster=local name=brief idle=0:00:01' >sessions/new"
 is "ends it, too" "$(timeout 60 cat sessions/brief/wait)" "succeeded 0"
 like "its log says why" "$(cat sessions/brief/log)" 'idle for 1 s'
 cd "$ROOT" || exit 99
