@@ -1,8 +1,8 @@
 #!/bin/bash
 # sessions/ on real Slurm: names that are free again, stop, leases that keep a session alive, and what becomes of runs whose
 # session ends before they start.
-# TEST_SECONDS=60
-# TEST_TIMEOUT=400
+# TEST_SECONDS=90
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 export NODES=3 CPUS=8
