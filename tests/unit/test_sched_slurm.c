@@ -191,7 +191,11 @@ static void test_steps_code(void **state)
 {
 	static const char out[] = "run 8/a1\nok 55.s8\nrun 80/a1\nunsure\nno space\nrun 9/a2\nvoid\n";
 	char id[] = "55";
-	struct job job = { .ntasks = 1, .cpus_per_task = 2, .gpus = -1, .merged = true, .holder = { .num = 7, .attempt = 2, .job_id = id } };
+	struct job job = { .ntasks = 1,
+			   .cpus_per_task = 2,
+			   .gpus = -1,
+			   .merged = true,
+			   .holder = { .num = 7, .attempt = 2, .job_id = id } };
 	struct sched_run runs[] = { { .num = 8, .attempt = 1, .uuid = "UU", .directory = "~/d e", .job = &job },
 				    { .num = 9, .attempt = 2, .uuid = "UU", .directory = "~/d e", .job = &job },
 				    { .num = 80, .attempt = 1 },
@@ -1196,38 +1200,22 @@ static void test_prelude_is_posix(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_submit_code),
-		cmocka_unit_test(test_other_code),
-		cmocka_unit_test(test_step_code),
-		cmocka_unit_test(test_steps_code),
-		cmocka_unit_test(test_shared_code),
-		cmocka_unit_test(test_verb_code),
-		cmocka_unit_test(test_cancel_with_grace),
-		cmocka_unit_test(test_verb_before_submission),
-		cmocka_unit_test(test_submit_result),
-		cmocka_unit_test(test_poll),
-		cmocka_unit_test(test_poll_odd_rows),
-		cmocka_unit_test(test_poll_numbers),
-		cmocka_unit_test(test_sacct_numbers),
-		cmocka_unit_test(test_usage),
-		cmocka_unit_test(test_poll_failed),
-		cmocka_unit_test(test_state_words),
-		cmocka_unit_test(test_verify_recordings),
-		cmocka_unit_test(test_verify_cut),
-		cmocka_unit_test(test_verify_made_up),
-		cmocka_unit_test(test_verify_members),
-		cmocka_unit_test(test_verb_result),
-		cmocka_unit_test(test_probes),
-		cmocka_unit_test(test_probe_errors),
-		cmocka_unit_test(test_prelude_is_posix),
-		cmocka_unit_test(test_shell_submit),
-		cmocka_unit_test(test_shell_verdicts),
-		cmocka_unit_test(test_shell_lost_reply),
-		cmocka_unit_test(test_shell_races),
-		cmocka_unit_test(test_shell_payload_cut),
-		cmocka_unit_test(test_shell_cancel),
-		cmocka_unit_test(test_shell_grace),
-		cmocka_unit_test(test_shell_verify),
+		cmocka_unit_test(test_submit_code),       cmocka_unit_test(test_other_code),
+		cmocka_unit_test(test_step_code),         cmocka_unit_test(test_steps_code),
+		cmocka_unit_test(test_shared_code),       cmocka_unit_test(test_verb_code),
+		cmocka_unit_test(test_cancel_with_grace), cmocka_unit_test(test_verb_before_submission),
+		cmocka_unit_test(test_submit_result),     cmocka_unit_test(test_poll),
+		cmocka_unit_test(test_poll_odd_rows),     cmocka_unit_test(test_poll_numbers),
+		cmocka_unit_test(test_sacct_numbers),     cmocka_unit_test(test_usage),
+		cmocka_unit_test(test_poll_failed),       cmocka_unit_test(test_state_words),
+		cmocka_unit_test(test_verify_recordings), cmocka_unit_test(test_verify_cut),
+		cmocka_unit_test(test_verify_made_up),    cmocka_unit_test(test_verify_members),
+		cmocka_unit_test(test_verb_result),       cmocka_unit_test(test_probes),
+		cmocka_unit_test(test_probe_errors),      cmocka_unit_test(test_prelude_is_posix),
+		cmocka_unit_test(test_shell_submit),      cmocka_unit_test(test_shell_verdicts),
+		cmocka_unit_test(test_shell_lost_reply),  cmocka_unit_test(test_shell_races),
+		cmocka_unit_test(test_shell_payload_cut), cmocka_unit_test(test_shell_cancel),
+		cmocka_unit_test(test_shell_grace),       cmocka_unit_test(test_shell_verify),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
