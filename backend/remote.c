@@ -169,6 +169,8 @@ void rrun_shared(struct cluster *c, struct rrun *r, const char *as)
 	if (r->as_uuid || !job_shared_parse(as, &r->as_uuid, &r->as_num, &r->as_attempt))
 		return;
 	r->as_token = xasprintf("slurmray:%s/%u/a%u", r->as_uuid, r->as_num, r->as_attempt);
+	if (r->job) /* whether it may be requeued is for who began it to say */
+		r->job->requeue = true;
 	c->shared++;
 }
 

@@ -2,6 +2,7 @@
 # sessions/: names, specs, leases and the runs in them, as far as no cluster has to answer: what is written while it is
 # away waits. Then sessions of this machine, with steps that run. tests/real/t0810-tree.t has what needs Slurm.
 # TEST_SECONDS=40
+# TEST_TIMEOUT=500
 # shellcheck disable=SC2012,SC2119 # names of the tree are plain; mount_local reads its standard input
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 
@@ -117,6 +118,12 @@ into() { # into SESSION SPEC: prints the id
 }
 ended() { timeout 60 cat "runs/$1/wait"; }
 not_ok "a session does not span this machine" put sessions/new 'cluster=local name=wide nodes=2'
+not_ok "nor is it shared" put sessions/new 'cluster=local name=ours shared=begin'
+like "says so" "$(last_error)" 'is its mount.s'
+not_ok "one that is needs a name" put runs/new 'launcher=session nodes=1 shared=begin'
+not_ok "that a file can have" put runs/new '{"launcher": "session", "nodes": 1, "shared": "attach", "name": "a/b"}'
+like "says so" "$(last_error)" 'shared: its name'
+not_ok "it is begun or attached to" put sessions/new 'name=ours shared=maybe'
 ok "a session of this machine" sh -c "mkdir sessions/dev && echo 'cluster=local cpus_per_task=2 mem=200M idle=0 grace=2' >sessions/dev/spec"
 early=$(into dev 'echo early $SLURM_JOB_ID')
 is "a run in it" "$(ended "$early")" "succeeded 0"
