@@ -77,7 +77,7 @@ static const char job_clock[] = "_host=$(uname -n)\n"
  */
 static const char step_clock[] = "# shellcheck disable=SC2086 # two words\n"
 				 "set -- ${SLURMRAY_RUNNER:-}\n"
-				 "_off=${1:-} _host=${2:-$(uname -n)} _bell=${SLURMRAY_BELL:-}\n"
+				 "_off=${1:-} _host=${2:-$(uname -n)} _key=${3:-} _bell=${SLURMRAY_BELL:-}\n"
 				 "unset SLURMRAY_RUNNER SLURMRAY_BELL\n"
 				 "_now() {\n"
 				 "\tif [ -n \"$_off\" ] && read -r _t _ </proc/uptime; then\n"
@@ -622,7 +622,7 @@ static const char session_end[] = "_limit=-\n"
 /* The copy lets whoever has read the one in `ends` remove many of them at once; nothing starts a step again, so that it
  * cannot be of another start. */
 static const char step_over[] = "printf '%%s\\n' \"$_rec\" >./exit\n"
-				"[ ! -p \"$_bell\" ] || echo '%u/a%u' 1<>\"$_bell\"\n";
+				"[ ! -p \"$_bell\" ] || echo \"${_key:-%u/a%u}\" 1<>\"$_bell\"\n";
 
 /* It stops at a NUL, and then it is wc who counts. */
 static const char bytes_step[] =
