@@ -133,8 +133,17 @@ ok "ready" eventually 60 ray_is ready
 kill -KILL "$(cat "$A/ray.d/keeper")"
 ok "the keeper is killed: nothing is left" eventually 10 nothing_left
 is "and its state says so" "$(cat "$A/ray/state")" failed
-kill -TERM "$(cat "$A/pid")"
-ok "the run can end" eventually 60 has_ended 80
+ok "the run ends, too" eventually 60 has_ended 80
+is "by that" "$(code 80) $(fault 80) $(reason 80)" "- ray what kept the cluster was killed"
+
+begin bash 85 'trap "" TERM; while :; do sleep 0.1; done' -e 's/_grace=[0-9]*/_grace=1/'
+ok "ready" eventually 60 ray_is ready
+ok "the command runs" eventually 60 test -s "$A/pid"
+# shellcheck disable=SC2046 # pids
+kill -KILL "$(cat "$A/ray.d/keeper")" $(pgrep -f "ray-node $A n1 head [0-9]*\$")
+ok "the keeper and its head are killed, the command does not listen" eventually 60 has_ended 85
+is "it ends by that" "$(fault 85) $(reason 85)" "ray what kept the cluster was killed"
+ok "nothing is left" eventually 10 nothing_left
 
 begin bash 90 'exec sleep 47812'
 ok "ready" eventually 60 ray_is ready
@@ -155,6 +164,20 @@ begin bash 110 'echo never' -e 's/^_want=.*/_want=2.9/'
 ok "another version" eventually 60 has_ended 110
 like "is refused" "$(reason 110)" 'ray_version=2.9 was asked for, and n[12] has Ray 2.60.0'
 ok "nothing is left" eventually 10 nothing_left
+# A range of two blocks, in one of which somebody listens: one node has the other, and the other node none.
+low=$((8000 + $$ % 500 * 16))
+in_background python3 -c "import socket, time; s = socket.socket(); s.bind(('', $low + 5)); s.listen(); open('$T/there', 'w'); time.sleep(300)"
+ok "a listener" eventually 10 test -e "$T/there"
+begin bash 120 'echo never' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
+ok "no room for two nodes" eventually 60 has_ended 120
+like "is said" "$(reason 120)" "no 16 free ports in a row on n[12] among $low-$((low + 31))"
+ok "the block was passed over" sh -c "! grep -h 'hello\|up ' '$A/ray.d/log' | grep -q ':$low '"
+ok "nothing is left" eventually 10 nothing_left
+kill "$pid"
+begin bash 125 'echo $RAY_ADDRESS' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
+ok "with both blocks" eventually 60 has_ended 125
+is "it runs" "$(code 125)" 0
+like "there" "$(cat "$A/stdout")" ":($low|$((low + 16)))\$"
 for id in $(sed -n 's/^_id=//p' "$STATE"/runs/*/a2/ray-settings); do
 	not_ok "no directory, either" sh -c "ls -d /tmp/sr-$id*"
 done

@@ -156,6 +156,8 @@ _begun=${EPOCHREALTIME//[!0-9]/}
 umask 077
 mkdir -p "$_kind/logs" "$_kind.d"
 echo $$ >"$_kind.d/keeper"
+rm -f "$_kind.d/command"
+[ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
 rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
 rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
@@ -476,11 +478,33 @@ _own_dir() {
 	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
 }
 
+# What kept the cluster was killed, on this node, which is the head's. The command of a run has no cluster any more, and
+# nobody else would tell it.
+_bereft=''
+_bereave() {
+	echo 'what kept the cluster was killed' >"$_home/$_kind/why"
+	echo failed >"$_home/$_kind/state"
+	{ read -r _bereft <"$_home/$_kind.d/command"; } 2>/dev/null || return 0
+	cp "$_home/$_kind/why" "$_home/reason"
+	echo "$_kind" >"$_home/fault"
+	kill -TERM "$_bereft"
+}
+_bury() { # after its grace
+	local i
+	for ((i = 0; i < _grace * 10; i++)); do
+		kill -0 "${_bereft:-0}" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -KILL "$_bereft"
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
 	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
+	[ "$_role" != head ] || ! read -r p 2>/dev/null <"$_home/$_kind.d/keeper" || kill -0 "$p" 2>/dev/null || _bereave
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	exit 0
 fi
 
@@ -579,6 +603,7 @@ _end() {
 		_copy
 	fi
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	_say gone
 	exit 0
 }
@@ -611,10 +636,7 @@ while [ -z "$_stop" ]; do
 			;;
 		esac
 	elif [ $rc -le 128 ]; then # nobody is there any more
-		[ "$_role" != head ] || [ -n "$_stop" ] || {
-			echo 'what kept the cluster was killed' >"$_home/$_kind/why"
-			echo failed >"$_home/$_kind/state"
-		}
+		[ "$_role" != head ] || [ -n "$_stop" ] || _bereave
 		break
 	fi
 	[ ${#_pids[@]} != 0 ] || continue

@@ -95,7 +95,7 @@ cd "$_hold" || exit 66
 _job=${SLURM_JOB_ID:?}
 _host=$(uname -n)
 _bell=$_hold/bell
-declare -A _pid _got _since _seen _on _lease _gone
+declare -A _pid _got _since _seen _on _lease _gone _ear
 _wait=() _over=() _live=0 _stop='' _half8='' _half7='' _dirty=1 _told=0 _beat=0 _swept=0 _leased=''
 _quiet=$SECONDS
 printf -v _up '%(%s)T' -1
@@ -207,13 +207,25 @@ _tell() {
 	mv -f new/steps new/session new/leases .
 }
 
+# What no child may hold open: or nobody sees that this process is gone.
+_leave() {
+	local f
+	exec 7<&- 8<&- 9<&-
+	for f in "${_ear[@]}"; do exec {f}>&-; done
+}
+
 # A step: its wrapper is the leader of a session of its own, so that all that it leaves behind is found.
 _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
 	local num=${1%%/*} dir=$_base/runs/$1 on=${_where%%:*} gpus=${_where##*:} t f
 	read -r t _ </proc/uptime && f=${EPOCHREALTIME//[!0-9]/} && _off=$((f / 10000 - ${t%.*} * 100 - 1${t#*.} + 100))
+	if [ "$on" != 0 ]; then
+		rm -f "new/in.$num"
+		mkfifo "new/in.$num" && exec {f}<>"new/in.$num" && _ear[$1]=$f
+	fi
 	(
 		trap : TERM INT QUIT # Slurm tells everybody; and what is in the background would not hear the others
-		exec 7<&- 8<&- 9<&- </dev/null
+		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$num"; else exec </dev/null; fi
+		_leave
 		cd "$dir" || exit 0
 		export SLURMRAY_JOB_ID=$_job.s$num SLURMRAY_BELL=$_bell
 		if [ "$5" != - ] && [ -n "${_gpus[on]}" ]; then
@@ -231,8 +243,8 @@ _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
 			"CUDA_VISIBLE_DEVICES=$gpus" "ROCR_VISIBLE_DEVICES=$gpus"; fi
 		# shellcheck disable=SC2016 # for that shell
 		exec setsid bash -c 'trap : TERM INT HUP USR1 USR2
-			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" "${@:5}" sh ./script
-			echo "$2" 1<>"$1"' - "$@"
+			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" "${@:7}" bash "$5" "$6"
+			echo "$2" 1<>"$1"' - "${@:1:4}" "$_hold/far" "$_grace" "${@:5}"
 	) 2>/dev/null &
 	_pid[$1]=$! _got[$1]=$_where _on[$1]=$on
 	printf -v "_since[$1]" '%(%s)T' -1
@@ -258,7 +270,7 @@ _sweep() {
 }
 
 _end() { # _end NUM/aATTEMPT
-	local dir=$_base/runs/$1
+	local dir=$_base/runs/$1 f
 	_take "${_got[$1]}" -1
 	_over+=("${_pid[$1]}")
 	_live=$((_live - 1)) _dirty=1
@@ -266,7 +278,12 @@ _end() { # _end NUM/aATTEMPT
 	if [ ! -e "$_base/ends/${1%/*}.${1#*/}" ] && [ ! -e "$dir/exit" ] && [ -L "$dir/started" ]; then
 		echo "${_gone[${_on[$1]}]:-}" >"$dir/gone"
 	fi
-	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]"
+	if [ -n "${_ear[$1]:-}" ]; then
+		f=${_ear[$1]}
+		exec {f}>&-
+		rm -f "new/in.${1%%/*}"
+	fi
+	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]" "_ear[$1]"
 }
 
 # It can never start: nobody may start it any more, and it has a record that says why.
@@ -285,18 +302,23 @@ _refuse() { # _refuse NUM/aATTEMPT WHY
 }
 
 _cancel() { # _cancel NUM/aATTEMPT GRACE: as scancel does
-	local p i left=()
+	local p i n=$(($2 * 5)) left=()
 	for i in "${_wait[@]}"; do [ "${i%% *}" = "$1" ] || left+=("$i"); done
 	[ ${#left[@]} = ${#_wait[@]} ] || _dirty=1
 	_wait=("${left[@]}")
 	p=${_pid[$1]:-}
 	[ -n "$p" ] || return 0
-	kill -s TERM "$p" 2>/dev/null
-	_kill TERM "$p"
+	if [ -n "${_ear[$1]:-}" ]; then
+		n=$((n + 50)) # it is done there
+		echo "cancel $2" >&"${_ear[$1]}"
+	else
+		kill -s TERM "$p" 2>/dev/null
+		_kill TERM "$p"
+	fi
 	(
 		trap : TERM
-		exec 7<&- 8<&- 9>&-
-		for ((i = 0; i < $2 * 5; i++)); do
+		_leave
+		for ((i = 0; i < n; i++)); do
 			kill -0 "$p" || exit 0
 			sleep 0.2
 		done
@@ -309,7 +331,8 @@ _signal() { # _signal NUM/aATTEMPT NAME: the wrapper passes some on to its comma
 	[ -n "$p" ] || return 0
 	case $2:${_on[$1]} in
 	HUP:0 | INT:0 | TERM:0 | USR1:0 | USR2:0) kill -s "$2" "$p" ;;
-	*) _kill "$2" "$p" ;;
+	*:0) _kill "$2" "$p" ;;
+	*) echo "signal $2" >&"${_ear[$1]}" ;;
 	esac
 }
 
@@ -401,7 +424,7 @@ _watch() {
 	_asked=$((SECONDS + _every))
 	(
 		trap - TERM
-		exec 7<&- 8<&- 9>&-
+		_leave
 		sinfo -h -N -n "$SLURM_JOB_NODELIST" -t down,fail -o %N >new/lost && mv -f new/lost lost
 	) 2>/dev/null &
 }
@@ -481,6 +504,59 @@ while :; do
 done
 END_OF_FILE
 
+cat >far <<'END_OF_FILE' || unready
+#!/usr/bin/env bash
+# A step of a session on another node than its runner's, in the step's directory. What the runner has to say comes by standard input, which srun
+# carries: a line each, and its end when the runner is gone; srun itself would end a step without a grace.
+_grace=$1
+exec 3<&0 </dev/null
+_kill() { # _kill SIGNAL: all of the step but its wrapper
+	local p all=()
+	for p in $(ps -o pid= -s "$_pid" 2>/dev/null); do
+		[ "$p" = "$_pid" ] || all+=("$p")
+	done
+	[ ${#all[@]} = 0 ] || kill -s "$1" "${all[@]}" 2>/dev/null
+}
+_cancel() { # _cancel GRACE
+	local i
+	kill -s TERM "$_pid"
+	_kill TERM
+	for ((i = 0; i < $1 * 5; i++)); do
+		kill -0 "$_pid" || return 0
+		sleep 0.2
+	done
+	_kill KILL
+}
+_hear() {
+	local verb what
+	while read -r verb what; do
+		case $verb:$what in
+		cancel:*[!0-9]* | cancel:) ;;
+		cancel:*) _cancel "$what" 3<&- & ;;
+		signal:HUP | signal:INT | signal:TERM | signal:USR1 | signal:USR2) kill -s "$what" "$_pid" ;;
+		signal:*) _kill "$what" ;;
+		esac
+	done
+	[ -e exit ] || : >stopped
+	_cancel "$_grace"
+}
+(
+	trap : TERM INT QUIT # as the runner does it on its own node
+	exec setsid sh ./script 3<&-
+) &
+_pid=$!
+trap : TERM INT HUP USR1 USR2
+_hear <&3 >/dev/null 2>&1 &
+_ears=$!
+exec 3<&-
+wait "$_pid"
+while kill -0 "$_pid" 2>/dev/null; do wait "$_pid"; done
+exec >/dev/null 2>&1
+kill -KILL "$_ears"
+_kill KILL
+exit 0
+END_OF_FILE
+
 cat >ray-settings <<'END_OF_FILE' || unready
 # shellcheck shell=bash disable=SC2034
 _tag=slurmray:6f1c2a34/7/a1
@@ -514,6 +590,8 @@ _begun=${EPOCHREALTIME//[!0-9]/}
 umask 077
 mkdir -p "$_kind/logs" "$_kind.d"
 echo $$ >"$_kind.d/keeper"
+rm -f "$_kind.d/command"
+[ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
 rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
 rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
@@ -834,11 +912,33 @@ _own_dir() {
 	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
 }
 
+# What kept the cluster was killed, on this node, which is the head's. The command of a run has no cluster any more, and
+# nobody else would tell it.
+_bereft=''
+_bereave() {
+	echo 'what kept the cluster was killed' >"$_home/$_kind/why"
+	echo failed >"$_home/$_kind/state"
+	{ read -r _bereft <"$_home/$_kind.d/command"; } 2>/dev/null || return 0
+	cp "$_home/$_kind/why" "$_home/reason"
+	echo "$_kind" >"$_home/fault"
+	kill -TERM "$_bereft"
+}
+_bury() { # after its grace
+	local i
+	for ((i = 0; i < _grace * 10; i++)); do
+		kill -0 "${_bereft:-0}" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -KILL "$_bereft"
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
 	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
+	[ "$_role" != head ] || ! read -r p 2>/dev/null <"$_home/$_kind.d/keeper" || kill -0 "$p" 2>/dev/null || _bereave
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	exit 0
 fi
 
@@ -937,6 +1037,7 @@ _end() {
 		_copy
 	fi
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	_say gone
 	exit 0
 }
@@ -969,10 +1070,7 @@ while [ -z "$_stop" ]; do
 			;;
 		esac
 	elif [ $rc -le 128 ]; then # nobody is there any more
-		[ "$_role" != head ] || [ -n "$_stop" ] || {
-			echo 'what kept the cluster was killed' >"$_home/$_kind/why"
-			echo failed >"$_home/$_kind/state"
-		}
+		[ "$_role" != head ] || [ -n "$_stop" ] || _bereave
 		break
 	fi
 	[ ${#_pids[@]} != 0 ] || continue
@@ -1285,6 +1383,8 @@ _begun=${EPOCHREALTIME//[!0-9]/}
 umask 077
 mkdir -p "$_kind/logs" "$_kind.d"
 echo $$ >"$_kind.d/keeper"
+rm -f "$_kind.d/command"
+[ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
 rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
 rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
@@ -1605,11 +1705,33 @@ _own_dir() {
 	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
 }
 
+# What kept the cluster was killed, on this node, which is the head's. The command of a run has no cluster any more, and
+# nobody else would tell it.
+_bereft=''
+_bereave() {
+	echo 'what kept the cluster was killed' >"$_home/$_kind/why"
+	echo failed >"$_home/$_kind/state"
+	{ read -r _bereft <"$_home/$_kind.d/command"; } 2>/dev/null || return 0
+	cp "$_home/$_kind/why" "$_home/reason"
+	echo "$_kind" >"$_home/fault"
+	kill -TERM "$_bereft"
+}
+_bury() { # after its grace
+	local i
+	for ((i = 0; i < _grace * 10; i++)); do
+		kill -0 "${_bereft:-0}" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -KILL "$_bereft"
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
 	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
+	[ "$_role" != head ] || ! read -r p 2>/dev/null <"$_home/$_kind.d/keeper" || kill -0 "$p" 2>/dev/null || _bereave
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	exit 0
 fi
 
@@ -1708,6 +1830,7 @@ _end() {
 		_copy
 	fi
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	_say gone
 	exit 0
 }
@@ -1740,10 +1863,7 @@ while [ -z "$_stop" ]; do
 			;;
 		esac
 	elif [ $rc -le 128 ]; then # nobody is there any more
-		[ "$_role" != head ] || [ -n "$_stop" ] || {
-			echo 'what kept the cluster was killed' >"$_home/$_kind/why"
-			echo failed >"$_home/$_kind/state"
-		}
+		[ "$_role" != head ] || [ -n "$_stop" ] || _bereave
 		break
 	fi
 	[ ${#_pids[@]} != 0 ] || continue
@@ -1944,7 +2064,8 @@ _inner_begin() { # _inner_begin KIND
 	sed -i '/^_id=/d' "$1-settings"
 	(
 		trap - TERM
-		exec 7<&- 8<&- 9>&- bash "$_hold/$1-keeper" "$_hold" session </dev/null
+		_leave
+		exec bash "$_hold/$1-keeper" "$_hold" session </dev/null
 	) &
 	_inner[$1]=$!
 }
@@ -2006,6 +2127,44 @@ if [ -z "$_rc" ]; then
 fi
 exec 2>/dev/null
 trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
+
+# Was the runner killed? Then what it started hears from here that the session is over.
+_steps() { # the first process of each
+	grep -lsF "SLURMRAY_JOB_ID=$_me.s" /proc/[0-9]*/environ | cut -d/ -f3 | while read -r _p; do
+		ps -o sid= -p "$_p"
+	done | sort -u
+}
+_tell() { # _tell SIGNAL STEP...: all but that process
+	_s=$1
+	shift
+	for _p; do
+		for _k in $(ps -o pid= -s "$_p"); do
+			[ "$_k" -eq "$_p" ] || kill -s "$_s" "$_k"
+		done
+	done
+}
+_until() { # _until TENTHS: or all of them have ended
+	_n=0
+	while [ "$_n" -lt "$1" ] && [ -n "$(_steps)" ]; do
+		_n=$((_n + 2))
+		sleep 0.2
+	done
+}
+# shellcheck disable=SC2046,SC2086 # numbers
+if [ -e bell ]; then
+	_all=$(_steps) _near=''
+	for _p in $_all; do
+		: >"/proc/$_p/cwd/stopped"
+		case $(tr '\0' ' ' <"/proc/$_p/cmdline") in # those on other nodes know it from srun
+		*' ./script '*) kill -s TERM "$_p" && _near="$_near $_p" ;;
+		esac
+	done
+	_tell TERM $_near
+	_until 100
+	_tell KILL $_all
+	_until 20 # their records
+	rm -rf "${_ends%/ends}/sessions/${SLURM_JOB_ID:-none}" steps session leases bell new
+fi 2>/dev/null
 
 # Its cluster ends first.
 _n=0
