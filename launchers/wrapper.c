@@ -587,8 +587,10 @@ static const char peak[] =
 	"*) _cpu=$_all ;;\n"
 	"esac\n\n";
 
-/* The job's cgroup is the session's. */
-static const char peak_step[] = "_rss=''\n";
+/* The job's cgroup is the session's, whose runner looks now and then. */
+static const char peak_step[] = "_rss=''\n"
+				"[ ! -s rss ] || read -r _rss <rss\n"
+				"case $_rss in *[!0-9]*) _rss='' ;; esac\n";
 static const char srun_seen[] = "! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu=''\n";
 
 static void add_peak(const struct job *job, struct strbuf *out)
@@ -607,7 +609,7 @@ static void add_peak(const struct job *job, struct strbuf *out)
 	for (char **a = job->form == JOB_EXEC ? job->argv : NULL; a && *a; a++)
 		srun = srun || strstr(*a, "srun");
 	if (srun)
-		strbuf_addstr(out, "_cpu=''\n");
+		strbuf_addstr(out, "_cpu='' _rss=''\n");
 	strbuf_addch(out, '\n');
 }
 
@@ -673,7 +675,7 @@ static const char forsaken[] =
 	"if [ -e bell ]; then\n"
 	"\t_all=$(_steps) _near=''\n"
 	"\tfor _p in $_all; do\n"
-	"\t\t: >\"/proc/$_p/cwd/stopped\"\n"
+	"\t\ttouch \"/proc/$_p/cwd/stopped\"\n"
 	"\t\tcase $(tr '\\0' ' ' <\"/proc/$_p/cmdline\") in # those on other nodes know it from srun\n"
 	"\t\t*' ./script '*) kill -s TERM \"$_p\" && _near=\"$_near $_p\" ;;\n"
 	"\t\tesac\n"

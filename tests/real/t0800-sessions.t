@@ -60,9 +60,12 @@ is "once each" "$(ended "$(step warm "$(mark once)")") $(ran once)" "succeeded 0
 id=$(step warm 'head -c 300000 /dev/urandom | tee $SLURMRAY_RESULTS/data; mkdir $SLURMRAY_RESULTS/d; echo x >$SLURMRAY_RESULTS/d/e')
 is "a log of bytes" "$(ended "$id")" "succeeded 0"
 ok "is exact, and results are there" sh -c "cmp $MNT/runs/$id/stdout $MNT/runs/$id/results/data && grep -q x $MNT/runs/$id/results/d/e"
+big=$(step warm 'python3 -c "import time; x = bytearray(80000000); time.sleep(5)"')
 # shellcheck disable=SC2016
 id=$(step warm ntasks=4 'echo $SLURM_PROCID')
 is "as many tasks as were asked for" "$(ended "$id") $(sort "$MNT/runs/$id/log" | tr '\n' ' ')" "succeeded 0 0 1 2 3 "
+is "one that needs memory" "$(ended "$big")" "succeeded 0"
+like "its peak is known" "$(cat "$MNT/runs/$big/metrics")" '^max_rss +([89][0-9]{7}|[1-9][0-9]{8})$'
 not_ok "what only a scheduler can give is refused" step warm partition=compute 'true'
 like "with a sentence" "$(tail -n 1 "$MNT/errors")" 'partition: a run in a session cannot have its own'
 

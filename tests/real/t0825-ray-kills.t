@@ -151,7 +151,7 @@ ok "then the session ends by its idle limit" eventually 30 ended_there "$D"
 ok "nothing of Ray is left on the nodes" eventually 5 gone "$D"
 ok "the other one ends by its lease" eventually 30 ended_there "$L"
 ok "Slurm has no job any more" eventually 20 sh -c "[ -z \"\$(SLURM_CONF='$TESTBED_DIR/slurm.conf' squeue -h)\" ]"
-not_ok "and no process of theirs is left" pgrep -f "$DEMO_HOME/.slurmray/"
+ok "and no process of theirs is left" eventually 5 sh -c "! pgrep -af '$DEMO_HOME/[.]slurmray/'"
 start_mount "$MNT" "$T/config" "$STATE"
 is "the laptop is opened: all have ended well" "$(ended "$id") $(timeout 60 cat "$MNT/sessions/lap/wait") $(timeout 60 cat "$MNT/sessions/leased/wait")" \
 	"succeeded 0 succeeded 0 succeeded 0"

@@ -288,10 +288,11 @@ _line() { # _line NODE WORD...
 		;;
 	*:again)
 		_log "$*"
+		[ "$1" != "$_head" ] || _up='' # who looked at it was ended with it
 		;;
 	*:up)
 		_log "$*"
-		[ -z "$_up" ] || return 0 # a second try
+		[ -z "$_up" ] || return 0
 		_up=$3 _dashboard=$4 _client_at=$5
 		_look
 		[ "$_join_at" != up ] || _call
@@ -352,12 +353,12 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called='' _suspect=''
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
 	_pause=1
-	[ "$_state" != starting ] || _pause=0.1
+	[ "$_state$_suspect" = ready ] || [ "$_state$_suspect" = degraded ] || _pause=0.1
 	if IFS= read -r -t "$_pause" -u 6 line; then
 		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
@@ -366,7 +367,15 @@ while [ -z "$_stop" ]; do
 	fi
 	_half+=$line # what the time limit cut in two
 	for n in "${_names[@]}"; do
-		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
+		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
+		# What it said last may have come since.
+		if [ "$_suspect" = "$n" ]; then
+			_suspect=''
+			_lost "$n" 'ended without a word'
+		elif [ -z "${_ended[$n]:-}" ]; then
+			_suspect=$n
+			break
+		fi
 	done
 	kill -0 "$_parent" 2>/dev/null || _stop=parent
 	[ -n "$_stop" ] || [ "$_state" != starting ] || _ready || [ $((${EPOCHREALTIME//[!0-9]/} - _begun)) -lt $((_timeout * 1000000)) ] || {
@@ -708,6 +717,7 @@ _know() { # which one is there: _vers and _auth
 _start() { # _start OPTION...
 	_said=("$@") _tries=$((_tries + 1))
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
+		"SLURMRAY_PATIENCE=$_timeout" "RAY_agent_register_timeout_ms=${_timeout}000"
 		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
 	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
 	[ "$cpus" != -1 ] || cpus=$_ncpus
@@ -739,15 +749,17 @@ _start() { # _start OPTION...
 	(
 		export "${env[@]}"
 		# shellcheck disable=SC2016 # for that shell; what is in the background ignores INT, and ray.cancel needs it
-		_in sh -c 'env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid ray "$@"
-			exec setsid ray "$@"' - start --temp-dir="$_tmp" "$@"
+		_in sh -c 'py=$(sed -n "1s/^#! *//p" "$(command -v ray)")
+		case $py in *python*) set -- $py "$@" ;; *) shift && set -- ray "$@" ;; esac
+		env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid "$@"
+		exec setsid "$@"' - "$_home/ray-start" start --temp-dir="$_tmp" "$@"
 	) >>"$_logs/ray-start.log" 2>&1 </dev/null &
 	_pids=($!)
 	kill -0 "${_guard:-}" 2>/dev/null || _watch
 }
 _tries=0
-_again() { # its own limit of 30 s for the start of a raylet is short for a busy node
-	[ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
+_again() { # ray-start knows the limits that Ray has; there may be others
+	[ "$_tries" -lt 9 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
 	_sweep
 	_told=''
 	_say again "$_tries"
@@ -778,10 +790,13 @@ _head_is() { # _head_is VERSION
 }
 _before() { :; }
 _publish() { :; }
+_eye=''
 _look() { # the watcher, as part of the head's node: it is found when that is ended
-	local fd f
-	mkfifo ray.d/in.@ && exec {fd}<>ray.d/in.@ || exit 73
-	_fd[@]=$fd
+	local f
+	[ -z "$_eye" ] || exec {_eye}>&- # a second try
+	rm -f ray.d/in.@
+	mkfifo ray.d/in.@ && exec {_eye}<>ray.d/in.@ || exit 73
+	_fd[@]=$_eye
 	(
 		trap - TERM
 		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
@@ -807,7 +822,7 @@ _clean() { # _clean NODE
 	(
 		trap - TERM
 		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec 6>&- timeout -k 1 4 "${run[@]}"
+		exec 6>&- timeout -k 1 8 "${run[@]}"
 	) </dev/null >/dev/null 2>&1 &
 	_cleaners+=($!)
 }
@@ -856,6 +871,68 @@ if [ -e "$_at/address" ]; then
 		export RAY_API_SERVER_ADDRESS
 	fi
 fi
+END_OF_FILE
+
+cat >ray-start <<'END_OF_FILE' || unready
+"""`ray start`, with patience: a raylet gives up when the agents beside it, which import much, have not said their ports within 15 s,
+and `ray start` when the raylet is not known within 30 s. All the ports are given, so they can be said at once, and who waits may
+wait as long as the raylet lives. Where Ray is not as expected, it is left as it is."""
+import inspect
+import os
+import sys
+import time
+from importlib.util import find_spec
+
+PORTS = (('DASHBOARD_AGENT_LISTEN_PORT_NAME', 'dashboard_agent_listen_port'), ('METRICS_AGENT_PORT_NAME', 'metrics_agent_port'),
+         ('METRICS_EXPORT_PORT_NAME', 'metrics_export_port'), ('RUNTIME_ENV_AGENT_PORT_NAME', 'runtime_env_agent_port'))
+
+
+def announce(given):
+    import ray._raylet as core
+    complete = all(find_spec(m) for m in ('aiohttp', 'aiohttp_cors', 'grpc', 'opencensus', 'prometheus_client'))
+    for name, key in PORTS if complete and hasattr(core, 'persist_port') else ():
+        if hasattr(core, name) and given.get(key):
+            core.persist_port(given['session_dir'], given['node_id'], getattr(core, name), int(given[key]))
+
+
+def patient(seconds):
+    import ray._private.services as services
+    limit, raylets = time.monotonic() + seconds, []
+    real_start, real_get = services.start_raylet, services.get_node
+    names = list(inspect.signature(real_start).parameters)
+
+    def start_raylet(*args, **kwargs):
+        try:
+            announce(dict(zip(names, args), **kwargs))
+        except Exception as e:
+            print('slurmray: ports were not announced:', repr(e), flush=True)
+        raylets.append(real_start(*args, **kwargs))
+        return raylets[-1]
+
+    def get_node(*args, **kwargs):
+        while True:
+            try:
+                return real_get(*args, **kwargs)
+            except RuntimeError:
+                if any(r.process.poll() is not None for r in raylets):
+                    raise Exception('The raylet timed out during startup, or crashed') from None
+                if time.monotonic() > limit:
+                    raise
+            time.sleep(0.2)
+
+    services.start_raylet, services.get_node = start_raylet, get_node
+
+
+try:
+    patient(float(os.environ.pop('SLURMRAY_PATIENCE')))
+except Exception as e:
+    print('slurmray: without patience:', repr(e), flush=True)
+try:
+    from ray.scripts.scripts import main
+except ImportError:
+    os.execvp('ray', ['ray'] + sys.argv[1:])
+sys.argv[0] = 'ray'
+sys.exit(main())
 END_OF_FILE
 
 cat >ray-watch <<'END_OF_FILE' || unready

@@ -430,6 +430,23 @@ _watch() {
 	) 2>/dev/null &
 }
 
+# The greatest memory that each step on this node was seen with, in bytes, for its wrapper; beside the loop.
+_weigh() {
+	_weighed=$((SECONDS + 2))
+	(
+		trap - TERM
+		_leave
+		declare -A kib
+		while read -r sid n; do kib[$sid]=$n; done < <(ps -e -o sid=,rss= | awk '{ n[$1] += $2 } END { for (s in n) print s, n[s] }')
+		for k in "${!_pid[@]}"; do
+			n=$((${kib[${_pid[$k]}]:-0} * 1024)) was=0
+			[ "${_on[$k]}" = 0 ] || continue
+			[ ! -s "$_base/runs/$k/rss" ] || read -r was <"$_base/runs/$k/rss"
+			[ "$n" -le "$was" ] || echo "$n" >"$_base/runs/$k/rss"
+		done
+	) 2>/dev/null &
+}
+
 # Starts what has room: the first one that has none lets nobody pass.
 _pack() {
 	local rc
@@ -455,7 +472,7 @@ _ring() { # _ring LINE: a step that has left its record says its name, everybody
 }
 
 _resources
-_asked=0 _every=${SLURMRAY_NODE_CHECK:-20}
+_asked=0 _every=${SLURMRAY_NODE_CHECK:-20} _weighed=1
 
 # Everything that happens rings the bell; nothing is lost when a ring is, for all is looked at once a second anyway.
 rm -f bell
@@ -494,6 +511,7 @@ while :; do
 		_tell
 	fi
 	[ ${#_over[@]} = 0 ] || [ "$SECONDS" = "$_swept" ] || _sweep
+	[ "$_live" = 0 ] || [ "$SECONDS" -lt "$_weighed" ] || _weigh
 	_pause=1
 	[ $((SECONDS - _quiet)) -ge 60 ] || _pause=0.05
 	_line=''
@@ -614,7 +632,7 @@ _until() { # _until TENTHS: or all of them have ended
 if [ -e bell ]; then
 	_all=$(_steps) _near=''
 	for _p in $_all; do
-		: >"/proc/$_p/cwd/stopped"
+		touch "/proc/$_p/cwd/stopped"
 		case $(tr '\0' ' ' <"/proc/$_p/cmdline") in # those on other nodes know it from srun
 		*' ./script '*) kill -s TERM "$_p" && _near="$_near $_p" ;;
 		esac

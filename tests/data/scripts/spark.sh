@@ -314,10 +314,11 @@ _line() { # _line NODE WORD...
 		;;
 	*:again)
 		_log "$*"
+		[ "$1" != "$_head" ] || _up='' # who looked at it was ended with it
 		;;
 	*:up)
 		_log "$*"
-		[ -z "$_up" ] || return 0 # a second try
+		[ -z "$_up" ] || return 0
 		_up=$3 _dashboard=$4 _client_at=$5
 		_look
 		[ "$_join_at" != up ] || _call
@@ -378,12 +379,12 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called='' _suspect=''
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
 	_pause=1
-	[ "$_state" != starting ] || _pause=0.1
+	[ "$_state$_suspect" = ready ] || [ "$_state$_suspect" = degraded ] || _pause=0.1
 	if IFS= read -r -t "$_pause" -u 6 line; then
 		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
@@ -392,7 +393,15 @@ while [ -z "$_stop" ]; do
 	fi
 	_half+=$line # what the time limit cut in two
 	for n in "${_names[@]}"; do
-		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
+		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
+		# What it said last may have come since.
+		if [ "$_suspect" = "$n" ]; then
+			_suspect=''
+			_lost "$n" 'ended without a word'
+		elif [ -z "${_ended[$n]:-}" ]; then
+			_suspect=$n
+			break
+		fi
 	done
 	kill -0 "$_parent" 2>/dev/null || _stop=parent
 	[ -n "$_stop" ] || [ "$_state" != starting ] || _ready || [ $((${EPOCHREALTIME//[!0-9]/} - _begun)) -lt $((_timeout * 1000000)) ] || {
