@@ -26,6 +26,12 @@ ray_is() { [ "$(cat "$1/ray/state" 2>/dev/null)" = "$2" ]; }
 # note DIR: what the cluster in DIR consists of now. gone DIR: none of it is there any more; else it is in $T/out.
 note() { python3 "$ROOT/tests/lib/left.py" note "$1" "$T/note.${1//\//_}"; }
 gone() { python3 "$ROOT/tests/lib/left.py" left "$1" "$T/note.${1//\//_}"; }
+# all_gone WHAT DIR: waits for it with patience, and says how long it took: a few seconds where the machine has nothing else to do.
+all_gone() {
+	local begun=${EPOCHREALTIME//[!0-9]/}
+	ok "$1" eventually 60 gone "$2"
+	diag "after $(((${EPOCHREALTIME//[!0-9]/} - begun) / 1000)) ms"
+}
 
 # A program that says on how many nodes its tasks ran, and at which address the cluster is.
 both_py() {

@@ -49,7 +49,7 @@ isnt "at an address of its own" "$(tail -n 1 "$MNT/runs/$id/stdout" | cut -d' ' 
 cold=$((($(head -n 1 "$MNT/runs/$id/stdout") - begun) / 1000000))
 diag "from the write to the command: warm $warm ms, cold $cold ms"
 ok "the warm one is ten times sooner" test "$cold" -gt $((warm * 10))
-ok "nothing is left of it" nothing_left "$(number "$id")/"
+ok "nothing is left of it" eventually 30 nothing_left "$(number "$id")/"
 is "and the session's is untouched" "$(cat "$W/ray/state")" ready
 id=$(submit 'launcher=ray ray.ray_version=1.13 -- true')
 is "another version than was asked for" "$(ended "$id" 300)" "failed -"
@@ -69,14 +69,14 @@ ok "it is whole" eventually 300 ray_is "$W" ready
 # shellcheck disable=SC2046
 kill -KILL $(named gcs/gcs_server n1)
 ok "a head that is lost is the end of it" eventually 30 ray_is "$W" failed
-ok "nothing is left" eventually 10 nothing_left
+ok "nothing is left" eventually 30 nothing_left
 id=$(submit 'session=warm launcher=ray -- true')
 is "runs fail" "$(ended "$id")" "failed -"
 like "and say why" "$(why "$id")" 'Ray: the head on n1'
 echo 'ray restart - .' >>"$W/orders"
 ok "anew" eventually 300 ray_is "$W" ready
 is "the session is cancelled" "$(order warm cancel) $(ended warm 60 | cut -d' ' -f1)" "ok cancelled"
-ok "and nothing is left" eventually 5 nothing_left
+ok "and nothing is left" eventually 30 nothing_left
 
 id=$(submit 'launcher=ray nodes=2 ntasks=2 -- sleep 47900')
 ok "a run's cluster" eventually 300 sh -c "pgrep -f '[s]leep 47900'"
@@ -85,7 +85,7 @@ kill -KILL $(named gcs/gcs_server n1)
 is "without its head the run ends" "$(ended "$id" 60)" "failed -"
 like "and says why" "$(why "$id")" 'the head on n1'
 ok "nothing is left" eventually 5 sh -c '! pgrep -f "[s]leep 47900"'
-ok "of Ray" eventually 5 nothing_left
+ok "of Ray" eventually 30 nothing_left
 
 if [ -n "${LONG:-}" ]; then
 	if old=$("$ROOT/scripts/ray-env" 2.39 2>"$T/env.err"); then
@@ -96,7 +96,7 @@ if [ -n "${LONG:-}" ]; then
 		is "it is that one" "$(cat "$D/ray/version")" 2.39.0
 		ok "has no token" test ! -e "$D/ray/token"
 		like "so its dashboard is for this node alone" "$(cat "$D/ray/dashboard")" '^127\.0\.0\.1:'
-		ok "nothing is left" nothing_left
+		ok "nothing is left" eventually 30 nothing_left
 		mkdir "$MNT/runs/old"
 		echo "launcher=session nodes=2 ntasks=2 cpus_per_task=2 idle=0 ray=true $keys" >"$MNT/runs/old/spec"
 		got=
@@ -111,7 +111,7 @@ if [ -n "${LONG:-}" ]; then
 		kill -KILL $(named raylet/raylet n2)
 		ok "a worker that is lost is seen" eventually 60 ray_is "$D" degraded
 		is "the session is cancelled" "$(order old cancel) $(ended old 60 | cut -d' ' -f1)" "ok cancelled"
-		ok "and nothing is left" eventually 5 gone "$D"
+		all_gone "and nothing is left" "$D"
 	else
 		fail "Ray of two years ago" "$(tail -n 5 "$T/env.err")"
 	fi
