@@ -120,7 +120,7 @@ check-dagster: $O/slurmray unit-tests tools
 	$(Q)BUILD=$O scripts/run-tests $$(grep -l scripts/dagster-env tests/*/*.t)
 
 # Ray in all its tests: also that of two years ago, and every process killed in turn.
-check-ray-full: $O/slurmray unit-tests tools
+check-ray-full: $O/slurmray tools
 	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l -e scripts/ray-env -e lib/ray.sh tests/*/*.t) tests/scripts/ray.t
 
 # Hundreds of runs while keeper and worker are killed at every moment and every numbered point: each must run exactly once.

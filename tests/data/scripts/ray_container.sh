@@ -211,6 +211,23 @@ _tell() { # _tell NODE LINE
 	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
 }
 
+# Of a node whose program and its guard were killed, all that they can not end any more.
+_cleaners=()
+_clean() { # _clean NODE
+	local f role=worker run
+	[ "$1" != "$_head" ] || role=head
+	run=(bash "$_home/$_kind-node" "$_home" "$1" "$role" 0 999999999)
+	# Here it needs no srun, which starts nothing in a job that has ended for Slurm.
+	[ -n "${_local:-}" ] || [ "$1" = "${SLURMD_NODENAME:-}" ] ||
+		run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J "$_kind" "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&- timeout -k 1 10 "${run[@]}"
+	) </dev/null >/dev/null 2>&1 &
+	_cleaners+=($!)
+}
+
 _call() { # the workers, once
 	local n
 	[ -z "$_called" ] || return 0
@@ -236,10 +253,19 @@ _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 		kill -TERM "$_parent" 2>/dev/null
 	fi
 }
+_slurm_says() { # of the job, when that is not that it runs
+	local s
+	[ -z "${_local:-}" ] || return 0
+	s=$(timeout -k 1 3 squeue -h -t all -j "$SLURM_JOB_ID" -o %T 2>/dev/null)
+	case $s in '' | RUNNING) ;; *) echo " (Slurm calls the job $s)" ;; esac
+}
 _lost() { # _lost NODE WHY
 	[ -z "${_ended[$1]:-}" ] || return 0
 	_ended[$1]=1
-	[ "$2" != 'ended without a word' ] || _clean "$1"
+	if [ "$2" = 'ended without a word' ]; then
+		_clean "$1"
+		set -- "$1" "$2$(_slurm_says)"
+	fi
 	if [ "$1" = "$_head" ]; then
 		# When all of a job is told to end, this process may be the last to know.
 		sleep 0.5
@@ -353,7 +379,7 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _extra='' _dashboard=- _half='' _called='' _suspect=''
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called='' _suspect='' _beat=$SECONDS _looked=$SECONDS
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
@@ -363,9 +389,15 @@ while [ -z "$_stop" ]; do
 		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
 		_line $line
-		continue
+		[ "$SECONDS" != "$_looked" ] || continue
+	else
+		_half+=$line # what the time limit cut in two
 	fi
-	_half+=$line # what the time limit cut in two
+	_looked=$SECONDS
+	if [ $((SECONDS - _beat)) -ge 5 ]; then
+		_beat=$SECONDS
+		for n in "${_names[@]}"; do _tell "$n" .; done
+	fi
 	for n in "${_names[@]}"; do
 		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
 		# What it said last may have come since.
@@ -389,6 +421,11 @@ done
 # Workers first: a head that is gone would keep them waiting.
 _log "stopping: $_stop"
 [ "$_state" = failed ] || _put state stopping
+for n in "${_names[@]}"; do # some may have gone in the same moment
+	if [ "$_stop" = TERM ] || [ -n "${_ended[$n]:-}" ] || kill -0 "${_pid[$n]}" 2>/dev/null; then continue; fi
+	_ended[$n]=1
+	_clean "$n"
+done
 _await() { # _await NODE...
 	local i n left
 	for ((i = 0; i < 30; i++)); do
@@ -441,7 +478,8 @@ _kind=${_kind%-node}
 . "$_home/$_kind-settings" || exit 66
 . "$_home/$_kind-kind" || exit 66
 _logs=$_home/$_kind/logs/$_node
-_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;"
+# With the id of this one: what is left of an earlier one is swept while the next begins.
+_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;$_id"
 _say() { printf '%s %s\n' "$_node" "$*"; }
 
 # All processes of this node's part: those that have the mark in their environment, what they started, and those that
@@ -449,10 +487,8 @@ _say() { printf '%s %s\n' "$_node" "$*"; }
 _left() {
 	{
 		grep -alsF "$_mark" /proc/[0-9]*/environ
-		find /proc/[0-9]*/fd -maxdepth 1 -lname "$_tmp/*" 2>/dev/null | while IFS=/ read -r _ _ p _; do
-			[ "$p" = "$_last" ] && continue
-			_last=$p
-			IFS= read -r -d '' c <"/proc/$p/cmdline" && _titled "$c" && echo "/proc/$p/environ"
+		[ -z "$_titles" ] || grep -alsE "$_titles" /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ p _; do
+			find "/proc/$p/fd" -maxdepth 1 -lname "$_tmp/*" -printf "/proc/$p/environ\\n" -quit
 		done
 	} 2>/dev/null | {
 		cut -d/ -f3
@@ -618,13 +654,14 @@ _end() {
 }
 
 [ "$_role" != head ] || _start_head
-_told='' _tick=0 _half=''
+_told='' _tick=0 _half='' _silent=0
 while [ -z "$_stop" ]; do
 	if [ "$_role" = head ] && [ -z "$_told" ]; then
 		if _open "$_addr" "$_port"; then
 			_told=1
 			_say up "$(_up_words)"
 		fi
+		_silent=0
 		IFS= read -r -t 0.1 line
 	else
 		IFS= read -r -t 1 line
@@ -632,7 +669,7 @@ while [ -z "$_stop" ]; do
 	rc=$?
 	_half+=$line # what the time limit cut in two
 	if [ $rc = 0 ]; then
-		line=$_half _half=''
+		line=$_half _half='' _silent=0
 		case $line in
 		stop) break ;;
 		join\ *)
@@ -648,6 +685,9 @@ while [ -z "$_stop" ]; do
 		[ "$_role" != head ] || [ -n "$_stop" ] || _bereave
 		break
 	fi
+	# The keeper says something every five seconds. A step whose slurmd and srun are gone hears no end of its input. Looks
+	# are counted, for the time goes on while a job is suspended.
+	[ $((_silent++)) -lt 25 ] || break
 	[ ${#_pids[@]} != 0 ] || continue
 	_dead=''
 	for p in "${_pids[@]}"; do kill -0 "$p" 2>/dev/null || _dead=$p; done
@@ -671,10 +711,7 @@ cat >ray-kind <<'END_OF_FILE' || unready
 # What Ray is, for the keeper of a cluster and for its nodes.
 _name=Ray _with=Python _join_from=1
 _join_at=alive # before the head's own raylet is there, workers can only wait, and not for long
-_titled() { # its own processes that changed their title
-	case $1 in ray-* | ray::*) return 0 ;; esac
-	return 1
-}
+_titles='^ray(-|::)' # of its own processes that changed them
 _log_dir() {
 	[ -d "$_tmp/session_latest/logs" ] && echo "$_tmp/session_latest/logs" || echo "${_other:-$_tmp}/session_latest/logs"
 }
@@ -717,7 +754,7 @@ _know() { # which one is there: _vers and _auth
 _start() { # _start OPTION...
 	_said=("$@") _tries=$((_tries + 1))
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
-		"SLURMRAY_PATIENCE=$_timeout" "RAY_agent_register_timeout_ms=${_timeout}000"
+		"SLURMRAY_PATIENCE=$_timeout" "RAY_DASHBOARD_STARTUP_TIMEOUT_S=$_timeout" "RAY_agent_register_timeout_ms=${_timeout}000"
 		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
 	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
 	[ "$cpus" != -1 ] || cpus=$_ncpus
@@ -799,7 +836,7 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 	_fd[@]=$_eye
 	(
 		trap - TERM
-		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
+		export "SLURMRAY_RAY_NODE=$_tag@$_head;$_id" RAY_DISABLE_IMPORT_WARNING=1
 		[ ! -e ray/token ] || export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_home/ray/token"
 		for f in "${_fd[@]}"; do exec {f}>&-; done
 		exec 6>&-
@@ -810,21 +847,6 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 			exec $py "$@"' - "$_home/ray-watch" "$_up" ${#_names[@]}
 	) <ray.d/in.@ >&6 2>>ray.d/watch.log &
 	_watch=$!
-}
-
-# Of a node whose program and its guard were killed, all that they can not end any more.
-_cleaners=()
-_clean() { # _clean NODE
-	local f role=worker run
-	[ "$1" != "$_head" ] || role=head
-	run=(bash "$_home/ray-node" "$_home" "$1" "$role" 0 999999999)
-	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J ray "${run[@]}")
-	(
-		trap - TERM
-		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec 6>&- timeout -k 1 8 "${run[@]}"
-	) </dev/null >/dev/null 2>&1 &
-	_cleaners+=($!)
 }
 END_OF_FILE
 
