@@ -119,9 +119,9 @@ check-real: $O/slurmray unit-tests tools
 check-dagster: $O/slurmray unit-tests tools
 	$(Q)BUILD=$O scripts/run-tests $$(grep -l scripts/dagster-env tests/*/*.t)
 
-# Ray in all its tests: also the oldest that is supported, and every process killed in turn.
-check-ray-full: $O/slurmray unit-tests tools
-	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l scripts/ray-env tests/*/*.t) tests/scripts/ray.t
+# Ray in all its tests: also that of two years ago, and every process killed in turn.
+check-ray-full: $O/slurmray tools
+	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l -e scripts/ray-env -e lib/ray.sh tests/*/*.t) tests/scripts/ray.t
 
 # Jobs in a real apptainer: downloads a Debian that has it.
 check-apptainer: $O/slurmray tools

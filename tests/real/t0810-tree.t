@@ -78,8 +78,11 @@ kill -KILL "$(cat "$STATE/worker.pid")"
 is "a run" "$(ended "$(into held 'echo x')")" "succeeded 0"
 rm "$S/held/leases/a"
 is "one is enough" "$(ended "$(into held 'echo x')") $(cat "$S/held/status")" "succeeded 0 running"
+last=$(into held 'sleep 4; echo whole')
+running "$last"
 echo ttl 2 >"$S/held/leases/b"
-is "none ends it" "$(session_end held)" "succeeded 0"
+is "what is in it is finished" "$(ended "$last") $(cat "$MNT/runs/$last/log")" "succeeded 0 whole"
+is "then none ends it" "$(session_end held)" "succeeded 0"
 like "its log says why" "$(cat "$S/held/log")" 'last lease is gone'
 
 # --- nodes and the runner ---
