@@ -35,7 +35,8 @@ struct cluster; /* running */
 enum creq_type {
 	CREQ_SUBMIT = 200, /* run attempt job script files_dir */
 	CREQ_WATCH,     /* the same members, and job_id: already submitted (or perhaps: job_id NULL) before a restart */
-	CREQ_FORGET,    /* run: purged; nothing more is wanted of it; remote files of it may be removed */
+	CREQ_FORGET,    /* run ticket: purged; nothing more is wanted of it; remote files of it may be removed, and the
+			   reply (which has no deadline) says that they are; all of it may be asked for again */
 	CREQ_END_SEEN,  /* run attempt: its end is in the journal; the exit record need not be reported again */
 	CREQ_VERB,      /* run attempt job_id verb arg ticket: "cancel", "signal" NAME, "hold", "release", "requeue",
 			   "update" KEY=VALUE, "refresh" */

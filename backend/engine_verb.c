@@ -333,7 +333,7 @@ static void cleaned(void *arg, int code, const char *text)
 	struct erun *er = engine_find(v->en, v->num);
 
 	if (code == 0 && er) {
-		engine_send(v->en, er, engine_creq_placed(v->en, er, CREQ_FORGET, 0));
+		engine_clean_send(v->en, er);
 		answer(v->en, er, 0, "its directory on the cluster is being removed");
 	}
 	finish(v, code, text);
@@ -342,20 +342,14 @@ static void cleaned(void *arg, int code, const char *text)
 /* In the journal first: from then on nothing is expected to be there any more. */
 static void verb_clean(struct verb_call *v, struct erun *er)
 {
-	char when[CLOCK_TEXT];
-	json_t *d;
+	const char *why = engine_clean_hindered(v->en, er);
 
-	if (json_is_true(json_object_get(er->r->facts, "keep"))) {
-		finish(v, -EBUSY, "the run is kept: `keep off` first");
-	} else if (er->r->attempt && er->sent_attempt && !er->logs_last && !run_fact(er->r, "logs")) {
-		finish(v, -EBUSY, "its log is not all here yet");
-	} else if (engine_inputs_used(v->en, er->r)) {
-		finish(v, -EBUSY, "a run that has not ended has an input from its results");
-	} else {
-		d = json_object();
-		(void)json_object_set_new(d, "cleaned", json_string(clock_text(clock_real(v->en->clock), when)));
-		post_verb(v, er, EV_FACTS, d, cleaned);
-	}
+	if (!why && run_fact(er->r, "evicted"))
+		why = "results that `fetch` had brought had to make room since (cache_size): `fetch` them again first";
+	if (why)
+		finish(v, -EBUSY, why);
+	else
+		post_verb(v, er, EV_FACTS, engine_clean_facts(v->en), cleaned);
 }
 
 static void verb_fetch(struct verb_call *v, struct erun *er)
@@ -388,6 +382,8 @@ void engine_fetch_done(struct engine *en, uint32_t num, int code, const char *te
 {
 	struct erun *er = engine_find(en, num);
 
+	if (er && code == 0)
+		engine_have_all(en, num);
 	if (er)
 		answer(en, er, code, text);
 }

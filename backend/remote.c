@@ -105,6 +105,8 @@ static void run_free_members(struct rrun *r)
 	free(r->run_id);
 	free(r->broken);
 	free(r->job_id);
+	free(r->as_uuid);
+	free(r->as_token);
 	free(r->token);
 	free(r->script);
 	free(r->files_dir);
@@ -134,6 +136,7 @@ void rrun_drop(struct cluster *c, struct rrun *r)
 	rlogs_release(r);
 	rwatch_release(c, r);
 	rforward_drop(c, r->num);
+	c->shared -= r->as_uuid != NULL;
 	run_free_members(r);
 	free(r);
 }
@@ -155,6 +158,22 @@ void rrun_sched(const struct cluster *c, const struct rrun *r, struct sched_run 
 		.token = r->token,
 		.job = r->job,
 	};
+	if (!r->as_uuid)
+		return;
+	out->uuid = r->as_uuid;
+	out->num = r->as_num;
+	out->attempt = r->as_attempt;
+	out->token = r->as_token;
+}
+
+void rrun_shared(struct cluster *c, struct rrun *r, const char *as)
+{
+	if (r->as_uuid || !job_shared_parse(as, &r->as_uuid, &r->as_num, &r->as_attempt))
+		return;
+	r->as_token = xasprintf("slurmray:%s/%u/a%u", r->as_uuid, r->as_num, r->as_attempt);
+	if (r->job) /* whether it may be requeued is for who began it to say */
+		r->job->requeue = true;
+	c->shared++;
 }
 
 static char *default_token(const struct cluster *c, const struct rrun *r)
@@ -191,6 +210,8 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	r->stream[RSTREAM_ERR].done = r->merged;
 	/* Those of an ended run were here before its end was told. */
 	r->stream[RSTREAM_EVENTS].done = q->ended || !r->job || !r->job->pipes_messages;
+	if (r->job && r->job->shared_as)
+		rrun_shared(c, r, r->job->shared_as);
 	hmap_insert(&c->runs, &r->node, hash_u64(r->num));
 	rruns_touch(c);
 	return r;
@@ -271,7 +292,7 @@ static void on_forget(struct cluster *c, const struct creq *q)
 
 	if (r)
 		rrun_drop(c, r);
-	rchores_forget(c, q->run);
+	rchores_forget(c, q->run, q->ticket);
 }
 
 static void on_end_seen(struct cluster *c, const struct creq *q)

@@ -173,6 +173,8 @@ struct rrun {
 	size_t script_len;
 	struct job *job;
 	enum rrun_phase phase;
+	char *as_uuid, *as_token; /* a session that another state directory has begun: its names there; else NULL */
+	uint32_t as_num, as_attempt;
 	bool maybe_sent; /* an earlier try may have reached the cluster */
 	bool asking;     /* on its way is the question whether it did */
 	bool asked;      /* the answer was no; nothing was sent since */
@@ -251,6 +253,7 @@ struct cluster {
 	struct poll_state poll;
 	struct list requests; /* struct rreq */
 	uint64_t next_serial;
+	size_t shared;                   /* runs with as_uuid */
 	struct list envs;                /* struct renv */
 	struct envs_worker *envs_worker; /* NULL before the first archive */
 	struct list usage;               /* jobs that accounting is to be asked for */
@@ -285,6 +288,8 @@ void rrun_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase); /* ke
 void rrun_event(struct cluster *c, const struct rrun *r, enum event_type type, const char *source, json_t *data);
 void rrun_event_post(struct cluster *c, const struct rrun *r, struct event *ev, const char *source);
 void rrun_sched(const struct cluster *c, const struct rrun *r, struct sched_run *out);
+/* The run is this session of another state directory, UUID/NUM/aATTEMPT. */
+void rrun_shared(struct cluster *c, struct rrun *r, const char *as);
 /* Ended and everything is here, or nothing is wanted: drops it. */
 void rrun_maybe_drop(struct cluster *c, struct rrun *r);
 
@@ -357,7 +362,7 @@ void rusage_release(struct cluster *c);
 void rchores_step(struct cluster *c);
 void rchores_release(struct cluster *c);
 void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
-void rchores_forget(struct cluster *c, uint32_t num);
+void rchores_forget(struct cluster *c, uint32_t num, uint64_t ticket); /* ticket: who hears that it is done, or 0 */
 /* The exit record of an earlier start of a job that was requeued. */
 void rchores_stale(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart);
 

@@ -96,6 +96,14 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 	}
 	if (r->merged)
 		len[RSTREAM_ERR] = 0;
+	if (r->as_uuid) { /* what it says, it says to who began it */
+		for (int i = 0; i < RSTREAMS; i++)
+			len[i] = 0;
+		(void)json_object_set_new(ev->data, "out_len", json_integer(0));
+		(void)json_object_set_new(ev->data, "err_len", json_integer(0));
+		(void)json_object_set_new(ev->data, "events_len", json_integer(0));
+		(void)json_object_set_new(ev->data, "manifest", json_false());
+	}
 	if (r->has_record || event_int(ev, "start", 0) > 0)
 		rusage_want(c, r);
 	rrun_event_post(c, r, ev, source);
@@ -226,6 +234,18 @@ void rjobs_row_release(struct rrun *r)
 	free(r->seen.nodes);
 }
 
+/* Few sessions are another state directory's. */
+static struct rrun *shared_of_token(struct cluster *c, const char *token)
+{
+	for (struct hmap_node *n = c->shared ? hmap_walk(&c->runs, NULL) : NULL; n; n = hmap_walk(&c->runs, n)) {
+		struct rrun *r = container_of(n, struct rrun, node);
+
+		if (r->as_token && strcmp(r->as_token, token) == 0)
+			return r;
+	}
+	return NULL;
+}
+
 static struct rrun *run_of_token(struct cluster *c, const char *token)
 {
 	static const char scheme[] = "slurmray:";
@@ -244,7 +264,7 @@ static struct rrun *run_of_token(struct cluster *c, const char *token)
 	if (*end != '/' || num > UINT32_MAX)
 		return NULL;
 	r = rrun_find(c, (uint32_t)num, 0);
-	return r && strcmp(r->token, token) == 0 ? r : NULL;
+	return r && !r->as_uuid && strcmp(r->token, token) == 0 ? r : shared_of_token(c, token);
 }
 
 static void on_swept(struct cluster *c, void *arg, const struct agent_frame *f)

@@ -225,6 +225,40 @@ void area_fetch(struct fsys *fs, const struct run *r)
 		ahead_all(fs, s.p);
 }
 
+static void open_before(void *arg, struct shared_handle *h)
+{
+	uint32_t *run = arg;
+
+	if (ino_kind(h->ino) == INO_PATH && ino_number(h->ino) == *run)
+		*run = 0;
+}
+
+bool area_in_use(struct fsys *fs, const struct run *r)
+{
+	struct hmap_node *n = hmap_first(&fs->paths, r->num);
+	const struct ahead *a = n ? &container_of(n, struct paths, node)->ahead : NULL;
+	uint32_t run = r->num;
+
+	if (a && (a->all || a->flight || a->big))
+		return true;
+	for (n = hmap_walk(&fs->handles, NULL); n; n = hmap_walk(&fs->handles, n))
+		if (container_of(n, struct handle, node)->content && container_of(n, struct handle, node)->run == run)
+			return true;
+	shared_handle_walk(fs->shared, open_before, &run);
+	return !run;
+}
+
+/* For a worker that comes after this one: it has to know what is open. */
+static void note_open(const struct fsys *fs, const struct handle *h)
+{
+	struct shared_handle *sh = shared_handle_get(fs->shared, h->fh, true);
+
+	if (!sh) /* too many; the next worker will find out when it is read */
+		return;
+	sh->ino = h->ino;
+	sh->flags = h->flags;
+}
+
 /* As grow_open (rundata.c): the first opening since the end drops what a private mapping may have left. */
 static void opened(struct fsys *fs, struct handle *h, struct fuse_file_info *fi)
 {
@@ -245,6 +279,8 @@ static void open_remote(struct fsys *fs, fuse_req_t req, struct spot *s, struct 
 		h->content = content_open(fs, s->r->num, s->e, final);
 	if (final)
 		ahead_opened(fs, s->p, s->e);
+	if (final && fs->note_results)
+		note_open(fs, h);
 	content_wait(h->content, req, h, opened);
 }
 

@@ -1,5 +1,5 @@
 /*
- * Private to area.c, area_look.c and area_files.c.
+ * Private to area.c, area_look.c, area_files.c and what caches their bytes (content.c, cache.c).
  */
 #ifndef FS_AREA_H
 #define FS_AREA_H

@@ -1,7 +1,7 @@
 /*
  * The files outside run directories: the root, runs/, by/ and the directories of clusters.
  */
-#include "fs/fsys.h"
+#include "fs/cache.h"
 
 #include "backend/base/mem.h"
 #include "backend/spec.h"
@@ -43,6 +43,15 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		"says otherwise. runs/template is a commented spec; man 5 slurmray says the rest.\n");
 }
 
+/* Of fetched results, where there is a limit. */
+static void render_cache(const struct fsys *fs, const char *cluster, struct strbuf *out)
+{
+	uint64_t bytes, limit;
+
+	if (cache_say(fs, cluster, &bytes, &limit))
+		strbuf_addf(out, "cache_bytes %" PRIu64 "\ncache_size %" PRIu64 "\n", bytes, limit);
+}
+
 static void render_root_status(const struct view *v, struct strbuf *out)
 {
 	struct fsys *fs = v->fs;
@@ -61,6 +70,7 @@ static void render_root_status(const struct view *v, struct strbuf *out)
 		if (count[i])
 			strbuf_addf(out, "runs_%s %zu\n", run_status_name((enum run_status)i), count[i]);
 	strbuf_addf(out, "parked %zu\n", fs->n_parked);
+	render_cache(fs, NULL, out);
 	for (size_t i = 0; i < cf->n_clusters; i++) {
 		const struct engine_link *l = engine_cluster_link(fs->en, cf->clusters[i]->name);
 
@@ -192,6 +202,7 @@ static void render_cluster_status(const struct view *v, struct strbuf *out)
 	strbuf_addf(out, "type %s\n", types[v->cluster->type]);
 	if (v->cluster->hosts && v->cluster->hosts[0])
 		strbuf_addf(out, "host %s\n", v->cluster->hosts[0]);
+	render_cache(v->fs, v->cluster->name, out);
 	if (!l)
 		return;
 	strbuf_addf(out, "link %s\nsince %s\n",

@@ -139,6 +139,8 @@ struct fsys {
 	struct hmap values;   /* known set values, by hash */
 	struct hmap paths;    /* path tables, by run number */
 	struct hmap probes;   /* last answers of clusters */
+	struct cache *cache;  /* of fetched results; NULL: without a limit */
+	bool note_results;    /* results that are open are told to the next worker, too */
 	struct list envs;     /* what is known of environments, a list per cluster (files_envs.c) */
 	size_t n_parked;
 	bool asleep;           /* the machine is about to sleep: nobody may wait */
@@ -374,6 +376,8 @@ int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to,
 int area_symlink(struct fsys *fs, uint64_t parent, const char *name, const char *target, uint64_t *ino);
 int area_link(struct fsys *fs, uint64_t ino, uint64_t parent, const char *name, uint64_t *out);
 int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, const struct handle *h);
+/* Does somebody have results of this run open, or are some on their way? */
+bool area_in_use(struct fsys *fs, const struct run *r);
 /* The verb `fetch`: all results are wanted here. */
 void area_fetch(struct fsys *fs, const struct run *r);
 bool area_is(uint64_t ino); /* results, work, files and everything below */

@@ -86,6 +86,9 @@ int paths_remove(struct paths *p, struct pentry *e);
    `deep` PATH is relative to the area and everything of the area that is not in it is gone. */
 /* How many were taken. */
 size_t paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);
+/* The next record's six fields of such a listing; NULL at its end, or where it is cut off: what came whole counts. */
+const char *paths_record(const char *p, const char *end, const char *field[6]);
+int64_t paths_time(const char *s); /* its MTIME as real us */
 /* Another attempt has other results and another work: nothing is known of them. Numbers stay. */
 void paths_forget(struct paths *p);
 /*

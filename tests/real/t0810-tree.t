@@ -1,8 +1,8 @@
 #!/bin/bash
 # sessions/ on real Slurm: names that are free again, stop, leases that keep a session alive, and what becomes of runs whose
 # session ends before they start.
-# TEST_SECONDS=100
-# TEST_TIMEOUT=400
+# TEST_SECONDS=150
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 export NODES=3 CPUS=8
@@ -78,8 +78,11 @@ kill -KILL "$(cat "$STATE/worker.pid")"
 is "a run" "$(ended "$(into held 'echo x')")" "succeeded 0"
 rm "$S/held/leases/a"
 is "one is enough" "$(ended "$(into held 'echo x')") $(cat "$S/held/status")" "succeeded 0 running"
+last=$(into held 'sleep 4; echo whole')
+running "$last"
 echo ttl 2 >"$S/held/leases/b"
-is "none ends it" "$(session_end held)" "succeeded 0"
+is "what is in it is finished" "$(ended "$last") $(cat "$MNT/runs/$last/log")" "succeeded 0 whole"
+is "then none ends it" "$(session_end held)" "succeeded 0"
 like "its log says why" "$(cat "$S/held/log")" 'last lease is gone'
 
 # --- nodes and the runner ---
@@ -116,4 +119,45 @@ like "without it the session ends" "$(session_end wide)" '^failed 137'
 like "and says how" "$(cat "$S/wide/why")" 'KILL|137|signal 9'
 like "what ran in it ends" "$(ended "$left" 60)" '^(failed|node_failed|cancelled)'
 like "and says why" "$(why "$left")" '[Ss]ession'
+# --- shared by two mounts ---
+
+start_mount "$T/mnt2" "$T/config" "$T/state2"
+first_of() { # first_of FILE TEXT: what is read back
+	exec 3<>"$1"
+	echo "$2" >&3
+	read -r first_answer <&3
+	exec 3>&-
+	echo "$first_answer"
+}
+ended2() { timeout 60 cat "$T/mnt2/runs/$1/wait"; }
+ok "a shared session" sh -c "echo 'name=both ntasks=2 time=20 idle=0 shared=begin' >$S/new"
+ok "is up" up both
+ok "the same in another mount" sh -c "echo 'name=both ntasks=2 time=20 idle=0 shared=begin' >$T/mnt2/sessions/new"
+ok "is up there" eventually 40 grep -q running "$T/mnt2/sessions/both/status"
+is "and the same job" "$(cat "$T/mnt2/sessions/both/job_id") $(cat "$T/mnt2/sessions/both/nodes")" "$(cat "$S/both/job_id") $(cat "$S/both/nodes")"
+is "a run from here" "$(ended "$(into both 'echo x')")" "succeeded 0"
+theirs=$(first_of "$T/mnt2/sessions/both/runs/new" 'echo there $SLURM_JOB_ID; exit 3')
+is "a run from there" "$(ended2 "$theirs") $(cat "$T/mnt2/runs/$theirs/log")" "failed 3 there $(cat "$S/both/job_id")"
+like "has an id of its own" "$(cat "$T/mnt2/runs/$theirs/job_id")" "^$(cat "$S/both/job_id")\\.s$theirs\\.[0-9a-f]{8}\$"
+not_ok "and is not seen here" grep -q "^$theirs " "$S/both/runs/list"
+kill -KILL "$(cat "$T/state2/worker.pid")"
+long=$(into both 'sleep 47402')
+last=$(first_of "$T/mnt2/sessions/both/runs/new" 'sleep 47403')
+running "$long"
+ok "both run something" eventually 40 grep -q running "$T/mnt2/runs/$last/status"
+echo cancel >"$T/mnt2/runs/$last/ctl"
+is "a cancel from there" "$(ended2 "$last" | cut -d' ' -f1) $(word "$long")" "cancelled running"
+other=$(first_of "$T/mnt2/sessions/new" 'name=both2 shared=attach')
+ok "none of that name" eventually 40 grep -q rejected "$T/mnt2/sessions/$other/status"
+like "why" "$(cat "$T/mnt2/sessions/$other/why")" 'no mount of yours has a session both2'
+is "stop, from there" "$(exec 3<>"$T/mnt2/sessions/both/ctl"; echo stop >&3; head -n 1 <&3)" ok
+is "ends it here" "$(session_end both)" "succeeded 0"
+is "and what ran in it" "$(ended "$long" 60 | cut -d' ' -f1)" cancelled
+is "and there" "$(timeout 60 cat "$T/mnt2/sessions/both/wait")" "succeeded 0"
+ok "the spec again, there, begins the next" sh -c "echo 'name=both ntasks=2 time=20 idle=0 shared=begin' >$T/mnt2/sessions/both/spec"
+ok "is up" eventually 40 grep -q running "$T/mnt2/sessions/both/status"
+ok "to which this mount attaches" sh -c "echo 'shared=attach' >$S/both/spec"
+is "and runs in it" "$(ended "$(into both 'echo x')" 60) $(cat "$S/both/job_id")" "succeeded 0 $(cat "$T/mnt2/sessions/both/job_id")"
+echo stop >"$S/both/ctl"
+is "stop, from here, ends it there" "$(timeout 60 cat "$T/mnt2/sessions/both/wait")" "succeeded 0"
 done_testing
