@@ -1,7 +1,7 @@
 #!/bin/bash
 # ray/ and spark/ of a run, with a program in the place of what keeps such a cluster: what it writes is seen, `ready` blocks, and
 # nothing of it is there for runs that have none.
-# TEST_SECONDS=15
+# TEST_SECONDS=16
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 mount_local
@@ -89,6 +89,12 @@ put why 'the worker on n2 is dead'
 put state degraded
 ok "degraded" eventually 20 says status degraded
 is "is ready, too" "$(timeout 20 cat "$MNT/runs/$id/ray/ready")" ready
+tell() { timeout 20 sh -c "exec 3<>'$MNT/runs/$id/ray/ctl'; echo '$1' >&3 && head -n 1 <&3"; } # tell VERB: the answer
+is "verbs of its ctl" "$(tr '\n' ' ' <"$MNT/runs/$id/ray/ctl")" "restart stop "
+is "an order" "$(tell restart)" ok
+like "is where what keeps it reads" "$(find "$STATE/local" -name orders -path '*/a1/*' -exec cat {} +)" 'ray restart [0-9]+ \.'
+not_ok "another verb is none" tell dance
+like "and the answer says what there is" "$(tail -n 1 "$MNT/errors")" 'knows: restart, stop'
 ok "with nothing said of Ray here its client is not checked" eventually 20 says client ray://127.0.0.1:10001
 rm "$fake/client"
 echo cancel >"$MNT/runs/$id/ctl"

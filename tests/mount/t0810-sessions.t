@@ -146,7 +146,7 @@ early=$(into dev 'echo early $SLURM_JOB_ID')
 is "a run in it" "$(ended "$early")" "succeeded 0"
 is "its output, and the session's job" "$(cat "runs/$early/log")" "early $(cat sessions/dev/job_id)"
 is "its own id" "$(cat "runs/$early/job_id")" "$(cat sessions/dev/job_id).s$early"
-is "up, here" "$(cat sessions/dev/status sessions/dev/nodes | tr '\n' ' ')" "running $(uname -n) "
+is "up, here" "$(cat sessions/dev/status sessions/dev/nodes | tr '\n' ' ')" "running $(uname -n) up "
 ok "what the session says" eventually 30 grep -q 'up on .* with 2 CPUs' sessions/dev/log
 is "codes" "$(ended "$(into dev 'exit 3')") $(ended "$(into dev '{"command": ["sh", "-c", "kill -9 $$"]}')")" "failed 3 failed 137"
 r=$(into dev 'echo out; echo err >&2; mkdir "$SLURMRAY_RESULTS/d"; echo 7 >"$SLURMRAY_RESULTS/d/n"')
@@ -169,6 +169,7 @@ is "twelve, each with its own output" "$wrong" 0
 not_ok "several tasks need srun" put sessions/dev/runs/new 'ntasks=2 -- true'
 like "says so" "$(last_error)" 'which has no srun'
 big=$(into dev 'cpus_per_task=2 -- trap "echo told; exit 5" USR1; echo there; while :; do sleep 0.1; done')
+ok "the runner has been heard" eventually 20 grep -q '^session_nodes' "runs/$(cat sessions/dev/run)/info"
 ok "one of two processors runs" eventually 30 log_says "$big" there
 is "running" "$(cat "runs/$big/status" sessions/dev/idle | tr '\n' ' ')" "running 0 "
 one=$(into dev 'sleep 4761')
