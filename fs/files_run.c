@@ -527,5 +527,7 @@ const struct node run_nodes[] = {
 	{ "ray/token", NODE_RAY, 0400, NODE_UNLISTED, NULL, 0, "RAY_AUTH_TOKEN of it, where it has one" },
 	{ "ray/logs", NODE_DIR, 0555, 0, NULL, 0, "Ray's logs, a directory a node, read through" },
 	{ "session", NODE_LINK, 0777, 0, render_session, 0, "the session that it starts in" },
+	{ "pipes/superseded", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_SUPERSEDED,
+	  "whole messages of earlier starts of a job that Slurm started again, from the first report on" },
 	{ 0 },
 };
