@@ -466,6 +466,18 @@ static void take_requests(struct cluster *c)
 
 /* --- the loop --- */
 
+static int64_t sooner(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Its logs need no network any more. */
+static bool settled(const struct ray_run *r)
+{
+	return r->phase == RAYRUN_ENDED && r->stream[RAYS_OUT].done && r->stream[RAYS_ERR].done &&
+	       r->stream[RAYS_EVENTS].done;
+}
+
 static int64_t step_runs(struct cluster *c)
 {
 	struct hmap_node *n = hmap_walk(&c->runs, NULL), *after;
@@ -473,16 +485,13 @@ static int64_t step_runs(struct cluster *c)
 
 	for (; n; n = after) {
 		struct ray_run *r = container_of(n, struct ray_run, node);
-		int64_t at[3];
 
 		after = hmap_walk(&c->runs, n);
-		if (ray_reachable(c)) {
-			at[0] = ray_submit_step(c, r);
-			at[1] = ray_run_step(c, r);
-			at[2] = ray_logs_step(c, r);
-			for (size_t i = 0; i < ARRAY_SIZE(at); i++)
-				next = at[i] < next ? at[i] : next;
-		}
+		next = sooner(next, ray_submit_step(c, r));
+		if (ray_reachable(c))
+			next = sooner(next, ray_run_step(c, r));
+		if (ray_reachable(c) || settled(r))
+			next = sooner(next, ray_logs_step(c, r));
 		if (r->phase == RAYRUN_DONE)
 			forget(c, r);
 	}
@@ -502,11 +511,6 @@ static void wait_for_work(struct cluster *c, int64_t next)
 		http_wait_fds(c->http, p, n, (int)left);
 	else
 		(void)poll(p, n, (int)left);
-}
-
-static int64_t sooner(int64_t a, int64_t b)
-{
-	return a < b ? a : b;
 }
 
 static void *ray_thread(void *arg)

@@ -137,8 +137,15 @@ bool ray_noted(const struct cluster *c, uint32_t run, uint32_t attempt, char **s
 /* ray_local.c: start = local */
 struct ray_local *ray_local_new(const struct cluster_ctx *ctx);
 void ray_local_free(struct ray_local *l);
+struct ray_local_wish {
+	const char *start;          /* of the configuration */
+	bool wanted;                /* by a run: boot it when it is not there */
+	const struct job_ray *size; /* of that run: processors, GPUs, object store; or NULL */
+	int64_t now;
+};
 /* Where it is; boots it when it is wanted and not there. -EAGAIN: it is not there and not wanted. */
-int ray_local_place(struct ray_local *l, const char *start, bool wanted, char **address, char **token, struct err *e);
+int ray_local_place(struct ray_local *l, const struct ray_local_wish *wish, char **address, char **token,
+		    struct err *e);
 void ray_local_wanted(struct ray_local *l, int64_t now); /* often: runs are there */
 bool ray_local_ready(const struct ray_local *l);         /* all of it is there */
 bool ray_local_booting(const struct ray_local *l);       /* it was started a moment ago */

@@ -198,14 +198,32 @@ static void on_version(void *arg, const struct http_answer *a)
 
 /* --- the way there --- */
 
+/* Of the run that is waiting longest: what boots it says how large it is. */
+static const struct job_ray *size_wanted(const struct cluster *c)
+{
+	const struct ray_run *first = NULL;
+
+	for (struct hmap_node *n = hmap_walk(&c->runs, NULL); n; n = hmap_walk(&c->runs, n)) {
+		const struct ray_run *r = container_of(n, struct ray_run, node);
+
+		if (r->phase == RAYRUN_QUEUED && (!first || r->serial < first->serial))
+			first = r;
+	}
+	return first ? &first->job->ray : NULL;
+}
+
 /* The cluster of this machine: there, booted, or waiting for the first run. */
 static bool open_here(struct cluster *c)
 {
+	const struct ray_local_wish wish = {
+		.start = c->ctx.conf->start, .wanted = c->runs.count > 0, .size = size_wanted(c), .now = c->now
+	};
 	cleanup_free char *address = NULL, *token = NULL;
 	struct err e = ERR_INIT;
-	int rc = ray_local_place(c->here, c->ctx.conf->start, c->runs.count > 0, &address, &token, &e);
-	const struct http_conf conf = { .token = token };
+	struct http_conf conf = { 0 };
+	int rc = ray_local_place(c->here, &wish, &address, &token, &e);
 
+	conf.token = token;
 	if (rc == 0)
 		rc = http_new(&conf, &c->http, &e);
 	if (rc == 0) {

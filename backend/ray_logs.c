@@ -180,12 +180,10 @@ static bool finish_events(struct cluster *c, struct ray_run *r)
 
 static void finish(struct cluster *c, struct ray_run *r)
 {
-	bool events_were = r->events_done;
 	int64_t out, err;
 
 	if (!finish_events(c, r) || !r->stream[RAYS_OUT].done || !r->stream[RAYS_ERR].done)
 		return;
-	(void)events_were;
 	if (r->phase == RAYRUN_DRAIN) {
 		struct event *ev = r->end;
 

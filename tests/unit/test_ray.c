@@ -579,6 +579,21 @@ static void test_tunnel_away(void **state)
 	assert_int_equal(fx_answer(x->f, x->f->ticket)->times, 1);
 }
 
+/* What was never sent is called off without a network. */
+static void test_tunnel_cancel(void **state)
+{
+	struct ray_fx *x = *state;
+
+	fake_tunnel.unreachable = true;
+	submit(x, "true");
+	FX_WAIT(x->f, x->f->links);
+	x->f->events_last = false;
+	(void)post_verb(x, "cancel");
+	assert_string_equal(ended(x), "cancelled");
+	FX_WAIT(x->f, x->f->events_last);
+	assert_int_equal(x->ray->posts, 0);
+}
+
 static void test_tunnel_refused(void **state)
 {
 	struct ray_fx *x = *state;
@@ -663,6 +678,7 @@ int main(void)
 		U(test_tunnel_cut),
 		U(test_tunnel_away),
 		U(test_tunnel_refused),
+		U(test_tunnel_cancel),
 		U(test_tunnel_stop),
 		U(test_run),
 		U(test_results),
