@@ -19,7 +19,7 @@ need_ray() {
 head_up() { # as Ray's own test benches do it: everything on one address of this machine
 	mkdir -p "$R"
 	env RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$T/token" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 \
-		RAY_raylet_start_wait_time_s=120 setsid "$ray" start --head \
+		RAY_raylet_start_wait_time_s=300 setsid "$ray" start --head \
 		--block --disable-usage-stats --temp-dir="$R" --node-ip-address=127.0.0.10 --port=$base --num-cpus="${1:-1}" \
 		--dashboard-host=127.0.0.1 --dashboard-port=$((base + 1)) --dashboard-agent-listen-port=$((base + 2)) \
 		--ray-client-server-port=$((base + 3)) --min-worker-port=0 --max-worker-port=0 --object-store-memory=80000000 \
@@ -96,11 +96,14 @@ ssh_up() {
 			StrictHostKeyChecking yes
 	CONF
 	echo "[127.0.0.1]:${1:-$((base + 8))} $(cut -d' ' -f1,2 "$dir/host_key.pub")" >"$dir/known_hosts"
-	/usr/sbin/sshd -f "$dir/sshd_config" -E "$dir/log" || return 1
+	rm -f "$dir/pid"
+	/usr/sbin/sshd -f "$dir/sshd_config" -E "$dir/log" && eventually 20 test -s "$dir/pid" || return 1
 	tap_pids="$tap_pids $(cat "$dir/pid")"
 }
 
 ssh_down() {
-	kill "$(cat "$T/ssh/pid")"
-	eventually 10 gone "$(cat "$T/ssh/pid" 2>/dev/null || echo 0)"
+	local pid
+	pid=$(cat "$T/ssh/pid")
+	kill "$pid"
+	eventually 10 gone "$pid"
 }
