@@ -6,6 +6,7 @@
 #include "tests/unit/lib_fake_tunnel.h"
 
 #include "backend/base/mem.h"
+#include "backend/doctor.h"
 #include "backend/ray_api.h"
 #include "backend/tunnel.h"
 #include "launchers/launcher.h"
@@ -504,6 +505,50 @@ static void test_package(void **state)
 	assert_non_null(strstr(x->ray->last_body, "\"entrypoint_num_cpus\":1"));
 }
 
+/* --- doctor --- */
+
+static void assert_found(struct ray_fx *x, const char *want)
+{
+	char *text = NULL;
+	size_t len;
+	struct doctor d = { open_memstream(&text, &len), 0 };
+
+	doctor_ray(&d, &x->f->conf, 5);
+	(void)fclose(d.out);
+	if (!strstr(text, want))
+		fail_msg("'%s' is not in: %s", want, text);
+	free(text);
+}
+
+static void test_doctor(void **state)
+{
+	struct ray_fx *x = *state;
+
+	assert_found(x, "ok   cluster hpc: the Jobs API answers\n");
+	x->ray->token = "secret";
+	assert_found(x, "bad  cluster hpc: the head wants a token");
+	x->f->conf.token = (char *)(uintptr_t) "wrong";
+	assert_found(x, "bad  cluster hpc: the head refuses the token");
+	x->f->conf.token = (char *)(uintptr_t) "secret";
+	assert_found(x, "ok   cluster hpc: the Jobs API answers, and takes the token\n");
+	fake_ray_break(x->ray, FAKE_RAY_GARBAGE, "GET /api/version", 1);
+	assert_found(x, "is no Ray dashboard");
+	fake_ray_break(x->ray, FAKE_RAY_500, "GET /api/version", 1);
+	assert_found(x, "answers HTTP status 500");
+	fake_ray_break(x->ray, FAKE_RAY_CUT_BEFORE, "GET /api/version", 3);
+	assert_found(x, "cannot be reached");
+	fake_ray_break(x->ray, FAKE_RAY_500, "GET /api/jobs/", 1);
+	assert_found(x, "ray[default]");
+	fake_ray_break(x->ray, FAKE_RAY_GARBAGE, "GET /api/v0/nodes", 1);
+	assert_found(x, "names no node that is alive");
+	x->f->conf.token = NULL;
+	x->f->conf.start = (char *)(uintptr_t) "/nowhere/ray";
+	assert_found(x, "bad  cluster hpc: there is no program /nowhere/ray");
+	x->f->conf.start = (char *)(uintptr_t) "/bin/sh";
+	assert_found(x, "ok   cluster hpc: the first run boots a Ray cluster on this machine, with /bin/sh");
+	x->f->conf.start = NULL;
+}
+
 /* --- through a login --- */
 
 static void test_tunnel_run(void **state)
@@ -649,43 +694,16 @@ static void test_asked_again(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_run),
-		T(test_long_log),
-		T(test_no_ranges),
-		T(test_results),
-		T(test_messages),
-		T(test_cut_before),
-		T(test_cut_after),
-		T(test_half),
-		T(test_no_agent),
-		T(test_watch_unknown),
-		T(test_watch_known),
-		T(test_foreign),
-		T(test_refused),
-		T(test_cancel),
-		T(test_cancel_unsent),
-		T(test_stopped_outside),
-		T(test_no_record),
-		T(test_restart),
-		T(test_restart_unsure),
-		T(test_orphan),
-		T(test_token),
-		T(test_garbage),
-		T(test_probe),
-		T(test_package),
-		T(test_asked_again),
-		U(test_tunnel_run),
-		U(test_tunnel_cut),
-		U(test_tunnel_away),
-		U(test_tunnel_refused),
-		U(test_tunnel_cancel),
-		U(test_tunnel_stop),
-		U(test_run),
-		U(test_results),
-		U(test_messages),
-		U(test_cut_after),
-		U(test_watch_known),
-		U(test_restart),
+		T(test_run),         T(test_long_log),       T(test_no_ranges),      T(test_results),
+		T(test_messages),    T(test_cut_before),     T(test_cut_after),      T(test_half),
+		T(test_no_agent),    T(test_watch_unknown),  T(test_watch_known),    T(test_foreign),
+		T(test_refused),     T(test_cancel),         T(test_cancel_unsent),  T(test_stopped_outside),
+		T(test_no_record),   T(test_restart),        T(test_restart_unsure), T(test_orphan),
+		T(test_token),       T(test_garbage),        T(test_probe),          T(test_package),
+		T(test_doctor),      T(test_asked_again),    U(test_tunnel_run),     U(test_tunnel_cut),
+		U(test_tunnel_away), U(test_tunnel_refused), U(test_tunnel_cancel),  U(test_tunnel_stop),
+		U(test_run),         U(test_results),        U(test_messages),       U(test_cut_after),
+		U(test_watch_known), U(test_restart),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
