@@ -68,7 +68,7 @@ ssh_up() {
 	local pam=no dir=$T/ssh
 	[ "$(id -u)" != 0 ] || mkdir -p /run/sshd
 	case $(getent shadow "$(id -un)" 2>/dev/null | cut -d: -f2) in '!'*) pam=yes ;; esac
-	mkdir -p -m 700 "$dir"
+	[ -d "$dir" ] || mkdir -m 700 "$dir"
 	[ -f "$dir/host_key" ] || ssh-keygen -q -t ed25519 -N '' -f "$dir/host_key"
 	[ -f "$dir/id" ] || ssh-keygen -q -t ed25519 -N '' -f "$dir/id"
 	cp "$dir/id.pub" "$dir/authorized_keys"
