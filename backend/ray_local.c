@@ -45,7 +45,7 @@ struct ray_local {
 static const char keeper[] =
 	"cd \"$2\" || exit 1\n"
 	"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=\"$2/token\" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_TMPDIR=\"$4\" "
-	"RAY_raylet_start_wait_time_s=120\n"
+	"RAY_raylet_start_wait_time_s=120 RAY_agent_register_timeout_ms=120000\n"
 	"\"$1\" start --head --block --disable-usage-stats --temp-dir=\"$4\" --node-ip-address=127.0.0.10 --port=\"$3\" "
 	"--dashboard-host=127.0.0.1 --dashboard-port=$(($3 + 1)) --dashboard-agent-listen-port=$(($3 + 2)) "
 	"--ray-client-server-port=$(($3 + 3)) --node-manager-port=$(($3 + 4)) --object-manager-port=$(($3 + 5)) "

@@ -19,13 +19,30 @@ need_ray() {
 head_up() { # as Ray's own test benches do it: everything on one address of this machine
 	mkdir -p "$R"
 	env RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$T/token" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 \
-		RAY_raylet_start_wait_time_s=300 setsid "$ray" start --head \
+		RAY_raylet_start_wait_time_s=120 RAY_agent_register_timeout_ms=120000 setsid "$ray" start --head \
 		--block --disable-usage-stats --temp-dir="$R" --node-ip-address=127.0.0.10 --port=$base --num-cpus="${1:-1}" \
 		--dashboard-host=127.0.0.1 --dashboard-port=$((base + 1)) --dashboard-agent-listen-port=$((base + 2)) \
 		--ray-client-server-port=$((base + 3)) --min-worker-port=0 --max-worker-port=0 --object-store-memory=80000000 \
 		>>"$T/head.log" 2>&1 </dev/null &
 	head_pid=$!
 	tap_pids="$tap_pids $head_pid"
+}
+
+# head_ready CLUSTER: until a node is there. The raylet gives its agents 15 s to start, whatever it is told, and ends; a head
+# without a node is replaced then. $head_tries: how many it took.
+head_ready() {
+	head_tries=1
+	until eventually 150 head_has_node "$1" && ! raylet_died; do
+		[ $head_tries -lt 5 ] || return 1
+		head_tries=$((head_tries + 1))
+		diag "no node came: $(tail -n 20 "$R/session_latest/logs/raylet.err" 2>/dev/null | grep -o 'Check failed.*' | cut -c1-100)"
+		head_down
+		head_up
+	done
+}
+raylet_died() { grep -qs 'Check failed' "$R/session_latest/logs/raylet.err"; }
+head_has_node() { # or never will
+	raylet_died || timeout 10 grep -q ALIVE "$MNT/clusters/$1/nodes"
 }
 
 head_down() {
