@@ -20,7 +20,7 @@ head_up() { # as Ray's own test benches do it: everything on one address of this
 	mkdir -p "$R"
 	env RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$T/token" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 \
 		RAY_raylet_start_wait_time_s=120 RAY_agent_register_timeout_ms=120000 setsid "$ray" start --head \
-		--block --disable-usage-stats --temp-dir="$R" --node-ip-address=127.0.0.10 --port=$base --num-cpus="${1:-1}" \
+		--block --disable-usage-stats --temp-dir="$R" --node-ip-address=127.0.0.10 --port=$base --num-cpus=1 \
 		--dashboard-host=127.0.0.1 --dashboard-port=$((base + 1)) --dashboard-agent-listen-port=$((base + 2)) \
 		--ray-client-server-port=$((base + 3)) --min-worker-port=0 --max-worker-port=0 --object-store-memory=80000000 \
 		>>"$T/head.log" 2>&1 </dev/null &
