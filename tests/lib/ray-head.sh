@@ -10,10 +10,20 @@ need_ray() {
 	}
 	ray=$(dirname "$python")/ray
 	base=$((21000 + $$ % 400 * 16))
+	until ports_free; do base=$((21000 + (base - 21000 + 16) % 6400)); done
 	head_pid=
 	R=$(mktemp -d /tmp/sr-XXXXXX) # sockets in it have at most 107 bytes
 	(umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$T/token")
 	trap 'head_down; rm -rf "$R"; tap_exit' EXIT
+}
+
+ports_free() {
+	local i
+	for i in 0 1 2 3 8; do
+		if (exec 3<>"/dev/tcp/127.0.0.1/$((base + i))") 2>/dev/null || (exec 3<>"/dev/tcp/127.0.0.10/$((base + i))") 2>/dev/null; then
+			return 1
+		fi
+	done
 }
 
 head_up() { # as Ray's own test benches do it: everything on one address of this machine
