@@ -62,6 +62,7 @@ def ray_of(path):
     said = read(path, 'ray/ready')  # waits until all nodes are there
     if said != 'ready':
         raise dg.Failure('%s/ray: %s' % (path, said))
-    os.environ.update(RAY_AUTH_MODE='token', RAY_AUTH_TOKEN=read(path, 'ray/token'))
+    token = read(path, 'ray/token')
+    os.environ.update({'RAY_AUTH_MODE': 'token', 'RAY_AUTH_TOKEN': token} if token else {'RAY_AUTH_MODE': 'disabled'})
     import ray
     return ray.init(read(path, 'ray/client'))

@@ -1,9 +1,9 @@
 """The examples of docs/examples/dagster that use Ray, with stock Dagster: on a Ray cluster that is there (`lab`), in an allocation and in a
 session of a real Slurm (`demo`), by Ray Client, as whole runs and steps; what is killed, and what jobs print that is no text. Needs the
-environment of scripts/ray-env dagster, SLURMRAY_MOUNT, CASES (an empty directory that jobs see), and DAGSTER_HOME, whose launcher is
-slurmray's on `lab`.
+environment of scripts/ray-env dagster (VENV), SLURMRAY_MOUNT and its CONFIG, CASES (an empty directory that jobs see), and DAGSTER_HOME,
+whose launcher is slurmray's on `lab`. That is the Ray cluster of the session, by its Jobs API: one less to be started.
 
-usage: dagster_ray.py   prints `ok NAME` or `not ok NAME`, reasons behind `# `
+usage: dagster_on_ray.py   prints `ok NAME` or `not ok NAME`, reasons behind `# `
 """
 import glob
 import hashlib
@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 EXAMPLES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), 'docs/examples/dagster')
@@ -19,12 +20,12 @@ sys.path.insert(0, EXAMPLES)
 import dagster as dg  # noqa: E402
 import slurmray_dagster as sd  # noqa: E402
 from dagster._core.definitions.reconstruct import ReconstructableJob  # noqa: E402
-from on_ray import WARM  # noqa: E402
+from on_ray import NODES, WARM  # noqa: E402
 from slurmray_executor import slurmray_executor  # noqa: E402
-from slurmray_session import Session  # noqa: E402
+from slurmray_session import Session, lease  # noqa: E402
 
 MNT, CASES = os.environ['SLURMRAY_MOUNT'], os.environ['CASES']
-PATIENCE = 240
+PATIENCE = 400
 began, failed = time.time(), []
 
 
@@ -91,7 +92,7 @@ def wide(context, address):
     import ray
     ray.init()
     with open(CASES + '/wide', 'w', encoding='utf-8') as f:
-        f.write('%d %s' % (len(ray.nodes()), os.environ['RAY_ADDRESS'] != address))
+        f.write('%d %s' % (len(ray.nodes()), os.environ['RAY_ADDRESS'] == address))
 
 
 @dg.job(executor_def=on_lab)
@@ -141,32 +142,52 @@ def words_of(path, name, key):
     return json.loads(sd.read(path, name)).get(key, {}).get('value')
 
 
+def lab():
+    """Configures it, when the session's Ray is ready."""
+    path = '%s/runs/%s' % (MNT, sd.read(MNT + '/sessions/warm', 'run'))
+    ready, token = sd.read(path, 'ray/ready'), os.open(CASES + '/token', os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(token, sd.read(path, 'ray/token').encode())
+    with open(os.environ['CONFIG'], 'a', encoding='utf-8') as f:
+        f.write('[cluster lab]\ntype = ray\naddress = %s\ntoken_file = %s/token\nenvironment = venv:%s\n' % (
+            sd.read(path, 'ray/dashboard'), CASES, os.environ['VENV']))
+    with open(MNT + '/ctl', 'w', encoding='utf-8') as f:
+        f.write('reload\n')
+    wait_for(lambda: os.path.isdir(MNT + '/clusters/lab') and 'link up' in sd.read(MNT, 'clusters/lab/status'), 60)
+    report('the Ray cluster of a session is a cluster of the type ray, too', ready=(ready, 'ready'), said=str(sd.read(path, 'ray/why')),
+           link=('link up' in sd.read(MNT, 'clusters/lab/status'), True))
+
+
 def examples(instance):
     """on_ray.py, as its README says; three commands side by side, of which the last has two processes in one session."""
     which = {'pi_elsewhere': ('asset', 'materialize', '-m', 'on_ray', '--select', 'pi_elsewhere'),
              'pi_allocation': ('asset', 'materialize', '-m', 'on_ray', '--select', 'pi_allocation'),
              'pi_in_session': ('job', 'execute', '-m', 'on_ray', '-j', 'pi_in_session')}
-    processes = {name: dagster(*words) for name, words in which.items()}
+    processes = {name: dagster(*which[name]) for name in ('pi_allocation', 'pi_in_session')}
     leases = set()
 
     def look():
-        if os.path.isdir(MNT + '/sessions/warm/leases'):
+        while processes['pi_in_session'].poll() is None:
             leases.update(os.listdir(MNT + '/sessions/warm/leases'))
-        return all(p.poll() is not None for p in processes.values())
-    wait_for(look)
+            time.sleep(.1)
+    looks = threading.Thread(target=look)
+    looks.start()
+    lab()
+    processes['pi_elsewhere'] = dagster(*which['pi_elsewhere'])
+    wait_for(lambda: all(p.poll() is not None for p in processes.values()))
+    looks.join(10)
     ends = {name: p.poll() for name, p in processes.items()}
     report('dagster asset materialize on a Ray cluster that is there', said=said('pi_elsewhere'), end=(ends['pi_elsewhere'], 0),
            **facts(instance, 'pi_elsewhere', 1, 'lab'))
-    report('on a Ray cluster of two nodes in an allocation', said=said('pi_allocation'), end=(ends['pi_allocation'], 0),
-           **facts(instance, 'pi_allocation', 2, 'demo'))
-    warm = facts(instance, 'pi_warm', 2, 'demo')
+    report('on a Ray cluster in an allocation', said=said('pi_allocation'), end=(ends['pi_allocation'], 0),
+           **facts(instance, 'pi_allocation', NODES, 'demo'))
+    warm = facts(instance, 'pi_warm', NODES, 'demo')
     job = sd.read(MNT + '/sessions/warm', 'job_id') if os.path.isdir(MNT + '/sessions/warm') else ''
     report('in a warm session', said=said('pi_in_session'), end=(ends['pi_in_session'], 0), **warm,
            job=(sd.read(newest(instance, 'pi_warm')['slurmray/run'], 'job_id').split('.')[0] if newest(instance, 'pi_warm') else '', job))
     here = newest(instance, 'pi_here')
     report('the process of the step itself, by Ray Client', said=said('pi_in_session'), pi=(2.9 < here.get('pi', 0) < 3.4, True))
-    report('each of the two steps had a lease of its own, and they left one for a while', leases=(len(leases), 3),
-           left=(os.listdir(MNT + '/sessions/warm/leases') if job else '', ['linger']), status=(sd.read(MNT + '/sessions/warm', 'status'), 'running'))
+    report('each of the two steps had a lease of its own, and they left one for a while', leases=(len(leases), 4),
+           left=(sorted(os.listdir(MNT + '/sessions/warm/leases')) if job else '', ['linger', 'test']), status=(sd.read(MNT + '/sessions/warm', 'status'), 'running'))
 
 
 def facts(instance, key, nodes, cluster):
@@ -214,7 +235,7 @@ def kills(instance):
     report('a run and its steps are jobs of the Ray cluster, one of them in the session', said=told,
            status=(instance.get_run_by_id(run_id).status.value, 'SUCCESS'),
            clusters=({n: sd.read(p, 'cluster') for n, p in by_name.items()}, {'steps': 'lab', 'small': 'lab', 'wide': 'demo'}),
-           wide=(os.path.exists(CASES + '/wide') and sd.read(CASES, 'wide'), '2 True'))
+           wide=(os.path.exists(CASES + '/wide') and sd.read(CASES, 'wide'), '%d True' % NODES))
     ray = words_of(by_name['small'], 'effective', 'ray') if 'small' in by_name else {}
     report('the tag of an op wins over the member of the executor that it names', cpus=(ray.get('entrypoint_num_cpus'), 0.5),
            metadata=(ray.get('metadata'), {'team': 'blue'}))
@@ -230,7 +251,8 @@ def end(_instance):
 
 if __name__ == '__main__':
     with dg.DagsterInstance.get() as of_all:
-        examples(of_all)
-        kills(of_all)
+        with lease(MNT + '/sessions/warm', 'test', WARM.spec, WARM.linger):
+            examples(of_all)
+            kills(of_all)
         end(of_all)
     sys.exit(1 if failed else 0)
