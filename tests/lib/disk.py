@@ -246,7 +246,8 @@ def comes_and_goes():
     before = idents()
     rng = random.Random(1)
     writers = Writers(4)
-    for turn in range(8):
+    turn = 0
+    while turn < 8 or turn < 100 and not (len(writers.ids) > 10 and writers.refused):
         time.sleep(rng.uniform(0.05, 0.2))
         with full():
             time.sleep(rng.uniform(0.05, 0.4))
@@ -255,6 +256,7 @@ def comes_and_goes():
                 time.sleep(rng.uniform(0.0, 0.2))
         if turn % 3 == 2:
             kill_worker()
+        turn += 1
     writers.join()
     until(healthy, "the journal is well again")
     is_("no other errors", writers.other, [])
