@@ -162,7 +162,7 @@ def examples(instance):
     which = {'pi_elsewhere': ('asset', 'materialize', '-m', 'on_ray', '--select', 'pi_elsewhere'),
              'pi_allocation': ('asset', 'materialize', '-m', 'on_ray', '--select', 'pi_allocation'),
              'pi_in_session': ('job', 'execute', '-m', 'on_ray', '-j', 'pi_in_session')}
-    processes = {name: dagster(*which[name]) for name in ('pi_allocation', 'pi_in_session')}
+    processes = {'pi_in_session': dagster(*which['pi_in_session'])}
     leases = set()
 
     def look():
@@ -172,7 +172,7 @@ def examples(instance):
     looks = threading.Thread(target=look)
     looks.start()
     lab()
-    processes['pi_elsewhere'] = dagster(*which['pi_elsewhere'])
+    processes.update({name: dagster(*which[name]) for name in ('pi_elsewhere', 'pi_allocation')})
     wait_for(lambda: all(p.poll() is not None for p in processes.values()))
     looks.join(10)
     ends = {name: p.poll() for name, p in processes.items()}
@@ -250,6 +250,8 @@ def end(_instance):
 
 
 if __name__ == '__main__':
+    sys.stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
+    os.dup2(2, 1)  # what jobs print
     with dg.DagsterInstance.get() as of_all:
         with lease(MNT + '/sessions/warm', 'test', WARM.spec, WARM.linger):
             examples(of_all)

@@ -50,7 +50,8 @@ cat >"$DAGSTER_HOME/dagster.yaml" <<-EOT
 	run_monitoring: {enabled: true, start_timeout_seconds: 604800}
 EOT
 
-within 800 "$python" "$ROOT/tests/lib/dagster_on_ray.py" >"$T/results" 2>"$T/errors" || diag "$(tail -n 30 "$T/errors")"
+within 800 "$python" "$ROOT/tests/lib/dagster_on_ray.py" >"$T/results" 2>"$T/errors" ||
+	diag "$(tail -n 30 "$T/errors" | tr -cd '[:print:]\n' | cut -c 1-400)"
 [ -z "${TIMES:-}" ] || cp "$T/errors" "$TIMES"
 grep '^ok\|^not ok\|^# ' "$T/results" >"$T/lines"
 tap_lines "$T/lines"
