@@ -80,8 +80,7 @@ def by_dagster_ray(context, extras):
     begin = time.time()
     done = PipesRayJobClient(address=URL).run(context=context, extras=extras, submit_job_params={'entrypoint': ' '.join(COMMAND)})
     results = list(done.get_results())
-    calls['dagster-ray'] = time.time() - begin, done.metadata['Ray Job ID'].value if hasattr(done.metadata['Ray Job ID'], 'value') \
-        else done.metadata['Ray Job ID']
+    calls['dagster-ray'] = time.time() - begin, done.metadata['Ray Job ID'].value
     return results
 
 
