@@ -1,7 +1,7 @@
 #!/bin/bash
 # Assets, runs and steps of stock Dagster on Ray: the examples of docs/examples/dagster on a Ray cluster that is there, in an allocation
 # and in a session of a real Slurm. The cases are in tests/lib/dagster_on_ray.py.
-# TEST_TIMEOUT=900
+# TEST_TIMEOUT=1200
 # TEST_SECONDS=90
 # LONG=1 has two nodes in each cluster.
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
@@ -50,7 +50,7 @@ cat >"$DAGSTER_HOME/dagster.yaml" <<-EOT
 	run_monitoring: {enabled: true, start_timeout_seconds: 604800}
 EOT
 
-within 800 "$python" "$ROOT/tests/lib/dagster_on_ray.py" >"$T/results" 2>"$T/errors" ||
+within 1100 "$python" "$ROOT/tests/lib/dagster_on_ray.py" >"$T/results" 2>"$T/errors" ||
 	diag "$(tail -n 30 "$T/errors" | tr -cd '[:print:]\n' | cut -c 1-400)"
 [ -z "${TIMES:-}" ] || cp "$T/errors" "$TIMES"
 grep '^ok\|^not ok\|^# ' "$T/results" >"$T/lines"
