@@ -180,20 +180,6 @@ begin bash 110 'echo never' -e 's/^_want=.*/_want=2.9/'
 ok "another version" eventually 60 has_ended 110
 like "is refused" "$(reason 110)" 'ray_version=2.9 was asked for, and n[12] has Ray 2.60.0'
 ok "nothing is left" eventually 60 nothing_left
-# A range of two blocks, in one of which somebody listens: one node has the other, and the other node none.
-low=$((8000 + $$ % 500 * 16))
-in_background python3 -c "import socket, time; s = socket.socket(); s.bind(('', $low + 5)); s.listen(); open('$T/there', 'w'); time.sleep(300)"
-ok "a listener" eventually 10 test -e "$T/there"
-begin bash 120 'echo never' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
-ok "no room for two nodes" eventually 60 has_ended 120
-like "is said" "$(reason 120)" "no 16 free ports in a row on n[12] among $low-$((low + 31))"
-ok "the block was passed over" sh -c "! grep -h 'hello\|up ' '$A/ray.d/log' | grep -q ':$low '"
-ok "nothing is left" eventually 60 nothing_left
-kill "$pid"
-begin bash 125 'echo $RAY_ADDRESS' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
-ok "with both blocks" eventually 60 has_ended 125
-is "it runs" "$(code 125)" 0
-like "there" "$(cat "$A/stdout")" ":($low|$((low + 16)))\$"
 
 order() { printf '\n%s .\n' "$1" >>"$A/orders"; }
 times() { [ "$(grep -c 'ready: 2 nodes' "$A/ray.d/log")" = "$1" ]; }
@@ -213,6 +199,20 @@ ok "nothing is left" eventually 60 nothing_left
 ok "the command goes on" kill -0 "$(cat "$A/pid")"
 kill -TERM "$(cat "$A/pid")"
 ok "to its own end" eventually 60 has_ended 140
+# A range of two blocks, in one of which somebody listens: one node has the other, and the other node none.
+low=$((8000 + $$ % 500 * 16))
+in_background python3 -c "import socket, time; s = socket.socket(); s.bind(('', $low + 5)); s.listen(); open('$T/there', 'w'); time.sleep(300)"
+ok "a listener" eventually 10 test -e "$T/there"
+begin bash 120 'echo never' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
+ok "no room for two nodes" eventually 60 has_ended 120
+like "is said" "$(reason 120)" "no 16 free ports in a row on n[12] among $low-$((low + 31))"
+ok "the block was passed over" sh -c "! grep -h 'hello\|up ' '$A/ray.d/log' | grep -q ':$low '"
+ok "nothing is left" eventually 60 nothing_left
+kill "$pid"
+begin bash 125 'echo $RAY_ADDRESS' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
+ok "with both blocks" eventually 60 has_ended 125
+is "it runs" "$(code 125)" 0
+like "there" "$(cat "$A/stdout")" ":($low|$((low + 16)))\$"
 for id in $(sed -n 's/^_id=//p' "$STATE"/runs/*/a2/ray-settings); do
 	ok "no directory, either" eventually 60 sh -c "! ls -d /tmp/sr-$id*"
 done
