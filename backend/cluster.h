@@ -60,8 +60,8 @@ enum cluster_look {                           /* bits */
 		    CLUSTER_LOOK_WORK = 4,    /* into work/ */
 };
 
-/* RAY: the directory of the run's Ray cluster; RAY_LOGS: its logs, a directory a node. */
-enum cluster_area { AREA_RESULTS, AREA_WORK, AREA_RAY, AREA_RAY_LOGS };
+/* RAY: the directory of the run's Ray cluster; RAY_LOGS: its logs, a directory a node. The same of Spark. */
+enum cluster_area { AREA_RESULTS, AREA_WORK, AREA_RAY, AREA_RAY_LOGS, AREA_SPARK, AREA_SPARK_LOGS };
 const char *cluster_area_path(enum cluster_area area); /* in the attempt's directory */
 
 struct creq {

@@ -38,36 +38,26 @@ void area_forget(struct fsys *fs, uint32_t run)
 	paths_close(container_of(n, struct paths, node));
 }
 
-/* A row number from a node id need not be one of the table. */
-static bool is_ray_logs(uint32_t row)
+/* The area that a row of run_nodes is, or 0. A row number from a node id need not be one of the table. */
+static char area_of_row(uint32_t row)
 {
-	static uint32_t logs;
+	static char areas[1 << INO_ROW_BITS] = { [RUN_ROW_RESULTS] = 'r', [RUN_ROW_WORK] = 'w', [RUN_ROW_FILES] = 'f' };
+	static bool filled;
 
-	for (uint32_t i = 1; !logs && run_nodes[i].name; i++)
-		if (ray_row_is_logs(&run_nodes[i]))
-			logs = i;
-	return row == logs;
+	for (uint32_t i = RUN_ROW_FIRST_FILE; !filled && run_nodes[i].name; i++)
+		areas[i] = inner_logs(&run_nodes[i]);
+	filled = true;
+	return areas[row];
 }
 
 bool area_is(uint64_t ino)
 {
-	uint32_t row = ino_row(ino);
-
-	return ino_kind(ino) == INO_PATH ||
-	       (ino_kind(ino) == INO_RUN && (row == RUN_ROW_RESULTS || row == RUN_ROW_WORK || row == RUN_ROW_FILES ||
-					     (row >= RUN_ROW_FIRST_FILE && is_ray_logs(row))));
-}
-
-static char area_of_row(uint32_t row)
-{
-	static const char areas[] = { [RUN_ROW_RESULTS] = 'r', [RUN_ROW_WORK] = 'w', [RUN_ROW_FILES] = 'f' };
-
-	return row < sizeof(areas) ? areas[row] : 'y';
+	return ino_kind(ino) == INO_PATH || (ino_kind(ino) == INO_RUN && area_of_row(ino_row(ino)));
 }
 
 enum cluster_area area_number(char area)
 {
-	return area == 'r' ? AREA_RESULTS : area == 'w' ? AREA_WORK : AREA_RAY_LOGS;
+	return area == 'r' ? AREA_RESULTS : area == 'w' ? AREA_WORK : area == 'y' ? AREA_RAY_LOGS : AREA_SPARK_LOGS;
 }
 
 bool area_at(struct fsys *fs, uint64_t ino, struct spot *s)

@@ -13,7 +13,7 @@
 struct spot {
 	const struct run *r;
 	struct paths *p;
-	char area;        /* 'r', 'w', 'f', 'y': ray/logs */
+	char area;        /* 'r', 'w', 'f', 'y': ray/logs, 's': spark/logs */
 	const char *path; /* "" for the area itself */
 	struct pentry *e; /* NULL for the area itself */
 };

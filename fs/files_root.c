@@ -36,7 +36,7 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		"\n"
 		"Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
 		"  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
-		"  runs/ID/ray/ready  runs/ID/ray/token\n"
+		"  runs/ID/ray/ready  runs/ID/ray/token  runs/ID/spark/ready\n"
 		"  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
 		"\n"
 		"Keys need ` -- ` before the command. A job starts in runs/ID/work, a directory of its own, unless workdir=/path\n"

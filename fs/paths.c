@@ -373,7 +373,9 @@ void paths_forget(struct paths *p)
 
 struct pentry *paths_dir(struct paths *p, char area, const char *dir)
 {
-	return *dir ? paths_find(p, area, dir) : &p->root[area == 'r' ? 0 : area == 'w' ? 1 : 2];
+	static const char roots[] = "rwysf";
+
+	return *dir ? paths_find(p, area, dir) : &p->root[strchr(roots, area) - roots];
 }
 
 /* Was the directory that a path is in listed later than that? */

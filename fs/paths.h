@@ -17,7 +17,7 @@
 struct pentry {
 	struct hmap_node by_name;
 	uint32_t index;
-	char area;  /* 'r', 'w', 'f' */
+	char area;  /* 'r', 'w', 'f', 'y', 's' */
 	char *path; /* relative to the area, never "" */
 	bool known; /* the members below are set, the path was there when last looked */
 	/* directories: what was asked of their children; all times are monotonic us */
@@ -62,7 +62,7 @@ struct paths {
 	struct pentry **entries;
 	size_t n, cap;
 	struct hmap by_name;
-	struct pentry root[3]; /* listing state of results/, work/ and ray/logs themselves */
+	struct pentry root[5]; /* listing state of the areas themselves */
 	bool manifest;         /* results are known from the manifest */
 	int64_t news_at;       /* monotonic us: the run did something, so that older listings may be wrong */
 	uint32_t attempt;      /* that all of this is known of */
