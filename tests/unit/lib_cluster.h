@@ -18,7 +18,7 @@
 
 #define UUID "11111111-2222-3333-4444-555555555555"
 #define MS ((int64_t)USEC_PER_MSEC)
-#define PATIENCE_MS 20000
+#define PATIENCE_MS 60000
 
 struct answer {
 	uint64_t ticket;
