@@ -136,7 +136,7 @@ fi
 # --- a laptop that is closed and stays so ---
 
 echo 'name=leased ntasks=1 cpus_per_task=1 time=20 idle=0 scope=lease' >"$MNT/sessions/new"
-echo 'name=lap nodes=2 ntasks=2 cpus_per_task=2 time=20 idle=0:00:03 ray=true' >"$MNT/sessions/new"
+echo 'name=lap nodes=2 ntasks=2 cpus_per_task=2 time=20 idle=0:00:03 ray.dashboard=false' >"$MNT/sessions/new"
 id=$(submit "session=lap launcher=ray -- touch $T/begun; sleep 5; python $T/both.py; echo over")
 echo ttl 600 >"$MNT/sessions/leased/leases/me"
 ok "a session with Ray, and a run in it" eventually 600 test -e "$T/begun"
