@@ -54,6 +54,7 @@ static void begin_cluster(struct parser *p, const char *name)
 	k->line = p->line;
 	c->clusters = xrealloc(c->clusters, (c->n_clusters + 1) * sizeof(struct cluster_conf *));
 	c->clusters[c->n_clusters++] = k;
+	k->keep_s = k->cache_bytes = CONFIG_UNSAID;
 	p->cluster = k;
 	p->target = k->defaults;
 }
@@ -204,6 +205,7 @@ static void add_local(struct config *c)
 	k->name = xstrdup("local");
 	k->type = CLUSTER_LOCAL;
 	k->defaults = json_object();
+	k->keep_s = k->cache_bytes = CONFIG_UNSAID;
 	c->clusters = xrealloc(c->clusters, (c->n_clusters + 1) * sizeof(struct cluster_conf *));
 	c->clusters[c->n_clusters++] = k;
 }
@@ -211,17 +213,20 @@ static void add_local(struct config *c)
 /* Files of jobs are where their driver runs, which it finds out itself. */
 static void finish_ray(struct parser *p, struct cluster_conf *k)
 {
+	if (k->hosts && k->start)
+		config_complain(
+			p,
+			"cluster '%s': start boots a Ray cluster on this machine, which needs no host; for one that "
+			"is there write address instead",
+			k->name);
+	else if (k->hosts && !k->address)
+		k->address = xstrdup("http://127.0.0.1:8265"); /* Ray's own, as the host sees it */
 	if (!k->address == !k->start)
 		config_complain(
 			p,
 			"cluster '%s' needs one of: address = http://HOST:8265 (the Ray dashboard), or start = local "
 			"(a Ray cluster on this machine)",
 			k->name);
-	if (k->hosts)
-		config_complain(p,
-				"cluster '%s': host (through SSH) is not possible yet with type = ray: forward the "
-				"dashboard's port and its agents' with ssh -L, or reach them straight",
-				k->name);
 	if (k->start && (k->token || k->token_file || k->ca_file || k->headers))
 		config_complain(p,
 				"cluster '%s': with start = local the token is made here; leave token, headers and "
@@ -444,4 +449,13 @@ const char *config_on_event(const struct config *c, const char *cluster)
 	const char *command = k && k->on_event ? k->on_event : c->on_event;
 
 	return command && *command ? command : NULL;
+}
+
+int64_t config_keep(const struct config *c, const char *cluster)
+{
+	const struct cluster_conf *k = cluster ? config_cluster(c, cluster) : NULL;
+
+	if (!k)
+		return 0;
+	return k->keep_s != CONFIG_UNSAID ? k->keep_s : c->keep_s;
 }

@@ -77,7 +77,7 @@ static const char job_clock[] = "_host=$(uname -n)\n"
  */
 static const char step_clock[] = "# shellcheck disable=SC2086 # two words\n"
 				 "set -- ${SLURMRAY_RUNNER:-}\n"
-				 "_off=${1:-} _host=${2:-$(uname -n)} _bell=${SLURMRAY_BELL:-}\n"
+				 "_off=${1:-} _host=${2:-$(uname -n)} _key=${3:-} _bell=${SLURMRAY_BELL:-}\n"
 				 "unset SLURMRAY_RUNNER SLURMRAY_BELL\n"
 				 "_now() {\n"
 				 "\tif [ -n \"$_off\" ] && read -r _t _ </proc/uptime; then\n"
@@ -238,9 +238,11 @@ static const char pipes_encode[] =
 	"\t\t}'\n"
 	"}\n";
 
-/* A requeued job goes on in the file of its earlier start, behind a line that may be cut. */
-static const char pipes_file[] = "[ -z \"$(tail -c 1 events 2>/dev/null)\" ] || echo >>events\n"
-				 ": >>events || unready\n";
+/* A requeued job goes on in the file of its earlier start, behind a line that may be cut and one that says so. */
+static const char pipes_file[] =
+	"[ -z \"$(tail -c 1 events 2>/dev/null)\" ] || echo >>events\n"
+	"[ \"$_restart\" = 0 ] || echo '{\"slurmray\": \"start\", \"restart\": '\"$_restart}\" >>events || unready\n"
+	": >>events || unready\n";
 
 static void add_pipes(struct strbuf *out, const struct job *job)
 {
@@ -624,7 +626,7 @@ static const char session_end[] = "_limit=-\n"
 /* The copy lets whoever has read the one in `ends` remove many of them at once; nothing starts a step again, so that it
  * cannot be of another start. */
 static const char step_over[] = "printf '%%s\\n' \"$_rec\" >./exit\n"
-				"[ ! -p \"$_bell\" ] || echo '%u/a%u' 1<>\"$_bell\"\n";
+				"[ ! -p \"$_bell\" ] || echo \"${_key:-%u/a%u}\" 1<>\"$_bell\"\n";
 
 /* It stops at a NUL, and then it is wc who counts. */
 static const char bytes_step[] =

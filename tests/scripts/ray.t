@@ -180,6 +180,25 @@ begin bash 110 'echo never' -e 's/^_want=.*/_want=2.9/'
 ok "another version" eventually 60 has_ended 110
 like "is refused" "$(reason 110)" 'ray_version=2.9 was asked for, and n[12] has Ray 2.60.0'
 ok "nothing is left" eventually 60 nothing_left
+
+order() { printf '\n%s .\n' "$1" >>"$A/orders"; }
+times() { [ "$(grep -c 'ready: 2 nodes' "$A/ray.d/log")" = "$1" ]; }
+begin bash 120 'exec sleep 47812'
+ok "ready" eventually 60 ray_is ready
+is "its Python" "$(cat "$A/ray/python")" "$("$(sed -n '1s/^#!//p' "$T/bin/ray")" -c 'import platform; print(platform.python_version())')"
+order 'spark stop 6'
+printf '\nray rest' >>"$A/orders"
+printf 'art 7 .\n' >>"$A/orders"
+ok "it is ended and begun again by an order" eventually 60 times 2
+ok "all of it" eventually 60 ray_is ready
+order 'ray restart 7' # whose answer was lost
+order 'ray stop 8'
+ok "another order" eventually 60 ray_is ended
+ok "once each" times 2
+ok "nothing is left" eventually 60 nothing_left
+ok "the command goes on" kill -0 "$(cat "$A/pid")"
+kill -TERM "$(cat "$A/pid")"
+ok "to its own end" eventually 60 has_ended 120
 # A range of two blocks, in one of which somebody listens: one node has the other, and the other node none.
 low=$((8000 + $$ % 500 * 16))
 in_background python3 -c "import socket, time; s = socket.socket(); s.bind(('', $low + 5)); s.listen(); open('$T/there', 'w'); time.sleep(300)"

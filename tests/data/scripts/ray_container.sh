@@ -159,7 +159,7 @@ echo $$ >"$_kind.d/keeper"
 rm -f "$_kind.d/command"
 [ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
 rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
-rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
+rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/python" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
 	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
 }
@@ -172,6 +172,28 @@ _put why 'its nodes are starting'
 _put state starting
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
+# A run's own takes orders itself; to a session's its runner passes them on. Started again it goes on where it was.
+if [ "$_mode" = run ] && [ "${3:-}" != again ]; then { : >>orders && exec 7<orders; } || exit 73; fi
+_part='' _done=${4:-}
+_orders() { # KIND restart|stop WHICH .
+	local line
+	for ((;;)); do
+		if ! read -r line <&7; then
+			_part+=$line
+			return
+		fi
+		line=$_part$line _part=''
+		# shellcheck disable=SC2086 # words
+		set -- $line
+		[ "$1:$#:${4:-}" = "$_kind:4:." ] || continue
+		if [ "$3" = "$_done" ] && [ "$3" != - ]; then continue; fi
+		_done=$3
+		case $2 in
+		restart) : >"$_kind.d/restart" && _stop=restart ;;
+		stop) _stop=stop ;;
+		esac
+	done
+}
 _stop='' _state=starting _head='' _watch='' _up=''
 declare -A _fd _pid _vers _host _ip _at _ended _row
 _names=() _ncpus=()
@@ -203,7 +225,7 @@ _spawn() { # _spawn NODE ROLE CPUS
 	(
 		trap - TERM
 		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec "${run[@]}" 6>&-
+		exec "${run[@]}" 6>&- 7<&-
 	) <"$_kind.d/in.$1" >&6 2>>"$_kind/logs/$1/srun.log" &
 	_pid[$1]=$!
 }
@@ -300,7 +322,7 @@ _hello() { # _hello NODE VERSION PYTHON HOST ADDRESS
 	elif [ -n "$v" ]; then
 		case $2. in "$v".*) ;; *) _fail "${_kind}_version=$v was asked for, and $1 has $_name $2" ;; esac
 	fi
-	[ "$1" != "$_head" ] || _head_is "$2"
+	[ "$1" != "$_head" ] || _head_is "$2" "$3"
 	for v in "${!_vers[@]}"; do
 		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has $_name ${_vers[$v]}, and $1 has $_name ${_vers[$1]}: they must be the same"
 	done
@@ -346,7 +368,7 @@ _line() { # _line NODE WORD...
 		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
 		;;
 	@:more)
-		_extra+="${*:3}"$'\n'
+		_extra+="${_at[$3]:-$3} ${*:4}"$'\n'
 		;;
 	@:free)
 		_free+="$3 $4 of $5"$'\n'
@@ -398,6 +420,7 @@ while [ -z "$_stop" ]; do
 		_beat=$SECONDS
 		for n in "${_names[@]}"; do _tell "$n" .; done
 	fi
+	[ "$_mode" != run ] || _orders
 	for n in "${_names[@]}"; do
 		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
 		# What it said last may have come since.
@@ -420,7 +443,12 @@ done
 
 # Workers first: a head that is gone would keep them waiting.
 _log "stopping: $_stop"
-[ "$_state" = failed ] || _put state stopping
+if [ "$_state" != failed ] && [ -e "$_kind.d/restart" ]; then # who waits for it waits on
+	_put why 'it is started again'
+	_put state starting
+elif [ "$_state" != failed ]; then
+	_put state stopping
+fi
 for n in "${_names[@]}"; do # some may have gone in the same moment
 	if [ "$_stop" = TERM ] || [ -n "${_ended[$n]:-}" ] || kill -0 "${_pid[$n]}" 2>/dev/null; then continue; fi
 	_ended[$n]=1
@@ -455,14 +483,14 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 fi
 [ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
 rm -f "$_kind.d"/in.* "$_kind.d/report"
-if [ "$_state" != failed ]; then
+if [ "$_state" != failed ] && [ ! -e "$_kind.d/restart" ]; then
 	_put why 'it was ended'
 	_put state ended
 fi
 _log "ended"
 if [ -e "$_kind.d/restart" ] && kill -0 "$_parent" 2>/dev/null; then
 	sed -i '/^_id=/d' "$_kind-settings"
-	exec bash "$_home/$_kind-keeper" "$_home" "$_mode"
+	exec bash "$_home/$_kind-keeper" "$_home" "$_mode" again "$_done"
 fi
 rm -f "$_kind.d/keeper"
 END_OF_FILE
@@ -817,9 +845,10 @@ _up_words() {
 }
 
 # For the keeper.
-_head_is() { # _head_is VERSION
+_head_is() { # _head_is VERSION PYTHON
 	local v=${1#*.}
 	_put version "$1"
+	_put python "$2"
 	if [ "$_token" != 1 ] || { [ "${1%%.*}" -le 2 ] && [ "${v%%.*}" -lt 52 ]; }; then
 		rm -f ray/token
 		_log "no token: $([ "$_token" = 1 ] && echo "Ray $1 has none" || echo 'token=false')"

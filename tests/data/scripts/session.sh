@@ -182,6 +182,15 @@ _take() { # _take WHERE SIGN: 1 takes it, -1 gives it back
 	done
 }
 
+# Where a step is.
+_at() { # _at KEY
+	case $1 in
+	*:*) _root=${_base%/*}/${1%%:*} _k=${1#*:} _of=.${1%%-*} _of=${_of%%:*} ;;
+	*) _root=$_base _k=$1 _of='' ;;
+	esac
+	_num=${_k%%/*} _dir=$_root/runs/$_k _end=$_root/ends/${_k%/*}.${_k#*/}
+}
+
 # Others read these whole or not at all.
 _tell() {
 	local k now left
@@ -217,25 +226,26 @@ _leave() {
 
 # A step: its wrapper is the leader of a session of its own, so that all that it leaves behind is found.
 _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
-	local num=${1%%/*} dir=$_base/runs/$1 on=${_where%%:*} gpus=${_where##*:} t f
+	local on=${_where%%:*} gpus=${_where##*:} t f
+	_at "$1"
 	read -r t _ </proc/uptime && f=${EPOCHREALTIME//[!0-9]/} && _off=$((f / 10000 - ${t%.*} * 100 - 1${t#*.} + 100))
 	if [ "$on" != 0 ]; then
-		rm -f "new/in.$num"
-		mkfifo "new/in.$num" && exec {f}<>"new/in.$num" && _ear[$1]=$f
+		rm -f "new/in.$_num$_of"
+		mkfifo "new/in.$_num$_of" && exec {f}<>"new/in.$_num$_of" && _ear[$1]=$f
 	fi
 	(
 		trap : TERM INT QUIT # Slurm tells everybody; and what is in the background would not hear the others
-		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$num"; else exec </dev/null; fi
+		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$_num$_of"; else exec </dev/null; fi
 		_leave
-		cd "$dir" || exit 0
-		export SLURMRAY_JOB_ID=$_job.s$num SLURMRAY_BELL=$_bell
+		cd "$_dir" || exit 0
+		export SLURMRAY_JOB_ID=$_job.s$_num$_of SLURMRAY_BELL=$_bell
 		if [ "$5" != - ] && [ -n "${_gpus[on]}" ]; then
 			export SLURM_STEP_GPUS=$gpus CUDA_VISIBLE_DEVICES=$gpus ROCR_VISIBLE_DEVICES=$gpus
 		fi
 		exec >>stdout
 		if [ "$3" = 1 ]; then exec 2>&1; else exec 2>>stderr; fi
 		if [ "$on" = 0 ]; then
-			export SLURMRAY_RUNNER="$_off $_host"
+			export SLURMRAY_RUNNER="$_off $_host $1"
 			exec setsid bash ./script
 		fi
 		set -- "$_bell" "$1" "$2" "${_node[on]}" "$5"
@@ -271,34 +281,36 @@ _sweep() {
 }
 
 _end() { # _end NUM/aATTEMPT
-	local dir=$_base/runs/$1 f
+	_at "$1"
+	local f
 	_take "${_got[$1]}" -1
 	_over+=("${_pid[$1]}")
 	_live=$((_live - 1)) _dirty=1
 	# Whose wrapper was killed has no record; one that was read already is in the step's own directory.
-	if [ ! -e "$_base/ends/${1%/*}.${1#*/}" ] && [ ! -e "$dir/exit" ] && [ -L "$dir/started" ]; then
-		echo "${_gone[${_on[$1]}]:-}" >"$dir/gone"
+	if [ ! -e "$_end" ] && [ ! -e "$_dir/exit" ] && [ -L "$_dir/started" ]; then
+		echo "${_gone[${_on[$1]}]:-}" >"$_dir/gone"
 	fi
 	if [ -n "${_ear[$1]:-}" ]; then
 		f=${_ear[$1]}
 		exec {f}>&-
-		rm -f "new/in.${1%%/*}"
+		rm -f "new/in.$_num$_of"
 	fi
 	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]" "_ear[$1]"
 }
 
 # It can never start: nobody may start it any more, and it has a record that says why.
 _refuse() { # _refuse NUM/aATTEMPT WHY
-	local dir=$_base/runs/$1 why=${2// /%20} now
+	local why=${2// /%20} now
+	_at "$1"
 	printf -v now '%(%s)T' -1
-	echo "v=1 run=${1%%/*} attempt=${1##*/a} job=$_job.s${1%%/*} rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
-		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$dir/exit.tmp" &&
-		cp "$dir/exit.tmp" "$dir/exit" # before it is void, for that alone would be no end
-	ln -s void "$dir/started" 2>/dev/null
-	if [ "$(readlink "$dir/started")" = void ]; then
-		mv -f "$dir/exit.tmp" "$_base/ends/${1%/*}.${1#*/}"
+	echo "v=1 run=$_num attempt=${1##*/a} job=$_job.s$_num$_of rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
+		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$_dir/exit.tmp" &&
+		cp "$_dir/exit.tmp" "$_dir/exit" # before it is void, for that alone would be no end
+	ln -s void "$_dir/started" 2>/dev/null
+	if [ "$(readlink "$_dir/started")" = void ]; then
+		mv -f "$_dir/exit.tmp" "$_end"
 	else
-		rm -f "$dir/exit"
+		rm -f "$_dir/exit"
 	fi
 }
 
@@ -342,7 +354,7 @@ _order() { # _order VERB NUM/aATTEMPT ARGUMENT
 	cancel) _cancel "$2" "$3" ;;
 	signal) _signal "$2" "$3" ;;
 	stop) _stop=stop ;;
-	ray | spark) _inner_order "$1" "$2" ;;
+	ray | spark) _inner_order "$1" "$2" "$3" ;;
 	lease) case $3$2 in
 		*[!A-Za-z0-9._:@+-]*) ;;
 		[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;
@@ -373,7 +385,8 @@ _read() {
 		# shellcheck disable=SC2086
 		set -- $line
 		case $#:${!#} in 4:. | 7:.) ;; *) continue ;; esac
-		case $1 in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		case ${1#*:} in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		case $1 in *:*) case ${1%%:*} in '' | *[!0-9a-f-]*) continue ;; esac ;; esac
 		if [ -z "${_seen[$1]:-}" ]; then
 			_seen[$1]=1 _dirty=1
 			[ $# = 7 ] || set -- "$1" "$2" "$3" 0 - "$2" .
@@ -397,7 +410,8 @@ _finish() { # _finish WHY CODE
 	exec 8<&-
 	_wait=()
 	for k in "${!_pid[@]}"; do
-		: >"$_base/runs/$k/stopped"
+		_at "$k"
+		: >"$_dir/stopped"
 		_cancel "$k" "$_grace"
 	done
 	for ((i = 0; i < (_grace + 5) * 10 && ${#_pid[@]}; i++)); do
@@ -469,7 +483,7 @@ _pack() {
 }
 
 _ring() { # _ring LINE: a step that has left its record says its name, everybody else nothing
-	case $1 in '' | *[!0-9/a]*) return ;; esac
+	case $1 in '' | *[!0-9a-f/:-]*) return ;; esac
 	[ -z "${_pid[$1]:-}" ] || _end "$1"
 }
 

@@ -181,6 +181,15 @@ _take() { # _take WHERE SIGN: 1 takes it, -1 gives it back
 	done
 }
 
+# Where a step is.
+_at() { # _at KEY
+	case $1 in
+	*:*) _root=${_base%/*}/${1%%:*} _k=${1#*:} _of=.${1%%-*} _of=${_of%%:*} ;;
+	*) _root=$_base _k=$1 _of='' ;;
+	esac
+	_num=${_k%%/*} _dir=$_root/runs/$_k _end=$_root/ends/${_k%/*}.${_k#*/}
+}
+
 # Others read these whole or not at all.
 _tell() {
 	local k now left
@@ -216,25 +225,26 @@ _leave() {
 
 # A step: its wrapper is the leader of a session of its own, so that all that it leaves behind is found.
 _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
-	local num=${1%%/*} dir=$_base/runs/$1 on=${_where%%:*} gpus=${_where##*:} t f
+	local on=${_where%%:*} gpus=${_where##*:} t f
+	_at "$1"
 	read -r t _ </proc/uptime && f=${EPOCHREALTIME//[!0-9]/} && _off=$((f / 10000 - ${t%.*} * 100 - 1${t#*.} + 100))
 	if [ "$on" != 0 ]; then
-		rm -f "new/in.$num"
-		mkfifo "new/in.$num" && exec {f}<>"new/in.$num" && _ear[$1]=$f
+		rm -f "new/in.$_num$_of"
+		mkfifo "new/in.$_num$_of" && exec {f}<>"new/in.$_num$_of" && _ear[$1]=$f
 	fi
 	(
 		trap : TERM INT QUIT # Slurm tells everybody; and what is in the background would not hear the others
-		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$num"; else exec </dev/null; fi
+		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$_num$_of"; else exec </dev/null; fi
 		_leave
-		cd "$dir" || exit 0
-		export SLURMRAY_JOB_ID=$_job.s$num SLURMRAY_BELL=$_bell
+		cd "$_dir" || exit 0
+		export SLURMRAY_JOB_ID=$_job.s$_num$_of SLURMRAY_BELL=$_bell
 		if [ "$5" != - ] && [ -n "${_gpus[on]}" ]; then
 			export SLURM_STEP_GPUS=$gpus CUDA_VISIBLE_DEVICES=$gpus ROCR_VISIBLE_DEVICES=$gpus
 		fi
 		exec >>stdout
 		if [ "$3" = 1 ]; then exec 2>&1; else exec 2>>stderr; fi
 		if [ "$on" = 0 ]; then
-			export SLURMRAY_RUNNER="$_off $_host"
+			export SLURMRAY_RUNNER="$_off $_host $1"
 			exec setsid bash ./script
 		fi
 		set -- "$_bell" "$1" "$2" "${_node[on]}" "$5"
@@ -270,34 +280,36 @@ _sweep() {
 }
 
 _end() { # _end NUM/aATTEMPT
-	local dir=$_base/runs/$1 f
+	_at "$1"
+	local f
 	_take "${_got[$1]}" -1
 	_over+=("${_pid[$1]}")
 	_live=$((_live - 1)) _dirty=1
 	# Whose wrapper was killed has no record; one that was read already is in the step's own directory.
-	if [ ! -e "$_base/ends/${1%/*}.${1#*/}" ] && [ ! -e "$dir/exit" ] && [ -L "$dir/started" ]; then
-		echo "${_gone[${_on[$1]}]:-}" >"$dir/gone"
+	if [ ! -e "$_end" ] && [ ! -e "$_dir/exit" ] && [ -L "$_dir/started" ]; then
+		echo "${_gone[${_on[$1]}]:-}" >"$_dir/gone"
 	fi
 	if [ -n "${_ear[$1]:-}" ]; then
 		f=${_ear[$1]}
 		exec {f}>&-
-		rm -f "new/in.${1%%/*}"
+		rm -f "new/in.$_num$_of"
 	fi
 	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]" "_ear[$1]"
 }
 
 # It can never start: nobody may start it any more, and it has a record that says why.
 _refuse() { # _refuse NUM/aATTEMPT WHY
-	local dir=$_base/runs/$1 why=${2// /%20} now
+	local why=${2// /%20} now
+	_at "$1"
 	printf -v now '%(%s)T' -1
-	echo "v=1 run=${1%%/*} attempt=${1##*/a} job=$_job.s${1%%/*} rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
-		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$dir/exit.tmp" &&
-		cp "$dir/exit.tmp" "$dir/exit" # before it is void, for that alone would be no end
-	ln -s void "$dir/started" 2>/dev/null
-	if [ "$(readlink "$dir/started")" = void ]; then
-		mv -f "$dir/exit.tmp" "$_base/ends/${1%/*}.${1#*/}"
+	echo "v=1 run=$_num attempt=${1##*/a} job=$_job.s$_num$_of rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
+		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$_dir/exit.tmp" &&
+		cp "$_dir/exit.tmp" "$_dir/exit" # before it is void, for that alone would be no end
+	ln -s void "$_dir/started" 2>/dev/null
+	if [ "$(readlink "$_dir/started")" = void ]; then
+		mv -f "$_dir/exit.tmp" "$_end"
 	else
-		rm -f "$dir/exit"
+		rm -f "$_dir/exit"
 	fi
 }
 
@@ -341,7 +353,7 @@ _order() { # _order VERB NUM/aATTEMPT ARGUMENT
 	cancel) _cancel "$2" "$3" ;;
 	signal) _signal "$2" "$3" ;;
 	stop) _stop=stop ;;
-	ray | spark) _inner_order "$1" "$2" ;;
+	ray | spark) _inner_order "$1" "$2" "$3" ;;
 	lease) case $3$2 in
 		*[!A-Za-z0-9._:@+-]*) ;;
 		[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;
@@ -372,7 +384,8 @@ _read() {
 		# shellcheck disable=SC2086
 		set -- $line
 		case $#:${!#} in 4:. | 7:.) ;; *) continue ;; esac
-		case $1 in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		case ${1#*:} in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		case $1 in *:*) case ${1%%:*} in '' | *[!0-9a-f-]*) continue ;; esac ;; esac
 		if [ -z "${_seen[$1]:-}" ]; then
 			_seen[$1]=1 _dirty=1
 			[ $# = 7 ] || set -- "$1" "$2" "$3" 0 - "$2" .
@@ -396,7 +409,8 @@ _finish() { # _finish WHY CODE
 	exec 8<&-
 	_wait=()
 	for k in "${!_pid[@]}"; do
-		: >"$_base/runs/$k/stopped"
+		_at "$k"
+		: >"$_dir/stopped"
 		_cancel "$k" "$_grace"
 	done
 	for ((i = 0; i < (_grace + 5) * 10 && ${#_pid[@]}; i++)); do
@@ -468,7 +482,7 @@ _pack() {
 }
 
 _ring() { # _ring LINE: a step that has left its record says its name, everybody else nothing
-	case $1 in '' | *[!0-9/a]*) return ;; esac
+	case $1 in '' | *[!0-9a-f/:-]*) return ;; esac
 	[ -z "${_pid[$1]:-}" ] || _end "$1"
 }
 
@@ -613,7 +627,7 @@ echo $$ >"$_kind.d/keeper"
 rm -f "$_kind.d/command"
 [ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
 rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
-rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
+rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/python" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
 	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
 }
@@ -626,6 +640,28 @@ _put why 'its nodes are starting'
 _put state starting
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
+# A run's own takes orders itself; to a session's its runner passes them on. Started again it goes on where it was.
+if [ "$_mode" = run ] && [ "${3:-}" != again ]; then { : >>orders && exec 7<orders; } || exit 73; fi
+_part='' _done=${4:-}
+_orders() { # KIND restart|stop WHICH .
+	local line
+	for ((;;)); do
+		if ! read -r line <&7; then
+			_part+=$line
+			return
+		fi
+		line=$_part$line _part=''
+		# shellcheck disable=SC2086 # words
+		set -- $line
+		[ "$1:$#:${4:-}" = "$_kind:4:." ] || continue
+		if [ "$3" = "$_done" ] && [ "$3" != - ]; then continue; fi
+		_done=$3
+		case $2 in
+		restart) : >"$_kind.d/restart" && _stop=restart ;;
+		stop) _stop=stop ;;
+		esac
+	done
+}
 _stop='' _state=starting _head='' _watch='' _up=''
 declare -A _fd _pid _vers _host _ip _at _ended _row
 _names=() _ncpus=()
@@ -657,7 +693,7 @@ _spawn() { # _spawn NODE ROLE CPUS
 	(
 		trap - TERM
 		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec "${run[@]}" 6>&-
+		exec "${run[@]}" 6>&- 7<&-
 	) <"$_kind.d/in.$1" >&6 2>>"$_kind/logs/$1/srun.log" &
 	_pid[$1]=$!
 }
@@ -754,7 +790,7 @@ _hello() { # _hello NODE VERSION PYTHON HOST ADDRESS
 	elif [ -n "$v" ]; then
 		case $2. in "$v".*) ;; *) _fail "${_kind}_version=$v was asked for, and $1 has $_name $2" ;; esac
 	fi
-	[ "$1" != "$_head" ] || _head_is "$2"
+	[ "$1" != "$_head" ] || _head_is "$2" "$3"
 	for v in "${!_vers[@]}"; do
 		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has $_name ${_vers[$v]}, and $1 has $_name ${_vers[$1]}: they must be the same"
 	done
@@ -800,7 +836,7 @@ _line() { # _line NODE WORD...
 		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
 		;;
 	@:more)
-		_extra+="${*:3}"$'\n'
+		_extra+="${_at[$3]:-$3} ${*:4}"$'\n'
 		;;
 	@:free)
 		_free+="$3 $4 of $5"$'\n'
@@ -852,6 +888,7 @@ while [ -z "$_stop" ]; do
 		_beat=$SECONDS
 		for n in "${_names[@]}"; do _tell "$n" .; done
 	fi
+	[ "$_mode" != run ] || _orders
 	for n in "${_names[@]}"; do
 		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
 		# What it said last may have come since.
@@ -874,7 +911,12 @@ done
 
 # Workers first: a head that is gone would keep them waiting.
 _log "stopping: $_stop"
-[ "$_state" = failed ] || _put state stopping
+if [ "$_state" != failed ] && [ -e "$_kind.d/restart" ]; then # who waits for it waits on
+	_put why 'it is started again'
+	_put state starting
+elif [ "$_state" != failed ]; then
+	_put state stopping
+fi
 for n in "${_names[@]}"; do # some may have gone in the same moment
 	if [ "$_stop" = TERM ] || [ -n "${_ended[$n]:-}" ] || kill -0 "${_pid[$n]}" 2>/dev/null; then continue; fi
 	_ended[$n]=1
@@ -909,14 +951,14 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 fi
 [ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
 rm -f "$_kind.d"/in.* "$_kind.d/report"
-if [ "$_state" != failed ]; then
+if [ "$_state" != failed ] && [ ! -e "$_kind.d/restart" ]; then
 	_put why 'it was ended'
 	_put state ended
 fi
 _log "ended"
 if [ -e "$_kind.d/restart" ] && kill -0 "$_parent" 2>/dev/null; then
 	sed -i '/^_id=/d' "$_kind-settings"
-	exec bash "$_home/$_kind-keeper" "$_home" "$_mode"
+	exec bash "$_home/$_kind-keeper" "$_home" "$_mode" again "$_done"
 fi
 rm -f "$_kind.d/keeper"
 END_OF_FILE
@@ -1271,9 +1313,10 @@ _up_words() {
 }
 
 # For the keeper.
-_head_is() { # _head_is VERSION
+_head_is() { # _head_is VERSION PYTHON
 	local v=${1#*.}
 	_put version "$1"
+	_put python "$2"
 	if [ "$_token" != 1 ] || { [ "${1%%.*}" -le 2 ] && [ "${v%%.*}" -lt 52 ]; }; then
 		rm -f ray/token
 		_log "no token: $([ "$_token" = 1 ] && echo "Ray $1 has none" || echo 'token=false')"
@@ -1483,8 +1526,10 @@ _inner_begin() { # _inner_begin KIND
 	) &
 	_inner[$1]=$!
 }
-_inner_order() { # _inner_order KIND restart|stop
+_inner_order() { # _inner_order KIND restart|stop WHICH: the same one may come twice
 	[ -n "${_inner[$1]:-}" ] || return 0
+	if [ "$3" = "${_inner_done:-}" ] && [ "$3" != - ]; then return 0; fi
+	_inner_done=$3
 	if ! kill -0 "${_inner[$1]}" 2>/dev/null; then
 		[ "$2" != restart ] || _inner_begin "$1"
 		return 0
