@@ -59,7 +59,7 @@ cluster = demo
 environment = venv:${python%/bin/python}
 ray.object_store_memory = 100M
 ray.num_cpus_per_node = 1
-ray.start_timeout = 300
+ray.start_timeout = 600
 END_OF_CONFIG
 	both_py >"$T/both.py"
 }

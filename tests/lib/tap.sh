@@ -316,8 +316,7 @@ tap_unmount() {
 
 # Whatever was started by this test has its HOME: jobs in sessions of their own, supervisors, servers.
 tap_kill_leftovers() {
-	for tap_environ in /proc/[0-9]*/environ; do
-		grep -qzxF "HOME=$T/home" "$tap_environ" 2>/dev/null || continue
+	for tap_environ in $(grep -lszxF "HOME=$T/home" /proc/[0-9]*/environ); do
 		tap_pid=${tap_environ#/proc/}
 		kill -KILL "${tap_pid%/environ}" 2>/dev/null || true
 	done

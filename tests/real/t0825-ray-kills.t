@@ -12,7 +12,7 @@ mount_ray
 # begin N: a run of two nodes whose command sleeps N seconds; leaves $id and its directory $D.
 begin() {
 	id=$(submit "launcher=ray nodes=2 ntasks=2 cpus_per_task=2 grace=2 -- sleep $1")
-	ok "a run's cluster is up" eventually 300 pgrep -f "^sleep $1\$"
+	ok "a run's cluster is up" eventually 600 pgrep -f "^sleep $1\$"
 	D=$(dir_of "$(number "$id")")
 	note "$D" >"$T/noted"
 	like "two nodes" "$(cat "$T/noted")" '^[0-9]+ processes, [0-9]+ ports, /tmp/sr-[^ ]* /tmp/sr-'
@@ -25,7 +25,7 @@ over() { # over WHAT STATUS [PATTERN]: the end of that run
 anew() {
 	echo 'ray restart - .' >>"$W/orders"
 	ok "anew" eventually 30 sh -c "! grep -q -e failed -e degraded '$W/ray/state'"
-	ok "it is whole" eventually 300 ray_is "$W" ready
+	ok "it is whole" eventually 600 ray_is "$W" ready
 	note "$W" >/dev/null
 }
 mount_again() {
@@ -44,7 +44,7 @@ if [ -n "${LONG:-}" ]; then
 	echo 'launcher=session nodes=2 ntasks=2 cpus_per_task=2 idle=0 ray=true grace=2' >"$MNT/runs/warm/spec"
 	running warm
 	W=$(dir_of "$(number warm)")
-	ok "a session's cluster is up" eventually 300 ray_is "$W" ready
+	ok "a session's cluster is up" eventually 600 ray_is "$W" ready
 	note "$W" >/dev/null
 	at=$(cat "$W/ray/address")
 	id=$(submit "session=warm launcher=ray -- sleep 4; python $T/both.py")
@@ -136,10 +136,10 @@ fi
 # --- a laptop that is closed and stays so ---
 
 echo 'name=leased ntasks=1 cpus_per_task=1 time=20 idle=0 scope=lease' >"$MNT/sessions/new"
-echo 'name=lap nodes=2 ntasks=2 cpus_per_task=2 time=20 idle=0:00:03 ray=true' >"$MNT/sessions/new"
+echo 'name=lap nodes=2 ntasks=2 cpus_per_task=2 time=20 idle=0:00:03 ray.dashboard=false' >"$MNT/sessions/new"
 id=$(submit "session=lap launcher=ray -- touch $T/begun; sleep 5; python $T/both.py; echo over")
 echo ttl 600 >"$MNT/sessions/leased/leases/me"
-ok "a session with Ray, and a run in it" eventually 300 test -e "$T/begun"
+ok "a session with Ray, and a run in it" eventually 600 test -e "$T/begun"
 D=$(dir_of "$(cat "$MNT/sessions/lap/run")")
 L=$(dir_of "$(cat "$MNT/sessions/leased/run")")
 note "$D" >/dev/null
@@ -149,11 +149,11 @@ ok "all of slurmray is killed here" kill_slurmray
 umount -l "$MNT"
 is "both go on" "$(admin squeue -h -o %T | sort -u)" RUNNING
 ended_there() { [ -e "${1%/runs/*}/ends/$(basename "$(dirname "$1")").a1" ]; }
-ok "the run comes to its end" eventually 60 contains "$DEMO_HOME/.slurmray/$(basename "${D%/runs/*}")/runs/$id/a1/stdout" over
-ok "then the session ends by its idle limit" eventually 30 ended_there "$D"
+ok "the run comes to its end" eventually 200 contains "$DEMO_HOME/.slurmray/$(basename "${D%/runs/*}")/runs/$id/a1/stdout" over
+ok "then the session ends by its idle limit" eventually 100 ended_there "$D"
 all_gone "nothing of Ray is left on the nodes" "$D"
-ok "the other one ends by its lease" eventually 30 ended_there "$L"
-ok "Slurm has no job any more" eventually 20 sh -c "[ -z \"\$(SLURM_CONF='$TESTBED_DIR/slurm.conf' squeue -h)\" ]"
+ok "the other one ends by its lease" eventually 100 ended_there "$L"
+ok "Slurm has no job any more" eventually 60 sh -c "[ -z \"\$(SLURM_CONF='$TESTBED_DIR/slurm.conf' squeue -h)\" ]"
 ok "and no process of theirs is left" eventually 30 sh -c "! pgrep -af '$DEMO_HOME/[.]slurmray/'"
 start_mount "$MNT" "$T/config" "$STATE"
 is "the laptop is opened: all have ended well" "$(ended "$id") $(timeout 60 cat "$MNT/sessions/lap/wait") $(timeout 60 cat "$MNT/sessions/leased/wait")" \

@@ -446,6 +446,7 @@ _watch() {
 # The greatest memory that each step on this node was seen with, in bytes, for its wrapper; beside the loop.
 _weigh() {
 	_weighed=$((SECONDS + 2))
+	! kill -0 "$_scale" 2>/dev/null || return 0 # a busy node
 	(
 		trap - TERM
 		_leave
@@ -458,6 +459,7 @@ _weigh() {
 			[ "$n" -le "$was" ] || echo "$n" >"$_base/runs/$k/rss"
 		done
 	) 2>/dev/null &
+	_scale=$!
 }
 
 # Starts what has room: the first one that has none lets nobody pass.
@@ -485,7 +487,7 @@ _ring() { # _ring LINE: a step that has left its record says its name, everybody
 }
 
 _resources
-_asked=0 _every=${SLURMRAY_NODE_CHECK:-20} _weighed=1
+_asked=0 _every=${SLURMRAY_NODE_CHECK:-20} _weighed=1 _scale=none
 
 # Everything that happens rings the bell; nothing is lost when a ring is, for all is looked at once a second anyway.
 rm -f bell
