@@ -5,7 +5,7 @@
  * Invariants of the script: user text is never parsed by the wrapper's own shell, so that a syntax error in it ends
  * the job and not the wrapper; the wrapper writes nothing to stdout, and to stderr only when it cannot prepare the run;
  * nothing is run before `claim` and `started` name this job (the guard), and whatever happens afterwards short of
- * SIGKILL an exit record is renamed into `ends`. POSIX shell and utilities only (POSIX.1-2017, Shell & Utilities),
+ * SIGKILL an exit record comes whole into `ends`. POSIX shell and utilities only (POSIX.1-2017, Shell & Utilities),
  * with GNU find, env and readlink where they are.
  */
 #include "launchers/wrapper.h"
