@@ -24,7 +24,7 @@ else
 O := build
 endif
 
-PACKAGES := fuse3 libssh2 jansson sqlite3 zlib libcurl
+PACKAGES := fuse3 libssh2 jansson sqlite3 zlib libcurl libcrypto
 DEP_CFLAGS = $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
 DEP_LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -linih -lpthread
 
@@ -119,9 +119,13 @@ check-real: $O/slurmray unit-tests tools
 check-dagster: $O/slurmray unit-tests tools
 	$(Q)BUILD=$O scripts/run-tests $$(grep -l scripts/dagster-env tests/*/*.t)
 
-# Ray in all its tests: also the oldest that is supported, and every process killed in turn.
-check-ray-full: $O/slurmray unit-tests tools
-	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l scripts/ray-env tests/*/*.t) tests/scripts/ray.t
+# Ray in all its tests: also that of two years ago, and every process killed in turn.
+check-ray-full: $O/slurmray tools
+	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l -e scripts/ray-env -e lib/ray.sh tests/*/*.t) tests/scripts/ray.t
+
+# Jobs in a real apptainer: downloads a Debian that has it.
+check-apptainer: $O/slurmray tools
+	$(Q)BUILD=$O scripts/run-tests tests/container/apptainer
 
 # Hundreds of runs while keeper and worker are killed at every moment and every numbered point: each must run exactly once.
 torture: $O/slurmray
@@ -184,6 +188,7 @@ help:
 	@echo 'make quickstart    build, mount at MNT=$(MNT), run a first job as a process of this machine'
 	@echo 'make demo          the same on a throw-away Slurm cluster behind a real sshd'
 	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real, check-dagster, check-ray-full: some'
+	@echo 'make check-apptainer   jobs in a real apptainer, for which a Debian that has it is downloaded'
 	@echo 'make torture       N=$(N) kills of the daemon while it is used, and more at each point; SEED=$(SEED) CLUSTER=local|demo'
 	@echo 'make torture-mutants   whether that suite notices what is broken on purpose'
 	@echo 'make lint          clang-tidy, cppcheck, shellcheck, layers, headers'
@@ -198,6 +203,6 @@ help:
 
 -include $(shell find $O/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster check-ray-full torture torture-mutants bench bench-messages bench-dagster bench-sessions fuzz run-fuzz lint \
+.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster check-ray-full check-apptainer torture torture-mutants bench bench-messages bench-dagster bench-sessions fuzz run-fuzz lint \
 	check-headers check-layers quickstart demo install clean help
 .SECONDARY:

@@ -525,6 +525,7 @@ static void handle(struct cluster *c, struct creq *r)
 		if (j)
 			forget(c, j);
 		local_remove(c, r);
+		local_reply(c, r, 0, NULL, NULL, 0);
 		break;
 	case CREQ_END_SEEN:
 		on_end_seen(c, r);
@@ -612,8 +613,8 @@ static int64_t follow(struct cluster *c)
 			look_again(c, j);
 		if (j->state == LOCAL_RUNNING && j->to_tell.len)
 			tell_late(j);
-		if (j->state == LOCAL_RUNNING && ray_own(j->job) && local_ray(c, j) < next)
-			next = j->ray_at;
+		if (j->state == LOCAL_RUNNING && local_inner(c, j) < next)
+			next = j->inner_at;
 		if (j->to_tell.len && next > now + TELL_AGAIN_US)
 			next = now + TELL_AGAIN_US;
 		if (j->logs_done)

@@ -11,7 +11,8 @@
 #include "backend/base/strbuf.h"
 #include "backend/cluster.h"
 #include "backend/envs.h"
-#include "backend/ray_state.h"
+#include "backend/inner_state.h"
+#include "backend/runner_state.h"
 #include "backend/sched.h"
 #include "backend/spool.h"
 #include "backend/supervisor.h"
@@ -51,10 +52,11 @@ struct local_job {
 	int64_t events_len;       /* as out_len */
 	int64_t out_len, err_len; /* final lengths, -1 while not known */
 	int logs_tries;           /* looks at logs that cannot be opened */
-	struct ray_seen ray;
-	int64_t ray_at; /* monotonic us: next look at its Ray cluster */
-	bool begun;     /* the files of the streams are this job's */
-	bool logs_done; /* it has ended, and all that can be had is in the spool */
+	struct inner_seen inner[INNER_KINDS];
+	struct runner_seen runner; /* of a session */
+	int64_t inner_at;          /* monotonic us: next look at its Ray or Spark cluster, or at what its runner says */
+	bool begun;                /* the files of the streams are this job's */
+	bool logs_done;            /* it has ended, and all that can be had is in the spool */
 };
 
 struct cluster {
@@ -151,8 +153,9 @@ void local_steps_look(struct cluster *c, int64_t at);
 /* local_logs.c */
 void local_logs(struct cluster *c, struct local_job *j);
 
-/* local_ray.c: looks at the Ray cluster of a running job when it is time; when it will be next. */
-int64_t local_ray(struct cluster *c, struct local_job *j);
+/* local_inner.c: looks at what a running job's Ray or Spark cluster and a session's runner say, when it is time; when
+ * it will be next. */
+int64_t local_inner(struct cluster *c, struct local_job *j);
 
 /* local_probe.c */
 void local_probe(struct cluster *c, const struct creq *r);

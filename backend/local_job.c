@@ -211,7 +211,9 @@ void local_job_free(struct local_job *j)
 	free(j->job);
 	free(j->job_id);
 	strbuf_release(&j->to_tell);
-	ray_seen_release(&j->ray);
+	for (int k = 0; k < INNER_KINDS; k++)
+		inner_seen_release(&j->inner[k]);
+	runner_seen_release(&j->runner);
 	free(j->token);
 	free(j->base);
 	free(j->dir);

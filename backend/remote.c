@@ -45,8 +45,8 @@ const struct remote_pace remote_pace_default = {
 	.watch_settle = 2500 * MSEC,
 	.retry = { 2 * SEC, 5 * SEC, 10 * SEC, 30 * SEC },
 	.usage = { 3 * SEC, 7 * SEC, 20 * SEC, 60 * SEC },
-	.ray_soon = 500 * MSEC,
-	.ray_quiet = 5 * SEC,
+	.inner_soon = 500 * MSEC,
+	.inner_quiet = 5 * SEC,
 	.answer_grace = 30 * SEC,
 };
 
@@ -121,7 +121,9 @@ static void run_free_members(struct rrun *r)
 		free(r->job);
 	}
 	rupload_free(r->upload);
-	ray_seen_release(&r->ray);
+	for (int k = 0; k < INNER_KINDS; k++)
+		inner_seen_release(&r->inner[k]);
+	runner_seen_release(&r->runner);
 	renvs_run_release(r);
 	rjobs_row_release(r);
 }
@@ -290,7 +292,7 @@ static void on_forget(struct cluster *c, const struct creq *q)
 
 	if (r)
 		rrun_drop(c, r);
-	rchores_forget(c, q->run);
+	rchores_forget(c, q->run, q->ticket);
 }
 
 static void on_end_seen(struct cluster *c, const struct creq *q)
@@ -393,7 +395,7 @@ static void runs_step(struct cluster *c)
 		at = earlier(at, rjobs_run_step(c, r));
 		at = earlier(at, rwatch_run_step(c, r));
 		at = earlier(at, rlogs_run_step(c, r));
-		rray_run_step(c, r);
+		rinner_run_step(c, r);
 		rrun_maybe_drop(c, r);
 	}
 	c->live = live;
@@ -413,7 +415,7 @@ static int poll_timeout(struct cluster *c)
 	at = earlier(at, rwatch_deadline(c));
 	at = earlier(at, rusage_deadline(c));
 	at = earlier(at, rforward_deadline(c));
-	at = earlier(at, rray_deadline(c));
+	at = earlier(at, rinner_deadline(c));
 	if (at <= now)
 		return 0;
 	if (at - now >= 3600 * SEC)
@@ -447,7 +449,7 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rwatch_step(c);
-		rray_step(c);
+		rinner_step(c);
 		rchores_step(c);
 		rusage_step(c);
 		more = rforward_step(c);

@@ -15,7 +15,7 @@
  *	remote_logs.c	the followers of stdout, stderr and messages
  *	remote_files.c	list, read, manifest
  *	remote_watch.c	directories of runs that somebody looks at
- *	remote_ray.c	how the Ray clusters of runs are
+ *	remote_inner.c	how the Ray and Spark clusters of runs are
  *	remote_forward.c	ports of the cluster's side, by way of the connection
  *
  * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
@@ -31,7 +31,8 @@
 #include "backend/base/strbuf.h"
 #include "backend/cluster.h"
 #include "backend/envs.h"
-#include "backend/ray_state.h"
+#include "backend/inner_state.h"
+#include "backend/runner_state.h"
 #include "backend/sched.h"
 #include "backend/sftp.h"
 #include "backend/spool.h"
@@ -51,13 +52,13 @@ struct remote_pace {
 	int64_t verify_again;
 	int64_t poll_soon, poll_min, poll_max;
 	int64_t log_hot, log_min, log_max, log_give_up;
-	int64_t watch_for;            /* a run is watched after a look at it; 0: never */
-	int64_t watch_min, watch_max; /* between two listings of a run's directories */
-	int64_t watch_settle;         /* remote times that count seconds are sure after this */
-	int64_t retry[4];             /* of a submission whose fate is not known; the last one repeats */
-	int64_t usage[4];             /* after the end, and again: when accounting is asked what the job used */
-	int64_t ray_soon, ray_quiet;  /* between two looks at Ray clusters: while one starts, and else */
-	int64_t answer_grace;         /* beyond a request's own deadline: the connection is dead */
+	int64_t watch_for;               /* a run is watched after a look at it; 0: never */
+	int64_t watch_min, watch_max;    /* between two listings of a run's directories */
+	int64_t watch_settle;            /* remote times that count seconds are sure after this */
+	int64_t retry[4];                /* of a submission whose fate is not known; the last one repeats */
+	int64_t usage[4];                /* after the end, and again: when accounting is asked what the job used */
+	int64_t inner_soon, inner_quiet; /* between two looks at Ray and Spark clusters: while one starts, and else */
+	int64_t answer_grace;            /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
 
@@ -205,7 +206,7 @@ struct rrun {
 		uint64_t poll;
 		int rank;
 		char *status, *reason, *nodes;
-		int64_t start, node_count, cpus;
+		int64_t start, node_count, cpus, end;
 	} seen;
 	/* logs */
 	struct spool *spool;
@@ -214,7 +215,9 @@ struct rrun {
 	int64_t hot_until;
 	bool follow;
 	struct rwatch *watch; /* NULL: nobody looks */
-	struct ray_seen ray;
+	struct inner_seen inner[INNER_KINDS];
+	struct runner_seen runner; /* of a session */
+	int64_t end;               /* epoch seconds, as it was told */
 };
 
 struct poll_state {
@@ -264,8 +267,8 @@ struct cluster {
 	bool watch_due;    /* some want to be listed */
 	bool watch_busy;   /* a listing is on its way */
 	int64_t watch_next_at, watch_trouble_until;
-	int64_t ray_at; /* next look at Ray clusters; INT64_MAX: there are none */
-	bool ray_busy;
+	int64_t inner_at; /* next look at Ray and Spark clusters; INT64_MAX: there are none */
+	bool inner_busy;
 	struct forwards *forwards; /* NULL: none was wanted yet */
 };
 
@@ -359,7 +362,7 @@ void rusage_release(struct cluster *c);
 void rchores_step(struct cluster *c);
 void rchores_release(struct cluster *c);
 void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
-void rchores_forget(struct cluster *c, uint32_t num);
+void rchores_forget(struct cluster *c, uint32_t num, uint64_t ticket); /* ticket: who hears that it is done, or 0 */
 /* The exit record of an earlier start of a job that was requeued. */
 void rchores_stale(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart);
 
@@ -403,10 +406,10 @@ void rwatch_step(struct cluster *c);
 int64_t rwatch_deadline(const struct cluster *c);
 void rwatch_release(struct cluster *c, struct rrun *r);
 
-/* remote_ray.c */
-void rray_step(struct cluster *c);
-void rray_run_step(struct cluster *c, const struct rrun *r);
-int64_t rray_deadline(const struct cluster *c);
+/* remote_inner.c */
+void rinner_step(struct cluster *c);
+void rinner_run_step(struct cluster *c, const struct rrun *r);
+int64_t rinner_deadline(const struct cluster *c);
 
 /* remote_forward.c */
 void rforward_request(struct cluster *c, const struct creq *q);

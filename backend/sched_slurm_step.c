@@ -168,7 +168,14 @@ const char slurm_step_prelude[] =
 	"\tst_ring\n"
 	"}\n"
 	"st_ring() { [ ! -p \"$st_h/bell\" ] || { echo >&5; } 5<>\"$st_h/bell\" || :; }\n"
-	/* Rows as squeue would have them, of the sessions whose job is running. */
+	/* Rows as squeue would have them, of the sessions whose job is running; and what their runners say, each
+	   behind "@JOB|TOKEN|NOW|" in one line. */
+	"st_runner() {\n"
+	"\tst_r=$(cd -P \"$st_x\" && pwd) st_v=''\n"
+	"\tst_u=${st_r%/runs/*}\n"
+	"\twhile read -r st_k; do st_v=\"$st_v$st_k;\"; done <\"$st_x/session\"\n"
+	"\techo \"@$st_j|slurmray:${st_u##*/}/${st_r##*/runs/}|$(date +%s)|$st_v\"\n"
+	"}\n"
 	"st_rows() {\n"
 	"\tst_base=${SR_DIR%/ends}\n"
 	"\tfor st_x in \"$st_base\"/sessions/*; do\n"
@@ -189,6 +196,7 @@ const char slurm_step_prelude[] =
 	"\t\t\t[ \"$st_s\" = RUNNING ] || st_n=Session\n"
 	"\t\t\techo \"$st_j.s${st_k%/*}$st_suffix|$st_s|$st_n||$st_t 0 0|slurmray:${st_base##*/}/$st_k|\"\n"
 	"\t\tdone <\"$st_x/steps\"\n"
+	"\t\tst_runner\n"
 	"\tdone 2>/dev/null\n"
 	"\treturn 0\n"
 	"}\n"

@@ -56,6 +56,23 @@ not_ok "a live one stays" rmdir sessions/two
 is "wait waits" "$(timeout 0.5 cat sessions/two/wait; echo $?)" 124
 is "find does not go in circles" "$(find -L sessions -name spec | wc -l)" 3
 
+# --- with Ray ---
+
+not_ok "no Ray, no ray" test -e sessions/two/ray
+is "nor is it listed" "$(ls -a sessions/two | grep -cx ray)" 0
+is "a session with Ray" "$(name_of sessions/new 'name=rayed nodes=2 ray=true')" rayed
+rayed=$(cat sessions/rayed/run)
+is "has the files of its run" "$(ls sessions/rayed/ray)" "$(ls "runs/$rayed/ray")"
+is "the very same" "$(stat -c %i sessions/rayed/ray/why)" "$(stat -c %i "runs/$rayed/ray/why")"
+is "it has not begun" "$(cat sessions/rayed/ray/{status,address,dashboard} | tr '\n' ' ')" "- - - "
+like "says so" "$(cat sessions/rayed/ray/why)" 'Ray has not begun'
+is "ready is not listed, and blocks" "$(ls -a sessions/rayed/ray | grep -cx ready) $(timeout 0.5 cat sessions/rayed/ray/ready; echo $?)" "0 124"
+is "logs lead to the run's" "$(readlink sessions/rayed/ray/logs) $(cd -P sessions/rayed/ray/logs && pwd)" \
+	"../../../runs/$rayed/ray/logs $(pwd -P)/runs/$rayed/ray/logs"
+ok "both can be walked" timeout 30 sh -c 'find -L sessions runs >/dev/null && tar cf - sessions | tar tf - >/dev/null'
+kill -KILL "$(cat "$STATE/worker.pid")"
+is "another worker has the same" "$(cat sessions/rayed/ray/why)" "$(cat "runs/$rayed/ray/why")"
+
 # --- runs in it ---
 
 id=$(name_of sessions/gpu4/runs/new 'echo hello')

@@ -1,7 +1,7 @@
 #!/bin/bash
 # sessions/ on real Slurm: names that are free again, stop, leases that keep a session alive, and what becomes of runs whose
 # session ends before they start.
-# TEST_SECONDS=90
+# TEST_SECONDS=150
 # TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
@@ -78,10 +78,47 @@ kill -KILL "$(cat "$STATE/worker.pid")"
 is "a run" "$(ended "$(into held 'echo x')")" "succeeded 0"
 rm "$S/held/leases/a"
 is "one is enough" "$(ended "$(into held 'echo x')") $(cat "$S/held/status")" "succeeded 0 running"
+last=$(into held 'sleep 4; echo whole')
+running "$last"
 echo ttl 2 >"$S/held/leases/b"
-is "none ends it" "$(session_end held)" "succeeded 0"
+is "what is in it is finished" "$(ended "$last") $(cat "$MNT/runs/$last/log")" "succeeded 0 whole"
+is "then none ends it" "$(session_end held)" "succeeded 0"
 like "its log says why" "$(cat "$S/held/log")" 'last lease is gone'
 
+# --- nodes and the runner ---
+
+nodes_are() { [ "$(tr '\n' ' ' <"$S/$1/nodes")" = "$2 " ]; }
+echo 'name=wide nodes=3 ntasks=3 no_kill=true idle=0 time=20 env.SLURMRAY_NODE_CHECK=2' >"$S/new"
+ok "a session on three nodes" up wide
+ok "its nodes" eventually 30 nodes_are wide "n1 up n2 up n3 up"
+ok "its time" sh -c "t=\$(cat $S/wide/time_left); [ \$t -gt 1000 ] && [ \$t -le 1200 ]"
+echo 'update time=40' >"$S/wide/ctl"
+ok "is what the scheduler has" eventually 40 sh -c "[ \$(cat $S/wide/time_left) -gt 1300 ]"
+ok "it is idle for longer and longer" eventually 30 sh -c "[ \$(cat $S/wide/idle) -ge 3 ]"
+testbed node-down n3
+ok "a node that is lost is seen" eventually 90 nodes_are wide "n1 up n2 up n3 lost"
+like "and named" "$(cat "$S/wide/why")" 'lost: n3'
+like "times are text" "$(grep '^session_end' "$MNT/runs/$(cat "$S/wide/run")/info")" '^session_end +20[0-9-]*T'
+is "runs go on" "$(ended "$(into wide 'echo x')")" "succeeded 0"
+testbed node-up n3
+left=$(into wide "$(mark left); sleep 47403")
+running "$left"
+# shellcheck disable=SC2016 # for awk
+runner=$(awk 'BEGIN { RS = "\0" } FNR == 2 && /\/runner$/ { split(FILENAME, f, "/"); print f[3] }' /proc/[0-9]*/cmdline 2>/dev/null |
+	while read -r p; do [ "$(readlink "/proc/$p/cwd")" = "$(dirname "$(ls -d "$DEMO_HOME"/.slurmray/*/runs/"$(cat "$S/wide/run")"/a1/queue)")" ] && echo "$p"; done)
+like "the session's program" "$runner" '^[0-9]+$'
+if [ -n "${LONG:-}" ]; then
+	kill -STOP "$runner"
+	ok "a program that hangs is told of" eventually 240 grep -q 'nothing was heard of its runner since' "$S/wide/why"
+	is "the session is one still" "$(cat "$S/wide/status")" running
+	kill -CONT "$runner"
+	ok "until it is heard again" eventually 90 sh -c "! grep -q 'nothing was heard' '$S/wide/why'"
+fi
+kill -KILL "$runner"
+like "without it the session ends" "$(session_end wide)" '^failed 137'
+like "and says how" "$(cat "$S/wide/why")" 'KILL|137|signal 9'
+like "what ran in it ends" "$(ended "$left" 60)" '^(failed|node_failed|cancelled)'
+like "and says why" "$(why "$left")" '[Ss]ession'
 # --- shared by two mounts ---
 
 start_mount "$T/mnt2" "$T/config" "$T/state2"

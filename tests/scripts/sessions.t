@@ -100,6 +100,8 @@ for shell in dash bash; do
 		"grep -q '^$b/a1 RUNNING' '$HOLD/steps' && grep -q '^$c/a1 PENDING' '$HOLD/steps' && grep -q '^$d/a1 PENDING' '$HOLD/steps'"
 	is "$shell: as the poll has them" "$(ask $shell st_queue | sed -n "s/^\(55\.s[0-9]*\)|\([A-Z]*\)|.*|\(slurmray:[^|]*\)|\$/\1 \2 \3/p" | sort)" \
 		"$(printf '55.s%s %s slurmray:%s/%s/a1\n' $b RUNNING $UUID $b $c PENDING $UUID $c $d PENDING $UUID $d)"
+	like "$shell: and what the runner says" "$(ask $shell st_queue | grep '^@')" \
+		"^@55\|slurmray:$UUID/9/a1\|[0-9]+\|nodes n1[^|]*;quiet_since -;idle [0-9]+;live [0-9]+;waiting 2;beat [0-9]+;\$"
 	is "$shell: asked for by themselves" "$(verify $shell $b | head -n 2 | tail -n 1), $(verify $shell $c)" \
 		"JobState=RUNNING, JobState=PENDING Reason=Session"
 	is "$shell: what waits is cancelled" "$(verb $shell cancel $c 2) $(verify $shell $c | tr '\n' ' ')" \
@@ -225,6 +227,27 @@ ok "and its trap" eventually 30 has_code 190 9
 step bash 191 '(trap "" HUP; sleep 4745) \& exit 0' >/dev/null
 ok "a step that leaves something behind" eventually 30 has_code 191 0
 ok "leaves nothing behind" eventually 10 sh -c '! pgrep -f "sleep 474[5]"'
+
+# --- on another node ---
+
+far='trap "sleep 1; echo saved; exit 7" TERM; trap "echo usr" USR1; echo $SLURMD_NODENAME; while :; do sleep 0.1; done'
+step bash 193 'until [ -e ../../../../go ]; do sleep 0.1; done' 2 0 - 1 >/dev/null
+step bash 194 "$far" 2 0 - 1 >/dev/null
+ok "a step goes to the other node" eventually 30 says 194 n2
+is "a signal" "$(verb bash signal 194 USR1)" ok
+ok "reaches it there" eventually 30 says 194 "n2
+usr"
+is "it is cancelled" "$(verb bash cancel 194 30)" ok
+ok "and has its grace" eventually 30 has_code 194 7
+is "for what it had to do" "$(said 194 | tail -n 1)" saved
+step bash 195 '(trap "" TERM; sleep 4746) \& trap "" TERM; echo $SLURMD_NODENAME; sleep 4746; sleep 4746' 2 0 - 1 >/dev/null
+ok "another one" eventually 30 says 195 n2
+is "that does not listen" "$(verb bash cancel 195 1)" ok
+ok "ends after it" eventually 30 test -e "$STATE/ends/195.a1"
+ok "all of it" eventually 10 sh -c '! pgrep -f "sleep 474[6]"'
+: >"$STATE/go"
+ok "the room is free" eventually 30 has_code 193 0
+not_ok "nothing is kept for what has ended" sh -c "ls '$HOLD'/new/in.*"
 
 # --- leases ---
 

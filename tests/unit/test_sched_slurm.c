@@ -388,6 +388,33 @@ static void test_poll_numbers(void **state)
 	assert_string_equal(rows.buf, "1 1000 2 8\n2 0 4 16\n3 1000 0 0\n4 1000 0 0\n");
 }
 
+static void take_runner(void *arg, const struct sched_row *row)
+{
+	if (row->runner)
+		strbuf_addf(arg, "%s %s %lld %s\n", row->job_id, row->token, (long long)row->now, row->runner);
+	else
+		strbuf_addf(arg, "%s until %lld\n", row->job_id, (long long)row->end);
+}
+
+static void test_poll_sessions(void **state)
+{
+	cleanup_strbuf struct strbuf rows = STRBUF_INIT;
+
+	(void)state;
+	assert_int_equal(OPS->poll_result(0,
+					  "1|RUNNING|None|n[1-2]|1000 2 8 4600|slurmray:u/1/a1|/d\n"
+					  "2|RUNNING|None|n1|1000 1 1 NONE|slurmray:u/2/a1|/d\n"
+					  "1.s3|RUNNING|||1010 0 0|slurmray:u/3/a1|\n"
+					  "@1|slurmray:u/1/a1|1020|nodes n1 n2;beat 1015;lost n2;\n"
+					  "@2|slurmray:u/2/a1|1020|\n"
+					  "@3|cut off\n",
+					  "", take_runner, &rows, NULL),
+			 0);
+	assert_string_equal(rows.buf, "1 until 4600\n2 until 0\n1.s3 until 0\n"
+				      "1 slurmray:u/1/a1 1020 nodes n1 n2;beat 1015;lost n2;\n"
+				      "2 slurmray:u/2/a1 1020 \n");
+}
+
 static void test_sacct_numbers(void **state)
 {
 	static const struct {
@@ -1200,22 +1227,39 @@ static void test_prelude_is_posix(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_submit_code),       cmocka_unit_test(test_other_code),
-		cmocka_unit_test(test_step_code),         cmocka_unit_test(test_steps_code),
-		cmocka_unit_test(test_shared_code),       cmocka_unit_test(test_verb_code),
-		cmocka_unit_test(test_cancel_with_grace), cmocka_unit_test(test_verb_before_submission),
-		cmocka_unit_test(test_submit_result),     cmocka_unit_test(test_poll),
-		cmocka_unit_test(test_poll_odd_rows),     cmocka_unit_test(test_poll_numbers),
-		cmocka_unit_test(test_sacct_numbers),     cmocka_unit_test(test_usage),
-		cmocka_unit_test(test_poll_failed),       cmocka_unit_test(test_state_words),
-		cmocka_unit_test(test_verify_recordings), cmocka_unit_test(test_verify_cut),
-		cmocka_unit_test(test_verify_made_up),    cmocka_unit_test(test_verify_members),
-		cmocka_unit_test(test_verb_result),       cmocka_unit_test(test_probes),
-		cmocka_unit_test(test_probe_errors),      cmocka_unit_test(test_prelude_is_posix),
-		cmocka_unit_test(test_shell_submit),      cmocka_unit_test(test_shell_verdicts),
-		cmocka_unit_test(test_shell_lost_reply),  cmocka_unit_test(test_shell_races),
-		cmocka_unit_test(test_shell_payload_cut), cmocka_unit_test(test_shell_cancel),
-		cmocka_unit_test(test_shell_grace),       cmocka_unit_test(test_shell_verify),
+		cmocka_unit_test(test_submit_code),
+		cmocka_unit_test(test_other_code),
+		cmocka_unit_test(test_step_code),
+		cmocka_unit_test(test_steps_code),
+		cmocka_unit_test(test_shared_code),
+		cmocka_unit_test(test_verb_code),
+		cmocka_unit_test(test_cancel_with_grace),
+		cmocka_unit_test(test_verb_before_submission),
+		cmocka_unit_test(test_submit_result),
+		cmocka_unit_test(test_poll),
+		cmocka_unit_test(test_poll_odd_rows),
+		cmocka_unit_test(test_poll_numbers),
+		cmocka_unit_test(test_poll_sessions),
+		cmocka_unit_test(test_sacct_numbers),
+		cmocka_unit_test(test_usage),
+		cmocka_unit_test(test_poll_failed),
+		cmocka_unit_test(test_state_words),
+		cmocka_unit_test(test_verify_recordings),
+		cmocka_unit_test(test_verify_cut),
+		cmocka_unit_test(test_verify_made_up),
+		cmocka_unit_test(test_verify_members),
+		cmocka_unit_test(test_verb_result),
+		cmocka_unit_test(test_probes),
+		cmocka_unit_test(test_probe_errors),
+		cmocka_unit_test(test_prelude_is_posix),
+		cmocka_unit_test(test_shell_submit),
+		cmocka_unit_test(test_shell_verdicts),
+		cmocka_unit_test(test_shell_lost_reply),
+		cmocka_unit_test(test_shell_races),
+		cmocka_unit_test(test_shell_payload_cut),
+		cmocka_unit_test(test_shell_cancel),
+		cmocka_unit_test(test_shell_grace),
+		cmocka_unit_test(test_shell_verify),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -146,7 +146,9 @@ else
 fi
 
 _rss=''
-_cpu=''
+[ ! -s rss ] || read -r _rss <rss
+case $_rss in *[!0-9]*) _rss='' ;; esac
+_cpu='' _rss=''
 
 # A requeue that was granted ended this start; the next one will leave the record.
 [ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"

@@ -153,6 +153,8 @@ else
 fi
 
 _rss=''
+[ ! -s rss ] || read -r _rss <rss
+case $_rss in *[!0-9]*) _rss='' ;; esac
 
 # A requeue that was granted ended this start; the next one will leave the record.
 [ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
