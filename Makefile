@@ -144,6 +144,9 @@ bench-messages: $O/slurmray
 bench-dagster: $O/slurmray
 	$(Q)BUILD=$O tests/bench/dagster
 
+bench-ray: $O/slurmray
+	$(Q)BUILD=$O tests/bench/ray
+
 bench-sessions: $O/slurmray tools
 	$(Q)BUILD=$O tests/bench/sessions
 
@@ -197,12 +200,13 @@ help:
 	@echo 'make bench-sessions  steps of a warm session against srun --overlap: their start, their end, how many in a second'
 	@echo 'make bench-messages  messages of Dagster Pipes: what a plain file loses, and what slurmray loses, in 20 runs each'
 	@echo 'make bench-dagster   assets of Dagster beside dagster-slurm: what is added to ssh srun, and 20 and 100 at once'
+	@echo 'make bench-ray       jobs of a Ray cluster beside dagster-ray: what is added, submission, logs, bytes; needs root'
 	@echo 'make install       PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make clean         removes build/, and takes down what is mounted there'
 	@echo 'V=1 shows the commands; SANITIZE=address,undefined or SANITIZE=thread; WERROR=1'
 
 -include $(shell find $O/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster check-ray-full check-apptainer torture torture-mutants bench bench-messages bench-dagster bench-sessions fuzz run-fuzz lint \
+.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster check-ray-full check-apptainer torture torture-mutants bench bench-messages bench-dagster bench-ray bench-sessions fuzz run-fuzz lint \
 	check-headers check-layers quickstart demo install clean help
 .SECONDARY:

@@ -1,9 +1,10 @@
 /*
  * The cluster kind "ray": a Ray cluster that is there, or one that is booted here on demand, spoken to by its Jobs REST
- * API. This file owns the thread, the link, the table of runs and requests with a ticket.
+ * API, straight or through a login (tunnel.h). This file owns the thread, the table of runs and requests with a ticket.
  *
- * Invariants: the thread waits in http_wait only; nothing is said of a run that a request which came in vain could have
- * said: that makes the link doubtful, and after a while runs `unknown`.
+ * Invariants: the thread waits in wait_for_work only; nothing is said of a run that a request which came in vain could
+ * have said: that makes the link doubtful, and after a while runs `unknown`. Each ticket is answered once: requests
+ * that found no way there are held until the link is up or their deadline is over.
  */
 #include "backend/ray.h"
 
@@ -20,11 +21,8 @@
 #include <sys/stat.h>
 
 #define SEC ((int64_t)USEC_PER_SEC)
-#define VERSION_LIVE (2 * SEC) /* how often the head is asked who it is, with runs and without */
-#define VERSION_IDLE (15 * SEC)
-#define RETRY_MAX (8 * SEC)
-#define REFUSED_AGAIN (30 * SEC) /* the token may be replaced */
-#define UNKNOWN_AFTER (30 * SEC)
+#define ANSWER_WITHIN (30 * SEC) /* requests with a ticket that name no deadline */
+#define HELD_AGAIN (SEC / 2)
 
 /* --- reporting --- */
 
@@ -57,22 +55,6 @@ void ray_reply(struct cluster *c, uint64_t ticket, int code, const char *text, c
 		rep->data[len] = '\0';
 		rep->len = len;
 	}
-	inbox_post(c->ctx.replies, &rep->m);
-}
-
-static void say_link(struct cluster *c, bool up, bool asking, const char *text)
-{
-	struct crep *rep;
-
-	if (c->said && c->up == up && strcmp(c->link_text, text) == 0)
-		return;
-	c->said = true;
-	c->up = up;
-	(void)snprintf(c->link_text, sizeof(c->link_text), "%s", text);
-	rep = crep_new(CREP_LINK, c);
-	rep->up = up;
-	rep->asking = asking;
-	rep->text = xstrdup(text);
 	inbox_post(c->ctx.replies, &rep->m);
 }
 
@@ -181,208 +163,6 @@ void ray_send(struct cluster *c, struct ray_run *r, const struct http_request *r
 	http_send(c->http, rq, on_answer, q);
 }
 
-/* --- the link --- */
-
-static void each_run(struct cluster *c, void (*f)(struct cluster *, struct ray_run *))
-{
-	for (struct hmap_node *n = hmap_walk(&c->runs, NULL); n; n = hmap_walk(&c->runs, n))
-		f(c, container_of(n, struct ray_run, node));
-}
-
-static void say_unknown(struct cluster *c, struct ray_run *r)
-{
-	if (r->phase != RAYRUN_LIVE || r->said_unknown)
-		return;
-	r->said_unknown = true;
-	ray_event(c, r, EV_UNKNOWN, "ray", json_pack("{s:s}", "why", c->link_text));
-}
-
-static void say_known(struct cluster *c, struct ray_run *r)
-{
-	if (r->said_unknown)
-		ray_event(c, r, EV_KNOWN, "ray", NULL);
-	r->said_unknown = false;
-	r->status_at = r->act_at = 0;
-}
-
-static void link_trouble(struct cluster *c, const char *text)
-{
-	int64_t wait = (SEC / 4) << (c->failures < 5 ? c->failures : 5);
-
-	if (c->here && ray_local_booting(c->here)) {
-		c->version_at = c->now + SEC / 4;
-		say_link(c, false, true, "the Ray cluster of this machine is starting");
-		return;
-	}
-	c->failures++;
-	if (c->here && c->failures > 2) { /* it may have ended, or have another place */
-		c->reopen = true;
-		wait = SEC;
-	}
-	if (!c->failing_since)
-		c->failing_since = c->now;
-	c->version_at = c->now + (wait > RETRY_MAX ? RETRY_MAX : wait);
-	if (c->failures > 1 || !c->said) /* one alone may be a connection that was cut */
-		say_link(c, false, true, text);
-	if (c->now - c->failing_since > UNKNOWN_AFTER)
-		each_run(c, say_unknown);
-}
-
-static void link_refused(struct cluster *c, int status)
-{
-	const struct cluster_conf *k = c->ctx.conf;
-	char text[400];
-
-	c->refused = true;
-	c->version_at = c->now + REFUSED_AGAIN;
-	(void)snprintf(text, sizeof(text), "the Ray head %s (HTTP status %d): %s",
-		       status == 401 ? "wants a token" : "refuses the token", status,
-		       k->token || k->token_file
-			       ? "mend token or token_file, then write `reconnect` into clusters/NAME/ctl"
-			       : "give token_file = FILE in the cluster's section (the cluster's "
-				 "~/.ray/auth_token)");
-	say_link(c, false, false, text);
-}
-
-bool ray_link_answer(struct cluster *c, const struct http_answer *a)
-{
-	if (a->code) {
-		if (c->version_at > c->now && !c->failing_since)
-			c->version_at = 0; /* is it the link? */
-		return true;
-	}
-	if (a->status == 401 || a->status == 403) {
-		link_refused(c, a->status);
-		return true;
-	}
-	return false;
-}
-
-static void on_version(void *arg, const struct http_answer *a)
-{
-	cleanup_free char *session = NULL, *version = NULL, *text = NULL;
-	struct cluster *c = arg;
-	struct err e = ERR_INIT;
-
-	c->version_busy = false;
-	c->now = clock_mono(c->ctx.clock);
-	if (c->stopping)
-		return;
-	if (a->status == 401 || a->status == 403) {
-		link_refused(c, a->status);
-		return;
-	}
-	if (a->code || a->status != 200 || ray_version_parse(a->body, a->len, &session, &version, &e) < 0) {
-		text = a->code ? xasprintf("%s: %s", c->base, a->text)
-			       : xasprintf("%s: %s (HTTP status %d)", c->base,
-					   *e.text ? e.text : "no answer of a Ray head", a->status);
-		link_trouble(c, text);
-		return;
-	}
-	if (c->here && (!c->up || !c->session) && ray_local_booting(c->here) && !ray_local_ready(c->here)) {
-		link_trouble(c, "");
-		return;
-	}
-	if (c->session && strcmp(c->session, session) != 0)
-		log_info("cluster %s: the Ray head was restarted: %s, before it %s", c->ctx.conf->name, session,
-			 c->session);
-	str_set(&c->session, session);
-	str_set(&c->version, version);
-	c->refused = false;
-	c->failing_since = 0;
-	c->failures = 0;
-	c->version_at = c->now + (c->runs.count ? VERSION_LIVE : VERSION_IDLE);
-	text = xasprintf("Ray %s at %s", version, c->base);
-	if (!c->up)
-		each_run(c, say_known);
-	say_link(c, true, true, text);
-}
-
-/* The cluster of this machine: there, booted, or waiting for the first run. */
-static bool open_here(struct cluster *c)
-{
-	cleanup_free char *address = NULL, *token = NULL;
-	struct err e = ERR_INIT;
-	int rc = ray_local_place(c->here, c->ctx.conf->start, c->runs.count > 0, &address, &token, &e);
-	const struct http_conf conf = { .token = token };
-
-	if (rc == 0)
-		rc = http_new(&conf, &c->http, &e);
-	if (rc == 0) {
-		free(c->base);
-		c->base = address;
-		address = NULL;
-		return true;
-	}
-	c->version_at = c->now + SEC;
-	if (rc == -EAGAIN)
-		say_link(c, true, true, "no Ray cluster is here; the first run starts one");
-	else
-		say_link(c, false, true, e.text);
-	return false;
-}
-
-/* Anew each time that a token was refused, so that a replaced file counts. */
-static bool open_http(struct cluster *c)
-{
-	const struct cluster_conf *k = c->ctx.conf;
-	cleanup_strbuf struct strbuf token = STRBUF_INIT;
-	struct http_conf conf = { .token = k->token, .headers = k->headers, .ca_file = k->ca_file };
-	struct err e = ERR_INIT;
-	char *base;
-
-	if (k->token_file && strncmp(k->token_file, "~/", 2) == 0) {
-		cleanup_free char *path = xasprintf("%s%s", getenv("HOME") ? getenv("HOME") : "", k->token_file + 1);
-
-		(void)strbuf_read_file(&token, path, 65536);
-	} else if (k->token_file) {
-		(void)strbuf_read_file(&token, k->token_file, 65536);
-	}
-	if (k->token_file) {
-		strbuf_setlen(&token, strcspn(token.buf, " \t\r\n"));
-		if (!token.len) {
-			cleanup_free char *text = xasprintf("token_file: there is no token in %s", k->token_file);
-
-			c->version_at = c->now + REFUSED_AGAIN;
-			say_link(c, false, false, text);
-			return false;
-		}
-		conf.token = token.buf;
-	}
-	if (c->here)
-		return open_here(c);
-	base = http_base(k->address, &e);
-	if (!base || http_new(&conf, &c->http, &e) < 0) {
-		free(base);
-		c->version_at = c->now + REFUSED_AGAIN;
-		say_link(c, false, false, e.text);
-		return false;
-	}
-	free(c->base);
-	c->base = base;
-	return true;
-}
-
-static void link_step(struct cluster *c)
-{
-	cleanup_free char *url = NULL;
-
-	if (c->here && c->runs.count)
-		ray_local_wanted(c->here, c->now);
-	if (c->version_busy || c->version_at > c->now)
-		return;
-	if ((c->refused || c->reopen) && c->http && !http_open(c->http)) {
-		c->reopen = false;
-		http_free(c->http);
-		c->http = NULL;
-	}
-	if (!c->http && !open_http(c))
-		return;
-	url = ray_url(c, "/api/version");
-	c->version_busy = true;
-	http_send(c->http, &(struct http_request){ .method = "GET", .url = url, .deadline_ms = 5000 }, on_version, c);
-}
-
 /* --- requests --- */
 
 static void on_submit(struct cluster *c, struct creq *q)
@@ -420,30 +200,128 @@ static void on_verb(struct cluster *c, const struct creq *q)
 	}
 }
 
+/* --- requests that wait for the link --- */
+
+struct held {
+	struct list node;
+	struct creq *q;
+	char *why; /* what the last try said, or NULL */
+};
+
+void ray_hold(struct cluster *c, struct creq *q, const char *why)
+{
+	struct held *h;
+
+	if (c->stopping) {
+		ray_reply(c, q->ticket, -ENODEV, "shutting down", NULL, 0);
+		msg_release(&q->m);
+		return;
+	}
+	h = xcalloc(1, sizeof(*h));
+	h->q = q;
+	h->why = xstrdup(why);
+	if (list_empty(&c->held) || c->held_at < c->now)
+		c->held_at = c->now + HELD_AGAIN;
+	list_add_tail(&c->held, &h->node);
+}
+
+static void drop_held(struct cluster *c, struct held *h, int code, const char *text)
+{
+	list_del(&h->node);
+	if (h->q) {
+		ray_reply(c, h->q->ticket, code, text, NULL, 0);
+		msg_release(&h->q->m);
+	}
+	free(h->why);
+	free(h);
+}
+
+static void handle(struct cluster *c, struct creq *q);
+
+/* When the next one is due. */
+static int64_t step_held(struct cluster *c)
+{
+	bool refused = c->said && !c->up && !c->asking, again = c->up && c->held_at <= c->now;
+	struct list now = LIST_INIT(now), *n, *tmp;
+	int64_t next = INT64_MAX;
+
+	list_for_each_safe (n, tmp, &c->held) {
+		struct held *h = container_of(n, struct held, node);
+
+		if (refused || h->q->deadline <= c->now) {
+			drop_held(c, h, -EHOSTUNREACH, h->why && c->up ? h->why : c->link_text);
+		} else if (again) {
+			list_del(n);
+			list_add_tail(&now, n);
+		} else if (h->q->deadline < next) {
+			next = h->q->deadline;
+		}
+	}
+	list_for_each_safe (n, tmp, &now) { /* they may be held again */
+		struct held *h = container_of(n, struct held, node);
+		struct creq *q = h->q;
+
+		h->q = NULL;
+		drop_held(c, h, 0, NULL);
+		handle(c, q);
+	}
+	if (c->up && !list_empty(&c->held) && c->held_at < next)
+		next = c->held_at;
+	return next;
+}
+
+/* Not now: is it there already, or is it worth waiting for? */
+static bool must_wait(struct cluster *c, struct creq *q)
+{
+	if (!q->deadline)
+		q->deadline = c->now + ANSWER_WITHIN;
+	if (c->up && ray_reachable(c))
+		return false;
+	ray_hold(c, q, NULL);
+	return true;
+}
+
+static void release_held(struct cluster *c)
+{
+	while (!list_empty(&c->held))
+		drop_held(c, container_of(c->held.next, struct held, node), -ENODEV, "shutting down");
+}
+
+/* --- what the cluster is --- */
+
 struct probe {
 	struct cluster *c;
-	uint64_t ticket;
-	bool queue;
+	struct creq *q;
 };
 
 static void on_probe_answer(void *arg, const struct http_answer *a)
 {
 	struct probe *p = arg;
-	json_t *rows = a->status != 200 ? NULL
-		       : p->queue       ? ray_jobs_rows(a->body, a->len)
-					: ray_nodes_rows(a->body, a->len);
-	char *text = rows ? json_dumps(rows, JSON_INDENT(1)) : NULL;
+	json_t *rows = NULL;
+	char *text;
 
+	p->c->now = clock_mono(p->c->ctx.clock);
+	if (a->code) {
+		ray_hold(p->c, p->q, a->text);
+		free(p);
+		return;
+	}
+	if (a->status == 200)
+		rows = strcmp(p->q->arg, "queue") == 0 ? ray_jobs_rows(a->body, a->len)
+						       : ray_nodes_rows(a->body, a->len);
+	text = rows ? json_dumps(rows, JSON_INDENT(1)) : NULL;
 	if (text)
-		ray_reply(p->c, p->ticket, 0, NULL, text, strlen(text));
+		ray_reply(p->c, p->q->ticket, 0, NULL, text, strlen(text));
 	else
-		ray_reply(p->c, p->ticket, -EHOSTUNREACH, a->code ? a->text : "the Ray head does not say", NULL, 0);
+		ray_reply(p->c, p->q->ticket, -EHOSTUNREACH, "the Ray head does not say", NULL, 0);
 	free(text);
 	json_decref(rows);
+	msg_release(&p->q->m);
 	free(p);
 }
 
-static void on_probe(struct cluster *c, const struct creq *q)
+/* True: `q` is kept. */
+static bool on_probe(struct cluster *c, struct creq *q)
 {
 	const char *what = q->arg ? q->arg : "";
 	bool queue = strcmp(what, "queue") == 0;
@@ -461,16 +339,38 @@ static void on_probe(struct cluster *c, const struct creq *q)
 		ray_reply(c, q->ticket, 0, NULL, text, strlen(text));
 		free(text);
 		json_decref(doc);
-	} else if (!c->http || !c->up) {
+		return false;
+	}
+	if (c->up && !c->http) { /* start = local, and nobody wanted it yet */
 		ray_reply(c, q->ticket, -EHOSTUNREACH, c->link_text, NULL, 0);
-	} else {
+		return false;
+	}
+	if (!must_wait(c, q)) {
 		cleanup_free char *url = ray_url(c, queue ? "/api/jobs/" : "/api/v0/nodes?limit=10000&detail=1");
 		struct probe *p = xmalloc(sizeof(*p));
 
-		*p = (struct probe){ c, q->ticket, queue };
+		*p = (struct probe){ c, q };
 		http_send(c->http, &(struct http_request){ .method = "GET", .url = url, .deadline_ms = 20000 },
 			  on_probe_answer, p);
 	}
+	return true;
+}
+
+/* True: `q` is kept. */
+static bool on_files(struct cluster *c, struct creq *q)
+{
+	char *session = NULL, *agent = NULL;
+
+	(void)ray_noted(c, q->run, q->attempt, &session, &agent);
+	free(session);
+	if (!agent) {
+		ray_reply(c, q->ticket, -ENOENT, "the job has no files yet", NULL, 0);
+		return false;
+	}
+	if (!must_wait(c, q))
+		ray_files_ask(c, q, agent);
+	free(agent);
+	return true;
 }
 
 static void nothing(void *arg, const struct http_answer *a)
@@ -506,7 +406,8 @@ static void on_hot(struct cluster *c, const struct creq *q)
 		r->stream[st].next_at = 0;
 }
 
-static void handle(struct cluster *c, struct creq *q)
+/* True: `q` is kept. */
+static bool take(struct cluster *c, struct creq *q)
 {
 	switch (q->m.type) {
 	case CREQ_SUBMIT:
@@ -523,26 +424,26 @@ static void handle(struct cluster *c, struct creq *q)
 		on_hot(c, q);
 		break;
 	case CREQ_LIST:
-		ray_files_list(c, q);
-		break;
 	case CREQ_READ:
-		ray_files_read(c, q);
-		break;
 	case CREQ_MANIFEST:
-		ray_files_manifest(c, q);
-		break;
+		return on_files(c, q);
 	case CREQ_PROBE:
-		on_probe(c, q);
-		break;
+		return on_probe(c, q);
 	case CREQ_RECONNECT:
-		c->version_at = 0;
-		c->failures = 0;
+		ray_link_reconnect(c);
 		break;
 	default:
 		if (q->ticket)
 			ray_reply(c, q->ticket, -EINVAL, "a cluster of type ray cannot do this", NULL, 0);
 		break;
 	}
+	return false;
+}
+
+static void handle(struct cluster *c, struct creq *q)
+{
+	if (!take(c, q))
+		msg_release(&q->m);
 }
 
 static void take_requests(struct cluster *c)
@@ -554,39 +455,64 @@ static void take_requests(struct cluster *c)
 	while ((n = list_pop(&in))) {
 		struct msg *m = container_of(n, struct msg, node);
 
-		if (m->type == 0)
-			c->stopping = true;
-		else if (c->stopping)
-			ray_reply(c, container_of(m, struct creq, m)->ticket, -ENODEV, "shutting down", NULL, 0);
-		else
+		if (m->type != 0 && !c->stopping) {
 			handle(c, container_of(m, struct creq, m));
+			continue;
+		}
+		if (m->type != 0)
+			ray_reply(c, container_of(m, struct creq, m)->ticket, -ENODEV, "shutting down", NULL, 0);
+		c->stopping = true;
 		msg_release(m);
 	}
 }
 
 /* --- the loop --- */
 
+static int64_t sooner(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Its logs need no network any more. */
+static bool settled(const struct ray_run *r)
+{
+	return r->phase == RAYRUN_ENDED && r->stream[RAYS_OUT].done && r->stream[RAYS_ERR].done &&
+	       r->stream[RAYS_EVENTS].done;
+}
+
 static int64_t step_runs(struct cluster *c)
 {
 	struct hmap_node *n = hmap_walk(&c->runs, NULL), *after;
-	int64_t next = c->version_busy ? INT64_MAX : c->version_at;
+	int64_t next = INT64_MAX;
 
 	for (; n; n = after) {
 		struct ray_run *r = container_of(n, struct ray_run, node);
-		int64_t at[3];
 
 		after = hmap_walk(&c->runs, n);
-		if (c->http) {
-			at[0] = ray_submit_step(c, r);
-			at[1] = ray_run_step(c, r);
-			at[2] = ray_logs_step(c, r);
-			for (size_t i = 0; i < ARRAY_SIZE(at); i++)
-				next = at[i] < next ? at[i] : next;
-		}
+		next = sooner(next, ray_submit_step(c, r));
+		if (ray_reachable(c))
+			next = sooner(next, ray_run_step(c, r));
+		if (ray_reachable(c) || settled(r))
+			next = sooner(next, ray_logs_step(c, r));
 		if (r->phase == RAYRUN_DONE)
 			forget(c, r);
 	}
 	return next;
+}
+
+static void wait_for_work(struct cluster *c, int64_t next)
+{
+	struct pollfd p[1 + TUNNEL_FDS] = { { .fd = inbox_fd(&c->inbox), .events = POLLIN } };
+	int64_t left = (next - clock_mono(c->ctx.clock)) / USEC_PER_MSEC;
+	unsigned n = 1;
+
+	if (c->tunnel)
+		n += tunnel_fds(c->tunnel, p + 1);
+	left = left < 0 ? 0 : left > 1000 ? 1000 : left;
+	if (c->http)
+		http_wait_fds(c->http, p, n, (int)left);
+	else
+		(void)poll(p, n, (int)left);
 }
 
 static void *ray_thread(void *arg)
@@ -594,28 +520,33 @@ static void *ray_thread(void *arg)
 	struct cluster *c = arg;
 
 	while (!c->stopping) {
-		int64_t next, left;
+		int64_t next;
+		bool more = false;
 
 		c->now = clock_mono(c->ctx.clock);
 		take_requests(c);
 		if (c->stopping)
 			break;
-		link_step(c);
+		if (c->tunnel)
+			more = tunnel_step(c->tunnel);
+		ray_link_step(c);
 		next = step_runs(c);
-		left = (next - clock_mono(c->ctx.clock)) / USEC_PER_MSEC;
-		if (c->http) {
+		next = sooner(next, step_held(c));
+		next = sooner(next, ray_link_deadline(c));
+		if (c->http)
 			http_step(c->http);
-			http_wait(c->http, inbox_fd(&c->inbox), left < 0 ? 0 : left > 1000 ? 1000 : (int)left);
-			c->now = clock_mono(c->ctx.clock);
+		if (c->tunnel) /* what http_step wrote or asked for */
+			more |= tunnel_step(c->tunnel);
+		wait_for_work(c, more ? 0 : next);
+		c->now = clock_mono(c->ctx.clock);
+		if (c->http)
 			http_step(c->http);
-		} else {
-			struct pollfd p = { .fd = inbox_fd(&c->inbox), .events = POLLIN };
-
-			(void)poll(&p, 1, left < 0 ? 0 : left > 1000 ? 1000 : (int)left);
-		}
 	}
 	http_free(c->http);
 	c->http = NULL;
+	tunnel_free(c->tunnel);
+	c->tunnel = NULL;
+	release_held(c);
 	return NULL;
 }
 
@@ -629,6 +560,7 @@ static void cluster_free(struct cluster *c)
 	if (c->inbox.fd >= 0)
 		inbox_release(&c->inbox);
 	ray_local_free(c->here);
+	tunnel_free(c->tunnel);
 	free(c->spool_dir);
 	free(c->base);
 	free(c->session);
@@ -636,7 +568,20 @@ static void cluster_free(struct cluster *c)
 	free(c);
 }
 
-static int ray_start(const struct cluster_ctx *ctx, struct cluster **out, struct err *e)
+static int open_tunnel(struct cluster *c, const struct tunnel_conf *way)
+{
+	struct tunnel_conf conf = *way;
+
+	if (!c->ctx.conf->hosts)
+		return 0;
+	conf.cluster = c->ctx.conf;
+	conf.clock = c->ctx.clock;
+	c->tunnel = tunnel_new(&conf);
+	return c->tunnel ? 0 : -EMFILE;
+}
+
+int cluster_ray_start_with(const struct tunnel_conf *way, const struct cluster_ctx *ctx, struct cluster **out,
+			   struct err *e)
 {
 	struct cluster *c = xcalloc(1, sizeof(*c));
 	sigset_t all, old;
@@ -645,9 +590,12 @@ static int ray_start(const struct cluster_ctx *ctx, struct cluster **out, struct
 	c->ctx = *ctx;
 	c->spool_dir = xasprintf("%s/spool", ctx->state_dir);
 	hmap_init(&c->runs);
+	list_init(&c->held);
 	if (ctx->conf->start)
 		c->here = ray_local_new(ctx);
 	rc = inbox_init(&c->inbox);
+	if (rc == 0)
+		rc = open_tunnel(c, way);
 	if (rc == 0) {
 		(void)sigfillset(&all);
 		(void)pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the reactor's */
@@ -660,6 +608,13 @@ static int ray_start(const struct cluster_ctx *ctx, struct cluster **out, struct
 	}
 	*out = c;
 	return 0;
+}
+
+static int ray_start(const struct cluster_ctx *ctx, struct cluster **out, struct err *e)
+{
+	const struct tunnel_conf way = { .ops = &transport_ssh2_ops, .describe = transport_ssh2_describe };
+
+	return cluster_ray_start_with(&way, ctx, out, e);
 }
 
 static void ray_post(struct cluster *c, struct creq *q)

@@ -213,17 +213,20 @@ static void add_local(struct config *c)
 /* Files of jobs are where their driver runs, which it finds out itself. */
 static void finish_ray(struct parser *p, struct cluster_conf *k)
 {
+	if (k->hosts && k->start)
+		config_complain(
+			p,
+			"cluster '%s': start boots a Ray cluster on this machine, which needs no host; for one that "
+			"is there write address instead",
+			k->name);
+	else if (k->hosts && !k->address)
+		k->address = xstrdup("http://127.0.0.1:8265"); /* Ray's own, as the host sees it */
 	if (!k->address == !k->start)
 		config_complain(
 			p,
 			"cluster '%s' needs one of: address = http://HOST:8265 (the Ray dashboard), or start = local "
 			"(a Ray cluster on this machine)",
 			k->name);
-	if (k->hosts)
-		config_complain(p,
-				"cluster '%s': host (through SSH) is not possible yet with type = ray: forward the "
-				"dashboard's port and its agents' with ssh -L, or reach them straight",
-				k->name);
 	if (k->start && (k->token || k->token_file || k->ca_file || k->headers))
 		config_complain(p,
 				"cluster '%s': with start = local the token is made here; leave token, headers and "

@@ -30,6 +30,14 @@ const char *doctor_remote_fs(const char *path);
 void doctor_state(struct doctor *d, const char *dir);
 /* One login node: name, login, shell, Slurm, directories. Takes at most about deadline_s seconds. */
 void doctor_ssh(struct doctor *d, const struct cluster_conf *conf, size_t host_index, int deadline_s);
+/* Name and keys that a login would use. False: it cannot work. */
+bool doctor_ssh_name(struct doctor *d, const struct cluster_conf *conf, size_t host_index);
+/* What is said of the other side's clock, where it is far from ours; both in seconds since the epoch. */
+void doctor_clock(struct doctor *d, const char *host, int64_t theirs, int64_t ours);
+/* A cluster of type ray: the login where there is one, the head, the token, the agent of a node. */
+void doctor_ray(struct doctor *d, const struct cluster_conf *conf, int deadline_s);
+/* The head's answer to /api/version. */
+void doctor_ray_version(struct doctor *d, const char *name, const char *base, const char *text, size_t len);
 /* What the login node answered to the questions of doctor_ssh: "KEY VALUE" lines. */
 void doctor_remote_answers(struct doctor *d, const struct cluster_conf *conf, const char *host, const char *text);
 /* The remote shell's greeting; `now` in seconds since the epoch, by this machine. */

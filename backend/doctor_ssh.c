@@ -82,8 +82,7 @@ static void check_known_hosts(struct doctor *d, const char *host, const struct s
 	doctor_note(d, "%s: there is no file of known hosts; `ssh %s` once asks whether to trust its key", host, host);
 }
 
-/* False: a login cannot work. */
-static bool check_name(struct doctor *d, const struct cluster_conf *conf, size_t host_index)
+bool doctor_ssh_name(struct doctor *d, const struct cluster_conf *conf, size_t host_index)
 {
 	cleanup_free char *ssh = doctor_find_program("ssh");
 	const char *host = conf->hosts[host_index];
@@ -360,12 +359,20 @@ void doctor_remote_answers(struct doctor *d, const struct cluster_conf *conf, co
 	check_directory(d, conf, host, text);
 }
 
+void doctor_clock(struct doctor *d, const char *host, int64_t theirs, int64_t ours)
+{
+	int64_t skew = theirs - ours;
+
+	if (skew > CLOCK_SKEW_NOTE_S || skew < -CLOCK_SKEW_NOTE_S)
+		doctor_note(d, "%s: its clock is %" PRId64 " s %s ours; times of jobs are shown as it tells them", host,
+			    skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of");
+}
+
 void doctor_remote_hello(struct doctor *d, const char *host, const char *text, int64_t now)
 {
 	cleanup_free char *shell = answer(text, "shell"), *version = answer(text, "version"),
 			  *user = answer(text, "user");
 	cleanup_free char *home = answer(text, "home"), *node = answer(text, "host"), *epoch = answer(text, "epoch");
-	long long skew = epoch ? strtoll(epoch, NULL, 10) - now : 0;
 
 	doctor_ok(d, "%s: user %s on %s, home %s, %s %s", host, user ? user : "?", node ? node : "?", home ? home : "?",
 		  shell ? shell : "sh", version && strcmp(version, "-") != 0 ? version : "");
@@ -373,9 +380,8 @@ void doctor_remote_hello(struct doctor *d, const char *host, const char *text, i
 		doctor_note(d,
 			    "%s: there is no bash, so every question starts processes there; it works, and is slower",
 			    host);
-	if (skew > CLOCK_SKEW_NOTE_S || skew < -CLOCK_SKEW_NOTE_S)
-		doctor_note(d, "%s: its clock is %lld s %s ours; times of jobs are shown as it tells them", host,
-			    skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of");
+	if (epoch)
+		doctor_clock(d, host, strtoll(epoch, NULL, 10), now);
 }
 
 /* --- the whole --- */
@@ -410,7 +416,7 @@ void doctor_ssh(struct doctor *d, const struct cluster_conf *conf, size_t host_i
 	struct login l = { .ops = &transport_ssh2_ops };
 	int rc;
 
-	if (!check_name(d, conf, host_index))
+	if (!doctor_ssh_name(d, conf, host_index))
 		return;
 	strbuf_init(&l.hello);
 	strbuf_init(&l.answers);

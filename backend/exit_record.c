@@ -290,12 +290,20 @@ static const char *fault_text(const char *fault)
 	return "could not be started";
 }
 
+/* Its cluster could not be had: before the command began the reason is the job's own and has the cluster's name in
+ * front (launchers/inner_keeper.c, _inner_fail); later it is the keeper's. */
+static bool never_began(const struct exit_record *r)
+{
+	return (strcmp(r->fault, "ray") == 0 && strncmp(r->reason, "Ray: ", 5) == 0) ||
+	       (strcmp(r->fault, "spark") == 0 && strncmp(r->reason, "Spark: ", 7) == 0);
+}
+
 /* `sure`: why it was killed is known, and need not be guessed. */
 static void add_code(struct strbuf *out, const struct exit_record *r, bool sure)
 {
 	int rc = r->rc, sig = signal_of(rc);
 
-	if (strcmp(r->fault, "refused") == 0 && r->reason[0])
+	if ((strcmp(r->fault, "refused") == 0 && r->reason[0]) || never_began(r))
 		strbuf_addf(out, "was not started: %s", r->reason);
 	else if (r->fault[0])
 		strbuf_addf(out, "%s%s%s", fault_text(r->fault), r->reason[0] ? ": " : "", r->reason);

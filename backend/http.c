@@ -13,12 +13,16 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #define CONNECT_MS 5000
 #define CONNECTIONS 8 /* to one host; more requests wait for one of them */
+#define DIALLED 6     /* in all through a tunnel, where each may cost a session of the server (FORWARD_SESSIONS) */
 
 struct call {
 	struct list node;
@@ -28,7 +32,7 @@ struct call {
 	size_t body_max;
 	char *sent;
 	struct curl_slist *headers;
-	int64_t total;
+	int64_t total, date;
 	bool head, too_long;
 	http_cb cb;
 	void *arg;
@@ -43,6 +47,8 @@ struct http {
 	char **headers;
 	http_dial dial;
 	void *dial_arg;
+	struct list dialled;          /* connections that are about to be made */
+	struct curl_slist *no_lookup; /* with dial: every name is an address, so that none is looked up here */
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -67,56 +73,140 @@ static size_t on_body(char *data, size_t size, size_t n, void *arg)
 	return len;
 }
 
-/* "Content-Range: bytes 1-2/3" and "bytes * /3" (RFC 9110, 14.4). */
+/* The value of this header, or NULL; a NUL ends it. */
+static char *value_of(const char *data, size_t len, const char *name)
+{
+	size_t n = strlen(name);
+
+	return len > n && strncasecmp(data, name, n) == 0 ? xstrndup(data + n, len - n) : NULL;
+}
+
+/* "Content-Range: bytes 1-2/3" and "bytes * /3" (RFC 9110, 14.4), "Date:" (6.6.1). */
 static size_t on_header(char *data, size_t size, size_t n, void *arg)
 {
-	static const char name[] = "content-range:";
 	struct call *c = arg;
 	size_t len = size * n;
-	const char *slash;
-	char number[24];
+	cleanup_free char *range = value_of(data, len, "content-range:"), *date = value_of(data, len, "date:");
+	const char *slash = range ? strchr(range, '/') : NULL;
 	char *end;
 
-	if (len < sizeof(name) - 1 || strncasecmp(data, name, sizeof(name) - 1) != 0)
-		return len;
-	slash = memchr(data, '/', len);
+	if (date)
+		c->date = (int64_t)curl_getdate(date, NULL);
 	if (!slash)
 		return len;
-	(void)snprintf(number, sizeof(number), "%.*s", (int)(len - (size_t)(slash + 1 - data)), slash + 1);
 	errno = 0;
-	c->total = strtoll(number, &end, 10);
-	if (errno || end == number || c->total < 0)
+	c->total = strtoll(slash + 1, &end, 10);
+	if (errno || end == slash + 1 || c->total < 0)
 		c->total = -1;
 	return len;
 }
 
 /* --- tunnels --- */
 
-static curl_socket_t on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+bool http_place(const char *url, char **host, int *port)
 {
-	struct call *c = arg;
-	char *url = NULL, *host = NULL, *port = NULL;
+	char *name = NULL, *digits = NULL;
 	CURLU *u = curl_url();
-	int fd = -1;
+	bool ok = u && !curl_url_set(u, CURLUPART_URL, url, 0) && !curl_url_get(u, CURLUPART_HOST, &name, 0) &&
+		  !curl_url_get(u, CURLUPART_PORT, &digits, CURLU_DEFAULT_PORT);
 
-	(void)purpose;
-	(void)address;
-	(void)curl_easy_getinfo(c->easy, CURLINFO_EFFECTIVE_URL, &url);
-	if (u && url && !curl_url_set(u, CURLUPART_URL, url, 0) && !curl_url_get(u, CURLUPART_HOST, &host, 0) &&
-	    !curl_url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT))
-		fd = c->h->dial(c->h->dial_arg, host, (int)strtol(port, NULL, 10));
-	curl_free(host);
-	curl_free(port);
+	if (ok) {
+		*host = xstrdup(name);
+		*port = (int)strtol(digits, NULL, 10);
+	}
+	curl_free(name);
+	curl_free(digits);
 	curl_url_cleanup(u);
-	return fd < 0 ? CURL_SOCKET_BAD : fd;
+	return ok;
 }
 
-static int on_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
+/* A connection that libcurl is about to make: its other end is `listener`, which is there for it alone. */
+struct dialled {
+	struct list node;
+	int listener;
+	char *host;
+	int port;
+};
+
+/* On a name that the kernel chooses (unix(7), Autobind feature), which goes to `to`. */
+static int listen_once(struct curl_sockaddr *to)
 {
-	(void)arg;
-	(void)fd;
+	struct sockaddr_un un = { .sun_family = AF_UNIX };
+	socklen_t len = sizeof(un.sun_family);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return -1;
+	if (bind(fd, (struct sockaddr *)&un, len) == 0 && listen(fd, 1) == 0) {
+		len = sizeof(un);
+		if (getsockname(fd, (struct sockaddr *)&un, &len) == 0 && len <= sizeof(to->addr)) {
+			to->family = AF_UNIX;
+			to->protocol = 0;
+			to->addrlen = len;
+			memcpy(&to->addr, &un, len);
+			return fd;
+		}
+	}
+	(void)close(fd);
+	return -1;
+}
+
+/* libcurl lets this change where it connects to (CURLOPT_OPENSOCKETFUNCTION). A socket that is connected already is not
+ * taken by all of its versions (7.88). */
+static curl_socket_t on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	cleanup_free char *host = NULL;
+	struct call *c = arg;
+	struct dialled *d;
+	char *url = NULL;
+	int fd, listener, port;
+
 	(void)purpose;
-	return CURL_SOCKOPT_ALREADY_CONNECTED;
+	(void)curl_easy_getinfo(c->easy, CURLINFO_EFFECTIVE_URL, &url);
+	if (!url || !http_place(url, &host, &port))
+		return CURL_SOCKET_BAD;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	listener = fd < 0 ? -1 : listen_once(address);
+	if (listener < 0) {
+		if (fd >= 0)
+			(void)close(fd);
+		return CURL_SOCKET_BAD;
+	}
+	d = xcalloc(1, sizeof(*d));
+	d->listener = listener;
+	d->host = host;
+	d->port = port;
+	host = NULL;
+	list_add_tail(&c->h->dialled, &d->node);
+	return fd;
+}
+
+/* Anybody may connect to such a name: it has to be this process. */
+static bool is_ours(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.pid == getpid();
+}
+
+/* libcurl has connected to them by now, or never will. */
+static void hand_over(struct http *h)
+{
+	struct list *n;
+
+	while ((n = list_pop(&h->dialled))) {
+		struct dialled *d = container_of(n, struct dialled, node);
+		int fd = accept4(d->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (fd >= 0 && is_ours(fd))
+			(void)h->dial(h->dial_arg, d->host, d->port, fd);
+		else if (fd >= 0)
+			(void)close(fd);
+		(void)close(d->listener);
+		free(d->host);
+		free(d);
+	}
 }
 
 /* --- requests --- */
@@ -199,7 +289,7 @@ static void set_options(struct call *c, const struct http_request *rq)
 	if (c->h->dial) {
 		curl_easy_setopt(e, CURLOPT_OPENSOCKETFUNCTION, on_open);
 		curl_easy_setopt(e, CURLOPT_OPENSOCKETDATA, c);
-		curl_easy_setopt(e, CURLOPT_SOCKOPTFUNCTION, on_socket);
+		curl_easy_setopt(e, CURLOPT_CONNECT_TO, c->h->no_lookup);
 	}
 }
 
@@ -220,7 +310,7 @@ void http_send(struct http *h, const struct http_request *rq, http_cb cb, void *
 	c->easy = curl_easy_init();
 	strbuf_init(&c->body);
 	c->body_max = rq->body_max ? rq->body_max : HTTP_BODY_MAX;
-	c->total = -1;
+	c->total = c->date = -1;
 	c->cb = cb;
 	c->arg = arg;
 	list_init(&c->node);
@@ -261,9 +351,13 @@ static int errno_of(CURLcode rc)
 
 static void answer(struct call *c, int code, const char *text)
 {
-	struct http_answer a = {
-		.code = code, .text = text, .body = c->body.buf, .len = c->body.len, .total = c->total, .modified = -1
-	};
+	struct http_answer a = { .code = code,
+				 .text = text,
+				 .body = c->body.buf,
+				 .len = c->body.len,
+				 .total = c->total,
+				 .modified = -1,
+				 .date = c->date };
 	curl_off_t length = -1;
 	long status = 0, when = -1;
 
@@ -287,6 +381,7 @@ void http_step(struct http *h)
 	CURLMsg *m;
 
 	(void)curl_multi_perform(h->multi, &running);
+	hand_over(h);
 	while ((m = curl_multi_info_read(h->multi, &left))) {
 		struct call *c = NULL;
 		CURLcode rc = m->data.result;
@@ -301,11 +396,26 @@ void http_step(struct http *h)
 	}
 }
 
+void http_wait_fds(struct http *h, const struct pollfd *fds, unsigned n, int timeout_ms)
+{
+	struct curl_waitfd extra[HTTP_WAIT_FDS];
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < n && count < HTTP_WAIT_FDS; i++)
+		if (fds[i].fd >= 0)
+			extra[count++] = (struct curl_waitfd){
+				.fd = fds[i].fd,
+				.events = (short)((fds[i].events & POLLIN ? CURL_WAIT_POLLIN : 0) |
+						  (fds[i].events & POLLOUT ? CURL_WAIT_POLLOUT : 0)),
+			};
+	(void)curl_multi_poll(h->multi, extra, count, timeout_ms < 0 ? 0 : timeout_ms, NULL);
+}
+
 void http_wait(struct http *h, int fd, int timeout_ms)
 {
-	struct curl_waitfd extra = { .fd = fd, .events = CURL_WAIT_POLLIN };
+	const struct pollfd p = { .fd = fd, .events = POLLIN };
 
-	(void)curl_multi_poll(h->multi, &extra, fd >= 0, timeout_ms < 0 ? 0 : timeout_ms, NULL);
+	http_wait_fds(h, &p, 1, timeout_ms);
 }
 
 /* --- all of them --- */
@@ -340,6 +450,10 @@ static int copy_conf(struct http *h, const struct http_conf *conf, struct err *e
 	}
 	h->dial = conf->dial;
 	h->dial_arg = conf->dial_arg;
+	if (h->dial) {
+		h->no_lookup = curl_slist_append(NULL, "::127.0.0.1:");
+		(void)curl_multi_setopt(h->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, (long)DIALLED);
+	}
 	return 0;
 }
 
@@ -350,6 +464,7 @@ int http_new(const struct http_conf *conf, struct http **out, struct err *e)
 
 	(void)pthread_once(&once, global_init);
 	list_init(&h->calls);
+	list_init(&h->dialled);
 	h->multi = curl_multi_init();
 	(void)curl_multi_setopt(h->multi, CURLMOPT_MAX_HOST_CONNECTIONS, (long)CONNECTIONS);
 	rc = copy_conf(h, conf, e);
@@ -370,6 +485,7 @@ void http_free(struct http *h)
 	for (size_t i = 0; h->headers && h->headers[i]; i++)
 		free(h->headers[i]);
 	free(h->headers);
+	curl_slist_free_all(h->no_lookup);
 	free(h->token_line);
 	free(h->ca_file);
 	free(h);

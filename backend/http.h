@@ -20,16 +20,16 @@
 struct http;
 
 /*
- * One connection to HOST:PORT as the other side of a tunnel sees it: a connected descriptor, or a negative errno.
- * Called from http_step.
+ * One connection to HOST:PORT as the other side of a tunnel sees it: its bytes are on `fd`, a connected socket that is
+ * given away, also with a negative errno. Called from http_step.
  */
-typedef int (*http_dial)(void *arg, const char *host, int port);
+typedef int (*http_dial)(void *arg, const char *host, int port, int fd);
 
 struct http_conf {
 	const char *token;    /* "Authorization: Bearer" with each request; NULL: none */
 	char *const *headers; /* "Name: value" lines besides, NULL-ended; may be NULL */
 	const char *ca_file;  /* PEM; NULL: the system's */
-	http_dial dial;       /* NULL: straight */
+	http_dial dial;       /* NULL: straight. Else names are for the other side to look up. */
 	void *dial_arg;
 };
 
@@ -53,6 +53,7 @@ struct http_answer {
 	size_t len;
 	int64_t total;    /* of the file, as Content-Range or (HEAD) Content-Length have it; -1: not said */
 	int64_t modified; /* Last-Modified, seconds; -1: not said */
+	int64_t date;     /* the server's clock (Date), seconds; -1: not said */
 };
 
 typedef void (*http_cb)(void *arg, const struct http_answer *a);
@@ -67,10 +68,16 @@ size_t http_open(const struct http *h); /* requests on their way */
 void http_step(struct http *h);
 /* Sleeps until something moves, `fd` is readable, or so many milliseconds are over. */
 void http_wait(struct http *h, int fd, int timeout_ms);
+/* The same with up to HTTP_WAIT_FDS descriptors; those below 0 are not waited for. */
+#define HTTP_WAIT_FDS 4
+struct pollfd;
+void http_wait_fds(struct http *h, const struct pollfd *fds, unsigned n, int timeout_ms);
 
 /* "http://HOST:PORT", "https://...", or HOST:PORT: the base without a slash at its end, for the caller to free; NULL
  * and a sentence for anything else. */
 char *http_base(const char *text, struct err *e);
+/* Where a URL leads: the caller frees the host, which is an IPv6 address only in brackets. False: nowhere. */
+bool http_place(const char *url, char **host, int *port);
 /* Appends `path` with everything but letters, digits and -._~/ as %XX. */
 struct strbuf;
 void http_add_path(struct strbuf *out, const char *path);

@@ -1,6 +1,7 @@
 /*
- * Private to the clusters of type ray: cluster_ray.c (thread, link, requests), ray_submit.c (package, claim), ray_run.c
- * (states, ends), ray_logs.c (streams to spool), ray_files.c (listings and bytes). One thread owns all of this.
+ * Private to the clusters of type ray: cluster_ray.c (thread, requests), ray_link.c (the login, the head), ray_submit.c
+ * (package, claim), ray_run.c (states, ends), ray_logs.c (streams to spool), ray_files.c (listings and bytes). One
+ * thread owns all of this.
  *
  * Requests on their way name a run by its serial, never by pointer, so that a run may go away at any time.
  */
@@ -14,6 +15,7 @@
 #include "backend/ray_api.h"
 #include "backend/sched.h"
 #include "backend/spool.h"
+#include "backend/tunnel.h"
 
 enum ray_phase {
 	RAYRUN_QUEUED, /* wants to be submitted */
@@ -53,6 +55,7 @@ struct ray_run {
 	/* life */
 	char *session, *agent;
 	bool said_pending, said_running, said_unknown, record_busy;
+	bool heard; /* its agent has answered before: later silence is the network's, for a while */
 	char *reason;
 	int64_t since, status_at, record_at, terminal_at, restart_seen;
 	bool status_busy, stop_busy;
@@ -88,16 +91,39 @@ struct cluster {
 	int64_t version_at, failing_since;
 	unsigned failures;
 	char link_text[512];
+	bool asking; /* of what was said last */
+	int64_t up_since;
+	struct tunnel *tunnel; /* the login on the way there (`host`); NULL: straight */
+	bool tunnel_was_up;
+	struct list held;       /* requests that wait for the link (cluster_ray.c) */
+	int64_t held_at;        /* not tried again before */
 	struct ray_local *here; /* start = local; or NULL */
 };
+
+/* `way`: ops and pace of the login; the rest is filled in. */
+int cluster_ray_start_with(const struct tunnel_conf *way, const struct cluster_ctx *ctx, struct cluster **out,
+			   struct err *e);
 
 /* A request of a run; `what` is the asker's. */
 typedef void (*ray_cb)(struct cluster *c, struct ray_run *r, int what, const struct http_answer *a);
 void ray_send(struct cluster *c, struct ray_run *r, const struct http_request *rq, ray_cb cb, int what);
+
+/* ray_link.c */
+void ray_link_step(struct cluster *c);
+int64_t ray_link_deadline(const struct cluster *c);
+void ray_link_reconnect(struct cluster *c);
+/* Requests can be sent: the way is there. Whether the head answers is another question (`up`). */
+bool ray_reachable(const struct cluster *c);
+/* So long something was missing although the head answered all the time. */
+bool ray_waited(const struct cluster *c, int64_t since, int64_t limit);
 /* The answer has something to say of the link: refused tokens, silence. True: it was no answer. */
 bool ray_link_answer(struct cluster *c, const struct http_answer *a);
+/* With the configuration's token, headers and certificates; `conf` has the rest. */
+int ray_http_new(const struct cluster_conf *k, struct http_conf *conf, struct http **out, struct err *e);
 
 /* cluster_ray.c */
+/* Takes `q`, which is tried again until its deadline; `why`: what was wrong, or NULL. */
+void ray_hold(struct cluster *c, struct creq *q, const char *why);
 void ray_event(struct cluster *c, const struct ray_run *r, enum event_type type, const char *source, json_t *data);
 void ray_reply(struct cluster *c, uint64_t ticket, int code, const char *text, const char *data, size_t len);
 /* "AGENT/logs/slurmray/UUID/NAME", or of an attempt. */
@@ -111,8 +137,15 @@ bool ray_noted(const struct cluster *c, uint32_t run, uint32_t attempt, char **s
 /* ray_local.c: start = local */
 struct ray_local *ray_local_new(const struct cluster_ctx *ctx);
 void ray_local_free(struct ray_local *l);
+struct ray_local_wish {
+	const char *start;          /* of the configuration */
+	bool wanted;                /* by a run: boot it when it is not there */
+	const struct job_ray *size; /* of that run: processors, GPUs, object store; or NULL */
+	int64_t now;
+};
 /* Where it is; boots it when it is wanted and not there. -EAGAIN: it is not there and not wanted. */
-int ray_local_place(struct ray_local *l, const char *start, bool wanted, char **address, char **token, struct err *e);
+int ray_local_place(struct ray_local *l, const struct ray_local_wish *wish, char **address, char **token,
+		    struct err *e);
 void ray_local_wanted(struct ray_local *l, int64_t now); /* often: runs are there */
 bool ray_local_ready(const struct ray_local *l);         /* all of it is there */
 bool ray_local_booting(const struct ray_local *l);       /* it was started a moment ago */
@@ -131,8 +164,7 @@ void ray_run_end_now(struct cluster *c, struct ray_run *r, const char *status, c
 /* ray_logs.c */
 int64_t ray_logs_step(struct cluster *c, struct ray_run *r);
 /* ray_files.c */
-void ray_files_read(struct cluster *c, const struct creq *q);
-void ray_files_list(struct cluster *c, const struct creq *q);
-void ray_files_manifest(struct cluster *c, const struct creq *q);
+/* READ, LIST, MANIFEST: answers `q` and frees it, or holds it. */
+void ray_files_ask(struct cluster *c, struct creq *q, const char *agent);
 
 #endif

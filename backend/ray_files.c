@@ -15,11 +15,13 @@
 
 struct op {
 	struct cluster *c;
-	uint64_t ticket, offset, length;
-	char *url;           /* LIST: of the directory */
+	struct creq *q; /* NULL: held again */
+	uint64_t offset, length;
+	char *url;           /* of the file or directory */
 	struct strbuf names; /* LIST: each ended by NUL */
 	struct strbuf rows;
 	unsigned waiting;
+	bool lost; /* LIST: a name could not be asked for */
 };
 
 struct head { /* one name of a listing */
@@ -29,41 +31,33 @@ struct head { /* one name of a listing */
 
 static void op_free(struct op *op)
 {
+	if (op->q)
+		msg_release(&op->q->m);
 	free(op->url);
 	strbuf_release(&op->names);
 	strbuf_release(&op->rows);
 	free(op);
 }
 
-/* The agent that has it, or NULL after an answer. */
-static char *agent_of(struct cluster *c, const struct creq *q)
-{
-	char *session = NULL, *agent = NULL;
-
-	(void)ray_noted(c, q->run, q->attempt, &session, &agent);
-	free(session);
-	if (!agent)
-		ray_reply(c, q->ticket, -ENOENT, "the job has no files yet", NULL, 0);
-	else if (!c->http) {
-		ray_reply(c, q->ticket, -EHOSTUNREACH, c->link_text, NULL, 0);
-		free(agent);
-		agent = NULL;
-	}
-	return agent;
-}
-
-static struct op *op_new(struct cluster *c, const struct creq *q, char *url)
+static struct op *op_new(struct cluster *c, struct creq *q, char *url)
 {
 	struct op *op = xcalloc(1, sizeof(*op));
 
 	op->c = c;
-	op->ticket = q->ticket;
+	op->q = q;
 	op->offset = q->offset;
 	op->length = q->length < READ_MAX ? q->length : READ_MAX;
 	op->url = url;
 	strbuf_init(&op->names);
 	strbuf_init(&op->rows);
 	return op;
+}
+
+static int time_left(const struct op *op)
+{
+	int64_t ms = (op->q->deadline - op->c->now) / USEC_PER_MSEC;
+
+	return ms < 1 ? 1 : ms > DEADLINE_MS ? DEADLINE_MS : (int)ms;
 }
 
 static char *area_url(const struct cluster *c, const struct creq *q, const char *agent)
@@ -74,16 +68,22 @@ static char *area_url(const struct cluster *c, const struct creq *q, const char 
 	return ray_attempt_url(c, agent, q->run, q->attempt, path);
 }
 
-/* 0, or what the answer is instead of bytes. */
-static int trouble(struct op *op, const struct http_answer *a)
+/* True: there are no bytes in it, and that is answered, or the question is held. */
+static bool trouble(struct op *op, const struct http_answer *a)
 {
-	int code = a->code ? -EHOSTUNREACH : a->status == 404 ? -ENOENT : -EHOSTUNREACH;
-	const char *text = a->code ? a->text : a->status == 404 ? "it is not there" : "the node's agent refused it";
-
-	if (!a->code && (a->status == 200 || a->status == 206 || a->status == 416))
-		return 0;
-	ray_reply(op->c, op->ticket, code, text, NULL, 0);
-	return code;
+	op->c->now = clock_mono(op->c->ctx.clock);
+	if (a->code) {
+		ray_hold(op->c, op->q, a->text);
+		op->q = NULL;
+		return true;
+	}
+	if (a->status == 200 || a->status == 206 || a->status == 416)
+		return false;
+	if (a->status == 404)
+		ray_reply(op->c, op->q->ticket, -ENOENT, "it is not there", NULL, 0);
+	else
+		ray_reply(op->c, op->q->ticket, -EHOSTUNREACH, "the node's agent refused it", NULL, 0);
+	return true;
 }
 
 static void on_read(void *arg, const struct http_answer *a)
@@ -92,26 +92,22 @@ static void on_read(void *arg, const struct http_answer *a)
 	const char *data = a->body;
 	size_t len = a->status == 416 ? 0 : a->len;
 
-	if (trouble(op, a) == 0) {
+	if (!trouble(op, a)) {
 		if (a->status == 200) { /* all of it */
 			uint64_t skip = op->offset < len ? op->offset : len;
 
 			data += skip;
 			len -= (size_t)skip;
 		}
-		ray_reply(op->c, op->ticket, 0, NULL, data, len < op->length ? len : (size_t)op->length);
+		ray_reply(op->c, op->q->ticket, 0, NULL, data, len < op->length ? len : (size_t)op->length);
 	}
 	op_free(op);
 }
 
-void ray_files_read(struct cluster *c, const struct creq *q)
+static void ask_bytes(struct cluster *c, struct creq *q, const char *agent)
 {
-	cleanup_free char *agent = agent_of(c, q);
-	struct op *op;
+	struct op *op = op_new(c, q, area_url(c, q, agent));
 
-	if (!agent)
-		return;
-	op = op_new(c, q, area_url(c, q, agent));
 	if (!op->length) {
 		ray_reply(c, q->ticket, 0, NULL, "", 0);
 		op_free(op);
@@ -123,7 +119,7 @@ void ray_files_read(struct cluster *c, const struct creq *q)
 					  .range = true,
 					  .offset = op->offset,
 					  .length = op->length,
-					  .deadline_ms = DEADLINE_MS },
+					  .deadline_ms = time_left(op) },
 		  on_read, op);
 }
 
@@ -131,23 +127,19 @@ static void on_manifest(void *arg, const struct http_answer *a)
 {
 	struct op *op = arg;
 
-	if (trouble(op, a) == 0)
-		ray_reply(op->c, op->ticket, 0, NULL, a->body, a->len);
+	if (!trouble(op, a))
+		ray_reply(op->c, op->q->ticket, 0, NULL, a->body, a->len);
 	op_free(op);
 }
 
-void ray_files_manifest(struct cluster *c, const struct creq *q)
+static void ask_manifest(struct cluster *c, struct creq *q, const char *agent)
 {
-	cleanup_free char *agent = agent_of(c, q);
-	struct op *op;
-
-	if (!agent)
-		return;
-	op = op_new(c, q, ray_attempt_url(c, agent, q->run, q->attempt, "manifest"));
-	http_send(c->http,
-		  &(struct http_request){
-			  .method = "GET", .url = op->url, .body_max = (size_t)256 << 20, .deadline_ms = DEADLINE_MS },
-		  on_manifest, op);
+	struct op *op = op_new(c, q, ray_attempt_url(c, agent, q->run, q->attempt, "manifest"));
+	http_send(
+		c->http,
+		&(struct http_request){
+			.method = "GET", .url = op->url, .body_max = (size_t)256 << 20, .deadline_ms = time_left(op) },
+		on_manifest, op);
 }
 
 /* --- listings --- */
@@ -156,7 +148,13 @@ static void list_step(struct op *op)
 {
 	if (op->waiting)
 		return;
-	ray_reply(op->c, op->ticket, 0, NULL, op->rows.buf, op->rows.len);
+	if (op->lost) {
+		ray_hold(op->c, op->q, "the connection was cut in the middle of a listing");
+		op->q = NULL;
+		op_free(op);
+		return;
+	}
+	ray_reply(op->c, op->q->ticket, 0, NULL, op->rows.buf, op->rows.len);
 	op_free(op);
 }
 
@@ -173,6 +171,7 @@ static void on_head(void *arg, const struct http_answer *a)
 
 	if (a->status == 200 && a->total >= 0) /* links that lead out are 404 */
 		add_row(&op->rows, 'f', h->name, a->total, a->modified < 0 ? 0 : a->modified);
+	op->lost |= a->code != 0;
 	free(h->name);
 	free(h);
 	op->waiting--;
@@ -208,21 +207,27 @@ static void on_index(void *arg, const struct http_answer *a)
 		h->name = xstrdup(name);
 		op->waiting++;
 		http_send(op->c->http,
-			  &(struct http_request){ .method = "HEAD", .url = url.buf, .deadline_ms = DEADLINE_MS },
+			  &(struct http_request){ .method = "HEAD", .url = url.buf, .deadline_ms = time_left(op) },
 			  on_head, h);
 	}
 	op->waiting--;
 	list_step(op);
 }
 
-void ray_files_list(struct cluster *c, const struct creq *q)
+static void ask_index(struct cluster *c, struct creq *q, const char *agent)
 {
-	cleanup_free char *agent = agent_of(c, q);
-	struct op *op;
+	struct op *op = op_new(c, q, area_url(c, q, agent));
 
-	if (!agent)
-		return;
-	op = op_new(c, q, area_url(c, q, agent));
-	http_send(c->http, &(struct http_request){ .method = "GET", .url = op->url, .deadline_ms = DEADLINE_MS },
+	http_send(c->http, &(struct http_request){ .method = "GET", .url = op->url, .deadline_ms = time_left(op) },
 		  on_index, op);
+}
+
+void ray_files_ask(struct cluster *c, struct creq *q, const char *agent)
+{
+	if (q->m.type == CREQ_READ)
+		ask_bytes(c, q, agent);
+	else if (q->m.type == CREQ_LIST)
+		ask_index(c, q, agent);
+	else
+		ask_manifest(c, q, agent);
 }

@@ -27,24 +27,30 @@
 #define PORT_SPAN 8000 /* below where the kernel takes ports for clients, ip_local_port_range */
 #define TOUCH_US (5LL * USEC_PER_SEC)
 #define BOOT_US (120LL * USEC_PER_SEC)
+#define AGAIN_US (30LL * USEC_PER_SEC) /* after one that did not start */
 
 struct ray_local {
 	char *dir, *program;
-	int64_t touch_at, boot_until;
+	int64_t touch_at;
+	bool booted;      /* by this process, and not known to be there yet */
+	int64_t again_at; /* not booted before */
+	char why[400];    /* the last one did not start */
 };
 
 /*
  * $1 ray, $2 the directory, $3 the first port, $4 the temporary directory (short: sockets below it may have 107 bytes),
- * $5 seconds. A job that runs has the file `pid` in its attempt's directory, and a process.
+ * $5 seconds, $6 processors, $7 GPUs, $8 bytes of the object store (empty: as Ray finds them). A job that runs has the
+ * file `pid` in its attempt's directory, and a process.
  */
 static const char keeper[] =
 	"cd \"$2\" || exit 1\n"
 	"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=\"$2/token\" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_TMPDIR=\"$4\" "
-	"RAY_raylet_start_wait_time_s=120\n"
+	"RAY_raylet_start_wait_time_s=120 RAY_agent_register_timeout_ms=120000\n"
 	"\"$1\" start --head --block --disable-usage-stats --temp-dir=\"$4\" --node-ip-address=127.0.0.10 --port=\"$3\" "
 	"--dashboard-host=127.0.0.1 --dashboard-port=$(($3 + 1)) --dashboard-agent-listen-port=$(($3 + 2)) "
 	"--ray-client-server-port=$(($3 + 3)) --node-manager-port=$(($3 + 4)) --object-manager-port=$(($3 + 5)) "
-	"--metrics-export-port=$(($3 + 6)) --runtime-env-agent-port=$(($3 + 7)) --min-worker-port=0 --max-worker-port=0 &\n"
+	"--metrics-export-port=$(($3 + 6)) --runtime-env-agent-port=$(($3 + 7)) --min-worker-port=0 --max-worker-port=0 "
+	"${6:+--num-cpus=\"$6\"} ${7:+--num-gpus=\"$7\"} ${8:+--object-store-memory=\"$8\"} &\n"
 	"ray=$!\n"
 	"trap 'kill \"$ray\"' TERM INT HUP\n"
 	"busy() {\n"
@@ -120,8 +126,23 @@ static int put_token(const char *dir)
 	return put(dir, "token", hex);
 }
 
+struct size { /* as the keeper wants it */
+	char cpus[24], gpus[32], store[24];
+};
+
+static void size_of(const struct job_ray *ray, struct size *out)
+{
+	memset(out, 0, sizeof(*out));
+	if (ray && ray->cpus >= 0)
+		(void)snprintf(out->cpus, sizeof(out->cpus), "%d", ray->cpus);
+	if (ray && ray->gpus >= 0)
+		(void)snprintf(out->gpus, sizeof(out->gpus), "%g", ray->gpus);
+	if (ray && ray->object_store > 0)
+		(void)snprintf(out->store, sizeof(out->store), "%lld", (long long)ray->object_store);
+}
+
 /* In a child; does not return. Its parent is nobody's: it is started by a process that ends at once. */
-static void run_keeper(const struct ray_local *l, int base, const char *temp, int lock)
+static void run_keeper(const struct ray_local *l, int base, const char *temp, const struct size *size, int lock)
 {
 	cleanup_free char *log = xasprintf("%s/keeper.log", l->dir), *port = xasprintf("%d", base);
 	cleanup_free char *idle = xasprintf("%d", idle_s());
@@ -138,15 +159,17 @@ static void run_keeper(const struct ray_local *l, int base, const char *temp, in
 	(void)dup2(fd, 2);
 	(void)syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC (close_range(2)) */);
 	(void)fcntl(lock, F_SETFD, 0);
-	(void)execl("/bin/sh", "sh", "-c", keeper, "slurmray-ray", l->program, l->dir, port, temp, idle, (char *)NULL);
+	(void)execl("/bin/sh", "sh", "-c", keeper, "slurmray-ray", l->program, l->dir, port, temp, idle, size->cpus,
+		    size->gpus, size->store, (char *)NULL);
 	_exit(127);
 }
 
-static int boot(struct ray_local *l, int lock, struct err *e)
+static int boot(struct ray_local *l, const struct job_ray *ray, int lock, struct err *e)
 {
 	char temp[] = "/tmp/slurmray-ray-XXXXXX";
 	cleanup_free char *address = NULL;
 	int base = free_block(), rc;
+	struct size size;
 	pid_t pid;
 
 	if (base < 0)
@@ -157,11 +180,12 @@ static int boot(struct ray_local *l, int lock, struct err *e)
 	if (rc < 0 || !mkdtemp(temp))
 		return err_sys(e, rc < 0 ? rc : -errno, "cannot prepare a Ray cluster in %s", l->dir);
 	address = xasprintf("http://127.0.0.1:%d", base + 1);
+	size_of(ray, &size);
 	pid = fork();
 	if (pid < 0)
 		return err_sys(e, -errno, "cannot start a process");
 	if (pid == 0)
-		run_keeper(l, base, temp, lock);
+		run_keeper(l, base, temp, &size, lock);
 	(void)waitpid(pid, NULL, 0);
 	rc = put(l->dir, "address", address);
 	return rc < 0 ? err_sys(e, rc, "cannot write %s/address", l->dir) : 0;
@@ -218,24 +242,62 @@ static bool alive(const struct ray_local *l, int *fd)
 	return true;
 }
 
-int ray_local_place(struct ray_local *l, const char *start, bool wanted, char **address, char **token, struct err *e)
+/* Of what the one that this process booted said, when it is gone and never was there. */
+static bool did_not_start(struct ray_local *l)
+{
+	cleanup_free char *path = xasprintf("%s/keeper.log", l->dir);
+	cleanup_strbuf struct strbuf log = STRBUF_INIT;
+	const char *line;
+
+	if (!l->booted || ray_local_ready(l))
+		return false;
+	(void)strbuf_read_file(&log, path, (size_t)1 << 20);
+	while (log.len && strchr(" \t\r\n", log.buf[log.len - 1]))
+		strbuf_setlen(&log, log.len - 1);
+	line = log.len ? memrchr(log.buf, '\n', log.len) : NULL;
+	line = line ? line + 1 : log.buf;
+	(void)snprintf(l->why, sizeof(l->why), "Ray did not start on this machine: %.160s (all it said is in %.100s)",
+		       *line ? line : "it said nothing", path);
+	for (char *c = l->why; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 127)
+			*c = ' ';
+	return true;
+}
+
+/* Nobody is there. */
+static int boot_wanted(struct ray_local *l, const struct ray_local_wish *wish, int lock, struct err *e)
+{
+	int rc;
+
+	if (did_not_start(l)) {
+		l->booted = false;
+		l->again_at = wish->now + AGAIN_US;
+	}
+	if (wish->now < l->again_at)
+		return err_set(e, -EIO, "%s", l->why);
+	free(l->program);
+	l->program = program_of(wish->start);
+	if (!l->program)
+		return err_set(
+			e, -ENOENT,
+			"there is no program `ray` in PATH: install it (pip install 'ray[default]'), or write start = "
+			"/.../bin/ray");
+	rc = boot(l, wish->size, lock, e);
+	l->booted = rc == 0;
+	return rc;
+}
+
+int ray_local_place(struct ray_local *l, const struct ray_local_wish *wish, char **address, char **token, struct err *e)
 {
 	cleanup_free char *at = xasprintf("%s/address", l->dir), *secret = xasprintf("%s/token", l->dir);
 	cleanup_strbuf struct strbuf a = STRBUF_INIT, t = STRBUF_INIT;
 	int lock, rc = 0;
 
 	if (!alive(l, &lock)) {
-		if (wanted) {
-			free(l->program);
-			l->program = program_of(start);
-			rc = l->program
-				     ? boot(l, lock, e)
-				     : err_set(e, -ENOENT,
-					       "there is no program `ray` in PATH: install it (pip install 'ray[default]'), "
-					       "or write start = /.../bin/ray");
-		}
+		if (wish->wanted)
+			rc = boot_wanted(l, wish, lock, e);
 		(void)close(lock);
-		if (rc < 0 || !wanted)
+		if (rc < 0 || !wish->wanted)
 			return rc < 0 ? rc : -EAGAIN;
 	}
 	if (strbuf_read_file(&a, at, 256) <= 0 || strbuf_read_file(&t, secret, 256) <= 0)

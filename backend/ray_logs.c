@@ -16,6 +16,7 @@
 #define PACE_HOT (150 * MS)
 #define PIECE ((uint64_t)2 << 20)
 #define GIVE_UP (30LL * USEC_PER_SEC) /* the end promised bytes that do not come */
+#define LOST (120LL * USEC_PER_SEC)   /* their node does not answer, although it did before */
 
 static const char *const names[RAYS_N] = { "stdout", "stderr", "events" };
 
@@ -73,6 +74,17 @@ static void at_end(struct cluster *c, struct ray_run *r, struct ray_stream *s, i
 	}
 }
 
+/* No answer, which is no end, unless it lasts and is not the link's. */
+static void silence(struct cluster *c, const struct ray_run *r, struct ray_stream *s)
+{
+	s->next_at = c->now + USEC_PER_SEC;
+	if (r->phase == RAYRUN_LIVE)
+		return;
+	if (!s->waiting_since)
+		s->waiting_since = c->now;
+	s->done = ray_waited(c, s->waiting_since, r->heard ? LOST : GIVE_UP);
+}
+
 static void on_bytes(struct cluster *c, struct ray_run *r, int st, const struct http_answer *a)
 {
 	struct ray_stream *s = &r->stream[st];
@@ -83,19 +95,11 @@ static void on_bytes(struct cluster *c, struct ray_run *r, int st, const struct 
 
 	s->busy = false;
 	s->again = false;
-	if (a->code || a->status >= 500) {
-		(void)ray_link_answer(c, a);
-		if (r->phase != RAYRUN_LIVE)
-			at_end(c, r, s, st);
-		s->done = s->done && r->phase != RAYRUN_DRAIN; /* silence is no end */
-		s->next_at = c->now + USEC_PER_SEC;
-		if (r->phase == RAYRUN_DRAIN) {
-			if (!s->waiting_since)
-				s->waiting_since = c->now;
-			s->done = c->now - s->waiting_since > GIVE_UP;
-		}
+	if (ray_link_answer(c, a) || a->status >= 500) {
+		silence(c, r, s);
 		return;
 	}
+	r->heard = true;
 	if (a->status == 200 && len) { /* the whole file: a server that knows no ranges, or the first bytes */
 		len = len > at ? len - (size_t)at : 0;
 		data += a->len - len;
@@ -176,12 +180,10 @@ static bool finish_events(struct cluster *c, struct ray_run *r)
 
 static void finish(struct cluster *c, struct ray_run *r)
 {
-	bool events_were = r->events_done;
 	int64_t out, err;
 
 	if (!finish_events(c, r) || !r->stream[RAYS_OUT].done || !r->stream[RAYS_ERR].done)
 		return;
-	(void)events_were;
 	if (r->phase == RAYRUN_DRAIN) {
 		struct event *ev = r->end;
 

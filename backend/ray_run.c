@@ -13,8 +13,9 @@
 
 #define MS ((int64_t)USEC_PER_MSEC)
 #define SEC ((int64_t)USEC_PER_SEC)
-#define RECORD_WAIT (2 * SEC) /* Ray says that it has ended: how long a record may take */
-#define AGENT_WAIT (30 * SEC) /* the same where its node does not answer */
+#define RECORD_WAIT (2 * SEC)  /* Ray says that it has ended: how long a record may take */
+#define AGENT_WAIT (30 * SEC)  /* the same where its node never answered */
+#define AGENT_LOST (120 * SEC) /* and where it did before */
 #define STOP_AGAIN (5 * SEC)
 #define WATCHDOG_S 4 /* what looks for a lost supervisor, and its processes, need so long besides the grace */
 #define NOT_THERE 3  /* so often Ray says that there is no such job before it is believed */
@@ -204,6 +205,7 @@ static void on_record(struct cluster *c, struct ray_run *r, int what, const stru
 
 	(void)what;
 	r->record_busy = false;
+	r->heard |= a->code == 0;
 	if (r->phase != RAYRUN_LIVE)
 		return;
 	if (a->status == 200 && exit_record_parse(a->body, &rec, NULL) == 0 && strcmp(rec.job_id, r->sid) == 0) {
@@ -216,7 +218,7 @@ static void on_record(struct cluster *c, struct ray_run *r, int what, const stru
 		return;
 	}
 	if (a->code || a->status >= 500 || a->status == 401 || a->status == 403) {
-		if (r->terminal_at && c->now - r->terminal_at > AGENT_WAIT)
+		if (r->terminal_at && ray_waited(c, r->terminal_at, r->heard ? AGENT_LOST : AGENT_WAIT))
 			end_without_record(c, r, false);
 		else
 			r->record_at = c->now + SEC;

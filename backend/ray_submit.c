@@ -277,7 +277,11 @@ int64_t ray_submit_step(struct cluster *c, struct ray_run *r)
 {
 	if (r->phase != RAYRUN_QUEUED || r->busy)
 		return INT64_MAX;
-	if (!c->up || !c->session)
+	if (r->cancel_wanted && !r->maybe_sent) { /* nobody needs to be asked */
+		ray_run_end_now(c, r, "cancelled", "cancelled before it was submitted", NULL);
+		return c->now;
+	}
+	if (!c->up || !c->session || !ray_reachable(c))
 		return INT64_MAX;
 	if (r->act_at > c->now)
 		return r->act_at;
@@ -285,12 +289,9 @@ int64_t ray_submit_step(struct cluster *c, struct ray_run *r)
 		ray_run_live(c, r, "ray"); /* and is then found to be gone with its session */
 		return 0;
 	}
-	if (r->maybe_sent) {
+	if (r->maybe_sent)
 		send_question(c, r);
-	} else if (r->cancel_wanted) {
-		ray_run_end_now(c, r, "cancelled", "cancelled before it was submitted", NULL);
-	} else {
+	else
 		act(c, r);
-	}
 	return c->now;
 }

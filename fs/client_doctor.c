@@ -64,6 +64,10 @@ static void check_cluster(struct doctor *d, const struct config *c, const struct
 			  c->machine.mem_bytes >> 20);
 		return;
 	}
+	if (k->type == CLUSTER_RAY) {
+		doctor_ray(d, k, LOGIN_DEADLINE_S);
+		return;
+	}
 	for (size_t i = 0; k->hosts && k->hosts[i]; i++)
 		doctor_ssh(d, k, i, LOGIN_DEADLINE_S);
 }

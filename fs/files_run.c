@@ -583,5 +583,7 @@ const struct node run_nodes[] = {
 	{ "spark/available", NODE_INNER, 0444, 0, NULL, 0, "what is free: RESOURCE FREE of TOTAL" },
 	{ "spark/logs", NODE_DIR, 0555, 0, NULL, 0,
 	  "the daemons' and executors' logs, a directory a node, read through" },
+	{ "pipes/superseded", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_SUPERSEDED,
+	  "whole messages of earlier starts of a job that Slurm started again, from the first report on" },
 	{ 0 },
 };

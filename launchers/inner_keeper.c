@@ -287,11 +287,7 @@ const char inner_keeper_text[] =
 	"\t\t_beat=$SECONDS\n"
 	"\t\tfor n in \"${_names[@]}\"; do _tell \"$n\" .; done\n"
 	"\tfi\n"
-<<<<<<< HEAD
-	"\t_half+=$line # what the time limit cut in two\n"
 	"\t[ \"$_mode\" != run ] || _orders\n"
-=======
->>>>>>> rayfull
 	"\tfor n in \"${_names[@]}\"; do\n"
 	"\t\t! kill -0 \"${_pid[$n]}\" 2>/dev/null || continue\n"
 	"\t\t# What it said last may have come since.\n"
@@ -314,21 +310,17 @@ const char inner_keeper_text[] =
 	"\n"
 	"# Workers first: a head that is gone would keep them waiting.\n"
 	"_log \"stopping: $_stop\"\n"
-<<<<<<< HEAD
 	"if [ \"$_state\" != failed ] && [ -e \"$_kind.d/restart\" ]; then # who waits for it waits on\n"
 	"\t_put why 'it is started again'\n"
 	"\t_put state starting\n"
 	"elif [ \"$_state\" != failed ]; then\n"
 	"\t_put state stopping\n"
 	"fi\n"
-=======
-	"[ \"$_state\" = failed ] || _put state stopping\n"
 	"for n in \"${_names[@]}\"; do # some may have gone in the same moment\n"
 	"\tif [ \"$_stop\" = TERM ] || [ -n \"${_ended[$n]:-}\" ] || kill -0 \"${_pid[$n]}\" 2>/dev/null; then continue; fi\n"
 	"\t_ended[$n]=1\n"
 	"\t_clean \"$n\"\n"
 	"done\n"
->>>>>>> rayfull
 	"_await() { # _await NODE...\n"
 	"\tlocal i n left\n"
 	"\tfor ((i = 0; i < 30; i++)); do\n"

@@ -156,21 +156,15 @@ const char session_runner[] =
 	"\t_at \"$1\"\n"
 	"\tread -r t _ </proc/uptime && f=${EPOCHREALTIME//[!0-9]/} && _off=$((f / 10000 - ${t%.*} * 100 - 1${t#*.} + 100))\n"
 	"\tif [ \"$on\" != 0 ]; then\n"
-	"\t\trm -f \"new/in.$num\"\n"
-	"\t\tmkfifo \"new/in.$num\" && exec {f}<>\"new/in.$num\" && _ear[$1]=$f\n"
+	"\t\trm -f \"new/in.$_num$_of\"\n"
+	"\t\tmkfifo \"new/in.$_num$_of\" && exec {f}<>\"new/in.$_num$_of\" && _ear[$1]=$f\n"
 	"\tfi\n"
 	"\t(\n"
 	"\t\ttrap : TERM INT QUIT # Slurm tells everybody; and what is in the background would not hear the others\n"
-<<<<<<< HEAD
-	"\t\texec 7<&- 8<&- 9<&- </dev/null\n"
+	"\t\tif [ -n \"${_ear[$1]:-}\" ]; then exec <\"new/in.$_num$_of\"; else exec </dev/null; fi\n"
+	"\t\t_leave\n"
 	"\t\tcd \"$_dir\" || exit 0\n"
 	"\t\texport SLURMRAY_JOB_ID=$_job.s$_num$_of SLURMRAY_BELL=$_bell\n"
-=======
-	"\t\tif [ -n \"${_ear[$1]:-}\" ]; then exec <\"new/in.$num\"; else exec </dev/null; fi\n"
-	"\t\t_leave\n"
-	"\t\tcd \"$dir\" || exit 0\n"
-	"\t\texport SLURMRAY_JOB_ID=$_job.s$num SLURMRAY_BELL=$_bell\n"
->>>>>>> rayfull
 	"\t\tif [ \"$5\" != - ] && [ -n \"${_gpus[on]}\" ]; then\n"
 	"\t\t\texport SLURM_STEP_GPUS=$gpus CUDA_VISIBLE_DEVICES=$gpus ROCR_VISIBLE_DEVICES=$gpus\n"
 	"\t\tfi\n"
@@ -213,11 +207,8 @@ const char session_runner[] =
 	"}\n"
 	"\n"
 	"_end() { # _end NUM/aATTEMPT\n"
-<<<<<<< HEAD
 	"\t_at \"$1\"\n"
-=======
-	"\tlocal dir=$_base/runs/$1 f\n"
->>>>>>> rayfull
+	"\tlocal f\n"
 	"\t_take \"${_got[$1]}\" -1\n"
 	"\t_over+=(\"${_pid[$1]}\")\n"
 	"\t_live=$((_live - 1)) _dirty=1\n"
@@ -228,7 +219,7 @@ const char session_runner[] =
 	"\tif [ -n \"${_ear[$1]:-}\" ]; then\n"
 	"\t\tf=${_ear[$1]}\n"
 	"\t\texec {f}>&-\n"
-	"\t\trm -f \"new/in.${1%%/*}\"\n"
+	"\t\trm -f \"new/in.$_num$_of\"\n"
 	"\tfi\n"
 	"\tunset \"_pid[$1]\" \"_got[$1]\" \"_since[$1]\" \"_on[$1]\" \"_ear[$1]\"\n"
 	"}\n"

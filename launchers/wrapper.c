@@ -238,9 +238,11 @@ static const char pipes_encode[] =
 	"\t\t}'\n"
 	"}\n";
 
-/* A requeued job goes on in the file of its earlier start, behind a line that may be cut. */
-static const char pipes_file[] = "[ -z \"$(tail -c 1 events 2>/dev/null)\" ] || echo >>events\n"
-				 ": >>events || unready\n";
+/* A requeued job goes on in the file of its earlier start, behind a line that may be cut and one that says so. */
+static const char pipes_file[] =
+	"[ -z \"$(tail -c 1 events 2>/dev/null)\" ] || echo >>events\n"
+	"[ \"$_restart\" = 0 ] || echo '{\"slurmray\": \"start\", \"restart\": '\"$_restart}\" >>events || unready\n"
+	": >>events || unready\n";
 
 static void add_pipes(struct strbuf *out, const struct job *job)
 {

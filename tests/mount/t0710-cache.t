@@ -40,7 +40,7 @@ here() { # bytes of fetched results
 }
 
 fits() { # for eventually
-	[ "$(here)" -le $LIMIT ]
+	[ "$(here)" -le "$LIMIT" ]
 }
 
 told() { # what the status says
@@ -95,7 +95,7 @@ is "kept" "$(order "$k" keep)" ok
 ok "all are read" read_all "$a" 1 2 sub/3 sub/33
 ok "the kept one, too" read_all "$k" 6
 ok "that fits" told_right
-is "so all are here" "$(here)" $LIMIT
+is "so all are here" "$(here)" "$LIMIT"
 exec 7<"$MNT/runs/$a/results/2"
 sleep 1
 ok "one is used again" read_all "$a" 1
@@ -130,6 +130,7 @@ mv "$T/aside2" "$(echo "$D"/*/runs/"$a"/a1/results)/2"
 # --- fetch, and clean ---
 
 big=$(results_of 10 11 12 13 14 15)
+# shellcheck disable=SC2016
 like "fetch of more than fits" "$(order "$big" fetch)" '^error 6291456 bytes are more than cache_size, 5242880: `keep`'
 is "when it is kept it may be" "$(order "$big" keep; order "$big" fetch)" "ok
 ok 6 files with 6291456 bytes are here"

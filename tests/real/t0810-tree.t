@@ -62,12 +62,26 @@ is "its runs lead there" "$(readlink "$MNT/runs/$id/session") $(readlink "$MNT/r
 ok "up" up warm
 is "any: the warm one" "$(submit 'session=any ntasks=4 time=10 -- echo any' >"$T/any"; run_of "$(cat "$T/any")") $(ended "$(cat "$T/any")")" \
 	"warm succeeded 0"
+secret=$(submit '{"session": "any", "ntasks": 4, "time": 10, "secret_env": {"KEY": "tOpSeCrEt"}, "command": "printf %s \"$KEY\" | rev"}')
+is "any, with a secret" "$(ended "$secret") $(run_of "$secret") $(timeout 10 head -c 9 "$MNT/runs/$secret/log")" "succeeded 0 warm tErCeSpOt"
+# shellcheck disable=SC2016
+is "which nobody else there has" "$(plain=$(into warm 'echo "${KEY-none}"'); ended "$plain") $(timeout 10 cat "$MNT/runs/last/log")" "succeeded 0 none"
 echo stop >"$S/warm/ctl"
 is "its end" "$(session_end warm)" "succeeded 0"
 ok "an ended one is removed" rmdir "$S/warm"
 not_ok "the one before it does not come back" test -e "$S/warm"
 ok "the name is free" mkdir "$S/warm"
 ok "a draft is removed" rmdir "$S/warm"
+secret2=$(submit '{"session": "any", "ntasks": 3, "time": 10, "secret_env": {"KEY": "tOpSeCrEt"}, "command": "printf %s \"$KEY\" | rev"}')
+is "any, with a secret, that begins a session" "$(ended "$secret2" 60) $(timeout 10 head -c 9 "$MNT/runs/$secret2/log")" "succeeded 0 tErCeSpOt"
+other=$(run_of "$secret2")
+up "$other" || true
+# shellcheck disable=SC2016
+is "whose other runs have none" "$(plain=$(into "$other" 'echo "${KEY-none}"'); ended "$plain") $(timeout 10 cat "$MNT/runs/last/log")" "succeeded 0 none"
+echo stop >"$S/$other/ctl"
+is "its end" "$(session_end "$other")" "succeeded 0"
+is "no document has it" "$(grep -rlsa tOpSeCrEt "$STATE" "$DEMO_HOME" "$MNT/runs/$secret/spec" "$MNT/runs/$secret2/effective" \
+	"$MNT/runs/$secret2/script" "$S/$other/spec" | wc -l)" 0
 
 # --- leases ---
 

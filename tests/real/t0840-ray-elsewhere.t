@@ -4,55 +4,31 @@
 # TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
-
-python=$("$ROOT/scripts/ray-env" 2>"$T/ray-env.log") || {
-	diag "$(tail -n 5 "$T/ray-env.log")"
-	skip_all 'Ray cannot be installed here'
-}
-ray=$(dirname "$python")/ray
-base=$((21000 + $$ % 400 * 16))
-head_pid=
-R=$(mktemp -d /tmp/sr-XXXXXX) # sockets in it have at most 107 bytes
-head_up() { # as Ray's own test benches do it: everything on one address of this machine
-	mkdir -p "$R"
-	env RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$T/token" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 setsid "$ray" start --head \
-		--block --disable-usage-stats --temp-dir="$R" --node-ip-address=127.0.0.10 --port=$base --num-cpus=1 \
-		--dashboard-host=127.0.0.1 --dashboard-port=$((base + 1)) --dashboard-agent-listen-port=$((base + 2)) \
-		--ray-client-server-port=$((base + 3)) --min-worker-port=0 --max-worker-port=0 --object-store-memory=80000000 \
-		>>"$T/head.log" 2>&1 </dev/null &
-	head_pid=$!
-	tap_pids="$tap_pids $head_pid"
-}
-head_down() {
-	kill -TERM "$head_pid" 2>/dev/null
-	eventually 20 gone "$head_pid" || kill -KILL -- "-$head_pid" 2>/dev/null
-}
-gone() { ! kill -0 "$1" 2>/dev/null; }
-of_head() { # of_head NAME: the process of our head, by its session's directory
-	pgrep -f "$1.*$R/" | head -n 1
-}
-api() { # api METHOD PATH
-	timeout 10 curl -s -X "$1" -H "Authorization: Bearer $(cat "$T/token")" "http://127.0.0.1:$((base + 1))$2"
-}
-up() { timeout 5 grep -qx 'link up' "$MNT/clusters/lab/status"; }
-sid() { cat "$MNT/runs/$1/job_id"; }
-run_sh() { # run_sh FILE KEY...: a run of a script, whatever bytes it prints
-	submit "{\"command\": [\"/bin/bash\", \"$1\"]${2:+, $2}}"
-}
-(umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$T/token")
-trap 'head_down; rm -rf "$R"; tap_exit' EXIT
+. "$ROOT/tests/lib/ray-head.sh" || exit 99
+need_ray
 head_up
-# shellcheck disable=SC2119
+export SLURMRAY_RAY_IDLE=4 # of what is booted here
 mount_local <<END_OF_CONFIG
+[defaults]
+cluster = lab
 [cluster lab]
 type = ray
 address = http://127.0.0.1:$((base + 1))
 token_file = $T/token
+[cluster mine]
+type = ray
+start = $ray
+ray.num_cpus_per_node = 3
+[cluster broken]
+type = ray
+start = /bin/false
 END_OF_CONFIG
 
 early=$(submit 'echo early; exit 3')
 ok "a run that was written before the head was there waits" eventually 10 is_now "$early" submitting
 ok "the head comes up" eventually 60 up
+ok "its node is there" head_ready lab
+[ "$head_tries" = 1 ] || early=$(submit 'echo early; exit 3') # that one went with the head
 is "and then it runs" "$(ended "$early" 60)" "failed 3"
 is "its output" "$(cat "$MNT/runs/$early/stdout")" early
 like "the cluster says what it is" "$(cat "$MNT/clusters/lab/info")" 'session_name'
@@ -115,6 +91,22 @@ like "and it is told as that" "$(why "$id")" "restarted"
 is "what was printed before is here" "$(cat "$MNT/runs/$id/stdout")" said
 id=$(submit 'echo again')
 is "the next run" "$(ended "$id" 60)" "succeeded 0"
-ok "unmounts" stop_mount
 head_down
+
+# --- on this machine ---
+
+id=$(submit 'cluster=broken -- true')
+ok "a Ray that does not start is told" eventually 40 contains "$MNT/clusters/broken/status" 'Ray did not start on this machine'
+like "why of the run says it, too" "$(why "$id")" 'did not start'
+echo cancel >"$MNT/runs/$id/ctl"
+like "it can be called off" "$(ended "$id")" '^cancelled'
+id=$(submit 'cluster=mine ray.object_store_memory=90000000 -- echo here; sleep 1')
+is "the first run boots a Ray cluster" "$(ended "$id" 180)" "succeeded 0"
+is "its output" "$(cat "$MNT/runs/$id/stdout")" here
+like "as large as the section says" "$(cat "$MNT/clusters/mine/nodes.json")" '"CPU": 3(\.0)?'
+like "and the run" "$(cat "$MNT/clusters/mine/nodes.json")" '"object_store_memory": 90000000'
+keeper=$(pgrep -f "slurmray-ray $ray $STATE/ray/mine " | head -n 1)
+ok "unmounts" stop_mount
+ok "a while after the last run it ends by itself" eventually 60 gone "$keeper"
+ok "and leaves nothing behind" eventually 10 test ! -e "$STATE/ray/mine/address"
 done_testing

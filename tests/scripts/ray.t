@@ -179,8 +179,7 @@ rm "$T/fail"
 begin bash 110 'echo never' -e 's/^_want=.*/_want=2.9/'
 ok "another version" eventually 60 has_ended 110
 like "is refused" "$(reason 110)" 'ray_version=2.9 was asked for, and n[12] has Ray 2.60.0'
-<<<<<<< HEAD
-ok "nothing is left" eventually 10 nothing_left
+ok "nothing is left" eventually 60 nothing_left
 
 order() { printf '\n%s .\n' "$1" >>"$A/orders"; }
 times() { [ "$(grep -c 'ready: 2 nodes' "$A/ray.d/log")" = "$1" ]; }
@@ -196,12 +195,10 @@ order 'ray restart 7' # whose answer was lost
 order 'ray stop 8'
 ok "another order" eventually 60 ray_is ended
 ok "once each" times 2
-ok "nothing is left" eventually 10 nothing_left
+ok "nothing is left" eventually 60 nothing_left
 ok "the command goes on" kill -0 "$(cat "$A/pid")"
 kill -TERM "$(cat "$A/pid")"
 ok "to its own end" eventually 60 has_ended 120
-=======
-ok "nothing is left" eventually 60 nothing_left
 # A range of two blocks, in one of which somebody listens: one node has the other, and the other node none.
 low=$((8000 + $$ % 500 * 16))
 in_background python3 -c "import socket, time; s = socket.socket(); s.bind(('', $low + 5)); s.listen(); open('$T/there', 'w'); time.sleep(300)"
@@ -216,7 +213,6 @@ begin bash 125 'echo $RAY_ADDRESS' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
 ok "with both blocks" eventually 60 has_ended 125
 is "it runs" "$(code 125)" 0
 like "there" "$(cat "$A/stdout")" ":($low|$((low + 16)))\$"
->>>>>>> rayfull
 for id in $(sed -n 's/^_id=//p' "$STATE"/runs/*/a2/ray-settings); do
 	ok "no directory, either" eventually 60 sh -c "! ls -d /tmp/sr-$id*"
 done

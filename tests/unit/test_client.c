@@ -1031,6 +1031,28 @@ static void test_doctor_remote(void **state)
 	assert_findings(hello, "shell bash\nepoch 999900\n", 0, "100 s behind ours");
 }
 
+static void ray_says(struct doctor *d, const char *text)
+{
+	doctor_ray_version(d, "cluster lab", "http://head:8265", text, strlen(text));
+}
+
+static void test_doctor_ray(void **state)
+{
+	(void)state;
+	assert_findings(ray_says, "{\"version\": \"4\", \"ray_version\": \"2.60.0\", \"session_name\": \"session_x\"}",
+			0, "ok   cluster lab: Ray 2.60.0 at http://head:8265, session_x\n");
+	assert_findings(ray_says, "{\"version\": \"4\", \"ray_version\": \"2.9.3\", \"session_name\": \"s\"}", 0,
+			"Ray 2.9.3");
+	assert_findings(ray_says, "{\"version\": \"4\", \"ray_version\": \"2.8.1\", \"session_name\": \"s\"}", 1,
+			"older than 2.9");
+	assert_findings(ray_says, "{\"version\": \"5\", \"ray_version\": \"3.0.0\", \"session_name\": \"s\"}", 0,
+			"note cluster lab: version 5 of the Jobs API");
+	assert_findings(ray_says, "{\"version\": \"4\", \"ray_version\": \"2.60.0\"}", 0, "names no session");
+	assert_findings(ray_says, "<html>hello</html>", 1,
+			"no Ray dashboard: `address` is the dashboard's (port 8265)");
+	assert_findings(ray_says, "", 1, "no Ray dashboard");
+}
+
 static void test_find_program(void **state)
 {
 	cleanup_free char *sh = NULL, *none = doctor_find_program("no-such-program-anywhere"), *mine = NULL,
@@ -1064,7 +1086,7 @@ int main(void)
 		T(test_submit_wait),  T(test_follow),        T(test_follow_live),    T(test_follow_pending),
 		T(test_wait_outage),  T(test_purged),        T(test_recover),        T(test_doctor_limits),
 		T(test_doctor_state), T(test_doctor_mounts), T(test_doctor_text),    T(test_doctor_remote),
-		T(test_find_program),
+		T(test_doctor_ray),   T(test_find_program),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -123,6 +123,22 @@ static void what_is_not_said_has_a_default(void **state)
 	config_free(c);
 }
 
+static void ray_through_ssh(void **state)
+{
+	struct config *c = parse("[cluster x]\ntype = ray\nhost = gate\nuser = me\n"
+				 "[cluster y]\ntype = ray\nhost = a, b\naddress = head:8265\n");
+	const struct cluster_conf *k = config_cluster(c, "x");
+
+	(void)state;
+	assert_string_equal(k->address, "http://127.0.0.1:8265");
+	assert_string_equal(k->hosts[0], "gate");
+	assert_string_equal(k->user, "me");
+	k = config_cluster(c, "y");
+	assert_string_equal(k->address, "head:8265");
+	assert_string_equal(k->hosts[1], "b");
+	config_free(c);
+}
+
 static void the_default_cluster(void **state)
 {
 	static const struct {
@@ -188,6 +204,7 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 		{ "[cluster a]\ntype=ray\naddress=a:1\nstart=local\n", "needs one of: address" },
 		{ "[cluster a]\ntype=ray\naddress=a:1\nheaders=X y: z\n", "Name: value" },
 		{ "[cluster a]\ntype=ray\naddress=a:1\ntoken=a\ntoken_file=/b\n", "there is token already" },
+		{ "[cluster a]\ntype=ray\nhost=a\nstart=local\n", "needs no host" },
 		{ "[cluster a]\nhost=a\naddress=a:1\n", "belong to type = ray" },
 		{ "[cluster a]\ntype=ray\naddress=a:1\ndirectory=/x\n", "no use with type = ray" },
 		{ "[cluster a]\nhost=a\ntype=kuberay\n", "this version" },
@@ -626,6 +643,7 @@ int main(void)
 		cmocka_unit_test(names_of_sections),
 		cmocka_unit_test(a_cluster_has_its_keys),
 		cmocka_unit_test(what_is_not_said_has_a_default),
+		cmocka_unit_test(ray_through_ssh),
 		cmocka_unit_test(the_default_cluster),
 		cmocka_unit_test(mistakes_have_a_line_and_a_sentence),
 		cmocka_unit_test(later_keys_say_so),

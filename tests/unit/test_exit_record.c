@@ -238,6 +238,34 @@ static void test_faults(void **state)
 	}
 }
 
+/* A cluster inside of a job: was it there once, or never? */
+static void test_inner(void **state)
+{
+	static const struct {
+		const char *fault, *reason, *why;
+	} rows[] = {
+		{ "ray", "Ray: not ready after 20 s", "was not started: Ray: not ready after 20 s" },
+		{ "spark", "Spark: it needs bash on every node",
+		  "was not started: Spark: it needs bash on every node" },
+		{ "ray", "the head on n1 is dead", "ended without a result: the head on n1 is dead" },
+		{ "spark", "Ray: x", "ended without a result: Ray: x" },
+		{ "ray", "-", "ended without a result" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct exit_record r = parse("v=1 run=1 attempt=1 job=5 rc=- sig=- limit=-");
+		struct event *ev;
+
+		(void)snprintf(r.fault, sizeof(r.fault), "%s", rows[i].fault);
+		(void)snprintf(r.reason, sizeof(r.reason), "%s", strcmp(rows[i].reason, "-") ? rows[i].reason : "");
+		ev = exit_record_event(&r, NULL, false, 1);
+		assert_string_equal(event_str(ev, "status"), "failed");
+		assert_string_equal(event_str(ev, "why"), rows[i].why);
+		event_free(ev);
+	}
+}
+
 /* Nodes, processors and earlier starts; what one node measured is not the measure of many. */
 static void test_what_was_given(void **state)
 {
@@ -289,11 +317,11 @@ static void test_members(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_whole),          cmocka_unit_test(test_dashes_are_not_said),
-		cmocka_unit_test(test_unknown_words),  cmocka_unit_test(test_every_cut_is_refused),
-		cmocka_unit_test(test_nonsense),       cmocka_unit_test(test_ends),
-		cmocka_unit_test(test_members),        cmocka_unit_test(test_faults),
-		cmocka_unit_test(test_what_was_given),
+		cmocka_unit_test(test_whole),         cmocka_unit_test(test_dashes_are_not_said),
+		cmocka_unit_test(test_unknown_words), cmocka_unit_test(test_every_cut_is_refused),
+		cmocka_unit_test(test_nonsense),      cmocka_unit_test(test_ends),
+		cmocka_unit_test(test_members),       cmocka_unit_test(test_faults),
+		cmocka_unit_test(test_inner),         cmocka_unit_test(test_what_was_given),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,9 +3,12 @@
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_ray.h"
+#include "tests/unit/lib_fake_tunnel.h"
 
 #include "backend/base/mem.h"
+#include "backend/doctor.h"
 #include "backend/ray_api.h"
+#include "backend/tunnel.h"
 #include "launchers/launcher.h"
 
 #include <signal.h>
@@ -16,7 +19,12 @@ struct ray_fx {
 	struct fx *f;
 	struct fake_ray *ray;
 	struct cluster_conf conf;
+	char address[64];
 };
+
+/* backend/ray.h has another struct cluster than the fixture's header. */
+int cluster_ray_start_with(const struct tunnel_conf *way, const struct cluster_ctx *ctx, struct cluster **out,
+			   struct err *e);
 
 static int setup(void **state)
 {
@@ -29,6 +37,21 @@ static int setup(void **state)
 	x->f->conf.directory = x->f->conf.scratch = (char *)(uintptr_t)LAUNCH_BASE;
 	x->f->conf.hosts = NULL;
 	*state = x;
+	return 0;
+}
+
+/* Through a login; heads and nodes have names that only the other side knows. */
+static int setup_tunnel(void **state)
+{
+	struct ray_fx *x;
+
+	(void)setup(state);
+	x = *state;
+	fake_tunnel_clear();
+	(void)snprintf(x->address, sizeof(x->address), "http://head.nowhere:%d", x->ray->port);
+	(void)snprintf(x->ray->address, sizeof(x->ray->address), "http://node.nowhere:%d", x->ray->port);
+	x->f->conf.address = x->address;
+	x->f->conf.hosts = x->f->hosts;
 	return 0;
 }
 
@@ -48,9 +71,13 @@ static int teardown(void **state)
 
 static void start(struct ray_fx *x)
 {
+	const struct tunnel_conf way = { .ops = &transport_fake_tunnel_ops, .backoff_min = 2000, .backoff_max = 40000 };
 	struct err e = ERR_INIT;
 
-	assert_int_equal(cluster_ray_ops.start(&x->f->ctx, &x->f->c, &e), 0);
+	if (x->f->conf.hosts)
+		assert_int_equal(cluster_ray_start_with(&way, &x->f->ctx, &x->f->c, &e), 0);
+	else
+		assert_int_equal(cluster_ray_ops.start(&x->f->ctx, &x->f->c, &e), 0);
 }
 
 static void stop(struct ray_fx *x)
@@ -478,17 +505,205 @@ static void test_package(void **state)
 	assert_non_null(strstr(x->ray->last_body, "\"entrypoint_num_cpus\":1"));
 }
 
+/* --- doctor --- */
+
+static void assert_found(struct ray_fx *x, const char *want)
+{
+	char *text = NULL;
+	size_t len;
+	struct doctor d = { open_memstream(&text, &len), 0 };
+
+	doctor_ray(&d, &x->f->conf, 5);
+	(void)fclose(d.out);
+	if (!strstr(text, want))
+		fail_msg("'%s' is not in: %s", want, text);
+	free(text);
+}
+
+static void test_doctor(void **state)
+{
+	struct ray_fx *x = *state;
+
+	assert_found(x, "ok   cluster hpc: the Jobs API answers\n");
+	x->ray->token = "secret";
+	assert_found(x, "bad  cluster hpc: the head wants a token");
+	x->f->conf.token = (char *)(uintptr_t) "wrong";
+	assert_found(x, "bad  cluster hpc: the head refuses the token");
+	x->f->conf.token = (char *)(uintptr_t) "secret";
+	assert_found(x, "ok   cluster hpc: the Jobs API answers, and takes the token\n");
+	fake_ray_break(x->ray, FAKE_RAY_GARBAGE, "GET /api/version", 1);
+	assert_found(x, "is no Ray dashboard");
+	fake_ray_break(x->ray, FAKE_RAY_500, "GET /api/version", 1);
+	assert_found(x, "answers HTTP status 500");
+	fake_ray_break(x->ray, FAKE_RAY_CUT_BEFORE, "GET /api/version", 3);
+	assert_found(x, "cannot be reached");
+	fake_ray_break(x->ray, FAKE_RAY_500, "GET /api/jobs/", 1);
+	assert_found(x, "ray[default]");
+	fake_ray_break(x->ray, FAKE_RAY_GARBAGE, "GET /api/v0/nodes", 1);
+	assert_found(x, "names no node that is alive");
+	x->f->conf.token = NULL;
+	x->f->conf.start = (char *)(uintptr_t) "/nowhere/ray";
+	assert_found(x, "bad  cluster hpc: there is no program /nowhere/ray");
+	x->f->conf.start = (char *)(uintptr_t) "/bin/sh";
+	assert_found(x, "ok   cluster hpc: the first run boots a Ray cluster on this machine, with /bin/sh");
+	x->f->conf.start = NULL;
+}
+
+/* --- through a login --- */
+
+static void test_tunnel_run(void **state)
+{
+	struct ray_fx *x = *state;
+	const struct answer *a;
+
+	submit(x, "head -c 3000000 /dev/zero | tr '\\0' '\\377'; printf 0123456789 >\"$SLURMRAY_RESULTS/n\"; exit 3");
+	assert_string_equal(ended(x), "failed");
+	FX_WAIT(x->f, fx_logs_are(x->f, 3000000, 0));
+	assert_non_null(strstr(x->f->link_text, "Ray 2.60.0 at http://head.nowhere:"));
+	a = fx_answer(x->f, ask(x, CREQ_READ, "n", 2, 3));
+	assert_int_equal(a->code, 0);
+	assert_memory_equal(a->data, "234", 3);
+	assert_int_equal(fake_tunnel.logins, 1);
+	assert_true(fake_tunnel.names > 0);
+	assert_int_equal(fake_tunnel.names, fake_tunnel.opens);
+}
+
+/* Before, in the middle and at the end of a run; nothing is lost, nothing is sent twice. */
+static void test_tunnel_cut(void **state)
+{
+	struct ray_fx *x = *state;
+
+	submit(x, "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.2; done");
+	for (int i = 1; i < 8; i++) {
+		FX_WAIT(x->f, x->f->out_len >= 2 * i);
+		fake_tunnel.cut = true;
+		FX_WAIT(x->f, fake_tunnel.logins > i);
+	}
+	assert_string_equal(ended(x), "succeeded");
+	FX_WAIT(x->f, fx_logs_are(x->f, 16, 0));
+	fx_assert_spool(x->f, 1, SPOOL_OUT, "1\n2\n3\n4\n5\n6\n7\n8\n", 16);
+	assert_int_equal(x->ray->posts, 1);
+	assert_int_equal(x->ray->starts, 1);
+}
+
+/* What is submitted and asked while nobody is there is done when somebody is. */
+static void test_tunnel_away(void **state)
+{
+	struct ray_fx *x = *state;
+	struct creq *q;
+
+	fake_tunnel.unreachable = true;
+	submit(x, "printf 0123456789 >\"$SLURMRAY_RESULTS/n\"");
+	FX_WAIT(x->f, x->f->links && !x->f->up && x->f->asking);
+	assert_non_null(strstr(x->f->link_text, "no route"));
+	assert_int_equal(x->ray->posts, 0);
+	fake_tunnel.unreachable = false;
+	assert_string_equal(ended(x), "succeeded");
+	assert_int_equal(x->ray->posts, 1);
+
+	fake_tunnel.unreachable = true;
+	fake_tunnel.cut = true;
+	FX_WAIT(x->f, !x->f->up);
+	q = creq_new(CREQ_READ, 1, 1, ++x->f->ticket);
+	q->path = xstrdup("n");
+	q->length = 4;
+	q->area = AREA_RESULTS;
+	q->deadline = clock_mono(&clock_system) + 50 * MS;
+	cluster_ray_ops.post(x->f->c, q);
+	FX_WAIT(x->f, fx_answer(x->f, x->f->ticket));
+	assert_int_equal(fx_answer(x->f, x->f->ticket)->code, -EHOSTUNREACH);
+	q = creq_new(CREQ_READ, 1, 1, ++x->f->ticket);
+	q->path = xstrdup("n");
+	q->length = 4;
+	q->area = AREA_RESULTS;
+	cluster_ray_ops.post(x->f->c, q);
+	fake_tunnel.unreachable = false;
+	FX_WAIT(x->f, fx_answer(x->f, x->f->ticket));
+	assert_int_equal(fx_answer(x->f, x->f->ticket)->code, 0);
+	assert_memory_equal(fx_answer(x->f, x->f->ticket)->data, "0123", 4);
+	assert_int_equal(fx_answer(x->f, x->f->ticket)->times, 1);
+}
+
+/* What was never sent is called off without a network. */
+static void test_tunnel_cancel(void **state)
+{
+	struct ray_fx *x = *state;
+
+	fake_tunnel.unreachable = true;
+	submit(x, "true");
+	FX_WAIT(x->f, x->f->links);
+	x->f->events_last = false;
+	(void)post_verb(x, "cancel");
+	assert_string_equal(ended(x), "cancelled");
+	FX_WAIT(x->f, x->f->events_last);
+	assert_int_equal(x->ray->posts, 0);
+}
+
+static void test_tunnel_refused(void **state)
+{
+	struct ray_fx *x = *state;
+
+	fake_tunnel.refuse = true;
+	submit(x, "true");
+	FX_WAIT(x->f, x->f->links && !x->f->up && !x->f->asking);
+	assert_non_null(strstr(x->f->link_text, "ssh-copy-id"));
+	assert_int_equal(fx_answer(x->f, ask(x, CREQ_PROBE, "nodes", 0, 0))->code, -EHOSTUNREACH); /* at once */
+	assert_int_equal(fake_tunnel.logins, 1);
+	fake_tunnel.refuse = false;
+	cluster_ray_ops.post(x->f->c, creq_new(CREQ_RECONNECT, 0, 0, 0));
+	assert_string_equal(ended(x), "succeeded");
+	assert_int_equal(fake_tunnel.logins, 2);
+}
+
+/* Stopped while requests wait: each is answered. */
+static void test_tunnel_stop(void **state)
+{
+	struct ray_fx *x = *state;
+	struct creq *q;
+
+	fake_tunnel.unreachable = true;
+	start(x);
+	q = creq_new(CREQ_PROBE, 0, 0, ++x->f->ticket);
+	q->arg = xstrdup("queue");
+	cluster_ray_ops.post(x->f->c, q);
+	stop(x);
+	assert_int_equal(fx_answer(x->f, x->f->ticket)->code, -ENODEV);
+}
+
+/* A request that was cut is asked again. */
+static void test_asked_again(void **state)
+{
+	struct ray_fx *x = *state;
+	const struct answer *a;
+
+	submit(x, "mkdir \"$SLURMRAY_RESULTS/d\"; echo >\"$SLURMRAY_RESULTS/d/a\"; echo >\"$SLURMRAY_RESULTS/d/b\"");
+	assert_string_equal(ended(x), "succeeded");
+	fake_ray_break(x->ray, FAKE_RAY_HALF, "GET /logs/slurmray/" UUID "/runs/1/a1/results", 1);
+	a = fx_answer(x->f, ask(x, CREQ_READ, "d/a", 0, 5));
+	assert_int_equal(a->code, 0);
+	fake_ray_break(x->ray, FAKE_RAY_CUT_BEFORE, "HEAD /logs/", 1);
+	a = fx_answer(x->f, ask(x, CREQ_LIST, "d", 0, 0));
+	assert_int_equal(a->code, 0);
+	assert_non_null(memmem(a->data, a->len, "\0a\0", 3));
+	assert_non_null(memmem(a->data, a->len, "\0b\0", 3));
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define U(name) cmocka_unit_test_setup_teardown(name, setup_tunnel, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_run),       T(test_long_log),      T(test_no_ranges),      T(test_results),
-		T(test_messages),  T(test_cut_before),    T(test_cut_after),      T(test_half),
-		T(test_no_agent),  T(test_watch_unknown), T(test_watch_known),    T(test_foreign),
-		T(test_refused),   T(test_cancel),        T(test_cancel_unsent),  T(test_stopped_outside),
-		T(test_no_record), T(test_restart),       T(test_restart_unsure), T(test_orphan),
-		T(test_token),     T(test_garbage),       T(test_probe),          T(test_package),
+		T(test_run),         T(test_long_log),       T(test_no_ranges),      T(test_results),
+		T(test_messages),    T(test_cut_before),     T(test_cut_after),      T(test_half),
+		T(test_no_agent),    T(test_watch_unknown),  T(test_watch_known),    T(test_foreign),
+		T(test_refused),     T(test_cancel),         T(test_cancel_unsent),  T(test_stopped_outside),
+		T(test_no_record),   T(test_restart),        T(test_restart_unsure), T(test_orphan),
+		T(test_token),       T(test_garbage),        T(test_probe),          T(test_package),
+		T(test_doctor),      T(test_asked_again),    U(test_tunnel_run),     U(test_tunnel_cut),
+		U(test_tunnel_away), U(test_tunnel_refused), U(test_tunnel_cancel),  U(test_tunnel_stop),
+		U(test_run),         U(test_results),        U(test_messages),       U(test_cut_after),
+		U(test_watch_known), U(test_restart),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

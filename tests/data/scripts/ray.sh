@@ -442,11 +442,7 @@ while [ -z "$_stop" ]; do
 		_beat=$SECONDS
 		for n in "${_names[@]}"; do _tell "$n" .; done
 	fi
-<<<<<<< HEAD
-	_half+=$line # what the time limit cut in two
 	[ "$_mode" != run ] || _orders
-=======
->>>>>>> rayfull
 	for n in "${_names[@]}"; do
 		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
 		# What it said last may have come since.
@@ -469,21 +465,17 @@ done
 
 # Workers first: a head that is gone would keep them waiting.
 _log "stopping: $_stop"
-<<<<<<< HEAD
 if [ "$_state" != failed ] && [ -e "$_kind.d/restart" ]; then # who waits for it waits on
 	_put why 'it is started again'
 	_put state starting
 elif [ "$_state" != failed ]; then
 	_put state stopping
 fi
-=======
-[ "$_state" = failed ] || _put state stopping
 for n in "${_names[@]}"; do # some may have gone in the same moment
 	if [ "$_stop" = TERM ] || [ -n "${_ended[$n]:-}" ] || kill -0 "${_pid[$n]}" 2>/dev/null; then continue; fi
 	_ended[$n]=1
 	_clean "$n"
 done
->>>>>>> rayfull
 _await() { # _await NODE...
 	local i n left
 	for ((i = 0; i < 30; i++)); do

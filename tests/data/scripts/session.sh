@@ -230,21 +230,15 @@ _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
 	_at "$1"
 	read -r t _ </proc/uptime && f=${EPOCHREALTIME//[!0-9]/} && _off=$((f / 10000 - ${t%.*} * 100 - 1${t#*.} + 100))
 	if [ "$on" != 0 ]; then
-		rm -f "new/in.$num"
-		mkfifo "new/in.$num" && exec {f}<>"new/in.$num" && _ear[$1]=$f
+		rm -f "new/in.$_num$_of"
+		mkfifo "new/in.$_num$_of" && exec {f}<>"new/in.$_num$_of" && _ear[$1]=$f
 	fi
 	(
 		trap : TERM INT QUIT # Slurm tells everybody; and what is in the background would not hear the others
-<<<<<<< HEAD
-		exec 7<&- 8<&- 9<&- </dev/null
+		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$_num$_of"; else exec </dev/null; fi
+		_leave
 		cd "$_dir" || exit 0
 		export SLURMRAY_JOB_ID=$_job.s$_num$_of SLURMRAY_BELL=$_bell
-=======
-		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$num"; else exec </dev/null; fi
-		_leave
-		cd "$dir" || exit 0
-		export SLURMRAY_JOB_ID=$_job.s$num SLURMRAY_BELL=$_bell
->>>>>>> rayfull
 		if [ "$5" != - ] && [ -n "${_gpus[on]}" ]; then
 			export SLURM_STEP_GPUS=$gpus CUDA_VISIBLE_DEVICES=$gpus ROCR_VISIBLE_DEVICES=$gpus
 		fi
@@ -287,11 +281,8 @@ _sweep() {
 }
 
 _end() { # _end NUM/aATTEMPT
-<<<<<<< HEAD
 	_at "$1"
-=======
-	local dir=$_base/runs/$1 f
->>>>>>> rayfull
+	local f
 	_take "${_got[$1]}" -1
 	_over+=("${_pid[$1]}")
 	_live=$((_live - 1)) _dirty=1
@@ -302,7 +293,7 @@ _end() { # _end NUM/aATTEMPT
 	if [ -n "${_ear[$1]:-}" ]; then
 		f=${_ear[$1]}
 		exec {f}>&-
-		rm -f "new/in.${1%%/*}"
+		rm -f "new/in.$_num$_of"
 	fi
 	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]" "_ear[$1]"
 }
