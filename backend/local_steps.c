@@ -55,7 +55,7 @@ static void watch_begin(struct cluster *c)
 
 static int watch(const struct cluster *c, const char *dir)
 {
-	return c->inotify < 0 ? -1 : inotify_add_watch(c->inotify, dir, IN_MOVED_TO | IN_ONLYDIR);
+	return c->inotify < 0 ? -1 : inotify_add_watch(c->inotify, dir, IN_MOVED_TO | IN_CLOSE_WRITE | IN_ONLYDIR);
 }
 
 static struct local_hold *hold_of(struct cluster *c, const struct local_job *j)

@@ -5,7 +5,7 @@
  * Invariants of the script: user text is never parsed by the wrapper's own shell, so that a syntax error in it ends
  * the job and not the wrapper; the wrapper writes nothing to stdout, and to stderr only when it cannot prepare the run;
  * nothing is run before `claim` and `started` name this job (the guard), and whatever happens afterwards short of
- * SIGKILL an exit record is renamed into `ends`. POSIX shell and utilities only (POSIX.1-2017, Shell & Utilities),
+ * SIGKILL an exit record comes whole into `ends`. POSIX shell and utilities only (POSIX.1-2017, Shell & Utilities),
  * with GNU find, env and readlink where they are.
  */
 #include "launchers/wrapper.h"
@@ -707,6 +707,29 @@ static void add_inner_end(const char *kind, struct strbuf *out)
 		    kind);
 }
 
+/*
+ * mv takes a sixth of all that a short step costs. bash writes the line with one write(2), and who finds the file empty
+ * looks again (agent_program.c), so a step under the session's runner writes it where it belongs.
+ */
+static void add_record_function(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
+{
+	cleanup_strbuf struct strbuf to = STRBUF_INIT;
+
+	strbuf_addf(&to, "\"$_ends/%u.a%u\"", ctx->run_num, ctx->attempt);
+	if (job->session)
+		strbuf_addf(out,
+			    "record() {\n"
+			    "\tif [ -n \"$_off\" ]; then\n"
+			    "\t\tprintf '%%s\\n' \"$_rec\" >%s\n"
+			    "\telse\n"
+			    "\t\tprintf '%%s\\n' \"$_rec\" >exit.tmp && mv -f exit.tmp %s\n"
+			    "\tfi\n"
+			    "}\n",
+			    to.buf, to.buf);
+	else
+		strbuf_addf(out, "record() { printf '%%s\\n' \"$_rec\" >exit.tmp && mv -f exit.tmp %s; }\n", to.buf);
+}
+
 static void add_record(const struct job *job, const struct launch_ctx *ctx, struct strbuf *out)
 {
 	strbuf_addstr(out, "# A requeue that was granted ended this start; the next one will leave the record.\n"
@@ -742,11 +765,10 @@ static void add_record(const struct job *job, const struct launch_ctx *ctx, stru
 		"_end=$_t _n=0\n"
 		"_rec=\"v=1 run=%u attempt=%u job=$_me rc=$_code sig=$_sig start=$_start end=$_end \\\n"
 		"out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \\\n"
-		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$_host limit=%s\"\n"
-		"record() { printf '%%s\\n' \"$_rec\" >exit.tmp && mv -f exit.tmp \"$_ends/%u.a%u\"; }\n",
+		"nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault %s%shost=$_host limit=%s\"\n",
 		ctx->run_num, ctx->attempt, job->pipes_messages ? "events=${_events:--} " : "",
-		has_reason(job) ? "reason=${_reason:--} " : "", job->session ? "$_limit" : "-", ctx->run_num,
-		ctx->attempt);
+		has_reason(job) ? "reason=${_reason:--} " : "", job->session ? "$_limit" : "-");
+	add_record_function(job, ctx, out);
 	strbuf_addstr(out, "until record || [ \"$_n\" -ge 30 ]; do # a full disk may pass\n"
 			   "\t_n=$((_n + 1))\n"
 			   "\tsleep 2\n"

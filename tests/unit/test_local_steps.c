@@ -46,6 +46,14 @@ static struct lx *with_session(void)
 	return f;
 }
 
+/* Nothing goes on when the test is over. */
+static void end_session(struct lx *f)
+{
+	(void)lx_verb(f, HOLDER, "cancel", "");
+	(void)lx_wait_end(f, HOLDER);
+	lx_free(f);
+}
+
 /* A file appears whole. */
 static void put(const struct lx *f, const char *path, const char *text)
 {
@@ -133,7 +141,7 @@ static void test_from_queue_to_end(void **state)
 	assert_int_equal(event_int(ev, "exit_code", -1), 3);
 	lx_assert_log(f, 2, SPOOL_OUT, "hi\n", 3);
 	assert_true(f->last[2]);
-	lx_free(f);
+	end_session(f);
 }
 
 static void test_many_rows_and_no_word_of_running(void **state)
@@ -149,7 +157,7 @@ static void test_many_rows_and_no_word_of_running(void **state)
 	}
 	for (uint32_t i = 2; i < 40; i++)
 		lx_assert_end(f, i, "succeeded", 0);
-	lx_free(f);
+	end_session(f);
 }
 
 /* Another worker finds each where it is. */
@@ -184,7 +192,7 @@ static void test_restart(void **state)
 	put_of(f, 3, "stdout", "hi\n");
 	put_record(f, 3, 0, "-");
 	lx_assert_end(f, 3, "succeeded", 0);
-	lx_free(f);
+	end_session(f);
 }
 
 static void test_verbs(void **state)
@@ -212,7 +220,7 @@ static void test_verbs(void **state)
 	assert_string_equal(event_str(lx_wait_end(f, 3), "status"), "cancelled");
 	assert_int_equal(lx_answer(f, lx_verb(f, HOLDER, "order", "lease a 60"))->code, 0);
 	assert_told(f, "orders", "\nlease a 60 .\n");
-	lx_free(f);
+	end_session(f);
 }
 
 /* What its runner says of one whose wrapper was killed. */
@@ -233,7 +241,7 @@ static void test_gone(void **state)
 	put_rows(f, "");
 	assert_string_equal(event_str(lx_wait_end(f, 2), "status"), "failed");
 	assert_string_equal(event_str(lx_wait_end(f, 3), "status"), "cancelled");
-	lx_free(f);
+	end_session(f);
 }
 
 static void test_session_ends(void **state)

@@ -192,7 +192,13 @@ _end=$_t _n=0
 _rec="v=1 run=11 attempt=1 job=$_me rc=$_code sig=$_sig start=$_start end=$_end \
 out=${_out:--} err=${_err:--} restart=$_restart manifest=$_man maxrss=${_rss:--} cpu=${_cpu:--} \
 nodes=${_nodes:--} cpus=${_cpus:--} fault=$_fault reason=${_reason:--} host=$_host limit=$_limit"
-record() { printf '%s\n' "$_rec" >exit.tmp && mv -f exit.tmp "$_ends/11.a1"; }
+record() {
+	if [ -n "$_off" ]; then
+		printf '%s\n' "$_rec" >"$_ends/11.a1"
+	else
+		printf '%s\n' "$_rec" >exit.tmp && mv -f exit.tmp "$_ends/11.a1"
+	fi
+}
 until record || [ "$_n" -ge 30 ]; do # a full disk may pass
 	_n=$((_n + 1))
 	sleep 2
