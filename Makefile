@@ -24,7 +24,7 @@ else
 O := build
 endif
 
-PACKAGES := fuse3 libssh2 jansson sqlite3 zlib libcurl
+PACKAGES := fuse3 libssh2 jansson sqlite3 zlib libcurl libcrypto
 DEP_CFLAGS = $(shell $(PKG_CONFIG) --cflags $(PACKAGES) 2>/dev/null)
 DEP_LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES) 2>/dev/null) -linih -lpthread
 
@@ -119,9 +119,13 @@ check-real: $O/slurmray unit-tests tools
 check-dagster: $O/slurmray unit-tests tools
 	$(Q)BUILD=$O scripts/run-tests $$(grep -l scripts/dagster-env tests/*/*.t)
 
-# Ray in all its tests: also the oldest that is supported, and every process killed in turn.
-check-ray-full: $O/slurmray unit-tests tools
-	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l scripts/ray-env tests/*/*.t) tests/scripts/ray.t
+# Ray in all its tests: also that of two years ago, and every process killed in turn.
+check-ray-full: $O/slurmray tools
+	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l -e scripts/ray-env -e lib/ray.sh tests/*/*.t) tests/scripts/ray.t
+
+# Jobs in a real apptainer: downloads a Debian that has it.
+check-apptainer: $O/slurmray tools
+	$(Q)BUILD=$O scripts/run-tests tests/container/apptainer
 
 # Hundreds of runs while keeper and worker are killed at every moment and every numbered point: each must run exactly once.
 torture: $O/slurmray
@@ -139,6 +143,9 @@ bench-messages: $O/slurmray
 
 bench-dagster: $O/slurmray
 	$(Q)BUILD=$O tests/bench/dagster
+
+bench-ray: $O/slurmray
+	$(Q)BUILD=$O tests/bench/ray
 
 bench-sessions: $O/slurmray tools
 	$(Q)BUILD=$O tests/bench/sessions
@@ -184,6 +191,7 @@ help:
 	@echo 'make quickstart    build, mount at MNT=$(MNT), run a first job as a process of this machine'
 	@echo 'make demo          the same on a throw-away Slurm cluster behind a real sshd'
 	@echo 'make check         all tests (STRICT=1: none may be skipped); check-unit, check-mount, check-real, check-dagster, check-ray-full: some'
+	@echo 'make check-apptainer   jobs in a real apptainer, for which a Debian that has it is downloaded'
 	@echo 'make torture       N=$(N) kills of the daemon while it is used, and more at each point; SEED=$(SEED) CLUSTER=local|demo'
 	@echo 'make torture-mutants   whether that suite notices what is broken on purpose'
 	@echo 'make lint          clang-tidy, cppcheck, shellcheck, layers, headers'
@@ -192,12 +200,13 @@ help:
 	@echo 'make bench-sessions  steps of a warm session against srun --overlap: their start, their end, how many in a second'
 	@echo 'make bench-messages  messages of Dagster Pipes: what a plain file loses, and what slurmray loses, in 20 runs each'
 	@echo 'make bench-dagster   assets of Dagster beside dagster-slurm: what is added to ssh srun, and 20 and 100 at once'
+	@echo 'make bench-ray       jobs of a Ray cluster beside dagster-ray: what is added, submission, logs, bytes; needs root'
 	@echo 'make install       PREFIX=$(PREFIX) DESTDIR=$(DESTDIR)'
 	@echo 'make clean         removes build/, and takes down what is mounted there'
 	@echo 'V=1 shows the commands; SANITIZE=address,undefined or SANITIZE=thread; WERROR=1'
 
 -include $(shell find $O/obj -name '*.d' 2>/dev/null)
 
-.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster check-ray-full torture torture-mutants bench bench-messages bench-dagster bench-sessions fuzz run-fuzz lint \
+.PHONY: all unit-tests tools check run-check check-unit check-mount check-real check-dagster check-ray-full check-apptainer torture torture-mutants bench bench-messages bench-dagster bench-ray bench-sessions fuzz run-fuzz lint \
 	check-headers check-layers quickstart demo install clean help
 .SECONDARY:

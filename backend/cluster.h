@@ -35,7 +35,8 @@ struct cluster; /* running */
 enum creq_type {
 	CREQ_SUBMIT = 200, /* run attempt job script files_dir */
 	CREQ_WATCH,     /* the same members, and job_id: already submitted (or perhaps: job_id NULL) before a restart */
-	CREQ_FORGET,    /* run: purged; nothing more is wanted of it; remote files of it may be removed */
+	CREQ_FORGET,    /* run ticket: purged; nothing more is wanted of it; remote files of it may be removed, and the
+			   reply (which has no deadline) says that they are; all of it may be asked for again */
 	CREQ_END_SEEN,  /* run attempt: its end is in the journal; the exit record need not be reported again */
 	CREQ_VERB,      /* run attempt job_id verb arg ticket: "cancel", "signal" NAME, "hold", "release", "requeue",
 			   "update" KEY=VALUE, "refresh" */
@@ -59,8 +60,8 @@ enum cluster_look {                           /* bits */
 		    CLUSTER_LOOK_WORK = 4,    /* into work/ */
 };
 
-/* RAY: the directory of the run's Ray cluster; RAY_LOGS: its logs, a directory a node. */
-enum cluster_area { AREA_RESULTS, AREA_WORK, AREA_RAY, AREA_RAY_LOGS };
+/* RAY: the directory of the run's Ray cluster; RAY_LOGS: its logs, a directory a node. The same of Spark. */
+enum cluster_area { AREA_RESULTS, AREA_WORK, AREA_RAY, AREA_RAY_LOGS, AREA_SPARK, AREA_SPARK_LOGS };
 const char *cluster_area_path(enum cluster_area area); /* in the attempt's directory */
 
 struct creq {

@@ -21,6 +21,7 @@
 
 #define MAX_POLLED 1024
 #define START_LOOK_US (2 * USEC_PER_MSEC) /* for the link of a supervisor that was just started */
+#define OVER_US (200 * USEC_PER_MSEC)
 #define TELL_AGAIN_US (10 * USEC_PER_MSEC)
 
 /* --- reporting --- */
@@ -60,9 +61,13 @@ void local_reply(struct cluster *c, const struct creq *r, int code, const char *
 static void report_running(struct cluster *c, struct local_job *j)
 {
 	char host[64] = "localhost";
-	int64_t since = supervisor_since(j->dir);
+	int64_t since = 0;
 	json_t *d;
 
+	if (local_is_step(j))
+		(void)local_step_is_running(j, &since);
+	else
+		since = supervisor_since(j->dir);
 	j->said_running = true;
 	(void)gethostname(host, sizeof(host) - 1);
 	d = json_pack("{s:s, s:s}", "status", "running", "nodes", host);
@@ -74,14 +79,16 @@ static void report_running(struct cluster *c, struct local_job *j)
 
 static void report_pending(struct cluster *c, const struct local_job *j)
 {
-	const char *why = j->held ? "held by the user" : "waiting for cores or memory";
+	const char *why = local_is_step(j) ? "waiting for room in its session"
+			  : j->held        ? "held by the user"
+					   : "waiting for cores or memory";
 
 	local_event(c, j, EV_STATE, json_pack("{s:s, s:s}", "status", "pending", "reason", why));
 }
 
 /* --- resources --- */
 
-static int cores_of(const struct local_job *j)
+int local_cores(const struct local_job *j)
 {
 	int tasks = j->job->ntasks > 0 ? j->job->ntasks : 1,
 	    per = j->job->cpus_per_task > 0 ? j->job->cpus_per_task : 1;
@@ -89,15 +96,20 @@ static int cores_of(const struct local_job *j)
 	return tasks * per;
 }
 
+/* What a step has is its session's. */
 static void take(struct cluster *c, const struct local_job *j)
 {
-	c->used_cores += cores_of(j);
+	if (local_is_step(j))
+		return;
+	c->used_cores += local_cores(j);
 	c->used_mem += j->job->mem_bytes;
 }
 
 static void give_back(struct cluster *c, const struct local_job *j)
 {
-	c->used_cores -= cores_of(j);
+	if (local_is_step(j))
+		return;
+	c->used_cores -= local_cores(j);
 	c->used_mem -= j->job->mem_bytes;
 }
 
@@ -105,12 +117,12 @@ static bool fits(const struct cluster *c, const struct local_job *j)
 {
 	if (c->used_cores == 0)
 		return true; /* whatever it asked for, it is alone */
-	return c->used_cores + cores_of(j) <= c->cores && c->used_mem + j->job->mem_bytes <= c->mem;
+	return c->used_cores + local_cores(j) <= c->cores && c->used_mem + j->job->mem_bytes <= c->mem;
 }
 
 /* --- jobs --- */
 
-static struct local_job *find(const struct cluster *c, uint32_t run)
+struct local_job *local_find(const struct cluster *c, uint32_t run)
 {
 	struct hmap_node *n = hmap_first(&c->jobs, hash_u64(run));
 
@@ -133,19 +145,14 @@ static void forget(struct cluster *c, struct local_job *j)
 }
 
 /* What is in the files is in the spool, on the disk, before anybody hears of the end. */
-static void ended(struct cluster *c, struct local_job *j)
+static void end_with(struct cluster *c, struct local_job *j, struct event *ev)
 {
 	struct crep *rep = crep_new(CREP_EVENT, c);
-	struct event *ev;
-	pid_t pid;
 
-	point(POINT_LOCAL_ENDING);
-	if (!j->said_running && supervisor_look(j->dir, &pid) == SUPERVISOR_DEAD)
-		report_running(c, j); /* it was too quick to be seen */
-	ev = local_job_end(c, j);
 	if (j->state == LOCAL_RUNNING)
 		give_back(c, j);
 	list_del(&j->order);
+	j->hold = NULL;
 	j->env = NULL;
 	j->state = LOCAL_ENDED;
 	if (j->pid_fd >= 0)
@@ -161,6 +168,51 @@ static void ended(struct cluster *c, struct local_job *j)
 	rep->ev = ev;
 	inbox_post(c->ctx.replies, &rep->m);
 	point(POINT_LOCAL_ENDED);
+}
+
+static void ended(struct cluster *c, struct local_job *j)
+{
+	struct event *ev;
+	pid_t pid;
+
+	point(POINT_LOCAL_ENDING);
+	if (!j->said_running && supervisor_look(j->dir, &pid) == SUPERVISOR_DEAD)
+		report_running(c, j); /* it was too quick to be seen */
+	ev = local_job_end(c, j);
+	end_with(c, j, ev);
+	/* It may have been a session. Who hears of its end before that of its steps does not put them there again. */
+	local_steps_look(c, clock_mono(c->ctx.clock) + OVER_US);
+}
+
+bool local_step_settle(struct cluster *c, struct local_job *j, bool over)
+{
+	struct event *ev = local_step_end(c, j, over);
+	struct crep *rep;
+
+	if (!ev)
+		return false;
+	if (ev->type != EV_LOST) {
+		end_with(c, j, ev);
+		return true;
+	}
+	rep = crep_new(CREP_EVENT, c);
+	rep->run = j->run;
+	rep->ev = ev;
+	inbox_post(c->ctx.replies, &rep->m);
+	forget(c, j);
+	return true;
+}
+
+void local_step_runs(struct cluster *c, struct local_job *j)
+{
+	j->state = LOCAL_RUNNING;
+	report_running(c, j);
+}
+
+void local_step_waits(struct cluster *c, struct local_job *j)
+{
+	j->said_pending = true;
+	report_pending(c, j);
 }
 
 static void start_jobs(struct cluster *c)
@@ -222,7 +274,7 @@ static void enqueue(struct cluster *c, struct local_job *j, const struct creq *r
 	struct err e = ERR_INIT;
 
 	if (!r->script) { /* nobody knows any more what it was: the next attempt will be told */
-		(void)supervisor_void(j->dir);
+		(void)(local_is_step(j) ? local_step_void(j) : supervisor_void(j->dir));
 		local_event(c, j, EV_LOST,
 			    json_pack("{s:s}", "why", "it had not started, and its script cannot be made again"));
 		forget(c, j);
@@ -239,20 +291,45 @@ static void enqueue(struct cluster *c, struct local_job *j, const struct creq *r
 
 void local_env_settled(struct cluster *c, struct local_job *j, const char *why)
 {
+	struct err e = ERR_INIT;
+
+	if (!why && j->hold && local_step_queue(j, &e) < 0)
+		why = e.text;
 	if (why) {
 		refuse(c, j, j->known, why);
 		return;
 	}
 	submitted(c, j, j->known);
 	point(POINT_LOCAL_SUBMITTED);
+	if (j->hold)
+		return;
 	list_add_tail(&c->queue, &j->order);
 	report_pending(c, j);
+}
+
+/* As a job that is submitted or watched: its own files say how far it had come. */
+static void on_step(struct cluster *c, struct local_job *j, const struct creq *r, bool known)
+{
+	struct event *ev;
+
+	local_step_enter(c, j);
+	ev = local_step_end(c, j, false);
+	if (ev) {
+		event_free(ev);
+		submitted(c, j, known);
+		(void)local_step_settle(c, j, false);
+	} else if (local_step_is_running(j, NULL)) {
+		submitted(c, j, known);
+		local_step_runs(c, j);
+	} else {
+		enqueue(c, j, r, known);
+	}
 }
 
 /* SUBMIT, and WATCH after a restart: the directory says how far it had come. */
 static void on_submit(struct cluster *c, struct creq *r)
 {
-	struct local_job *j = find(c, r->run);
+	struct local_job *j = local_find(c, r->run);
 	bool known = r->job_id != NULL;
 	pid_t pid = 0;
 
@@ -264,6 +341,10 @@ static void on_submit(struct cluster *c, struct creq *r)
 	hmap_insert(&c->jobs, &j->by_run, hash_u64(j->run));
 	if (r->ended) {
 		j->state = LOCAL_ENDED;
+		return;
+	}
+	if (local_is_step(j)) {
+		on_step(c, j, r, known);
 		return;
 	}
 	switch (supervisor_look(j->dir, &pid)) {
@@ -314,6 +395,12 @@ static void cancel(struct cluster *c, struct local_job *j, const struct creq *r)
 {
 	int rc = 0;
 
+	if (j->hold) {
+		rc = local_step_cancel(c, j);
+		point(POINT_LOCAL_CANCELLED);
+		local_reply(c, r, rc, rc ? "its session cannot be told" : "cancelled", NULL, 0);
+		return;
+	}
 	local_job_call_off(j);
 	if (j->state == LOCAL_PENDING)
 		cancel_pending(c, j);
@@ -357,6 +444,11 @@ static void send_signal(struct cluster *c, struct local_job *j, const struct cre
 		local_reply(c, r, -ESRCH, "the job is not running", NULL, 0);
 		return;
 	}
+	if (j->hold) {
+		rc = local_step_signal(j, sig);
+		local_reply(c, r, rc, rc ? "its session cannot be told" : "sent", NULL, 0);
+		return;
+	}
 	(void)snprintf(line, sizeof(line), "signal %d\n", sig);
 	rc = supervisor_tell(j->dir, line);
 	if (rc == -ESRCH && supervisor_look(j->dir, &pid) == SUPERVISOR_NONE) { /* it is starting: see tell_late */
@@ -378,9 +470,17 @@ static void hold(struct cluster *c, struct local_job *j, const struct creq *r, b
 	local_reply(c, r, 0, held ? "held" : "released", NULL, 0);
 }
 
+/* For the runner of a session. */
+static void give_order(struct cluster *c, const struct local_job *j, const struct creq *r)
+{
+	int rc = local_order(j->dir, r->arg ? r->arg : "");
+
+	local_reply(c, r, rc, rc ? "the session cannot be told" : "", NULL, 0);
+}
+
 static void on_verb(struct cluster *c, const struct creq *r)
 {
-	struct local_job *j = find(c, r->run);
+	struct local_job *j = local_find(c, r->run);
 
 	if (!j || j->state == LOCAL_ENDED)
 		local_reply(c, r, -ESRCH, "the job has ended", NULL, 0);
@@ -388,6 +488,10 @@ static void on_verb(struct cluster *c, const struct creq *r)
 		cancel(c, j, r);
 	else if (strcmp(r->verb, "signal") == 0)
 		send_signal(c, j, r);
+	else if (strcmp(r->verb, "order") == 0)
+		give_order(c, j, r);
+	else if (j->hold && strcmp(r->verb, "refresh") != 0)
+		local_reply(c, r, -EINVAL, "a run in a session knows cancel, signal, refresh", NULL, 0);
 	else if (strcmp(r->verb, "hold") == 0 || strcmp(r->verb, "release") == 0)
 		hold(c, j, r, r->verb[0] == 'h');
 	else if (strcmp(r->verb, "refresh") == 0)
@@ -396,50 +500,6 @@ static void on_verb(struct cluster *c, const struct creq *r)
 		local_reply(c, r, -EINVAL,
 			    "the local cluster cannot do this: it knows cancel, signal, hold, release, refresh", NULL,
 			    0);
-}
-
-static json_t *queue_rows(const struct cluster *c)
-{
-	json_t *rows = json_array();
-
-	for (struct hmap_node *n = hmap_walk(&c->jobs, NULL); n; n = hmap_walk(&c->jobs, n)) {
-		const struct local_job *j = container_of(n, struct local_job, by_run);
-
-		if (j->state != LOCAL_ENDED)
-			(void)json_array_append_new(rows, json_pack("{s:s, s:s, s:s, s:i}", "id", j->job_id, "name",
-								    j->job->name ? j->job->name : "-", "state",
-								    j->state == LOCAL_RUNNING ? "RUNNING" : "PENDING",
-								    "cores", cores_of(j)));
-	}
-	return rows;
-}
-
-static void on_probe(struct cluster *c, const struct creq *r)
-{
-	const char *what = r->arg ? r->arg : "";
-	char host[64] = "localhost";
-	json_t *doc;
-	char *text;
-
-	if (local_envs_ask(c, r))
-		return;
-	(void)gethostname(host, sizeof(host) - 1);
-	if (strcmp(what, "info") == 0)
-		doc = json_pack("{s:s, s:s, s:i, s:I, s:i, s:s}", "type", "local", "host", host, "cores", c->cores,
-				"memory", (json_int_t)c->mem, "cores_used", c->used_cores, "directory", c->base);
-	else if (strcmp(what, "partitions") == 0)
-		doc = json_pack("[{s:s, s:s, s:i}]", "name", "local", "state", "up", "nodes", 1);
-	else if (strcmp(what, "nodes") == 0)
-		doc = json_pack("[{s:s, s:s, s:i, s:I}]", "name", host, "state", c->used_cores ? "allocated" : "idle",
-				"cores", c->cores, "memory", (json_int_t)c->mem);
-	else if (strcmp(what, "queue") == 0)
-		doc = queue_rows(c);
-	else
-		doc = json_array();
-	text = json_dumps(doc, JSON_INDENT(1));
-	local_reply(c, r, 0, NULL, text, strlen(text));
-	free(text);
-	json_decref(doc);
 }
 
 static void on_end_seen(struct cluster *c, const struct creq *r)
@@ -454,7 +514,7 @@ static void on_end_seen(struct cluster *c, const struct creq *r)
 
 static void handle(struct cluster *c, struct creq *r)
 {
-	struct local_job *j = find(c, r->run);
+	struct local_job *j = local_find(c, r->run);
 
 	switch (r->m.type) {
 	case CREQ_SUBMIT:
@@ -465,6 +525,7 @@ static void handle(struct cluster *c, struct creq *r)
 		if (j)
 			forget(c, j);
 		local_remove(c, r);
+		local_reply(c, r, 0, NULL, NULL, 0);
 		break;
 	case CREQ_END_SEEN:
 		on_end_seen(c, r);
@@ -488,7 +549,7 @@ static void handle(struct cluster *c, struct creq *r)
 		local_manifest(c, r);
 		break;
 	case CREQ_PROBE:
-		on_probe(c, r);
+		local_probe(c, r);
 		break;
 	case CREQ_FORWARD: /* its ports are here already */
 		local_reply(c, r, 0, r->arg, NULL, 0);
@@ -533,25 +594,27 @@ static bool starting(struct cluster *c, struct local_job *j)
 
 static int64_t follow(struct cluster *c)
 {
-	int64_t now = clock_mono(c->ctx.clock), next = now + USEC_PER_SEC;
+	int64_t now = clock_mono(c->ctx.clock), next = now + USEC_PER_SEC, steps = local_steps_follow(c, now);
 	struct hmap_node *n = hmap_walk(&c->jobs, NULL), *after;
 
+	if (steps < next)
+		next = steps;
 	for (; n; n = after) {
 		struct local_job *j = container_of(n, struct local_job, by_run);
 
 		after = hmap_walk(&c->jobs, n);
 		if (j->state == LOCAL_PENDING)
 			continue;
-		if (j->state == LOCAL_RUNNING && starting(c, j) && next > now + START_LOOK_US)
+		if (j->state == LOCAL_RUNNING && !j->hold && starting(c, j) && next > now + START_LOOK_US)
 			next = now + START_LOOK_US;
 		if (!j->logs_done && j->look_at <= now)
 			local_logs(c, j);
-		if (j->state == LOCAL_RUNNING && j->pid_fd < 0)
+		if (j->state == LOCAL_RUNNING && j->pid_fd < 0 && !j->hold)
 			look_again(c, j);
 		if (j->state == LOCAL_RUNNING && j->to_tell.len)
 			tell_late(j);
-		if (j->state == LOCAL_RUNNING && ray_own(j->job) && local_ray(c, j) < next)
-			next = j->ray_at;
+		if (j->state == LOCAL_RUNNING && local_inner(c, j) < next)
+			next = j->inner_at;
 		if (j->to_tell.len && next > now + TELL_AGAIN_US)
 			next = now + TELL_AGAIN_US;
 		if (j->logs_done)
@@ -595,7 +658,7 @@ static void take_requests(struct cluster *c)
 static void wait_some(struct cluster *c, int64_t until)
 {
 	struct local_job *of[MAX_POLLED];
-	struct pollfd fds[MAX_POLLED + 1];
+	struct pollfd fds[MAX_POLLED + 2];
 	size_t k = 0;
 	int64_t left;
 
@@ -608,9 +671,12 @@ static void wait_some(struct cluster *c, int64_t until)
 		}
 	}
 	fds[k] = (struct pollfd){ inbox_fd(&c->inbox), POLLIN, 0 };
+	fds[k + 1] = (struct pollfd){ c->inotify, POLLIN, 0 }; /* a negative one is passed over (poll(2)) */
 	left = (until - clock_mono(c->ctx.clock)) / USEC_PER_MSEC + 1;
-	if (poll(fds, (nfds_t)k + 1, left < 0 ? 0 : (int)left) > 0)
+	if (poll(fds, (nfds_t)k + 2, left < 0 ? 0 : (int)left) > 0)
 		collect(c, fds, of, k);
+	if (fds[k + 1].revents)
+		local_steps_changed(c);
 }
 
 static void *local_thread(void *arg)
@@ -645,6 +711,7 @@ static void cluster_free(struct cluster *c)
 	}
 	hmap_release(&c->jobs);
 	local_envs_release(c);
+	local_steps_release(c);
 	if (c->inbox.fd >= 0)
 		inbox_release(&c->inbox);
 	free(c->base);
@@ -681,6 +748,8 @@ static int local_start(const struct cluster_ctx *ctx, struct cluster **out, stru
 	list_init(&c->queue);
 	list_init(&c->envs);
 	list_init(&c->env_asks);
+	list_init(&c->holds);
+	c->inotify = -1;
 	rc = inbox_init(&c->inbox);
 	if (rc == 0)
 		rc = start_thread(c);

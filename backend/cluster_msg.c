@@ -31,7 +31,7 @@ static void creq_release(struct msg *m)
 
 const char *cluster_area_path(enum cluster_area area)
 {
-	static const char *const paths[] = { "results", "work", "ray", "ray/logs" };
+	static const char *const paths[] = { "results", "work", "ray", "ray/logs", "spark", "spark/logs" };
 
 	return paths[area];
 }

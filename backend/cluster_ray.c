@@ -391,6 +391,8 @@ static void on_forget(struct cluster *c, const struct creq *q)
 	if (url && c->http && c->up)
 		http_send(c->http, &(struct http_request){ .method = "DELETE", .url = url, .deadline_ms = 10000 },
 			  nothing, NULL);
+	if (q->ticket)
+		ray_reply(c, q->ticket, url && !c->up ? -EHOSTUNREACH : 0, "", NULL, 0);
 }
 
 static void on_hot(struct cluster *c, const struct creq *q)

@@ -54,6 +54,7 @@ static void begin_cluster(struct parser *p, const char *name)
 	k->line = p->line;
 	c->clusters = xrealloc(c->clusters, (c->n_clusters + 1) * sizeof(struct cluster_conf *));
 	c->clusters[c->n_clusters++] = k;
+	k->keep_s = k->cache_bytes = CONFIG_UNSAID;
 	p->cluster = k;
 	p->target = k->defaults;
 }
@@ -204,6 +205,7 @@ static void add_local(struct config *c)
 	k->name = xstrdup("local");
 	k->type = CLUSTER_LOCAL;
 	k->defaults = json_object();
+	k->keep_s = k->cache_bytes = CONFIG_UNSAID;
 	c->clusters = xrealloc(c->clusters, (c->n_clusters + 1) * sizeof(struct cluster_conf *));
 	c->clusters[c->n_clusters++] = k;
 }
@@ -447,4 +449,13 @@ const char *config_on_event(const struct config *c, const char *cluster)
 	const char *command = k && k->on_event ? k->on_event : c->on_event;
 
 	return command && *command ? command : NULL;
+}
+
+int64_t config_keep(const struct config *c, const char *cluster)
+{
+	const struct cluster_conf *k = cluster ? config_cluster(c, cluster) : NULL;
+
+	if (!k)
+		return 0;
+	return k->keep_s != CONFIG_UNSAID ? k->keep_s : c->keep_s;
 }

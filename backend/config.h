@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define CONFIG_UNSAID (-1)
+
 enum cluster_type { CLUSTER_LOCAL, CLUSTER_SLURM, CLUSTER_RAY, CLUSTER_KUBERAY };
 
 struct cluster_conf {
@@ -28,7 +30,9 @@ struct cluster_conf {
 	char *on_event;  /* command for each change of a run; NULL: that of [defaults], "": none */
 	int64_t env_quota_kib; /* unpacked archives beyond this are removed, the least recently used first; 0: none is
 				*/
-	int tick_ms;           /* how often the remote side looks for ended jobs; 0: built-in pace */
+	int64_t keep_s; /* how long results stay there after a run's end; 0: for ever; CONFIG_UNSAID: as [defaults] */
+	int64_t cache_bytes; /* of what was fetched of its runs' results; 0: no limit; CONFIG_UNSAID: none of its own */
+	int tick_ms;         /* how often the remote side looks for ended jobs; 0: built-in pace */
 	/* of type ray */
 	char *address;                      /* of the dashboard, as written; NULL: `start` */
 	char *token, *token_file, *ca_file; /* or NULL */
@@ -48,10 +52,11 @@ struct config {
 	char *path;                     /* of the file, or NULL when there is none */
 	struct cluster_conf **clusters; /* `local` is always one of them */
 	size_t n_clusters;
-	json_t *defaults;      /* spec keys of [defaults] */
-	json_t *profiles;      /* name -> object of spec keys */
-	char *on_event;        /* of [defaults], or NULL */
-	char *default_cluster; /* NULL: a spec without `cluster` is an error that lists the names */
+	json_t *defaults;            /* spec keys of [defaults] */
+	json_t *profiles;            /* name -> object of spec keys */
+	char *on_event;              /* of [defaults], or NULL */
+	int64_t keep_s, cache_bytes; /* of [defaults]; cache_bytes is for all clusters together; 0: none */
+	char *default_cluster;       /* NULL: a spec without `cluster` is an error that lists the names */
 	struct machine machine;
 };
 
@@ -70,6 +75,9 @@ void config_free(struct config *c);
 const struct cluster_conf *config_cluster(const struct config *c, const char *name);
 /* The command that is run for each change of a run on this cluster, or NULL. */
 const char *config_on_event(const struct config *c, const char *cluster);
+
+/* Seconds after a run's end when its directories may be removed from this cluster; 0: never. */
+int64_t config_keep(const struct config *c, const char *cluster);
 
 /* Why a key of a run in a session is ignored. */
 #define CONFIG_SESSIONS_OWN "the session's own counts"

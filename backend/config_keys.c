@@ -128,6 +128,51 @@ static void set_env_quota(struct parser *p, const char *value)
 		p->cluster->env_quota_kib = bytes / 1024;
 }
 
+/* A size, or `null` for no limit. In [defaults] it is for all clusters together. */
+static void set_cache_size(struct parser *p, const char *value)
+{
+	bool none = strcmp(value, "null") == 0;
+	long long bytes = none ? 0 : spec_memory_bytes(value);
+
+	if (!none && bytes <= 0)
+		config_complain(p, "cache_size = %s: must be a size, like 20G or 500M, or null for no limit", value);
+	else
+		*(p->cluster ? &p->cluster->cache_bytes : &p->config->cache_bytes) = bytes;
+}
+
+/* NUMBER and a unit, as tmpreaper(8) has it; a bare number would mean minutes to Slurm and hours to others. */
+static int64_t duration_s(const char *text)
+{
+	static const struct {
+		char unit;
+		int64_t seconds;
+	} units[] = { { 's', 1 }, { 'm', 60 }, { 'h', 3600 }, { 'd', 86400 }, { 'w', 7 * 86400 } };
+	char *end;
+	long n;
+
+	errno = 0;
+	n = *text >= '0' && *text <= '9' ? strtol(text, &end, 10) : 0;
+	if (errno || n < 1 || n > INT32_MAX || !end[0] || end[1])
+		return -EINVAL;
+	for (size_t i = 0; i < ARRAY_SIZE(units); i++)
+		if (*end == units[i].unit)
+			return n * units[i].seconds;
+	return -EINVAL;
+}
+
+static void set_keep(struct parser *p, const char *value)
+{
+	bool ever = strcmp(value, "null") == 0;
+	int64_t s = ever ? 0 : duration_s(value);
+
+	if (s < 0)
+		config_complain(
+			p, "keep = %s: must be a time after the end of a run, like 30d, 12h or 8w, or null for ever",
+			value);
+	else
+		*(p->cluster ? &p->cluster->keep_s : &p->config->keep_s) = s;
+}
+
 static void set_path(struct parser *p, const char *key, char **where, const char *value)
 {
 	size_t len = strlen(value);
@@ -261,37 +306,38 @@ static void set_on_event(struct parser *p, const char *value)
 	str_set(p->cluster ? &p->cluster->on_event : &p->config->on_event, strcmp(value, "null") == 0 ? "" : value);
 }
 
-/* `set` is NULL for a key that a later release will know. */
+/* `set` is NULL for a key that a later release will know; `everywhere`: in [defaults], too. */
 static const struct cluster_key {
 	const char *name;
 	void (*set)(struct parser *p, const char *value);
+	bool everywhere;
 } cluster_keys[] = {
-	{ "type", set_type },
-	{ "host", set_host },
-	{ "user", set_user },
-	{ "port", set_port },
-	{ "identity_file", set_identity_file },
-	{ "ssh_config", set_ssh_config },
-	{ "transport", set_transport },
-	{ "directory", set_directory },
-	{ "scratch", set_scratch },
-	{ "setup", set_setup },
-	{ "tick", set_tick },
-	{ "env_quota", set_env_quota },
-	{ "on_event", set_on_event },
-	{ "address", set_address },
-	{ "token", set_token },
-	{ "token_file", set_token_file },
-	{ "headers", set_headers },
-	{ "ca_file", set_ca_file },
-	{ "start", set_start },
-	{ "auth_command", NULL },
-	{ "transfer_host", NULL },
-	{ "max_queued", NULL },
-	{ "max_runs", NULL },
-	{ "max_node_hours", NULL },
-	{ "cache_size", NULL },
-	{ "keep", NULL },
+	{ "type", set_type, false },
+	{ "host", set_host, false },
+	{ "user", set_user, false },
+	{ "port", set_port, false },
+	{ "identity_file", set_identity_file, false },
+	{ "ssh_config", set_ssh_config, false },
+	{ "transport", set_transport, false },
+	{ "directory", set_directory, false },
+	{ "scratch", set_scratch, false },
+	{ "setup", set_setup, false },
+	{ "tick", set_tick, false },
+	{ "env_quota", set_env_quota, false },
+	{ "on_event", set_on_event, true },
+	{ "cache_size", set_cache_size, true },
+	{ "keep", set_keep, true },
+	{ "address", set_address, false },
+	{ "token", set_token, false },
+	{ "token_file", set_token_file, false },
+	{ "headers", set_headers, false },
+	{ "ca_file", set_ca_file, false },
+	{ "start", set_start, false },
+	{ "auth_command", NULL, false },
+	{ "transfer_host", NULL, false },
+	{ "max_queued", NULL, false },
+	{ "max_runs", NULL, false },
+	{ "max_node_hours", NULL, false },
 };
 
 static const struct cluster_key *cluster_key_find(const char *name)
@@ -425,9 +471,9 @@ void config_key(struct parser *p, const char *name, const char *value)
 		config_complain(p, "%s: comments go on lines of their own", key);
 	else if (k && !k->set)
 		config_complain(p, "'%s' is not possible yet in this version", key);
-	else if (k && (p->cluster || k->set == set_on_event) && !*value)
+	else if (k && (p->cluster || k->everywhere) && !*value)
 		config_complain(p, "%s: the value is missing", key);
-	else if (k && (p->cluster || (k->set == set_on_event && p->target == p->config->defaults)))
+	else if (k && (p->cluster || (k->everywhere && p->target == p->config->defaults)))
 		k->set(p, value);
 	else if (k && !spec_key_find(key))
 		config_complain(p, "'%s' belongs into a section [cluster NAME]", key);

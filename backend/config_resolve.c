@@ -400,20 +400,38 @@ static int ignore_session_keys(struct effective *eff, struct strbuf *errors)
 	return rc;
 }
 
+/* Its name is that of a file on the cluster. */
+static int check_shared(const struct effective *eff, struct strbuf *errors)
+{
+	const char *name = text(eff->values, "name");
+	struct err e = ERR_INIT;
+
+	if (eff->cluster->type == CLUSTER_LOCAL)
+		return strbuf_complain(errors, "shared: a session of this machine is its mount's: use that mount");
+	if (!name)
+		return strbuf_complain(errors, "shared: a session is shared by its name: give it one");
+	return spec_name_ok(name, &e) ? 0 : strbuf_complain(errors, "shared: its name: %s", e.text);
+}
+
 static int check_session(struct effective *eff, struct strbuf *errors)
 {
 	const char *launcher = text(eff->values, "launcher"), *session = text(eff->values, "session");
 	bool holder = launcher && strcmp(launcher, "session") == 0;
 
 	if (!holder && (json_object_get(eff->values, "idle") || json_object_get(eff->values, "max_steps") ||
-			json_object_get(eff->values, "scope")))
-		return strbuf_complain(errors, "idle, max_steps, scope: they belong to a session (launcher=session)");
+			json_object_get(eff->values, "scope") || json_object_get(eff->values, "shared")))
+		return strbuf_complain(errors,
+				       "idle, max_steps, scope, shared: they belong to a session (launcher=session)");
 	if (!holder && !session)
 		return 0;
 	if (holder && session)
 		return strbuf_complain(errors, "session: a session cannot start in another");
-	if (eff->cluster->type == CLUSTER_LOCAL)
-		return strbuf_complain(errors, "cluster %s is this machine, where runs need no session",
+	if (holder && json_object_get(eff->values, "shared") && check_shared(eff, errors) < 0)
+		return -EINVAL;
+	if (session && eff->cluster->type == CLUSTER_LOCAL && count(eff->values, "ntasks", 1) > 1)
+		return strbuf_complain(errors,
+				       "ntasks: cluster %s is this machine, which has no srun: a run in a session is "
+				       "one task there, and cpus_per_task says how many processors it needs",
 				       eff->cluster->name);
 	if (eff->cluster->type == CLUSTER_RAY)
 		return strbuf_complain(errors, "cluster %s is of type ray, where runs need no session",

@@ -541,6 +541,7 @@ static void first_actions(struct engine *en)
 		if (!is_running(en->order[i]->r))
 			engine_act(en, en->order[i]);
 	engine_secrets_remind(en);
+	engine_clean_remind(en);
 	engine_feed_all(en);
 }
 

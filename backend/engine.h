@@ -36,7 +36,9 @@ int engine_create(const struct engine_conf *conf, struct engine **out, struct er
 void engine_free(struct engine *en, int deadline_ms);
 
 int engine_fd(const struct engine *en); /* readable when engine_step has work */
-void engine_step(struct engine *en);    /* takes messages, fires timers; never waits */
+void engine_step(struct engine *en);    /* takes messages; never waits */
+/* Does what is due at `now` (monotonic us); when it wants to be called next, INT64_MAX: never. */
+int64_t engine_timer(struct engine *en, int64_t now);
 
 /* --- reading; pointers are valid until the next engine call that may change runs --- */
 
@@ -78,6 +80,8 @@ struct engine_observer {
 	/* The verb `fetch`: the results of this ended run are wanted here. engine_fetch_done is owed. NULL: nobody can.
 	 */
 	void (*fetch)(void *arg, const struct run *r);
+	/* Does somebody read results of this ended run, or are they on their way? NULL: nobody does. */
+	bool (*in_use)(void *arg, const struct run *r);
 };
 void engine_observe(struct engine *en, const struct engine_observer *ob); /* one observer */
 
@@ -142,7 +146,7 @@ bool engine_lease_find(const struct engine *en, const struct run *session, const
 /* Takes or renews one (ttl > 0), renews with the ttl that it has (0), gives it up (-1). */
 void engine_lease(struct engine *en, uint32_t num, const char *owner, int ttl, engine_done cb, void *arg);
 
-/* rmdir: -EBUSY on a live run that is no draft. */
+/* rmdir: -EBUSY on a live run that is no draft, and on one that a live run needs. */
 void engine_purge(struct engine *en, uint32_t num, uint64_t request, engine_done cb, void *arg);
 
 /* One line of ctl. Errors at once for unknown verbs (EINVAL) and wrong states (ESRCH, EBUSY); what needs the cluster is
@@ -168,6 +172,9 @@ struct engine_progress {
 struct engine_progress engine_progress(const struct engine *en, uint32_t num);
 void engine_fetch_said(struct engine *en, uint32_t num, uint64_t done, uint64_t all);
 void engine_fetch_done(struct engine *en, uint32_t num, int code, const char *text);
+/* Fetched results of this run are about to be removed here; cb: code 0 when that is where it has to be known. `drop`
+ * (or NULL) takes arg when the engine ends before. */
+void engine_evicting(struct engine *en, uint32_t num, engine_done cb, void (*drop)(void *arg), void *arg);
 
 /* A document of a run whose text is not in memory. */
 typedef void (*engine_doc_cb)(void *arg, int code, const char *text, size_t len);

@@ -51,6 +51,17 @@ static int parse_effective(struct engine *en, const struct run *r, struct effect
 	return 0;
 }
 
+/* UUID/NUM/aATTEMPT when this attempt of a session is one that another state directory has begun; else NULL. */
+static const char *shared_as(const struct run *r)
+{
+	const char *fact = run_fact(r, "shared");
+	char *end;
+
+	if (!fact || strtoul(fact, &end, 10) != r->attempt || *end != ' ')
+		return NULL;
+	return end + 1;
+}
+
 /* Where the session's own job is, once it has one. */
 static void fill_holder(const struct engine *en, const struct run *r, struct job *job)
 {
@@ -61,6 +72,8 @@ static void fill_holder(const struct engine *en, const struct run *r, struct job
 	job->holder.num = s->num;
 	job->holder.attempt = s->attempt;
 	job->holder.job_id = xstrdup(s->job_id);
+	if (shared_as(s))
+		(void)job_shared_parse(shared_as(s), &job->holder.uuid, &job->holder.num, &job->holder.attempt);
 }
 
 int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbuf *errors)
@@ -79,6 +92,7 @@ int engine_job(struct engine *en, struct erun *er, struct job *job, struct strbu
 		return rc;
 	engine_job_place(en, job, er->directory, er->scratch);
 	fill_holder(en, er->r, job);
+	job->shared_as = xstrdup(shared_as(er->r));
 	job->hold = er->r->hold_wanted; /* began as the spec's */
 	engine_pipes_flags(en, er->r, job);
 	return 0;

@@ -162,6 +162,7 @@ struct engine {
 	int64_t hook_at;   /* what was told, in the feed; -1: nobody was listening */
 	bool hook_posting; /* that is on its way to the journal */
 	int64_t hook_posted;
+	int64_t clean_at; /* monotonic us: the next look for runs that were kept for long enough */
 };
 
 /* engine.c */
@@ -330,6 +331,17 @@ void engine_purged(struct engine *en, struct pending *p, int code); /* frees p *
 
 /* engine_rejected.c */
 void engine_rejected_add(struct engine *en, int64_t time, uint32_t uid, const char *text, size_t len, const char *why);
+
+/* engine_clean.c */
+/* Why the directories of an ended run have to stay on its cluster; NULL: they need not. */
+const char *engine_clean_hindered(struct engine *en, const struct erun *er);
+/* What the journal gets first; then the cluster is told. */
+json_t *engine_clean_facts(const struct engine *en);
+void engine_clean_send(struct engine *en, struct erun *er);
+/* Has clusters remove what a worker that was killed could not tell them about. */
+void engine_clean_remind(struct engine *en);
+/* All of the run's results are here. */
+void engine_have_all(struct engine *en, uint32_t num);
 
 /* engine_verb.c */
 void waiter_add(struct engine *en, struct list *l, engine_done cb, void *arg);

@@ -85,6 +85,11 @@ void engine_purge(struct engine *en, uint32_t num, uint64_t request, engine_done
 		cb(arg, -EBUSY, "runs that started or wait in this session have not ended yet");
 		return;
 	}
+	if (engine_inputs_used(en, er->r)) {
+		cb(arg, -EBUSY,
+		   "a run that has not ended has an input from its results: wait for that one, or cancel it first");
+		return;
+	}
 	p = engine_pending(en, PENDING_PURGE, num, &ticket);
 	p->request = request;
 	p->result = xstrdup("purged");

@@ -6,6 +6,7 @@
 
 #include "backend/base/mem.h"
 #include "backend/base/point.h"
+#include "backend/inner_state.h"
 #include "backend/job_paths.h"
 #include "backend/spec.h"
 
@@ -308,8 +309,11 @@ static json_t *create_data(const struct run *r, const struct prepared *p, size_t
 		(void)json_object_set_new(d, "key", json_string(key));
 	if (strcmp(p->job.launcher, "bash") != 0)
 		(void)json_object_set_new(d, "launcher", json_string(p->job.launcher));
-	if (p->job.ray.on && !p->job.session)
-		(void)json_object_set_new(d, "ray", json_true());
+	for (int k = 0; k < INNER_KINDS; k++)
+		if (inner_own(&p->job, (enum inner_kind)k))
+			(void)json_object_set_new(d, inner_kinds[k], json_true());
+	if (p->job.ray.client_version && inner_own(&p->job, INNER_RAY))
+		(void)json_object_set_new(d, "ray_here", json_string(p->job.ray.client_version));
 	if (p->job.session)
 		(void)json_object_set_new(d, "session", json_string(p->job.session));
 	if (p->holder) {

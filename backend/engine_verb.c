@@ -9,6 +9,7 @@
 #include "backend/forward.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -332,7 +333,7 @@ static void cleaned(void *arg, int code, const char *text)
 	struct erun *er = engine_find(v->en, v->num);
 
 	if (code == 0 && er) {
-		engine_send(v->en, er, engine_creq_placed(v->en, er, CREQ_FORGET, 0));
+		engine_clean_send(v->en, er);
 		answer(v->en, er, 0, "its directory on the cluster is being removed");
 	}
 	finish(v, code, text);
@@ -341,20 +342,14 @@ static void cleaned(void *arg, int code, const char *text)
 /* In the journal first: from then on nothing is expected to be there any more. */
 static void verb_clean(struct verb_call *v, struct erun *er)
 {
-	char when[CLOCK_TEXT];
-	json_t *d;
+	const char *why = engine_clean_hindered(v->en, er);
 
-	if (json_is_true(json_object_get(er->r->facts, "keep"))) {
-		finish(v, -EBUSY, "the run is kept: `keep off` first");
-	} else if (er->r->attempt && er->sent_attempt && !er->logs_last && !run_fact(er->r, "logs")) {
-		finish(v, -EBUSY, "its log is not all here yet");
-	} else if (engine_inputs_used(v->en, er->r)) {
-		finish(v, -EBUSY, "a run that has not ended has an input from its results");
-	} else {
-		d = json_object();
-		(void)json_object_set_new(d, "cleaned", json_string(clock_text(clock_real(v->en->clock), when)));
-		post_verb(v, er, EV_FACTS, d, cleaned);
-	}
+	if (!why && run_fact(er->r, "evicted"))
+		why = "results that `fetch` had brought had to make room since (cache_size): `fetch` them again first";
+	if (why)
+		finish(v, -EBUSY, why);
+	else
+		post_verb(v, er, EV_FACTS, engine_clean_facts(v->en), cleaned);
 }
 
 static void verb_fetch(struct verb_call *v, struct erun *er)
@@ -387,6 +382,8 @@ void engine_fetch_done(struct engine *en, uint32_t num, int code, const char *te
 {
 	struct erun *er = engine_find(en, num);
 
+	if (er && code == 0)
+		engine_have_all(en, num);
 	if (er)
 		answer(en, er, code, text);
 }
@@ -497,6 +494,51 @@ static void verb_unforward(struct verb_call *v, struct erun *er)
 	finish(v, rc, e.text);
 }
 
+/* --- Ray and Spark --- */
+
+/* What keeps the cluster does each order once, however often it comes: its time tells them apart. */
+static void ordered(void *arg, int code, const char *text)
+{
+	struct verb_call *v = arg;
+	struct erun *er = engine_find(v->en, v->num);
+	char words[80];
+
+	if (code == 0 && er) {
+		(void)snprintf(words, sizeof(words), "%s %s %" PRId64, v->verb->name, v->arg, clock_real(v->en->clock));
+		engine_send_verb(v->en, er, "order", words);
+	}
+	finish(v, code, text);
+}
+
+/* A run's own cluster is begun with the run, and what kept it is gone with it; a session begins another. */
+static bool inner_is_over(const struct erun *er, const char *kind)
+{
+	cleanup_free char *key = xasprintf("%s_state", kind);
+	const char *state = run_fact(er->r, key);
+
+	return !er->session && state && (strcmp(state, "failed") == 0 || strcmp(state, "ended") == 0);
+}
+
+static void verb_inner(struct verb_call *v, struct erun *er)
+{
+	const char *kind = v->verb->name;
+	json_t *d;
+
+	if (!json_is_true(json_object_get(er->r->facts, kind))) {
+		finish(v, -EINVAL, "the run has no such cluster of its own");
+	} else if (strcmp(v->arg, "restart") != 0 && strcmp(v->arg, "stop") != 0) {
+		finish(v, -EINVAL, "a cluster in an allocation knows: restart, stop");
+	} else if (!has_started(er)) {
+		finish(v, -EBUSY, "the run is not running yet: its cluster has not begun");
+	} else if (inner_is_over(er, kind)) {
+		finish(v, -EBUSY, "its cluster has ended, and is begun with the run alone: retry");
+	} else {
+		d = json_object();
+		(void)json_object_set_new(d, "last_verb", json_sprintf("%s %s", kind, v->arg));
+		post_verb(v, er, EV_FACTS, d, ordered);
+	}
+}
+
 static const struct verb verbs[] = {
 	{ "cancel", verb_cancel, false, true, "cancel wanted" },
 	{ "stop", verb_stop, false, true, "stop wanted" },
@@ -508,6 +550,8 @@ static const struct verb verbs[] = {
 	{ "refresh", verb_refresh, false, true, "" },
 	{ "forward", verb_forward, false, false, "" },
 	{ "unforward", verb_unforward, false, false, "" },
+	{ "ray", verb_inner, false, false, "" },
+	{ "spark", verb_inner, false, false, "" },
 	{ "retry", verb_retry, true, false, "" },
 	{ "fetch", verb_fetch, true, true, "" },
 	{ "keep", verb_keep, true, false, "" },

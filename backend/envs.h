@@ -14,8 +14,8 @@
 
 #include "backend/base/err.h"
 #include "backend/base/inbox.h"
-#include "backend/base/sha256.h"
 #include "backend/base/strbuf.h"
+#include "backend/sha256.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -8,6 +8,7 @@
  */
 #include "backend/envs.h"
 
+#include "backend/base/cksum.h"
 #include "backend/base/mem.h"
 
 #include <ctype.h>
@@ -332,10 +333,9 @@ static int read_all(int fd, const char *path, const atomic_bool *stop, struct en
 		    struct err *e)
 {
 	cleanup_free unsigned char *buf = xmalloc(PIECE);
-	struct sha256 sum;
+	cleanup_sha256 struct sha256 *sum = sha256_new();
 	uint32_t crc = 0;
 
-	sha256_init(&sum);
 	for (;;) {
 		ssize_t n = read(fd, buf, PIECE);
 
@@ -348,7 +348,7 @@ static int read_all(int fd, const char *path, const atomic_bool *stop, struct en
 		if (n == 0)
 			break;
 		a->size += (uint64_t)n;
-		sha256_add(&sum, buf, (size_t)n);
+		sha256_add(sum, buf, (size_t)n);
 		crc = cksum_add(crc, buf, (size_t)n);
 		if (a->use != ENVS_ARCHIVE)
 			continue;
@@ -357,7 +357,7 @@ static int read_all(int fd, const char *path, const atomic_bool *stop, struct en
 		else if (a->kind == ENVS_SCRIPT)
 			script_feed(s, buf, (size_t)n);
 	}
-	sha256_hex(&sum, a->sha256);
+	sha256_hex(sum, a->sha256);
 	a->cksum = cksum_end(crc, a->size);
 	return 0;
 }

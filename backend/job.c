@@ -245,6 +245,8 @@ static void fill_session(const struct effective *eff, struct job *job)
 
 	job->session = xstrdup(text(eff, "session"));
 	job->lease_scope = scope && strcmp(scope, "lease") == 0;
+	if (text(eff, "shared"))
+		job->share = strcmp(text(eff, "shared"), "attach") == 0 ? SHARE_ATTACH : SHARE_BEGIN;
 	job->idle_s = idle ? spec_time_seconds(idle) : IDLE_DEFAULT;
 	if (job->idle_s < 0)
 		job->idle_s = 0;
@@ -647,6 +649,39 @@ int job_from_effective(const struct effective *eff, struct job *job, struct strb
 	return 0;
 }
 
+bool job_shared_parse(const char *text, char **uuid, uint32_t *num, uint32_t *attempt)
+{
+	const char *from = text;
+	size_t len = strspn(text, "0123456789abcdef-");
+	unsigned long n, a;
+	char *end;
+
+	if (!len || text[len] != '/')
+		return false;
+	n = strtoul(text + len + 1, &end, 10);
+	if (end == text + len + 1 || strncmp(end, "/a", 2) != 0 || !n || n > UINT32_MAX)
+		return false;
+	text = end + 2;
+	a = strtoul(text, &end, 10);
+	if (end == text || *end || !a || a > UINT32_MAX)
+		return false;
+	*uuid = xstrndup(from, len);
+	*num = (uint32_t)n;
+	*attempt = (uint32_t)a;
+	return true;
+}
+
+void job_step_line(const struct job *job, struct strbuf *out)
+{
+	strbuf_addf(out, "%lld %d %lld ", (long long)job->ntasks * job->cpus_per_task, job->merged,
+		    (long long)((job->mem_bytes + (1 << 20) - 1) >> 20));
+	if (job->gpus >= 0)
+		strbuf_addf(out, "%d ", job->gpus);
+	else
+		strbuf_addstr(out, "- ");
+	strbuf_addf(out, "%d", job->ntasks);
+}
+
 void job_release(struct job *job)
 {
 	for (size_t i = 0; i < job->n_env; i++) {
@@ -680,6 +715,8 @@ void job_release(struct job *job)
 	free(job->scratch);
 	free(job->session);
 	free(job->holder.job_id);
+	free(job->holder.uuid);
+	free(job->shared_as);
 	free(job->pipes_data);
 	free(job->pipes_extras);
 	free(job->pipes_params);

@@ -44,6 +44,7 @@ struct job_ray {
 	int start_timeout;     /* seconds until every node has to be there */
 	bool dashboard, client, token;
 	char *dashboard_host, *interface, *head_address, *ports, *version; /* NULL: not said */
+	char *client_version; /* "RAY" or "RAY/PYTHON", as whoever uses Ray Client has them; NULL: not said */
 	char *text;       /* the whole value in its canonical form, as JSON; NULL: nothing was said */
 	char *job_config; /* JSON for drivers: runtime_env and metadata; NULL: none */
 	char **args;      /* further words for `ray start`; NULL-ended, never NULL when on */
@@ -117,12 +118,20 @@ struct job {
 	int64_t idle_s;      /* of a session: it ends after so long without a step; 0: never */
 	int max_steps;       /* of a session: how many run at once */
 	bool lease_scope;    /* of a session: it ends when nobody holds a lease any more */
-	char *session;       /* this is a step of it; or NULL */
+	enum {
+		SHARE_NO,
+		SHARE_BEGIN,
+		SHARE_ATTACH
+	} share;         /* of a session: by its name, with other state directories */
+	char *shared_as; /* of a session: it is this one of another state directory, UUID/NUM/aATTEMPT; or NULL; filled
+			    in by the engine */
+	char *session;   /* this is a step of it; or NULL */
 	struct job_ray ray;
 	struct job_spark spark;
 	struct job_holder { /* the session's own job, filled in by the engine; num 0: none */
 		uint32_t num, attempt;
 		char *job_id;
+		char *uuid; /* of its state directory, NULL: the run's own */
 	} holder;
 	char **after; /* dependencies as "TYPE:RUN", NULL-ended; run ids, not job ids */
 };
@@ -133,6 +142,10 @@ struct job {
  */
 int job_from_effective(const struct effective *eff, struct job *job, struct strbuf *errors);
 void job_release(struct job *job);
+/* Reads "UUID/NUM/aATTEMPT"; `uuid` is the caller's. False, and nothing done: it is something else. */
+bool job_shared_parse(const char *text, char **uuid, uint32_t *num, uint32_t *attempt);
+/* What a session's runner is to know of a step: processors, streams, MiB, GPUs, tasks (launchers/session_runner.c). */
+void job_step_line(const struct job *job, struct strbuf *out);
 
 /*
  * Reads the DAGSTER_PIPES_ variables out of `job->env`: those that slurmray sets itself are taken out. 0, or -EINVAL

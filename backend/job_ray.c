@@ -80,6 +80,7 @@ void job_ray_fill(const struct json_t *value, struct job_ray *out)
 	out->client = flag(value, "client");
 	out->token = flag(value, "token");
 	out->dashboard_host = text(value, "dashboard");
+	out->client_version = text(value, "client");
 	out->interface = text(value, "interface");
 	out->head_address = text(value, "head_node_address");
 	out->ports = text(value, "ports");
@@ -95,6 +96,7 @@ void job_ray_release(struct job_ray *ray)
 		free(ray->args[i]);
 	free(ray->args);
 	free(ray->dashboard_host);
+	free(ray->client_version);
 	free(ray->interface);
 	free(ray->head_address);
 	free(ray->ports);

@@ -20,6 +20,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#define SESSION_END_S 8
+
 const char *local_supervisor_program = "/proc/self/exe";
 
 char *local_expand(const char *path)
@@ -176,10 +178,12 @@ struct local_job *local_job_new(struct cluster *c, struct creq *r)
 	j->run = r->run;
 	j->attempt = r->attempt;
 	/* The job's id: unique for the state directory, known before there is a process. */
-	j->job_id = r->job_id ? xstrdup(r->job_id) : xasprintf("%u.%u", r->run, r->attempt);
-	j->token = xstrdup(r->token);
 	j->job = r->job;
 	r->job = NULL;
+	j->job_id = r->job_id          ? xstrdup(r->job_id)
+		    : local_is_step(j) ? xasprintf("%s.s%u", j->job->holder.job_id, r->run)
+				       : xasprintf("%u.%u", r->run, r->attempt);
+	j->token = xstrdup(r->token);
 	j->base = base_of(c, j->job->directory);
 	j->dir = xasprintf("%s/runs/%u/a%u", j->base, r->run, r->attempt);
 	j->held = j->job->hold;
@@ -190,6 +194,7 @@ struct local_job *local_job_new(struct cluster *c, struct creq *r)
 	j->err_len = r->err_len;
 	j->events_len = -1;
 	j->events_done = !j->job->pipes_messages || r->ended;
+	j->begun = local_is_step(j); /* its streams are never anybody else's */
 	list_init(&j->order);
 	set_streams(j);
 	return j;
@@ -206,7 +211,9 @@ void local_job_free(struct local_job *j)
 	free(j->job);
 	free(j->job_id);
 	strbuf_release(&j->to_tell);
-	ray_seen_release(&j->ray);
+	for (int k = 0; k < INNER_KINDS; k++)
+		inner_seen_release(&j->inner[k]);
+	runner_seen_release(&j->runner);
 	free(j->token);
 	free(j->base);
 	free(j->dir);
@@ -254,7 +261,8 @@ static int write_params(const struct local_job *j, struct err *e)
 		.err = j->err,
 		.time_s = job->time_s,
 		.mem_bytes = job->mem_bytes,
-		.grace_s = job->grace_s,
+		/* A session's runner ends its steps first, which have this time. */
+		.grace_s = job->grace_s + (strcmp(job->launcher, "session") == 0 ? SESSION_END_S : 0),
 		.signal_num = job->signal_num,
 		.signal_lead_s = job->signal_lead_s,
 		.ntasks = job->ntasks > 0 ? job->ntasks : 1,
@@ -395,6 +403,25 @@ static void make_stream_dirs(const struct local_job *j, const char *pattern, con
 	}
 }
 
+static bool is_prepared(const struct local_job *j)
+{
+	cleanup_free char *intent = xasprintf("%s/intent", j->dir);
+
+	return local_is_step(j) ? access(intent, F_OK) == 0 : supervisor_params_ready(j->dir);
+}
+
+/* What comes last, and says that all the rest is there. */
+static int conclude(const struct local_job *j, struct err *e)
+{
+	cleanup_free char *intent = xasprintf("%s/intent", j->dir);
+	int rc;
+
+	if (!local_is_step(j))
+		return write_params(j, e);
+	rc = write_file(intent, "", 0, 0600);
+	return rc < 0 ? err_sys(e, rc, "cannot prepare %s", j->dir) : 0;
+}
+
 int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq *r, struct err *e)
 {
 	cleanup_free char *script = xasprintf("%s/script", j->dir);
@@ -402,7 +429,7 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 	cleanup_free char *ends = xasprintf("%s/ends", j->base);
 	int rc;
 
-	if (supervisor_params_ready(j->dir)) /* they come last; somebody who started it may be about to make his link */
+	if (is_prepared(j)) /* somebody who started it may be about to make his link */
 		return 0;
 	rc = make_areas(c, j);
 	if (rc == 0)
@@ -423,8 +450,7 @@ int local_job_prepare(struct cluster *c, struct local_job *j, const struct creq 
 	make_stream_dirs(j, j->job->output, j->out);
 	if (!j->job->merged)
 		make_stream_dirs(j, j->job->error, j->err);
-	rc = write_params(j, e);
-	return rc;
+	return conclude(j, e);
 }
 
 void local_job_call_off(struct local_job *j)
@@ -483,7 +509,7 @@ bool local_job_begun(struct local_job *j)
 	return j->begun;
 }
 
-static struct event *no_record(struct local_job *j, const char *status, const char *why)
+struct event *local_job_no_record(struct local_job *j, const char *status, const char *why)
 {
 	json_t *d = json_pack("{s:i, s:s, s:s, s:s, s:b, s:I, s:I}", "attempt", (int)j->attempt, "status", status,
 			      "why", why, "source", "supervisor", "manifest", 0, "out_len", (json_int_t)0, "err_len",
@@ -512,6 +538,14 @@ static bool read_record(const char *path, struct exit_record *rec)
 	return ok;
 }
 
+bool local_job_record(const struct local_job *j, struct exit_record *rec)
+{
+	cleanup_free char *own = xasprintf("%s/exit", j->dir);
+	cleanup_free char *script = xasprintf("%s/ends/%u.a%u", j->base, j->run, j->attempt);
+
+	return read_record(own, rec) || read_record(script, rec);
+}
+
 /* The supervisor's record has no room for a sentence; the script put it down. */
 static void read_reason(const struct local_job *j, struct exit_record *rec)
 {
@@ -522,7 +556,7 @@ static void read_reason(const struct local_job *j, struct exit_record *rec)
 		(void)snprintf(rec->reason, sizeof(rec->reason), "%.*s", (int)strcspn(sb.buf, "\n"), sb.buf);
 }
 
-static bool called_off(const struct local_job *j)
+bool local_job_called_off(const struct local_job *j)
 {
 	cleanup_free char *path = xasprintf("%s/cancelled", j->dir);
 
@@ -535,9 +569,10 @@ static struct event *end_without_record(struct local_job *j)
 
 	/* A supervisor that went before it made its link never started anything; now nothing can. */
 	if (supervisor_void(j->dir) && supervisor_look(j->dir, &pid) == SUPERVISOR_VOID)
-		return called_off(j) ? no_record(j, "cancelled", "cancelled before it started")
-				     : no_record(j, "node_failed", "the job's supervisor could not be started");
-	return no_record(
+		return local_job_called_off(j)
+			       ? local_job_no_record(j, "cancelled", "cancelled before it started")
+			       : local_job_no_record(j, "node_failed", "the job's supervisor could not be started");
+	return local_job_no_record(
 		j, "node_failed",
 		"the job's supervisor is gone without an exit record: it was killed, or the machine was restarted");
 }
@@ -574,7 +609,7 @@ struct event *local_job_end(struct cluster *c, struct local_job *j)
 		status = "timeout";
 	else if (strcmp(rec.limit, "mem") == 0)
 		status = "out_of_memory";
-	ev = exit_record_event(&rec, status, called_off(j), clock_real(c->ctx.clock));
+	ev = exit_record_event(&rec, status, local_job_called_off(j), clock_real(c->ctx.clock));
 	add_trouble(j, ev);
 	return ev;
 }

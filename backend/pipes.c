@@ -599,6 +599,13 @@ void pipes_judge(const char *line, size_t len, struct pipes_verdict *v)
 	v->params += torn;
 }
 
+bool pipes_is_start(const char *line, size_t len)
+{
+	static const char start[] = "{\"slurmray\": \"start\", ";
+
+	return len >= sizeof(start) && memcmp(line, start, sizeof(start) - 1) == 0;
+}
+
 const char *pipes_reason_text(enum pipes_reason reason)
 {
 	static const char *const texts[PIPES_N_REASONS] = {

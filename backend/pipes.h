@@ -20,8 +20,11 @@ enum pipes_kind {
 	PIPES_CHECK = 4,
 	PIPES_LOG = 5,
 	PIPES_CUSTOM = 6,
-	PIPES_CLOSED = 7, /* a whole line */
-	PIPES_FAILED = 8, /* closed with an exception */
+	PIPES_CLOSED = 7,      /* a whole line */
+	PIPES_FAILED = 8,      /* closed with an exception */
+	PIPES_HOLD = 9,        /* no bytes, the first one: reports are held until no other start can follow */
+	PIPES_START = 10,      /* the line that the wrapper writes when a job starts again */
+	PIPES_SUPERSEDED = 11, /* a line of an earlier start, from its first report on */
 	PIPES_N_KINDS
 };
 
@@ -57,6 +60,9 @@ struct pipes_verdict {
 
 /* `line` with its newline if it has one (the last line of a file may have none). */
 void pipes_judge(const char *line, size_t len, struct pipes_verdict *v);
+
+/* Is it the line between two starts of a job (PIPES_START)? */
+bool pipes_is_start(const char *line, size_t len);
 
 /* A sentence without a dot. */
 const char *pipes_reason_text(enum pipes_reason reason);

@@ -5,12 +5,13 @@
 #include "backend/ray_package.h"
 
 #include "backend/base/mem.h"
-#include "backend/base/sha256.h"
+#include "backend/sha256.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -220,7 +221,7 @@ int ray_package_tree(struct ray_package *p, const char *path, const char *name, 
 char *ray_package_end(struct ray_package *p)
 {
 	size_t at = p->zip.len, len = p->index.len;
-	struct sha256 s;
+	cleanup_sha256 struct sha256 *s = sha256_new();
 	char hex[SHA256_HEX];
 
 	strbuf_addbuf(&p->zip, &p->index);
@@ -231,8 +232,7 @@ char *ray_package_end(struct ray_package *p)
 	put32(&p->zip, (uint32_t)len);
 	put32(&p->zip, (uint32_t)at);
 	put16(&p->zip, 0);
-	sha256_init(&s);
-	sha256_add(&s, p->zip.buf, p->zip.len);
-	sha256_hex(&s, hex);
+	sha256_add(s, p->zip.buf, p->zip.len);
+	sha256_hex(s, hex);
 	return xasprintf("_ray_pkg_%.32s.zip", hex);
 }

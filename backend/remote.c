@@ -45,8 +45,8 @@ const struct remote_pace remote_pace_default = {
 	.watch_settle = 2500 * MSEC,
 	.retry = { 2 * SEC, 5 * SEC, 10 * SEC, 30 * SEC },
 	.usage = { 3 * SEC, 7 * SEC, 20 * SEC, 60 * SEC },
-	.ray_soon = 500 * MSEC,
-	.ray_quiet = 5 * SEC,
+	.inner_soon = 500 * MSEC,
+	.inner_quiet = 5 * SEC,
 	.answer_grace = 30 * SEC,
 };
 
@@ -105,6 +105,8 @@ static void run_free_members(struct rrun *r)
 	free(r->run_id);
 	free(r->broken);
 	free(r->job_id);
+	free(r->as_uuid);
+	free(r->as_token);
 	free(r->token);
 	free(r->script);
 	free(r->files_dir);
@@ -119,7 +121,9 @@ static void run_free_members(struct rrun *r)
 		free(r->job);
 	}
 	rupload_free(r->upload);
-	ray_seen_release(&r->ray);
+	for (int k = 0; k < INNER_KINDS; k++)
+		inner_seen_release(&r->inner[k]);
+	runner_seen_release(&r->runner);
 	renvs_run_release(r);
 	rjobs_row_release(r);
 }
@@ -132,6 +136,7 @@ void rrun_drop(struct cluster *c, struct rrun *r)
 	rlogs_release(r);
 	rwatch_release(c, r);
 	rforward_drop(c, r->num);
+	c->shared -= r->as_uuid != NULL;
 	run_free_members(r);
 	free(r);
 }
@@ -153,6 +158,22 @@ void rrun_sched(const struct cluster *c, const struct rrun *r, struct sched_run 
 		.token = r->token,
 		.job = r->job,
 	};
+	if (!r->as_uuid)
+		return;
+	out->uuid = r->as_uuid;
+	out->num = r->as_num;
+	out->attempt = r->as_attempt;
+	out->token = r->as_token;
+}
+
+void rrun_shared(struct cluster *c, struct rrun *r, const char *as)
+{
+	if (r->as_uuid || !job_shared_parse(as, &r->as_uuid, &r->as_num, &r->as_attempt))
+		return;
+	r->as_token = xasprintf("slurmray:%s/%u/a%u", r->as_uuid, r->as_num, r->as_attempt);
+	if (r->job) /* whether it may be requeued is for who began it to say */
+		r->job->requeue = true;
+	c->shared++;
 }
 
 static char *default_token(const struct cluster *c, const struct rrun *r)
@@ -189,6 +210,8 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	r->stream[RSTREAM_ERR].done = r->merged;
 	/* Those of an ended run were here before its end was told. */
 	r->stream[RSTREAM_EVENTS].done = q->ended || !r->job || !r->job->pipes_messages;
+	if (r->job && r->job->shared_as)
+		rrun_shared(c, r, r->job->shared_as);
 	hmap_insert(&c->runs, &r->node, hash_u64(r->num));
 	rruns_touch(c);
 	return r;
@@ -269,7 +292,7 @@ static void on_forget(struct cluster *c, const struct creq *q)
 
 	if (r)
 		rrun_drop(c, r);
-	rchores_forget(c, q->run);
+	rchores_forget(c, q->run, q->ticket);
 }
 
 static void on_end_seen(struct cluster *c, const struct creq *q)
@@ -372,7 +395,7 @@ static void runs_step(struct cluster *c)
 		at = earlier(at, rjobs_run_step(c, r));
 		at = earlier(at, rwatch_run_step(c, r));
 		at = earlier(at, rlogs_run_step(c, r));
-		rray_run_step(c, r);
+		rinner_run_step(c, r);
 		rrun_maybe_drop(c, r);
 	}
 	c->live = live;
@@ -392,7 +415,7 @@ static int poll_timeout(struct cluster *c)
 	at = earlier(at, rwatch_deadline(c));
 	at = earlier(at, rusage_deadline(c));
 	at = earlier(at, rforward_deadline(c));
-	at = earlier(at, rray_deadline(c));
+	at = earlier(at, rinner_deadline(c));
 	if (at <= now)
 		return 0;
 	if (at - now >= 3600 * SEC)
@@ -426,7 +449,7 @@ static void *run_loop(void *arg)
 		rreq_step(c);
 		runs_step(c);
 		rwatch_step(c);
-		rray_step(c);
+		rinner_step(c);
 		rchores_step(c);
 		rusage_step(c);
 		more = rforward_step(c);

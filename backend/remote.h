@@ -15,7 +15,7 @@
  *	remote_logs.c	the followers of stdout, stderr and messages
  *	remote_files.c	list, read, manifest
  *	remote_watch.c	directories of runs that somebody looks at
- *	remote_ray.c	how the Ray clusters of runs are
+ *	remote_inner.c	how the Ray and Spark clusters of runs are
  *	remote_forward.c	ports of the cluster's side, by way of the connection
  *
  * Operations that are on their way name a run by number and attempt (or a request by serial), never by pointer, so that
@@ -31,7 +31,8 @@
 #include "backend/base/strbuf.h"
 #include "backend/cluster.h"
 #include "backend/envs.h"
-#include "backend/ray_state.h"
+#include "backend/inner_state.h"
+#include "backend/runner_state.h"
 #include "backend/sched.h"
 #include "backend/sftp.h"
 #include "backend/spool.h"
@@ -51,13 +52,13 @@ struct remote_pace {
 	int64_t verify_again;
 	int64_t poll_soon, poll_min, poll_max;
 	int64_t log_hot, log_min, log_max, log_give_up;
-	int64_t watch_for;            /* a run is watched after a look at it; 0: never */
-	int64_t watch_min, watch_max; /* between two listings of a run's directories */
-	int64_t watch_settle;         /* remote times that count seconds are sure after this */
-	int64_t retry[4];             /* of a submission whose fate is not known; the last one repeats */
-	int64_t usage[4];             /* after the end, and again: when accounting is asked what the job used */
-	int64_t ray_soon, ray_quiet;  /* between two looks at Ray clusters: while one starts, and else */
-	int64_t answer_grace;         /* beyond a request's own deadline: the connection is dead */
+	int64_t watch_for;               /* a run is watched after a look at it; 0: never */
+	int64_t watch_min, watch_max;    /* between two listings of a run's directories */
+	int64_t watch_settle;            /* remote times that count seconds are sure after this */
+	int64_t retry[4];                /* of a submission whose fate is not known; the last one repeats */
+	int64_t usage[4];                /* after the end, and again: when accounting is asked what the job used */
+	int64_t inner_soon, inner_quiet; /* between two looks at Ray and Spark clusters: while one starts, and else */
+	int64_t answer_grace;            /* beyond a request's own deadline: the connection is dead */
 };
 extern const struct remote_pace remote_pace_default;
 
@@ -172,6 +173,8 @@ struct rrun {
 	size_t script_len;
 	struct job *job;
 	enum rrun_phase phase;
+	char *as_uuid, *as_token; /* a session that another state directory has begun: its names there; else NULL */
+	uint32_t as_num, as_attempt;
 	bool maybe_sent; /* an earlier try may have reached the cluster */
 	bool asking;     /* on its way is the question whether it did */
 	bool asked;      /* the answer was no; nothing was sent since */
@@ -203,7 +206,7 @@ struct rrun {
 		uint64_t poll;
 		int rank;
 		char *status, *reason, *nodes;
-		int64_t start, node_count, cpus;
+		int64_t start, node_count, cpus, end;
 	} seen;
 	/* logs */
 	struct spool *spool;
@@ -212,7 +215,9 @@ struct rrun {
 	int64_t hot_until;
 	bool follow;
 	struct rwatch *watch; /* NULL: nobody looks */
-	struct ray_seen ray;
+	struct inner_seen inner[INNER_KINDS];
+	struct runner_seen runner; /* of a session */
+	int64_t end;               /* epoch seconds, as it was told */
 };
 
 struct poll_state {
@@ -248,6 +253,7 @@ struct cluster {
 	struct poll_state poll;
 	struct list requests; /* struct rreq */
 	uint64_t next_serial;
+	size_t shared;                   /* runs with as_uuid */
 	struct list envs;                /* struct renv */
 	struct envs_worker *envs_worker; /* NULL before the first archive */
 	struct list usage;               /* jobs that accounting is to be asked for */
@@ -261,8 +267,8 @@ struct cluster {
 	bool watch_due;    /* some want to be listed */
 	bool watch_busy;   /* a listing is on its way */
 	int64_t watch_next_at, watch_trouble_until;
-	int64_t ray_at; /* next look at Ray clusters; INT64_MAX: there are none */
-	bool ray_busy;
+	int64_t inner_at; /* next look at Ray and Spark clusters; INT64_MAX: there are none */
+	bool inner_busy;
 	struct forwards *forwards; /* NULL: none was wanted yet */
 };
 
@@ -282,6 +288,8 @@ void rrun_phase(struct cluster *c, struct rrun *r, enum rrun_phase phase); /* ke
 void rrun_event(struct cluster *c, const struct rrun *r, enum event_type type, const char *source, json_t *data);
 void rrun_event_post(struct cluster *c, const struct rrun *r, struct event *ev, const char *source);
 void rrun_sched(const struct cluster *c, const struct rrun *r, struct sched_run *out);
+/* The run is this session of another state directory, UUID/NUM/aATTEMPT. */
+void rrun_shared(struct cluster *c, struct rrun *r, const char *as);
 /* Ended and everything is here, or nothing is wanted: drops it. */
 void rrun_maybe_drop(struct cluster *c, struct rrun *r);
 
@@ -354,7 +362,7 @@ void rusage_release(struct cluster *c);
 void rchores_step(struct cluster *c);
 void rchores_release(struct cluster *c);
 void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt);
-void rchores_forget(struct cluster *c, uint32_t num);
+void rchores_forget(struct cluster *c, uint32_t num, uint64_t ticket); /* ticket: who hears that it is done, or 0 */
 /* The exit record of an earlier start of a job that was requeued. */
 void rchores_stale(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart);
 
@@ -398,10 +406,10 @@ void rwatch_step(struct cluster *c);
 int64_t rwatch_deadline(const struct cluster *c);
 void rwatch_release(struct cluster *c, struct rrun *r);
 
-/* remote_ray.c */
-void rray_step(struct cluster *c);
-void rray_run_step(struct cluster *c, const struct rrun *r);
-int64_t rray_deadline(const struct cluster *c);
+/* remote_inner.c */
+void rinner_step(struct cluster *c);
+void rinner_run_step(struct cluster *c, const struct rrun *r);
+int64_t rinner_deadline(const struct cluster *c);
 
 /* remote_forward.c */
 void rforward_request(struct cluster *c, const struct creq *q);

@@ -10,6 +10,7 @@
 #include "backend/base/quote.h"
 #include "launchers/launcher.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define BATCH 100
@@ -19,9 +20,10 @@ struct chore {
 	struct list node;
 	uint32_t num, attempt; /* attempt 0: remove the run */
 	int64_t restart;       /* only a record of this start, and it is not the last one; -1: any */
+	uint64_t ticket;       /* who wants to know that the run is removed; 0: nobody */
 };
 
-static void add(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart)
+static struct chore *add(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart)
 {
 	struct chore *k = xcalloc(1, sizeof(*k));
 
@@ -29,22 +31,23 @@ static void add(struct cluster *c, uint32_t num, uint32_t attempt, int64_t resta
 	k->attempt = attempt;
 	k->restart = restart;
 	list_add_tail(&c->chores, &k->node);
+	return k;
 }
 
 void rchores_end_seen(struct cluster *c, uint32_t num, uint32_t attempt)
 {
 	if (attempt)
-		add(c, num, attempt, -1);
+		(void)add(c, num, attempt, -1);
 }
 
-void rchores_forget(struct cluster *c, uint32_t num)
+void rchores_forget(struct cluster *c, uint32_t num, uint64_t ticket)
 {
-	add(c, num, 0, -1);
+	add(c, num, 0, -1)->ticket = ticket;
 }
 
 void rchores_stale(struct cluster *c, uint32_t num, uint32_t attempt, int64_t restart)
 {
-	add(c, num, attempt, restart);
+	(void)add(c, num, attempt, restart);
 }
 
 static struct chore *first(const struct cluster *c)
@@ -52,10 +55,19 @@ static struct chore *first(const struct cluster *c)
 	return container_of(c->chores.next, struct chore, node);
 }
 
-static void pop(struct cluster *c)
+static void pop(struct cluster *c, int code, const char *text)
 {
 	struct chore *k = first(c);
 
+	if (k->ticket) {
+		struct crep *p = crep_new(CREP_REPLY, c);
+
+		p->run = k->num;
+		p->ticket = k->ticket;
+		p->code = code;
+		p->text = xstrdup(text);
+		inbox_post(c->ctx.replies, &p->m);
+	}
 	list_del(&k->node);
 	free(k);
 }
@@ -70,7 +82,7 @@ static void on_done(struct cluster *c, void *arg, const struct agent_frame *f)
 		if (f->rc != 0)
 			log_warn("cluster %s: clean-up: %s", c->ctx.conf->name, f->err);
 		for (size_t i = 0; i < *n; i++)
-			pop(c);
+			pop(c, f->rc == 0 ? 0 : -EIO, f->err);
 	}
 	free(n);
 }
@@ -171,5 +183,5 @@ void rchores_step(struct cluster *c)
 void rchores_release(struct cluster *c)
 {
 	while (!list_empty(&c->chores))
-		pop(c);
+		pop(c, -ENODEV, "shutting down");
 }

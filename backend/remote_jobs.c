@@ -96,6 +96,14 @@ void rjobs_end(struct cluster *c, struct rrun *r, struct event *ev, const char *
 	}
 	if (r->merged)
 		len[RSTREAM_ERR] = 0;
+	if (r->as_uuid) { /* what it says, it says to who began it */
+		for (int i = 0; i < RSTREAMS; i++)
+			len[i] = 0;
+		(void)json_object_set_new(ev->data, "out_len", json_integer(0));
+		(void)json_object_set_new(ev->data, "err_len", json_integer(0));
+		(void)json_object_set_new(ev->data, "events_len", json_integer(0));
+		(void)json_object_set_new(ev->data, "manifest", json_false());
+	}
 	if (r->has_record || event_int(ev, "start", 0) > 0)
 		rusage_want(c, r);
 	rrun_event_post(c, r, ev, source);
@@ -226,6 +234,18 @@ void rjobs_row_release(struct rrun *r)
 	free(r->seen.nodes);
 }
 
+/* Few sessions are another state directory's. */
+static struct rrun *shared_of_token(struct cluster *c, const char *token)
+{
+	for (struct hmap_node *n = c->shared ? hmap_walk(&c->runs, NULL) : NULL; n; n = hmap_walk(&c->runs, n)) {
+		struct rrun *r = container_of(n, struct rrun, node);
+
+		if (r->as_token && strcmp(r->as_token, token) == 0)
+			return r;
+	}
+	return NULL;
+}
+
 static struct rrun *run_of_token(struct cluster *c, const char *token)
 {
 	static const char scheme[] = "slurmray:";
@@ -244,7 +264,7 @@ static struct rrun *run_of_token(struct cluster *c, const char *token)
 	if (*end != '/' || num > UINT32_MAX)
 		return NULL;
 	r = rrun_find(c, (uint32_t)num, 0);
-	return r && strcmp(r->token, token) == 0 ? r : NULL;
+	return r && !r->as_uuid && strcmp(r->token, token) == 0 ? r : shared_of_token(c, token);
 }
 
 static void on_swept(struct cluster *c, void *arg, const struct agent_frame *f)
@@ -274,6 +294,19 @@ static void sweep(struct cluster *c, struct rrun *r, const char *job_id)
 	strbuf_release(&code);
 }
 
+/* What a session's runner says; a poll comes at least every half minute. */
+static void take_runner(struct cluster *c, struct rrun *r, const struct sched_row *row)
+{
+	const struct runner_times t = { row->now, clock_real(c->ctx.clock), c->now };
+	json_t *facts;
+
+	if (r->phase != RR_SUBMITTED || !same_job(r->job_id, row->job_id) || !row->now)
+		return;
+	facts = runner_seen_take(&r->runner, row->runner, &t);
+	if (facts)
+		rrun_event(c, r, EV_FACTS, "runner", facts);
+}
+
 /* Of several rows (an array's elements) the liveliest counts. */
 static void on_row(void *arg, const struct sched_row *row)
 {
@@ -283,6 +316,10 @@ static void on_row(void *arg, const struct sched_row *row)
 
 	if (!r || !row->job_id || (r->phase != RR_SUBMITTED && r->phase != RR_VOIDED))
 		return;
+	if (row->runner) {
+		take_runner(c, r, row);
+		return;
+	}
 	if (r->phase == RR_VOIDED && rank)
 		sweep(c, r, row->job_id);
 	/* Another job under this token is a surplus one: an answer got lost. The guard and the driver see to it. */
@@ -295,6 +332,7 @@ static void on_row(void *arg, const struct sched_row *row)
 	r->seen.start = row->start;
 	r->seen.node_count = row->node_count;
 	r->seen.cpus = row->cpus;
+	r->seen.end = row->end;
 	str_set(&r->seen.status, row->run_status);
 	str_set(&r->seen.reason, row->reason);
 	str_set(&r->seen.nodes, row->nodes);
@@ -336,6 +374,18 @@ static void say_state(struct cluster *c, struct rrun *r)
 	if (!pending && s->cpus > 0)
 		(void)json_object_set_new(data, "cpus", json_integer(s->cpus));
 	rrun_event(c, r, EV_STATE, "squeue", data);
+}
+
+/* How long a session has is known to nobody but the scheduler, where its spec says nothing and where it is changed. */
+static void say_end(struct cluster *c, struct rrun *r)
+{
+	const struct seen_row *s = &r->seen;
+
+	if (s->end == r->end || strcmp(s->status, "running") != 0 || !r->job || !r->job->launcher ||
+	    strcmp(r->job->launcher, "session") != 0)
+		return;
+	r->end = s->end;
+	rrun_event(c, r, EV_FACTS, "squeue", json_pack("{s:I}", "session_end", (json_int_t)(s->end * USEC_PER_SEC)));
 }
 
 static void want_verify(struct cluster *c, struct rrun *r)
@@ -392,6 +442,7 @@ static void apply_row(struct cluster *c, struct rrun *r)
 		return;
 	}
 	say_state(c, r);
+	say_end(c, r);
 	if (strcmp(r->seen.status, "pending") != 0)
 		rlogs_start(c, r);
 }

@@ -364,13 +364,28 @@ static void look(struct cluster *c, struct rrun *r, int st)
 	rfile_read(s->f, (uint64_t)here(r, st) - back, want, false, on_read, new_op(r, st));
 }
 
+/* What a job says that Slurm may start again counts when no start can follow. */
+static int open_events(struct cluster *c, struct rrun *r, struct err *e)
+{
+	int rc = events_open(c->spool_dir, r->num, &r->events, e);
+
+	if (rc == 0 && r->job && r->job->requeue)
+		rc = events_hold(r->events);
+	if (rc < 0 && r->events) {
+		events_close(r->events);
+		r->events = NULL;
+		err_sys(e, rc, "cannot keep its messages");
+	}
+	return rc;
+}
+
 static bool open_spool(struct cluster *c, struct rrun *r)
 {
 	struct err e = ERR_INIT;
 	bool messages = !r->stream[RSTREAM_EVENTS].done;
 
 	if ((r->spool || spool_open(c->spool_dir, r->num, &r->spool, &e) == 0) &&
-	    (r->events || !messages || events_open(c->spool_dir, r->num, &r->events, &e) == 0))
+	    (r->events || !messages || open_events(c, r, &e) == 0))
 		return true;
 	log_error("run %u: %s", r->num, e.text);
 	return false;

@@ -11,6 +11,7 @@
 #include "backend/base/mem.h"
 #include "backend/base/point.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define BATCH 64
@@ -18,6 +19,7 @@
 
 struct steps {
 	uint32_t holder;
+	char job_id[64]; /* its job's: a holder of another state directory may have the same number */
 	size_t n;
 	struct strbuf payload;
 	struct {
@@ -45,12 +47,14 @@ bool rsteps_add(struct cluster *c, struct steps **all, struct rrun *r)
 	struct steps *s = *all;
 
 	if (c->steps_busy ||
-	    (s && (s->n == BATCH || s->holder != r->job->holder.num || s->payload.len + r->script_len > BATCH_BYTES)))
+	    (s && (s->n == BATCH || s->holder != r->job->holder.num || strcmp(s->job_id, r->job->holder.job_id) != 0 ||
+		   s->payload.len + r->script_len > BATCH_BYTES)))
 		return false;
 	if (!s) {
 		s = *all = xcalloc(1, sizeof(*s));
 		strbuf_init(&s->payload);
 		s->holder = r->job->holder.num;
+		(void)snprintf(s->job_id, sizeof(s->job_id), "%s", r->job->holder.job_id);
 	}
 	s->run[s->n].num = r->num;
 	s->run[s->n].attempt = r->attempt;

@@ -141,6 +141,22 @@ static void voided(struct cluster *c, struct rrun *r, const char *why)
 
 /* --- the submission itself --- */
 
+/* In the answer: it was not submitted, for the session of this name is there, begun by another state directory. */
+static void said_shared(struct cluster *c, struct rrun *r, const char *out)
+{
+	const char *line = r->job && r->job->share ? strstr(out, "\nshared ") : NULL;
+	cleanup_free char *as = NULL;
+
+	if (!line)
+		return;
+	line += strlen("\nshared ");
+	as = xstrndup(line, strcspn(line, "\n"));
+	rrun_shared(c, r, as);
+	if (r->as_uuid)
+		rrun_event(c, r, EV_FACTS, "cluster",
+			   json_pack("{s:o}", "shared", json_sprintf("%u %s", r->attempt, as)));
+}
+
 void rsubmit_answered(struct cluster *c, struct rrun *r, int rc, const char *out, const char *err)
 {
 	struct strbuf why = STRBUF_INIT;
@@ -157,6 +173,7 @@ void rsubmit_answered(struct cluster *c, struct rrun *r, int rc, const char *out
 	}
 	switch (c->sched->submit_result(rc, out, err, job_id, sizeof(job_id), &why)) {
 	case SCHED_OK:
+		said_shared(c, r, out);
 		rjobs_submitted(c, r, job_id, "sbatch");
 		break;
 	case SCHED_REFUSED:

@@ -28,8 +28,13 @@ struct sched_run {
 struct sched_row {
 	const char *job_id, *token, *state, *reason, *nodes; /* job_id: as submit_result gave it, for every element
 							of an array too; state: the scheduler's word */
-	int64_t start;              /* epoch seconds; 0: unknown (expected start while pending) */
-	int64_t node_count, cpus;   /* given to the job, or wanted while it is pending; 0: not said */
+	int64_t start;            /* epoch seconds; 0: unknown (expected start while pending) */
+	int64_t node_count, cpus; /* given to the job, or wanted while it is pending; 0: not said */
+	int64_t end;              /* epoch seconds: when its time is over; 0: not said, or never */
+	/* Not NULL: not a row of the queue, but what the runner of this session says (backend/runner_state.h), and the
+	   time there; job_id and token are its own, the other members say nothing. */
+	const char *runner;
+	int64_t now;
 	int exit_code, exit_signal; /* -1: not said */
 	const char *run_status; /* "pending", "running", "completing", or an end: "succeeded" "failed" ...; NULL: alive,
 				   unknown word */

@@ -241,10 +241,10 @@ static const char *stopped(const char *state)
 		       : "";
 }
 
-/* "START NODES CPUS". An element of an array counts for itself. */
+/* "START NODES CPUS END". An element of an array counts for itself. */
 static void take_numbers(char *s, struct sched_row *row)
 {
-	int64_t *const to[] = { &row->start, &row->node_count, &row->cpus };
+	int64_t *const to[] = { &row->start, &row->node_count, &row->cpus, &row->end };
 
 	for (size_t i = 0; i < ARRAY_SIZE(to) && s; i++) {
 		char *blank = strchr(s, ' ');
@@ -256,11 +256,31 @@ static void take_numbers(char *s, struct sched_row *row)
 	}
 }
 
+/* "@JOB|TOKEN|NOW|TEXT" (st_rows). */
+static void take_runner(char *line, sched_row_cb cb, void *arg)
+{
+	struct sched_row row = { .state = "", .reason = "", .nodes = "", .exit_code = -1, .exit_signal = -1 };
+	char *f[4];
+
+	if (slurm_fields(line + 1, f, ARRAY_SIZE(f)) != ARRAY_SIZE(f) || slurm_number(f[0], 0) < 1 ||
+	    strncmp(f[1], TOKEN_PREFIX, strlen(TOKEN_PREFIX)) != 0)
+		return;
+	row.job_id = f[0];
+	row.token = f[1];
+	row.now = slurm_number(f[2], 0);
+	row.runner = f[3];
+	cb(arg, &row);
+}
+
 static void take_row(char *line, sched_row_cb cb, void *arg)
 {
 	char *f[POLL_FIELDS], buf[256];
 	struct sched_row row = { .exit_code = -1, .exit_signal = -1 };
 
+	if (*line == '@') {
+		take_runner(line, cb, arg);
+		return;
+	}
 	if (slurm_fields(line, f, POLL_FIELDS) != POLL_FIELDS || !base_id(f[0]))
 		return;
 	row.token = slurm_find_token(f[5], buf, sizeof(buf));

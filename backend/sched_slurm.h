@@ -46,6 +46,8 @@ int slurm_verb(const struct sched_run *r, const char *verb, const char *arg, str
 bool slurm_step_alone(const struct job *job);
 void slurm_step_submit_many(const struct sched_run *runs, const size_t *lens, size_t n, struct strbuf *code);
 size_t slurm_step_answer(const char *out, const struct sched_run *r, const char **answer);
+/* A command: true when it has answered, for the session of this name is another state directory's. */
+void slurm_share(const struct sched_run *r, struct strbuf *code);
 /* The same three for a step of a session (sched_slurm_step.c); `word` is the checked name of a signal. */
 void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code);
 void slurm_step_verify(const struct sched_run *r, struct strbuf *code);

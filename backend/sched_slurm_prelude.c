@@ -13,7 +13,7 @@ const char slurm_prelude[] =
 	/* Asking the controller. sl_job leaves what scontrol says in sl_c and one of known, unknown, other, unreachable
 	   in sl_jrc. A job is ours when its comment is the token or, where a site rewrites comments, when its working
 	   directory is the attempt's. */
-	"sl_queue() { SLURM_TIME_FORMAT=%s squeue -h --me -t all -o '%i|%T|%r|%N|%S %D %C|%k|%Z'; }\n"
+	"sl_queue() { SLURM_TIME_FORMAT=%s squeue -h --me -t all -o '%i|%T|%r|%N|%S %D %C %e|%k|%Z'; }\n"
 	"sl_tag() { sl_say \"$2\" | sed \"s|^|$1 |\"; }\n"
 	"sl_say() { printf '%s\\n' \"$@\"; }\n"
 	"sl_link() {\n"

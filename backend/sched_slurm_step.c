@@ -6,9 +6,14 @@
  * Invariants: a step's job id is known before it is queued (HOLDER.sNUM), so a claim needs no answer of anybody; the
  * line in the queue comes before the claim, so a claimed step is queued, and two lines start it once (the wrapper's
  * guard); a step is void before it is called lost.
+ *
+ * A session that is shared has links DIRECTORY/shared/NAME.N -> UUID/NUM/aATTEMPT. They are only ever made, the next
+ * number when the session of the last one has ended; who makes one begins the session. The steps of another state
+ * directory than the holder's have UUID: in front of their names, and the beginning of it behind their ids.
  */
 #include "backend/sched_slurm.h"
 
+#include "backend/base/hash.h"
 #include "backend/base/quote.h"
 
 #include <errno.h>
@@ -24,6 +29,7 @@ const char slurm_step_prelude[] =
 	"st_submit() {\n"
 	"\tsl_a=$1 sl_ends=$2 sl_token=$3 sl_len=$4 sl_more=$5 sl_work=${6:-$1/work} st_h=$7 sl_id=$8\n"
 	"\tsl_t='' sl_um=$(umask) st_k=${9%% *}\n"
+	"\tst_k=${st_k#*:}\n"
 	"\tif st_settled; then return; fi\n"
 	"\tumask 077\n"
 	"\tif ! mkdir -p \"$sl_a\" \"$sl_ends\" 2>&1; then\n"
@@ -38,6 +44,7 @@ const char slurm_step_prelude[] =
 	"\t\tfi\n"
 	"\t\trm -rf \"$sl_t\"\n"
 	"\tfi\n"
+	"\tst_of \"${sl_ends%/ends}\" \"${8%%.*}\"\n"
 	"\tst_tell queue \"$9\" || { sl_fail \"cannot write to the queue of the session in $st_h\"; return; }\n"
 	"\tsl_link \"$sl_id\" \"$sl_a/claim\"\n"
 	"\tif ! st_settled; then echo unsure; fi\n"
@@ -70,6 +77,7 @@ const char slurm_step_prelude[] =
 	"fi\n"
 	"st_many() {\n"
 	"\tst_h=$1 st_ends=$2 st_base=$3/runs st_job=$4 st_at=0 st_dirs='' st_q='' st_ok=''\n"
+	"\tst_of \"$3\" \"$4\"\n"
 	"\tst_nl='\n'\n"
 	"\tshift 4\n"
 	"\tumask 077\n"
@@ -81,13 +89,13 @@ const char slurm_step_prelude[] =
 	"\texec 6<\"$IN\"\n"
 	"\tfor st_x in \"$@\"; do\n"
 	"\t\tst_k=${st_x%%:*} st_w=${st_x#*:}\n"
-	"\t\tst_l=${st_w%%:*} st_w=${st_w#*:} sl_a=$st_base/$st_k st_id=$st_job.s${st_k%%/*}\n"
+	"\t\tst_l=${st_w%%:*} st_w=${st_w#*:} sl_a=$st_base/$st_k st_id=$st_job.s${st_k%%/*}$st_suffix\n"
 	"\t\tst_next\n"
 	"\t\tif [ -L \"$sl_a/started\" ] || [ -L \"$sl_a/claim\" ]; then\n"
 	"\t\t\tsl_id=$st_id sl_ends=$st_ends\n"
 	"\t\t\tst_a=$(st_settled) || st_a=\"ok $st_id\"\n"
 	"\t\telif [ -e \"$sl_a/intent\" ] || st_put; then\n"
-	"\t\t\tst_q=\"$st_q$st_k $st_w .$st_nl\" st_a=\"ok $st_id\"\n"
+	"\t\t\tst_q=\"$st_q$st_prefix$st_k $st_w .$st_nl\" st_a=\"ok $st_id\"\n"
 	"\t\telse\n"
 	"\t\t\tst_a=\"unsure${st_nl}cannot write the script to $sl_a\"\n"
 	"\t\tfi\n"
@@ -100,6 +108,59 @@ const char slurm_step_prelude[] =
 	"\tfi\n"
 	"\tprintf %s \"$st_ok\"\n"
 	"}\n"
+	/* st_share DIRECTORY UUID/NUM/aATTEMPT/PRINT NAME ATTACH: true when it has answered; else the session is ours
+	   to begin. st_alive: 1: it has ended; 2: nobody knows. */
+	"st_alive() {\n"
+	"\tst_h=$1/${2%%/*}/runs/${2#*/}\n"
+	"\t[ \"$(readlink \"$st_h/started\")\" != void ] || return 1\n"
+	"\tst_j=$(readlink \"$st_h/claim\") || return 2\n"
+	"\tsl_job \"$st_j\" \"slurmray:$2\" \"$st_h\"\n"
+	"\tcase $sl_jrc in known) ;; unreachable) return 2 ;; *) return 1 ;; esac\n"
+	"\tcase $(sl_state) in\n"
+	"\tCOMPLETED|CANCELLED|FAILED|TIMEOUT|NODE_FAIL|PREEMPTED|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY) return 1 ;;\n"
+	"\tesac\n"
+	"}\n"
+	"st_found() {\n"
+	"\tst_alive \"$1\" \"${st_t%/*}\"\n"
+	"\tcase $? in\n"
+	"\t1) return 1 ;;\n"
+	"\t2) sl_say unsure \"the session $3 is being begun by another mount ($st_x), or the scheduler does not answer\" ;;\n"
+	"\t*) if [ \"$4\" = 1 ] || [ \"${st_t##*/}\" = \"${2##*/}\" ]; then sl_say \"ok $st_j\" \"shared ${st_t%/*}\"\n"
+	"\t\telse sl_say refused \"the session $3 of another mount was begun with another spec (job $st_j)\"; fi ;;\n"
+	"\tesac\n"
+	"}\n"
+	"st_share() {\n"
+	"\tst_n=0\n"
+	"\tfor st_x in \"$1/shared/$3\".*; do\n"
+	"\t\tst_k=${st_x#\"$1/shared/$3.\"}\n"
+	"\t\tcase $st_k in ''|*[!0-9]*) ;; *) [ \"$st_k\" -le \"$st_n\" ] || st_n=$st_k ;; esac\n"
+	"\tdone\n"
+	"\twhile :; do\n"
+	"\t\tst_x=$1/shared/$3.$st_n\n"
+	"\t\tif st_t=$(readlink \"$st_x\"); then\n"
+	"\t\t\t[ \"$st_t\" != \"$2\" ] || return 1\n"
+	"\t\t\tif st_found \"$@\"; then return 0; fi\n"
+	"\t\telif [ \"$st_n\" -gt 0 ]; then\n"
+	"\t\t\tsl_say unsure \"cannot make $st_x\"\n"
+	"\t\t\treturn 0\n"
+	"\t\tfi\n"
+	"\t\tif [ \"$4\" = 1 ]; then\n"
+	"\t\t\tsl_say refused \"no mount of yours has a session $3 that is shared and has not ended\"\n"
+	"\t\t\treturn 0\n"
+	"\t\tfi\n"
+	"\t\tst_n=$((st_n + 1))\n"
+	"\t\t(umask 077; mkdir -p \"$1/shared\" && ln -s \"$2\" \"$1/shared/$3.$st_n\") 2>/dev/null || :\n"
+	"\tdone\n"
+	"}\n"
+	/* st_of BASE JOB: is the holder in $st_h another state directory's? Then the poll finds its steps by a link of
+	   ours. */
+	"st_of() {\n"
+	"\tst_prefix='' st_suffix=''\n"
+	"\tcase $st_h in */\"${1##*/}\"/runs/*) return ;; esac\n"
+	"\tst_prefix=${1##*/}:\n"
+	"\tst_suffix=.${st_prefix%%[-:]*}\n"
+	"\t[ -L \"$1/sessions/$2\" ] || { mkdir -p \"$1/sessions\" && ln -s \"$st_h\" \"$1/sessions/$2\"; } 2>/dev/null || :\n"
+	"}\n"
 	/* The empty line in front ends one that an earlier writer could not finish. A reader of its own keeps the bell
 	   from blocking where nobody listens (fifo(7)). */
 	"st_tell() {\n"
@@ -107,17 +168,35 @@ const char slurm_step_prelude[] =
 	"\tst_ring\n"
 	"}\n"
 	"st_ring() { [ ! -p \"$st_h/bell\" ] || { echo >&5; } 5<>\"$st_h/bell\" || :; }\n"
-	/* Rows as squeue would have them, of the sessions whose job is running. */
+	/* Rows as squeue would have them, of the sessions whose job is running; and what their runners say, each
+	   behind "@JOB|TOKEN|NOW|" in one line. */
+	"st_runner() {\n"
+	"\tst_r=$(cd -P \"$st_x\" && pwd) st_v=''\n"
+	"\tst_u=${st_r%/runs/*}\n"
+	"\twhile read -r st_k; do st_v=\"$st_v$st_k;\"; done <\"$st_x/session\"\n"
+	"\techo \"@$st_j|slurmray:${st_u##*/}/${st_r##*/runs/}|$(date +%s)|$st_v\"\n"
+	"}\n"
 	"st_rows() {\n"
 	"\tst_base=${SR_DIR%/ends}\n"
 	"\tfor st_x in \"$st_base\"/sessions/*; do\n"
 	"\t\tst_j=${st_x##*/}\n"
-	"\t\tcase \"|$(sl_say \"$1\" | tr '\\n' '|')\" in *\"|$st_j|RUNNING|\"*) ;; *) continue ;; esac\n"
+	"\t\tcase \"|$(sl_say \"$1\" | tr '\\n' '|')\" in *\"|$st_j|RUNNING|\"*) ;; *)\n"
+	"\t\t\t[ -d \"$st_x/\" ] || rm -f \"$st_x\" # another's, that is no more\n"
+	"\t\t\tcontinue ;;\n"
+	"\t\tesac\n"
+	"\t\tst_h=$(readlink \"$st_x\")\n"
+	"\t\tst_of \"$st_base\" \"$st_j\"\n"
 	"\t\twhile read -r st_k st_s st_t; do\n"
+	"\t\t\tcase $st_k in\n"
+	"\t\t\t*:*) [ -n \"$st_prefix\" ] && [ \"${st_k%%:*}:\" = \"$st_prefix\" ] || continue ;;\n"
+	"\t\t\t*) [ -z \"$st_prefix\" ] || continue ;;\n"
+	"\t\t\tesac\n"
+	"\t\t\tst_k=${st_k#*:}\n"
 	"\t\t\tst_n=''\n"
 	"\t\t\t[ \"$st_s\" = RUNNING ] || st_n=Session\n"
-	"\t\t\techo \"$st_j.s${st_k%/*}|$st_s|$st_n||$st_t 0 0|slurmray:${st_base##*/}/$st_k|\"\n"
+	"\t\t\techo \"$st_j.s${st_k%/*}$st_suffix|$st_s|$st_n||$st_t 0 0|slurmray:${st_base##*/}/$st_k|\"\n"
 	"\t\tdone <\"$st_x/steps\"\n"
+	"\t\tst_runner\n"
 	"\tdone 2>/dev/null\n"
 	"\treturn 0\n"
 	"}\n"
@@ -210,46 +289,68 @@ const char slurm_step_prelude[] =
 	"\tfi\n"
 	"}\n";
 
-static void attempt_dir(struct strbuf *code, const struct sched_run *r, uint32_t num, uint32_t attempt)
+/* As the scheduler's job that it is. */
+static struct sched_run holder_of(const struct sched_run *r)
 {
-	const struct sched_run other = { .num = num, .attempt = attempt, .uuid = r->uuid };
+	const struct job_holder *h = &r->job->holder;
 
-	slurm_attempt_dir(code, r->directory, &other);
+	return (struct sched_run){ .num = h->num, .attempt = h->attempt, .uuid = h->uuid ? h->uuid : r->uuid };
 }
 
-static void add_key(struct strbuf *code, const struct sched_run *r)
+/* What of a shared session must be the same wherever it is asked for. */
+static uint64_t print_of(const struct job *job)
 {
+	cleanup_strbuf struct strbuf all = STRBUF_INIT;
+
+	for (size_t i = 0; job->sbatch && job->sbatch[i]; i++)
+		strbuf_add(&all, job->sbatch[i], strlen(job->sbatch[i]) + 1);
+	strbuf_addf(&all, "%lld %d %d %d %d", (long long)job->idle_s, job->max_steps, job->lease_scope, job->ray.on,
+		    job->spark.on);
+	return hash_bytes(all.buf, all.len);
+}
+
+void slurm_share(const struct sched_run *r, struct strbuf *code)
+{
+	strbuf_addstr(code, "st_share ");
+	quote_sh_path(code, r->directory);
+	strbuf_addf(code, " %s/%u/a%u/%llx ", r->uuid, r->num, r->attempt, (unsigned long long)print_of(r->job));
+	slurm_arg(code, r->job->name);
+	strbuf_addf(code, "%d", r->job->share == SHARE_ATTACH);
+}
+
+static void add_holder_dir(struct strbuf *code, const struct sched_run *r)
+{
+	const struct sched_run as = holder_of(r);
+
+	slurm_attempt_dir(code, r->directory, &as);
+}
+
+/* The step's name for the runner. */
+static void add_name(struct strbuf *code, const struct sched_run *r)
+{
+	if (r->job->holder.uuid)
+		strbuf_addf(code, "%s:", r->uuid);
 	strbuf_addf(code, "%u/a%u ", r->num, r->attempt);
 }
 
 /* Directory, token and job id of the session's job. */
 static void add_holder(struct strbuf *code, const struct sched_run *r)
 {
-	const struct job_holder *h = &r->job->holder;
-	const struct sched_run as = { .num = h->num, .attempt = h->attempt, .uuid = r->uuid };
+	const struct sched_run as = holder_of(r);
 	cleanup_strbuf struct strbuf token = STRBUF_INIT;
 
 	slurm_token(&token, &as);
-	attempt_dir(code, r, h->num, h->attempt);
+	add_holder_dir(code, r);
 	slurm_arg(code, token.buf);
-	slurm_arg(code, h->job_id);
+	slurm_arg(code, r->job->holder.job_id);
 }
 
 static void add_id(struct strbuf *code, const struct sched_run *r)
 {
-	strbuf_addf(code, "%s.s%u ", r->job->holder.job_id, r->num);
-}
-
-/* What the runner is to know: processors, streams, MiB, GPUs, tasks. */
-static void add_line(struct strbuf *code, const struct job *job)
-{
-	strbuf_addf(code, "%lld %d %lld ", (long long)job->ntasks * job->cpus_per_task, job->merged,
-		    (long long)((job->mem_bytes + (1 << 20) - 1) >> 20));
-	if (job->gpus >= 0)
-		strbuf_addf(code, "%d ", job->gpus);
-	else
-		strbuf_addstr(code, "- ");
-	strbuf_addf(code, "%d", job->ntasks);
+	strbuf_addf(code, "%s.s%u", r->job->holder.job_id, r->num);
+	if (r->job->holder.uuid)
+		strbuf_addf(code, ".%.*s", (int)strcspn(r->uuid, "-"), r->uuid);
+	strbuf_addch(code, ' ');
 }
 
 void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t files_len, struct strbuf *code)
@@ -266,10 +367,11 @@ void slurm_step_submit(const struct sched_run *r, size_t script_len, size_t file
 	slurm_arg(code, token.buf);
 	strbuf_addf(code, "%zu %zu ", script_len, files_len);
 	slurm_work(code, r);
-	attempt_dir(code, r, job->holder.num, job->holder.attempt);
+	add_holder_dir(code, r);
 	add_id(code, r);
-	strbuf_addf(code, "'%u/a%u ", r->num, r->attempt);
-	add_line(code, job);
+	strbuf_addch(code, '\'');
+	add_name(code, r);
+	job_step_line(job, code);
 	strbuf_addstr(code, "'\n");
 }
 
@@ -286,7 +388,7 @@ void slurm_step_submit_many(const struct sched_run *runs, const size_t *lens, si
 	strbuf_addf(&base, "%s/%s", runs->directory, runs->uuid);
 	strbuf_addf(&ends, "%s/ends", base.buf);
 	strbuf_addstr(code, "st_many ");
-	attempt_dir(code, runs, h->num, h->attempt);
+	add_holder_dir(code, runs);
 	quote_sh_path(code, ends.buf);
 	strbuf_addch(code, ' ');
 	quote_sh_path(code, base.buf);
@@ -294,7 +396,7 @@ void slurm_step_submit_many(const struct sched_run *runs, const size_t *lens, si
 	slurm_arg(code, h->job_id);
 	for (size_t i = 0; i < n; i++) {
 		strbuf_addf(code, " '%u/a%u:%zu:", runs[i].num, runs[i].attempt, lens[i]);
-		add_line(code, runs[i].job);
+		job_step_line(runs[i].job, code);
 		strbuf_addch(code, '\'');
 	}
 	strbuf_addch(code, '\n');
@@ -325,7 +427,7 @@ void slurm_step_verify(const struct sched_run *r, struct strbuf *code)
 	slurm_attempt_dir(code, r->directory, r);
 	quote_sh_path(code, record.buf);
 	strbuf_addch(code, ' ');
-	add_key(code, r);
+	add_name(code, r);
 	add_holder(code, r);
 	strbuf_addch(code, '\n');
 }
@@ -336,7 +438,7 @@ int slurm_step_verb(const struct sched_run *r, const char *verb, const char *wor
 		return err_set(e, -EINVAL, "%s: a run in a session cannot do that", verb);
 	strbuf_addf(code, "st_verb %s ", verb);
 	slurm_attempt_dir(code, r->directory, r);
-	add_key(code, r);
+	add_name(code, r);
 	add_holder(code, r);
 	add_id(code, r);
 	if (strcmp(verb, "cancel") == 0)

@@ -110,6 +110,10 @@ void slurm_submit(const struct sched_run *r, size_t script_len, size_t files_len
 	strbuf_addf(&ends, "%s/%s/ends", r->directory, r->uuid);
 	slurm_token(&token, r);
 	add_stream_dirs(code, job);
+	if (job->share) {
+		slurm_share(r, code);
+		strbuf_addstr(code, " || ");
+	}
 	strbuf_addstr(code, "sl_submit ");
 	slurm_attempt_dir(code, r->directory, r);
 	quote_sh_path(code, ends.buf);
@@ -161,7 +165,7 @@ static bool first_line_is(const char *out, const char *word)
 
 static bool take_id(const char *out, char *job_id, size_t size)
 {
-	size_t len = strspn(out, "0123456789.s");
+	size_t len = strspn(out, "0123456789abcdef.s");
 
 	if (!len || len >= size || (out[len] != '\n' && out[len]))
 		return false;

@@ -69,10 +69,16 @@ int spec_parse_session(const char *text, size_t len, json_t **spec, struct strbu
 /*
  * Checks one value for a key and stores the canonical form in `spec`, in place of the one that is there (a map is
  * merged into it; dotted names reach into maps). JSON null unsets: it is stored as null, so that whoever merges
- * layers can see that this one takes the key away. Used by spec_parse, configuration and the command line.
+ * layers can see that this one takes the key away. Used by spec_parse and the configuration.
  * 0, or -EINVAL with a sentence a line in `errors` and `spec` as it was.
  */
 int spec_set(json_t *spec, const char *name, json_t *value, struct strbuf *errors);
+
+/*
+ * Puts one key into a spec that is being built. A key that is there already is an error, unless `same_ok` and
+ * the values are equal; maps and lists of runs are joined.
+ */
+int spec_add(json_t *spec, const char *name, json_t *value, bool same_ok, struct strbuf *errors);
 
 /* What is wrong with a line that more lines follow: most likely it is the first of a script that has no #!. */
 const char *spec_more_lines(const char *text);

@@ -457,6 +457,8 @@ static const struct choice {
 	{ "on_session_end", "job", NULL },
 	{ "scope", "session", NULL },
 	{ "scope", "lease", NULL },
+	{ "shared", "begin", NULL },
+	{ "shared", "attach", NULL },
 	{ "mode", "slurm", NULL },
 	{ "mode", "local", NULL },
 	{ "mode", "slurm-session", NULL },
@@ -483,6 +485,7 @@ int spec_check_choice(const char *key, const char *text, struct strbuf *errors)
 			     strcmp(key, "mode") == 0              ? "slurm, local or ray"
 			     : strcmp(key, "pipes_exception") == 0 ? "fail or ignore"
 			     : strcmp(key, "scope") == 0           ? "session or lease"
+			     : strcmp(key, "shared") == 0          ? "begin or attach"
 			     : strcmp(key, "on_session_end") == 0  ? "cancel, wait or job"
 								   : "bash, ray, spark or session",
 			     spec_show(text, shown));

@@ -67,12 +67,6 @@ int spec_environment_whole(const json_t *spec, struct strbuf *errors);
 int spec_value_dependency(json_t *spec, const json_t *value, struct strbuf *errors);
 
 /*
- * Puts one key into a spec that is being built. A key that is there already is an error, unless `same_ok` and
- * the values are equal; maps and lists of runs are joined.
- */
-int spec_add(json_t *spec, const char *name, json_t *value, bool same_ok, struct strbuf *errors);
-
-/*
  * The next word of [*p, end), words being split at blanks and quoted as in sh(1): 1 and the word without its
  * quotes in `out`, 0 at the end, -1 when a quote is not closed.
  */

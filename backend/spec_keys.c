@@ -65,6 +65,8 @@ const struct spec_key spec_keys[] = {
 	  "Spark in the allocation of a run (launcher=spark) or session: spark.executor_memory and so on (spark.md)" },
 	{ "max_steps", SPEC_COUNT, 0, 0, "of a session: most runs at once (without it, as many as its processors)" },
 	{ "scope", SPEC_STRING, 0, 0, "of a session: session, or lease: it ends when the last lease is gone" },
+	{ "shared", SPEC_STRING, 0, 0,
+	  "of a session: begin (all mounts of the user share it by its name; the first one begins it) or attach" },
 	{ "on_session_end", SPEC_STRING, 0, 0,
 	  "what becomes of a run whose session ends before it starts: cancel, wait (for the next of that name) or job" },
 	{ "reuse_tolerance", SPEC_STRING, 0, 0,

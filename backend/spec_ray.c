@@ -31,6 +31,15 @@ static bool version_ok(const char *s)
 	return isdigit((unsigned char)*s) && !s[strspn(s, "0123456789.")];
 }
 
+/* "2.60.0", or with its Python: "2.60.0/3.12". */
+static bool client_ok(const char *s)
+{
+	const char *slash = strchr(s, '/');
+
+	return isdigit((unsigned char)*s) && !s[strspn(s, "0123456789.abcdefghijklmnopqrstuvwxyz+/")] &&
+	       (!slash || (isdigit((unsigned char)slash[1]) && !slash[1 + strspn(slash + 1, "0123456789.")]));
+}
+
 static bool ports_ok(const char *s)
 {
 	long long low, high;
@@ -62,7 +71,8 @@ static const struct spec_member members[] = {
 	{ "start_timeout", SPEC_M_COUNT, NULL, "seconds", 0 },
 	{ "interface", SPEC_M_TEXT, interface_ok, "the name of a network interface, like ib0", 0 },
 	{ "token", SPEC_M_FLAG, NULL, "true or false", 0 },
-	{ "client", SPEC_M_FLAG, NULL, "true or false", 0 },
+	{ "client", SPEC_M_FLAG_OR_TEXT, client_ok,
+	  "true, false, or the versions of Ray and Python where it is used, like 2.60.0/3.12", 0 },
 	/* of the driver, on a cluster of type ray */
 	{ "entrypoint_num_cpus", SPEC_M_NUMBER, NULL, "a number that is not negative", 0 },
 	{ "entrypoint_num_gpus", SPEC_M_NUMBER, NULL, "a number that is not negative", 0 },

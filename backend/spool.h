@@ -37,6 +37,7 @@ enum spool_stream {
 	SPOOL_CHECKS,
 	SPOOL_LOGS,
 	SPOOL_CUSTOM,
+	SPOOL_SUPERSEDED,
 	SPOOL_N_STREAMS
 };
 
@@ -64,6 +65,12 @@ uint64_t events_at(const struct events *ev);
 bool events_same(const struct events *ev, uint64_t at, const char *bytes, size_t len);
 /* How many bytes before the end are compared. */
 #define EVENTS_OVERLAP 64
+/*
+ * The scheduler may start the job again: from the first report of a start on its lines are not visible before the end,
+ * or they are what an earlier start said (SPOOL_SUPERSEDED) once the next one has begun. For a file of which nothing is
+ * here yet; it stays so for whoever opens it later. 0 or negative errno.
+ */
+int events_hold(struct events *ev);
 /* What is in the job's file from there on; all or nothing: 0 or negative errno (-ENOSPC: try later). */
 int events_append(struct events *ev, const void *data, size_t len);
 /* Makes the lines visible that are whole; at the `end` also a last one without a newline. 0, or negative errno: later.

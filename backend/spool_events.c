@@ -8,6 +8,9 @@
  *
  * A job may cut its own file. Then the rest of an unfinished line is rejected, a record of kind PIPES_RESTART follows,
  * and `base` is what lies before it: the job's offset is the length here without `base`.
+ *
+ * Where a job may be started again (`hold`) lines from a start's first report on have no records until it is known
+ * whether they count: at the end they do, and when the line of the next start comes they are of kind PIPES_SUPERSEDED.
  */
 #include "backend/spool_format.h"
 
@@ -27,8 +30,10 @@ struct events {
 	uint64_t judged;    /* of them in records */
 	uint64_t index_len; /* bytes of the index */
 	uint64_t base;      /* before the job cut its file the last time */
-	uint64_t scanned;   /* from `judged` up to here there is no newline */
-	bool broken;        /* the files are not what the lengths say */
+	uint64_t scanned;   /* from `judged` or `held` up to here there is no newline */
+	uint64_t held;      /* not 0: whole lines from `judged` up to here are held */
+	bool hold;
+	bool broken; /* the files are not what the lengths say */
 };
 
 /* --- opening --- */
@@ -58,6 +63,7 @@ static int load_index(struct events *ev, int fd, uint64_t index_len)
 			ev->index_len = off + (i + 1) * SPOOL_RECORD;
 			if (events_record_kind(rec[i]) == PIPES_RESTART)
 				ev->base = sum;
+			ev->hold = ev->hold || events_record_kind(rec[i]) == PIPES_HOLD;
 		}
 	}
 	return 0;
@@ -139,13 +145,12 @@ static void add_record(struct strbuf *out, unsigned kind, unsigned reason, bool 
 }
 
 /* The records of one line. A report's parameters and its newline are what pipes/ shows, the rest is around them. */
-static void add_line(struct strbuf *out, const char *line, size_t len, bool whole)
+static void add_line(struct strbuf *out, const char *line, size_t len, bool whole, const struct pipes_verdict *verdict)
 {
-	struct pipes_verdict v;
+	struct pipes_verdict v = *verdict;
 	size_t newline = len && line[len - 1] == '\n';
 	uint64_t after;
 
-	pipes_judge(line, len, &v);
 	if (v.kind == PIPES_REJECTED) {
 		add_record(out, PIPES_REJECTED, whole ? v.reason : PIPES_CUT, true, len);
 		return;
@@ -165,23 +170,81 @@ static void add_line(struct strbuf *out, const char *line, size_t len, bool whol
 		add_record(out, v.kind, 0, true, 1);
 }
 
-/* Judges the lines in [judged, len) that lie at `text`; *done is how many bytes they are. */
-static void judge_lines(struct events *ev, const char *text, bool end, struct strbuf *out, uint64_t *done)
+static void judge_line(struct strbuf *out, const char *line, size_t len, bool whole)
 {
-	uint64_t n = ev->len - ev->judged, at = 0, from = ev->scanned - ev->judged;
+	struct pipes_verdict v;
+
+	pipes_judge(line, len, &v);
+	add_line(out, line, len, whole, &v);
+}
+
+/* What must not be said twice: all but log messages, and that the job has begun. */
+static bool is_report(const struct pipes_verdict *v)
+{
+	return v->kind == PIPES_MATERIALIZATION || v->kind == PIPES_CHECK || v->kind == PIPES_CUSTOM ||
+	       v->kind == PIPES_CLOSED || v->kind == PIPES_FAILED;
+}
+
+/* Whole lines that were held: now they count, or never will. */
+static void add_held(struct strbuf *out, const char *text, size_t len, bool count)
+{
+	for (const char *nl; len && (nl = memchr(text, '\n', len)); len -= (size_t)(nl + 1 - text), text = nl + 1) {
+		if (count)
+			judge_line(out, text, (size_t)(nl + 1 - text), true);
+		else
+			add_record(out, PIPES_SUPERSEDED, 0, true, (uint64_t)(nl + 1 - text));
+	}
+}
+
+/* Where judging is, in what lies at `text`. */
+struct judging {
+	const char *text;
+	uint64_t at;   /* the next line */
+	uint64_t done; /* what has records */
+	bool held;     /* from `done` to `at` */
+};
+
+static void take_line(const struct events *ev, struct judging *j, size_t len, struct strbuf *out)
+{
+	const char *line = j->text + j->at;
+	struct pipes_verdict v;
+
+	if (pipes_is_start(line, len)) {
+		add_held(out, j->text + j->done, j->at - j->done, false);
+		add_record(out, PIPES_START, 0, true, len);
+		j->held = false;
+	} else if (!j->held) {
+		pipes_judge(line, len, &v);
+		j->held = ev->hold && is_report(&v);
+		if (!j->held)
+			add_line(out, line, len, true, &v);
+	}
+	j->at += len;
+	if (!j->held)
+		j->done = j->at;
+}
+
+/* Judges the lines in [judged, len) that lie at j->text. */
+static void judge_lines(const struct events *ev, struct judging *j, bool end, struct strbuf *out)
+{
+	uint64_t n = ev->len - ev->judged, from = ev->scanned - ev->judged;
 	const char *nl;
 
-	while ((nl = memchr(text + from, '\n', n - from))) {
-		add_line(out, text + at, (size_t)(nl + 1 - (text + at)), true);
-		at = from = (uint64_t)(nl + 1 - text);
-		if (at == n)
-			break;
+	j->held = ev->held != 0;
+	j->at = ev->held ? ev->held - ev->judged : 0;
+	if (from < j->at)
+		from = j->at;
+	while (from < n && (nl = memchr(j->text + from, '\n', n - from))) {
+		take_line(ev, j, (size_t)(nl + 1 - (j->text + j->at)), out);
+		from = j->at;
 	}
-	if (end && at < n) {
-		add_line(out, text + at, n - at, false);
-		at = n;
-	}
-	*done = at;
+	if (!end)
+		return;
+	add_held(out, j->text + j->done, j->at - j->done, true);
+	if (j->at < n)
+		judge_line(out, j->text + j->at, n - j->at, false);
+	j->held = false;
+	j->done = n;
 }
 
 static int append_records(struct events *ev, const struct strbuf *recs)
@@ -215,8 +278,7 @@ static const char *map_rest(const struct events *ev, void **base, size_t *size)
 int events_settle(struct events *ev, bool end)
 {
 	cleanup_strbuf struct strbuf recs = STRBUF_INIT;
-	uint64_t done = 0;
-	const char *text;
+	struct judging j = { 0 };
 	void *base;
 	size_t size;
 	int rc;
@@ -225,15 +287,16 @@ int events_settle(struct events *ev, bool end)
 		return -EIO;
 	if (ev->judged == ev->len || (!end && ev->scanned == ev->len))
 		return 0;
-	text = map_rest(ev, &base, &size);
-	if (!text)
+	j.text = map_rest(ev, &base, &size);
+	if (!j.text)
 		return -errno;
-	judge_lines(ev, text, end, &recs, &done);
+	judge_lines(ev, &j, end, &recs);
 	(void)munmap(base, size);
 	rc = recs.len ? append_records(ev, &recs) : 0;
 	if (rc)
 		return rc;
-	ev->judged += done;
+	ev->held = j.held ? ev->judged + j.at : 0;
+	ev->judged += j.done;
 	ev->scanned = ev->len;
 	if (recs.len)
 		point(POINT_EVENTS_JUDGED);
@@ -267,6 +330,19 @@ int events_append(struct events *ev, const void *data, size_t len)
 	else
 		(void)events_settle(ev, false); /* what fails now is done by the next call */
 	return 0;
+}
+
+int events_hold(struct events *ev)
+{
+	cleanup_strbuf struct strbuf recs = STRBUF_INIT;
+	int rc;
+
+	if (ev->hold || ev->index_len || ev->len)
+		return 0;
+	add_record(&recs, PIPES_HOLD, 0, true, 0);
+	rc = append_records(ev, &recs);
+	ev->hold = rc == 0;
+	return rc;
 }
 
 int events_restart(struct events *ev)

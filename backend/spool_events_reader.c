@@ -94,6 +94,12 @@ static void add_piece(struct view *v, uint64_t off, uint64_t count)
 	v->len += count;
 }
 
+/* In `events`, and in the feed. */
+static bool is_shown(unsigned kind)
+{
+	return kind != PIPES_REJECTED && kind != PIPES_START && kind != PIPES_SUPERSEDED;
+}
+
 static void take_record(struct events_reader *r, uint64_t rec)
 {
 	static const enum spool_stream views[PIPES_N_KINDS] = {
@@ -101,13 +107,14 @@ static void take_record(struct events_reader *r, uint64_t rec)
 		[PIPES_CHECK] = SPOOL_CHECKS,
 		[PIPES_LOG] = SPOOL_LOGS,
 		[PIPES_CUSTOM] = SPOOL_CUSTOM,
+		[PIPES_SUPERSEDED] = SPOOL_SUPERSEDED,
 	};
 	unsigned kind = events_record_kind(rec);
 	uint64_t count = events_record_count(rec);
 
 	if (kind == PIPES_REJECTED)
 		r->rejected++;
-	else
+	if (is_shown(kind))
 		add_piece(&r->views[0], r->pos, count);
 	if (kind < PIPES_N_KINDS && views[kind])
 		add_piece(&r->views[views[kind] - SPOOL_EVENTS], r->pos, count);
@@ -272,7 +279,7 @@ static bool take_after(struct events_reader *r, uint64_t rec, struct after *a)
 	uint64_t count = events_record_count(rec);
 	cleanup_free char *piece = NULL;
 
-	if (events_record_kind(rec) != PIPES_REJECTED && count) {
+	if (is_shown(events_record_kind(rec)) && count) {
 		piece = xmalloc((size_t)count);
 		if (read_at(r->fd, piece, (size_t)count, r->pos) != (ssize_t)count)
 			return false;

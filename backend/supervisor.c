@@ -87,6 +87,10 @@ static void job_environment(const struct supervisor_params *p, const char *dir)
 	(void)setenv("SLURM_CPUS_PER_TASK", text, 1);
 	(void)snprintf(text, sizeof(text), "%d", p->ntasks * p->cpus_per_task);
 	(void)setenv("SLURM_CPUS_ON_NODE", text, 1);
+	(void)setenv("SLURM_JOB_CPUS_PER_NODE", text, 1);
+	(void)snprintf(text, sizeof(text), "%lld", (long long)(p->mem_bytes >> 20));
+	if (p->mem_bytes)
+		(void)setenv("SLURM_MEM_PER_NODE", text, 1);
 }
 
 /* Leaves the sentence for whoever judges the end: there is no stream yet that could take it. */

@@ -11,6 +11,7 @@
 
 #include "backend/base/mem.h"
 #include "backend/cluster.h"
+#include "fs/cache.h"
 #include "fs/content.h"
 
 #include <errno.h>
@@ -62,7 +63,7 @@ bool ahead_coming(struct fsys *fs, uint32_t run, uint32_t index)
 }
 
 /* Under a name that content_sweep takes away when this worker ends before the rename. */
-static bool keep(const struct fsys *fs, const struct ahead_op *op, const char *data, size_t len)
+static bool keep(struct fsys *fs, const struct ahead_op *op, const char *data, size_t len)
 {
 	cleanup_free char *path = ahead_file(fs, op->run, op->index), *part = xasprintf("%s.ahead", path);
 	int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -70,7 +71,7 @@ static bool keep(const struct fsys *fs, const struct ahead_op *op, const char *d
 
 	if (fd >= 0 && close(fd) < 0)
 		fine = false;
-	if (fine && rename(part, path) == 0)
+	if (fine && cache_put(fs, op->run, part, path) == 0)
 		return true;
 	(void)unlink(part);
 	return false;
@@ -245,9 +246,22 @@ static void all_more(struct fsys *fs, struct paths *p)
 		all_finished(fs, p);
 }
 
+/* The first ones would go again before the last ones are here. */
+static void refuse_all(struct fsys *fs, struct paths *p, uint64_t limit)
+{
+	char text[240];
+
+	p->ahead.all = false;
+	(void)snprintf(text, sizeof(text),
+		       "%llu bytes are more than cache_size, %llu: `keep` the run first, and they may be; or raise it",
+		       (unsigned long long)p->ahead.all_bytes, (unsigned long long)limit);
+	engine_fetch_done(fs->en, p->run, -EDQUOT, text);
+}
+
 void ahead_all(struct fsys *fs, struct paths *p)
 {
 	struct ahead *a = &p->ahead;
+	uint64_t small;
 
 	if (a->all) /* its end answers this one, too */
 		return;
@@ -264,6 +278,11 @@ void ahead_all(struct fsys *fs, struct paths *p)
 		a->all_bytes += e->size;
 		if (ahead_here(fs, p->run, e))
 			a->all_done += e->size;
+	}
+	small = cache_too_small(fs, engine_run(fs->en, p->run), a->all_bytes);
+	if (small) {
+		refuse_all(fs, p, small);
+		return;
 	}
 	all_more(fs, p);
 }

@@ -38,36 +38,26 @@ void area_forget(struct fsys *fs, uint32_t run)
 	paths_close(container_of(n, struct paths, node));
 }
 
-/* A row number from a node id need not be one of the table. */
-static bool is_ray_logs(uint32_t row)
+/* The area that a row of run_nodes is, or 0. A row number from a node id need not be one of the table. */
+static char area_of_row(uint32_t row)
 {
-	static uint32_t logs;
+	static char areas[1 << INO_ROW_BITS] = { [RUN_ROW_RESULTS] = 'r', [RUN_ROW_WORK] = 'w', [RUN_ROW_FILES] = 'f' };
+	static bool filled;
 
-	for (uint32_t i = 1; !logs && run_nodes[i].name; i++)
-		if (ray_row_is_logs(&run_nodes[i]))
-			logs = i;
-	return row == logs;
+	for (uint32_t i = RUN_ROW_FIRST_FILE; !filled && run_nodes[i].name; i++)
+		areas[i] = inner_logs(&run_nodes[i]);
+	filled = true;
+	return areas[row];
 }
 
 bool area_is(uint64_t ino)
 {
-	uint32_t row = ino_row(ino);
-
-	return ino_kind(ino) == INO_PATH ||
-	       (ino_kind(ino) == INO_RUN && (row == RUN_ROW_RESULTS || row == RUN_ROW_WORK || row == RUN_ROW_FILES ||
-					     (row >= RUN_ROW_FIRST_FILE && is_ray_logs(row))));
-}
-
-static char area_of_row(uint32_t row)
-{
-	static const char areas[] = { [RUN_ROW_RESULTS] = 'r', [RUN_ROW_WORK] = 'w', [RUN_ROW_FILES] = 'f' };
-
-	return row < sizeof(areas) ? areas[row] : 'y';
+	return ino_kind(ino) == INO_PATH || (ino_kind(ino) == INO_RUN && area_of_row(ino_row(ino)));
 }
 
 enum cluster_area area_number(char area)
 {
-	return area == 'r' ? AREA_RESULTS : area == 'w' ? AREA_WORK : AREA_RAY_LOGS;
+	return area == 'r' ? AREA_RESULTS : area == 'w' ? AREA_WORK : area == 'y' ? AREA_RAY_LOGS : AREA_SPARK_LOGS;
 }
 
 bool area_at(struct fsys *fs, uint64_t ino, struct spot *s)
@@ -235,6 +225,40 @@ void area_fetch(struct fsys *fs, const struct run *r)
 		ahead_all(fs, s.p);
 }
 
+static void open_before(void *arg, struct shared_handle *h)
+{
+	uint32_t *run = arg;
+
+	if (ino_kind(h->ino) == INO_PATH && ino_number(h->ino) == *run)
+		*run = 0;
+}
+
+bool area_in_use(struct fsys *fs, const struct run *r)
+{
+	struct hmap_node *n = hmap_first(&fs->paths, r->num);
+	const struct ahead *a = n ? &container_of(n, struct paths, node)->ahead : NULL;
+	uint32_t run = r->num;
+
+	if (a && (a->all || a->flight || a->big))
+		return true;
+	for (n = hmap_walk(&fs->handles, NULL); n; n = hmap_walk(&fs->handles, n))
+		if (container_of(n, struct handle, node)->content && container_of(n, struct handle, node)->run == run)
+			return true;
+	shared_handle_walk(fs->shared, open_before, &run);
+	return !run;
+}
+
+/* For a worker that comes after this one: it has to know what is open. */
+static void note_open(const struct fsys *fs, const struct handle *h)
+{
+	struct shared_handle *sh = shared_handle_get(fs->shared, h->fh, true);
+
+	if (!sh) /* too many; the next worker will find out when it is read */
+		return;
+	sh->ino = h->ino;
+	sh->flags = h->flags;
+}
+
 /* As grow_open (rundata.c): the first opening since the end drops what a private mapping may have left. */
 static void opened(struct fsys *fs, struct handle *h, struct fuse_file_info *fi)
 {
@@ -255,6 +279,8 @@ static void open_remote(struct fsys *fs, fuse_req_t req, struct spot *s, struct 
 		h->content = content_open(fs, s->r->num, s->e, final);
 	if (final)
 		ahead_opened(fs, s->p, s->e);
+	if (final && fs->note_results)
+		note_open(fs, h);
 	content_wait(h->content, req, h, opened);
 }
 

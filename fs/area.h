@@ -1,5 +1,5 @@
 /*
- * Private to area.c, area_look.c and area_files.c.
+ * Private to area.c, area_look.c, area_files.c and what caches their bytes (content.c, cache.c).
  */
 #ifndef FS_AREA_H
 #define FS_AREA_H
@@ -13,7 +13,7 @@
 struct spot {
 	const struct run *r;
 	struct paths *p;
-	char area;        /* 'r', 'w', 'f', 'y': ray/logs */
+	char area;        /* 'r', 'w', 'f', 'y': ray/logs, 's': spark/logs */
 	const char *path; /* "" for the area itself */
 	struct pentry *e; /* NULL for the area itself */
 };

@@ -310,8 +310,8 @@ static bool wait_far(struct fsys *fs, fuse_req_t req, struct spot *s, struct wai
 		return false;
 	if (!state->answered_at || w->since - state->answered_at >= FAR_AGE_US)
 		ask(fs, s, state, dir);
-	/* Of ray/logs what was listed once is enough. */
-	if (s->area == 'r' || (s->area == 'y' && state->listed) || w->a.what != AREA_OPENDIR || !state->listing ||
+	/* Of a cluster's logs what was listed once is enough. */
+	if (s->area == 'r' || (s->area != 'w' && state->listed) || w->a.what != AREA_OPENDIR || !state->listing ||
 	    overdue(fs, state, WORK_WAIT_US))
 		return false;
 	wait_for(fs, req, s, w, WORK_WAIT_US);

@@ -181,7 +181,7 @@ int client_pair(json_t *spec, const char *word, struct strbuf *errors)
 	if (client_workdir_relative(key, json_string_value(value)))
 		return json_object_set_new(spec, "workdir", value) < 0 ? -EINVAL : 0;
 	local = is_local(key) && json_string_length(value) ? localise(key, value) : NULL;
-	rc = spec_set(spec, key, local ? local : value, errors);
+	rc = spec_add(spec, key, local ? local : value, true, errors);
 	json_decref(local);
 	json_decref(value);
 	return rc;

@@ -6,6 +6,7 @@
 #include "fs/area.h"
 
 #include "fs/ahead.h"
+#include "fs/cache.h"
 
 #include "backend/base/mem.h"
 #include "backend/cluster.h"
@@ -106,7 +107,9 @@ struct content *content_open(struct fsys *fs, uint32_t run, const struct pentry 
 	c->part = xasprintf("%s.%llx", c->done, (unsigned long long)session_unique(fs->session));
 	c->fd = final && ahead_here(fs, run, e) ? open(c->done, O_RDONLY | O_CLOEXEC) : -1;
 	c->whole = c->fd >= 0;
-	if (!c->whole)
+	if (c->whole)
+		cache_used(fs, c->fd);
+	else
 		c->fd = open(c->part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	make_room(c, chunks(c->size));
 	return c;
@@ -132,6 +135,7 @@ static void take_ready(struct content *c)
 	(void)unlink(c->part);
 	c->fd = fd;
 	c->whole = true;
+	cache_used(c->fs, fd);
 }
 
 /* True: another fetch brings it. */
@@ -147,6 +151,8 @@ static bool comes(struct content *c)
 
 static void content_free(struct content *c)
 {
+	if (c->whole)
+		cache_used(c->fs, c->fd);
 	if (c->fd >= 0)
 		(void)close(c->fd);
 	if (!c->whole)
@@ -186,7 +192,8 @@ static void got(struct content *c, size_t chunk, const char *data, size_t len)
 			c->error = -ESTALE; /* shorter than the list of results says */
 		c->size = at + len;
 	}
-	if (c->final && !c->error && c->n_here == chunks(c->size) && fsync(c->fd) == 0 && rename(c->part, c->done) == 0)
+	if (c->final && !c->error && c->n_here == chunks(c->size) && fsync(c->fd) == 0 &&
+	    cache_put(c->fs, c->run, c->part, c->done) == 0)
 		c->whole = true;
 }
 

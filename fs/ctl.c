@@ -121,11 +121,16 @@ static void one_line(struct ctl_call *c, const char *line)
 {
 	uint64_t ino = c->ino;
 	uint64_t request = c->request | (uint64_t)c->index++ << 48;
+	cleanup_free char *verb = NULL;
+	const struct node *nd;
+	const char *kind;
 	struct view v;
 
-	(void)node_of(c->fs, ino, &v);
+	nd = node_of(c->fs, ino, &v);
 	if (is_runs(ino)) {
-		engine_verb(c->fs->en, ino_number(ino), line, request, line_done, c);
+		kind = nd ? inner_kind(nd) : NULL;
+		verb = kind ? xasprintf("%s %s", kind, line) : NULL;
+		engine_verb(c->fs->en, ino_number(ino), verb ? verb : line, request, line_done, c);
 	} else if (v.env) {
 		struct err e = ERR_INIT;
 		int rc = env_verb(c->fs, v.env, line, &e);
@@ -302,18 +307,20 @@ static void recall(struct fsys *fs, struct handle *h, uint64_t request)
 	}
 }
 
-const char *ctl_verbs(const struct view *v)
+const char *ctl_verbs(const struct node *nd, const struct view *v)
 {
-	return v->run       ? engine_verbs()
-	       : v->env     ? "remove\nverify\nkeep\nkeep off\n"
-	       : v->cluster ? "reconnect\n"
-			    : "reload\nstop\n";
+	return nd && inner_kind(nd) ? "restart\nstop\n"
+	       : v->run             ? engine_verbs()
+	       : v->env             ? "remove\nverify\nkeep\nkeep off\n"
+	       : v->cluster         ? "reconnect\n"
+				    : "reload\nstop\n";
 }
 
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size)
 {
 	uint64_t request = session_unique(fs->session);
 	struct strbuf out = STRBUF_INIT;
+	const struct node *nd;
 	struct shared_handle *sh;
 	struct view v;
 
@@ -330,8 +337,8 @@ void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, s
 	} else if (h->have_text) {
 		(void)fuse_reply_buf(req, NULL, 0);
 	} else {
-		(void)node_of(fs, h->ino, &v);
-		strbuf_addstr(&out, ctl_verbs(&v));
+		nd = node_of(fs, h->ino, &v);
+		strbuf_addstr(&out, ctl_verbs(nd, &v));
 		reply_slice(req, &out, off, size);
 	}
 	strbuf_release(&out);

@@ -1,7 +1,7 @@
 /*
  * The files outside run directories: the root, runs/, by/ and the directories of clusters.
  */
-#include "fs/fsys.h"
+#include "fs/cache.h"
 
 #include "backend/base/mem.h"
 #include "backend/spec.h"
@@ -36,11 +36,20 @@ static void render_readme(const struct view *v, struct strbuf *out)
 		"\n"
 		"Files that open by name but are not listed, so that cp -r, grep -r, tar and rsync never block:\n"
 		"  runs/ID/wait  runs/ID/log.follow  stdout.follow  stderr.follow  events.follow  runs/ID/work/\n"
-		"  runs/ID/ray/ready  runs/ID/ray/token\n"
+		"  runs/ID/ray/ready  runs/ID/ray/token  runs/ID/spark/ready\n"
 		"  by/KIND/VALUE/wait  by/KIND/VALUE/wait-any\n"
 		"\n"
 		"Keys need ` -- ` before the command. A job starts in runs/ID/work, a directory of its own, unless workdir=/path\n"
 		"says otherwise. runs/template is a commented spec; man 5 slurmray says the rest.\n");
+}
+
+/* Of fetched results, where there is a limit. */
+static void render_cache(const struct fsys *fs, const char *cluster, struct strbuf *out)
+{
+	uint64_t bytes, limit;
+
+	if (cache_say(fs, cluster, &bytes, &limit))
+		strbuf_addf(out, "cache_bytes %" PRIu64 "\ncache_size %" PRIu64 "\n", bytes, limit);
 }
 
 static void render_root_status(const struct view *v, struct strbuf *out)
@@ -61,6 +70,7 @@ static void render_root_status(const struct view *v, struct strbuf *out)
 		if (count[i])
 			strbuf_addf(out, "runs_%s %zu\n", run_status_name((enum run_status)i), count[i]);
 	strbuf_addf(out, "parked %zu\n", fs->n_parked);
+	render_cache(fs, NULL, out);
 	for (size_t i = 0; i < cf->n_clusters; i++) {
 		const struct engine_link *l = engine_cluster_link(fs->en, cf->clusters[i]->name);
 
@@ -192,6 +202,7 @@ static void render_cluster_status(const struct view *v, struct strbuf *out)
 	strbuf_addf(out, "type %s\n", types[v->cluster->type]);
 	if (v->cluster->hosts && v->cluster->hosts[0])
 		strbuf_addf(out, "host %s\n", v->cluster->hosts[0]);
+	render_cache(v->fs, v->cluster->name, out);
 	if (!l)
 		return;
 	strbuf_addf(out, "link %s\nsince %s\n",

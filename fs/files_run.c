@@ -72,6 +72,22 @@ static void why_transfer(const struct view *v, struct strbuf *out)
 			    (double)p.sent_all / 1e6);
 }
 
+/* How a session is, beside what the scheduler says of its job. */
+static void why_session(const struct run *r, struct strbuf *out)
+{
+	const char *lost = run_fact(r, "session_lost");
+	int64_t silent = json_integer_value(json_object_get(r->facts, "session_silent"));
+	char when[CLOCK_TEXT];
+
+	if (lost)
+		strbuf_addf(out, "lost: %s; nothing more is started there\n", lost);
+	if (silent)
+		strbuf_addf(
+			out,
+			"nothing was heard of its runner since %s: it may hang, or its node; `cancel` ends the session\n",
+			clock_text(silent, when));
+}
+
 static void why_live(const struct view *v, struct strbuf *out)
 {
 	const struct run *r = v->run;
@@ -101,6 +117,7 @@ static void why_live(const struct view *v, struct strbuf *out)
 		strbuf_addstr(out, "cancel was asked for and is on its way\n");
 	if (trouble)
 		strbuf_addf(out, "cluster %s: %s\n", r->cluster, trouble);
+	why_session(r, out);
 }
 
 /* The last lines of stderr of a run that failed: what one would look for first. */
@@ -196,6 +213,16 @@ static const char *source_of(const struct run *r, bool last)
 	return NULL;
 }
 
+static bool is_time(const char *fact)
+{
+	static const char *const times[] = { "session_end", "session_quiet", "session_silent" };
+
+	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
+		if (strcmp(times[i], fact) == 0)
+			return true;
+	return false;
+}
+
 /* Everything known, flat; facts that the named fields do not cover come last. */
 static json_t *info_object(const struct run *r)
 {
@@ -233,7 +260,9 @@ static json_t *info_object(const struct run *r)
 	put_time(o, "ended", r->t_ended);
 	put_time(o, "estimated_start", r->t_est_start);
 	json_object_foreach (r->facts, key, value) {
-		if (!json_object_get(o, key) && (run_is_live(r) || !engine_is_forward_fact(key)))
+		if (is_time(key))
+			put_time(o, key, json_integer_value(value));
+		else if (!json_object_get(o, key) && (run_is_live(r) || !engine_is_forward_fact(key)))
 			(void)json_object_set(o, key, value);
 	}
 	return o;
@@ -426,26 +455,32 @@ static void render_metrics_json(const struct view *v, struct strbuf *out)
 	strbuf_addstr(out, "\n}\n");
 }
 
-/* --- ray/ --- */
+/* --- ray/ and spark/ --- */
 
-static void render_ray_status(const struct view *v, struct strbuf *out)
+#define RENDER_INNER(kind, name)                                                                                       \
+	static void render_##kind##_##name(const struct view *v, struct strbuf *out)                                   \
+	{                                                                                                              \
+		render_inner(v, #kind, #name, out);                                                                    \
+	}
+
+RENDER_INNER(ray, state)
+RENDER_INNER(ray, address)
+RENDER_INNER(ray, version)
+RENDER_INNER(ray, python)
+RENDER_INNER(ray, nodes)
+RENDER_INNER(spark, state)
+RENDER_INNER(spark, address)
+RENDER_INNER(spark, version)
+RENDER_INNER(spark, nodes)
+
+static void render_ray_why(const struct view *v, struct strbuf *out)
 {
-	render_ray(v, "status", out);
+	render_inner_why(v, "ray", out);
 }
 
-static void render_ray_address(const struct view *v, struct strbuf *out)
+static void render_spark_why(const struct view *v, struct strbuf *out)
 {
-	render_ray(v, "address", out);
-}
-
-static void render_ray_version(const struct view *v, struct strbuf *out)
-{
-	render_ray(v, "version", out);
-}
-
-static void render_ray_nodes(const struct view *v, struct strbuf *out)
-{
-	render_ray(v, "nodes", out);
+	render_inner_why(v, "spark", out);
 }
 
 /* By name where that leads there; a session whose name another has now is known by its run. */
@@ -511,21 +546,44 @@ const struct node run_nodes[] = {
 	{ "pipes/logs", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_LOGS, "log messages" },
 	{ "pipes/custom", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_CUSTOM, "custom messages" },
 	{ "ray", NODE_DIR, 0555, 0, NULL, 0, "the run's Ray cluster; only of runs that have one" },
-	{ "ray/status", NODE_DOC, 0444, 0, render_ray_status, 0,
+	{ "ray/status", NODE_DOC, 0444, 0, render_ray_state, 0,
 	  "starting, ready, degraded, stopping, ended or failed; - before it begins" },
 	{ "ray/why", NODE_DOC, 0444, 0, render_ray_why, 0, "the same in a sentence" },
 	{ "ray/ready", NODE_READY, 0444, NODE_UNLISTED, NULL, 0,
 	  "blocks until every node is there: `ready`, or `failed WHY`, or `ended`" },
 	{ "ray/address", NODE_DOC, 0444, 0, render_ray_address, 0, "IP:PORT of its GCS, for programs on the cluster" },
-	{ "ray/dashboard", NODE_RAY, 0444, 0, NULL, 0,
+	{ "ray/dashboard", NODE_INNER, 0444, 0, NULL, 0,
 	  "a URL of this machine for the dashboard and the Jobs API; opening it makes the way there" },
-	{ "ray/client", NODE_RAY, 0444, 0, NULL, 0, "the same for Ray Client: ray://127.0.0.1:PORT" },
+	{ "ray/client", NODE_INNER, 0444, 0, NULL, 0, "the same for Ray Client: ray://127.0.0.1:PORT" },
 	{ "ray/version", NODE_DOC, 0444, 0, render_ray_version, 0,
 	  "of Ray there: that of a Ray Client must be the same" },
 	{ "ray/nodes", NODE_DOC, 0444, 0, render_ray_nodes, 0, "a line a node: NODE IP NODE_ID STATE CPUS GPUS" },
-	{ "ray/available", NODE_RAY, 0444, 0, NULL, 0, "what is free, a line a resource: RESOURCE FREE of TOTAL" },
-	{ "ray/token", NODE_RAY, 0400, NODE_UNLISTED, NULL, 0, "RAY_AUTH_TOKEN of it, where it has one" },
+	{ "ray/available", NODE_INNER, 0444, 0, NULL, 0, "what is free, a line a resource: RESOURCE FREE of TOTAL" },
+	{ "ray/token", NODE_INNER, 0400, NODE_UNLISTED, NULL, 0, "RAY_AUTH_TOKEN of it, where it has one" },
 	{ "ray/logs", NODE_DIR, 0555, 0, NULL, 0, "Ray's logs, a directory a node, read through" },
 	{ "session", NODE_LINK, 0777, 0, render_session, 0, "the session that it starts in" },
+	{ "spark", NODE_DIR, 0555, 0, NULL, 0, "the run's Spark cluster; only of runs that have one" },
+	{ "spark/status", NODE_DOC, 0444, 0, render_spark_state, 0,
+	  "starting, ready, degraded, stopping, ended or failed; - before it begins" },
+	{ "spark/why", NODE_DOC, 0444, 0, render_spark_why, 0, "the same in a sentence" },
+	{ "spark/ready", NODE_READY, 0444, NODE_UNLISTED, NULL, 0,
+	  "blocks until every node is there: `ready`, or `failed WHY`, or `ended`" },
+	{ "spark/master", NODE_DOC, 0444, 0, render_spark_address, 0,
+	  "spark://IP:PORT, for programs on the cluster that have its secret" },
+	{ "spark/ui", NODE_INNER, 0444, 0, NULL, 0,
+	  "a URL of this machine for the master's page; opening it makes the way there" },
+	{ "spark/version", NODE_DOC, 0444, 0, render_spark_version, 0, "of Spark there" },
+	{ "spark/nodes", NODE_DOC, 0444, 0, render_spark_nodes, 0, "a line a node: NODE IP WORKER_ID STATE CPUS 0" },
+	{ "spark/executors", NODE_INNER, 0444, 0, NULL, 0,
+	  "a line a worker: what of it executors have: NODE cores N of N memory N of N MiB" },
+	{ "spark/ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0, "verbs: restart, stop; read back for the answer" },
+	{ "ray/python", NODE_DOC, 0444, 0, render_ray_python, 0,
+	  "its Python: a Ray Client's minor version must be the same" },
+	{ "ray/ctl", NODE_CTL, 0644, NODE_FRESH, NULL, 0, "verbs: restart, stop; read back for the answer" },
+	{ "spark/available", NODE_INNER, 0444, 0, NULL, 0, "what is free: RESOURCE FREE of TOTAL" },
+	{ "spark/logs", NODE_DIR, 0555, 0, NULL, 0,
+	  "the daemons' and executors' logs, a directory a node, read through" },
+	{ "pipes/superseded", NODE_GROW, 0444, NODE_FINAL, NULL, SPOOL_SUPERSEDED,
+	  "whole messages of earlier starts of a job that Slurm started again, from the first report on" },
 	{ 0 },
 };

@@ -3,7 +3,8 @@
  * run has a name, which runs are in it and who holds leases is what the engine says; node ids hold the run's number, so
  * an open descriptor stays with its session when another gets the name.
  *
- * A lease's node id holds a hash of its owner.
+ * A lease's node id holds a hash of its owner. Files in ray/ and spark/ are those of the run, by the same node ids: one
+ * file with two names.
  */
 #include "fs/fuse_ll.h"
 
@@ -51,9 +52,40 @@ static void render_run(const struct view *v, struct strbuf *out)
 	strbuf_addf(out, "%s\n", v->run->id);
 }
 
+static int64_t number(const struct run *r, const char *fact)
+{
+	return json_integer_value(json_object_get(r->facts, fact));
+}
+
+/* Is it one of the words? */
+static bool has_word(const char *words, const char *word, size_t len)
+{
+	for (const char *p = words; p && *p; p += strspn(p, " ")) {
+		size_t n = strcspn(p, " ");
+
+		if (n == len && memcmp(p, word, len) == 0)
+			return true;
+		p += n;
+	}
+	return false;
+}
+
+/* As its runner has them; before it spoke as the scheduler has, which may be a list like n[1-4]. */
 static void render_nodes(const struct view *v, struct strbuf *out)
 {
-	strbuf_addf(out, "%s\n", v->run->nodes && *v->run->nodes ? v->run->nodes : "-");
+	const struct run *r = v->run;
+	const char *all = run_fact(r, "session_nodes"), *lost = run_fact(r, "session_lost");
+
+	if (!all)
+		all = r->nodes && *r->nodes ? r->nodes : NULL;
+	if (!all)
+		strbuf_addstr(out, "-\n");
+	for (const char *p = all; p && *p; p += strspn(p, " ")) {
+		size_t n = strcspn(p, " ");
+
+		strbuf_addf(out, "%.*s %s\n", (int)n, p, has_word(lost, p, n) ? "lost" : "up");
+		p += n;
+	}
 }
 
 static bool is_up(const struct run *r)
@@ -69,20 +101,27 @@ static void add_seconds(struct strbuf *out, int64_t us)
 static void render_time_left(const struct view *v, struct strbuf *out)
 {
 	const struct run *r = v->run;
-	int64_t limit = json_integer_value(json_object_get(r->facts, "session_time"));
+	int64_t limit = number(r, "session_time"), end = number(r, "session_end");
 
-	if (!is_up(r) || limit <= 0)
+	if (!end && limit > 0)
+		end = r->t_started + limit * USEC_PER_SEC;
+	if (!is_up(r) || !end)
 		strbuf_addstr(out, "-\n");
 	else
-		add_seconds(out, r->t_started + limit * USEC_PER_SEC - clock_real(v->fs->clock));
+		add_seconds(out, end - clock_real(v->fs->clock));
 }
 
-/* Since the last of its runs ended, as this mount knows it: nobody else can start runs in it. */
+/* Since the last of its runs ended: what this mount knows at once, and what the runner says of others' runs. */
 static void render_idle(const struct view *v, struct strbuf *out)
 {
+	const json_t *quiet = json_object_get(v->run->facts, "session_quiet");
 	const struct engine *en = v->fs->en;
 	int64_t since = v->run->t_started;
 
+	if (json_is_integer(quiet) && json_integer_value(quiet) == 0)
+		since = INT64_MAX;
+	else if (json_integer_value(quiet) > since)
+		since = json_integer_value(quiet);
 	if (!is_up(v->run)) {
 		strbuf_addstr(out, "-\n");
 		return;
@@ -106,6 +145,17 @@ static void render_list(const struct view *v, struct strbuf *out)
 	for (const struct run *r = engine_next(en, 0); r; r = engine_next(en, r->num))
 		if (engine_session_of(en, r) == v->run)
 			strbuf_addf(out, "%s %s\n", r->id, run_status_name(r->status));
+}
+
+/* A directory has one place, so what is below leads to it. */
+static void render_ray_logs(const struct view *v, struct strbuf *out)
+{
+	strbuf_addf(out, "../../../runs/%s/ray/logs", v->run->id);
+}
+
+static void render_spark_logs(const struct view *v, struct strbuf *out)
+{
+	strbuf_addf(out, "../../../runs/%s/spark/logs", v->run->id);
 }
 
 static void render_lease(const struct view *v, struct strbuf *out)
@@ -143,6 +193,10 @@ const struct node session_nodes[] = {
 	{ "runs/new", NODE_CONV, 0644, NODE_FRESH, NULL, 0,
 	  "write a spec: it starts in the session; read back: its id" },
 	{ "runs/list", NODE_DOC, 0444, 0, render_list, 0, "the runs that were or are in it: id and status" },
+	{ "ray", NODE_DIR, 0555, 0, NULL, 0, "its Ray cluster, where it has one: the files of its run's ray/" },
+	{ "ray/logs", NODE_LINK, 0777, 0, render_ray_logs, 0, "Ray's logs" },
+	{ "spark", NODE_DIR, 0555, 0, NULL, 0, "its Spark cluster, where it has one: the files of its run's spark/" },
+	{ "spark/logs", NODE_LINK, 0777, 0, render_spark_logs, 0, "Spark's logs" },
 	{ 0 },
 };
 
@@ -185,36 +239,64 @@ const struct run *session_named(const struct fsys *fs, const char *name)
 	return r && engine_session_current(fs->en, r) && strcmp(engine_session_name(r), name) == 0 ? r : NULL;
 }
 
-int session_lookup(struct fsys *fs, uint64_t dir, const char *name, uint64_t *ino)
+/* A cluster inside of it (ray, spark); NULL: the row is another directory. */
+static const struct node *inner_dir(uint32_t row)
 {
-	const struct run *r = engine_run(fs->en, ino_number(dir));
-	cleanup_free char *full = NULL;
-	struct engine_lease l;
-	uint32_t row = ino_row(dir);
+	const struct node *nd = &session_nodes[row];
 
-	if (!r)
-		return -ENOENT;
-	if (row == SESSION_ROW_LEASES) {
-		if (!engine_lease_find(fs->en, r, name, &l))
-			return -ENOENT;
-		*ino = ino_make(INO_LEASE, r->num, owner_sub(name));
-		return 0;
-	}
-	if (row == SESSION_ROW_RUNS)
-		full = xasprintf("runs/%s", name);
-	else if (row != SESSION_ROW_DIR)
-		return -ENOTDIR;
+	return nd->class == NODE_DIR && inner_kind(nd) ? nd : NULL;
+}
+
+/* The directory of that name in the run. */
+static uint64_t in_run(const struct run *r, const struct node *dir)
+{
+	uint32_t row = 1;
+
+	while (strcmp(run_nodes[row].name, dir->name) != 0)
+		row++;
+	return ino_make(INO_RUN, r->num, row);
+}
+
+static int row_lookup(struct fsys *fs, const struct run *r, const char *name, uint64_t *ino)
+{
 	for (uint32_t i = 1; session_nodes[i].name; i++) {
 		uint32_t sub = i;
 
-		if (strcmp(session_nodes[i].name, full ? full : name) != 0)
+		if (strcmp(session_nodes[i].name, name) != 0)
 			continue;
+		if (inner_hidden(&session_nodes[i], r))
+			break;
 		if (session_nodes[i].flags & NODE_FRESH)
 			sub |= ++fs->instance << INO_ROW_BITS;
 		*ino = ino_make(INO_SESSION, r->num, sub & LEASE_MASK);
 		return 0;
 	}
 	return -ENOENT;
+}
+
+int session_lookup(struct fsys *fs, uint64_t dir, const char *name, uint64_t *ino)
+{
+	const struct run *r = engine_run(fs->en, ino_number(dir));
+	uint32_t row = ino_row(dir);
+	struct engine_lease l;
+	cleanup_free char *full = NULL;
+
+	if (!r)
+		return -ENOENT;
+	if (row == SESSION_ROW_DIR)
+		return strchr(name, '/') ? -ENOENT : row_lookup(fs, r, name, ino);
+	if (session_nodes[row].class != NODE_DIR)
+		return -ENOTDIR;
+	if (row == SESSION_ROW_LEASES) {
+		if (!engine_lease_find(fs->en, r, name, &l))
+			return -ENOENT;
+		*ino = ino_make(INO_LEASE, r->num, owner_sub(name));
+		return 0;
+	}
+	full = xasprintf("%s/%s", session_nodes[row].name, name);
+	if (row_lookup(fs, r, full, ino) == 0)
+		return 0;
+	return inner_dir(row) ? tree_lookup(fs, in_run(r, inner_dir(row)), name, ino) : -ENOENT;
 }
 
 static void list_leases(struct fsys *fs, const struct run *r, uint64_t off, tree_fill fill, void *arg)
@@ -227,10 +309,29 @@ static void list_leases(struct fsys *fs, const struct run *r, uint64_t off, tree
 			return;
 }
 
+struct inner_fill {
+	struct fsys *fs;
+	const struct run *r;
+	const struct node *dir;
+	tree_fill fill;
+	void *arg;
+};
+
+/* Those of the run, but for what the session has in its place. */
+static bool fill_inner(void *arg, const char *name, uint64_t ino, uint64_t next_off)
+{
+	const struct inner_fill *f = arg;
+	cleanup_free char *full = xasprintf("%s/%s", f->dir->name, name);
+
+	(void)row_lookup(f->fs, f->r, full, &ino);
+	return f->fill(f->arg, name, ino, next_off);
+}
+
 int session_readdir(struct fsys *fs, uint64_t dir, uint64_t off, tree_fill fill, void *arg)
 {
 	const struct run *r = engine_run(fs->en, ino_number(dir));
 	bool runs = ino_row(dir) == SESSION_ROW_RUNS;
+	struct inner_fill inner = { fs, r, inner_dir(ino_row(dir)), fill, arg };
 
 	if (!r)
 		return -ENOENT;
@@ -238,12 +339,15 @@ int session_readdir(struct fsys *fs, uint64_t dir, uint64_t off, tree_fill fill,
 		list_leases(fs, r, off, fill, arg);
 		return 0;
 	}
+	if (inner.dir)
+		return tree_readdir(fs, in_run(r, inner.dir), off, fill_inner, &inner);
 	for (uint32_t i = off > 1 ? (uint32_t)off : 1; session_nodes[i].name; i++) {
-		const char *name = session_nodes[i].name, *slash = strchr(name, '/');
+		const struct node *nd = &session_nodes[i];
+		const char *slash = strchr(nd->name, '/');
 
-		if (session_nodes[i].flags & NODE_UNLISTED || !slash != !runs)
+		if (nd->flags & NODE_UNLISTED || inner_hidden(nd, r) || !slash != !runs || (slash && inner_kind(nd)))
 			continue;
-		if (!fill(arg, slash ? slash + 1 : name, ino_make(INO_SESSION, r->num, i), i + 1))
+		if (!fill(arg, slash ? slash + 1 : nd->name, ino_make(INO_SESSION, r->num, i), i + 1))
 			break;
 	}
 	return 0;

@@ -37,8 +37,8 @@ enum node_class {
 	NODE_CTL,    /* verbs */
 	NODE_LINK,
 	NODE_PROBE,   /* a document that the cluster is asked for at open */
-	NODE_RAY,     /* of a Ray cluster, asked for at open */
-	NODE_READY,   /* blocks until the Ray cluster is ready, or will never be */
+	NODE_INNER,   /* of a Ray or Spark cluster, asked for at open */
+	NODE_READY,   /* blocks until such a cluster is ready, or will never be */
 	NODE_LEASE,   /* a lease of a session: touched, or given its ttl */
 	NODE_FEED,    /* the root's events */
 	NODE_CONTEXT, /* the Pipes context: bytes that a draft is given */
@@ -139,6 +139,8 @@ struct fsys {
 	struct hmap values;   /* known set values, by hash */
 	struct hmap paths;    /* path tables, by run number */
 	struct hmap probes;   /* last answers of clusters */
+	struct cache *cache;  /* of fetched results; NULL: without a limit */
+	bool note_results;    /* results that are open are told to the next worker, too */
 	struct list envs;     /* what is known of environments, a list per cluster (files_envs.c) */
 	size_t n_parked;
 	bool asleep;           /* the machine is about to sleep: nobody may wait */
@@ -292,8 +294,8 @@ bool conv_ready(const struct conv *c);
 
 void ctl_write(struct fsys *fs, fuse_req_t req, struct handle *h, const char *data, size_t len);
 void ctl_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
-const char *ctl_verbs(const struct view *v);             /* what reading it lists */
-bool ctl_ready(struct fsys *fs, const struct handle *h); /* would a read be answered now? */
+const char *ctl_verbs(const struct node *nd, const struct view *v); /* what reading it lists */
+bool ctl_ready(struct fsys *fs, const struct handle *h);            /* would a read be answered now? */
 void ctl_fsync(struct fsys *fs, fuse_req_t req, struct handle *h);
 
 /* --- run data: logs (rundata.c) --- */
@@ -321,18 +323,21 @@ int pipes_unlink(struct fsys *fs, const struct run *r, const char *name);
 json_t *run_numbers(struct fsys *fs, const struct run *r);
 void run_numbers_forget(struct fsys *fs, uint32_t num);
 
-/* --- ray/ (ray.c) --- */
+/* --- ray/ and spark/ (inner.c) --- */
 
-bool ray_has(const struct run *r);   /* it has a Ray cluster of its own, and so a directory ray/ */
-bool ray_row(const struct node *nd); /* of run_nodes: ray or below */
-bool ray_row_is_logs(const struct node *nd);
-void render_ray(const struct view *v, const char *name, struct strbuf *out); /* "status" "address" "version" "nodes" */
-void render_ray_why(const struct view *v, struct strbuf *out);
-size_t ray_size(const struct run *r, const struct node *nd);
-void ray_open(struct fsys *fs, fuse_req_t req, struct handle *h);
-void ray_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
-bool ray_is_decided(const struct run *r); /* would reading `ready` be answered now? */
-void ray_ready_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+/* Of a row that is such a directory or below: "ray", "spark"; else NULL. */
+const char *inner_kind(const struct node *nd);
+bool inner_hidden(const struct node *nd, const struct run *r); /* it is of a cluster that the run does not have */
+char inner_logs(const struct node *nd);                        /* the letter of an area, when it is one: logs/ */
+/* `name`: of a fact (backend/inner_state.h): "state" "address" "version" "nodes" ... */
+void render_inner(const struct view *v, const char *kind, const char *name, struct strbuf *out);
+void render_inner_why(const struct view *v, const char *kind, struct strbuf *out);
+size_t inner_size(const struct run *r, const struct node *nd);
+void inner_open(struct fsys *fs, fuse_req_t req, struct handle *h);
+void inner_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
+/* Would reading `ready` be answered now? */
+bool inner_is_decided(const struct run *r, const struct node *nd);
+void inner_ready_read(struct fsys *fs, fuse_req_t req, struct handle *h, uint64_t off, size_t size);
 
 /* --- results, work and files (area.c, area_look.c, content.c) --- */
 
@@ -371,6 +376,8 @@ int area_rename(struct fsys *fs, uint64_t parent, const char *name, uint64_t to,
 int area_symlink(struct fsys *fs, uint64_t parent, const char *name, const char *target, uint64_t *ino);
 int area_link(struct fsys *fs, uint64_t ino, uint64_t parent, const char *name, uint64_t *out);
 int area_setattr(struct fsys *fs, uint64_t ino, const struct stat *st, int to_set, const struct handle *h);
+/* Does somebody have results of this run open, or are some on their way? */
+bool area_in_use(struct fsys *fs, const struct run *r);
 /* The verb `fetch`: all results are wanted here. */
 void area_fetch(struct fsys *fs, const struct run *r);
 bool area_is(uint64_t ino); /* results, work, files and everything below */

@@ -49,11 +49,15 @@ static void session_made(void *arg, int code, const char *text)
 	change_free(c);
 }
 
+static void note_refused(struct fsys *fs, uint32_t uid, const char *what, const char *why);
+
 static void purged(void *arg, int code, const char *text)
 {
 	struct change *c = arg;
+	cleanup_free char *what = xasprintf("rmdir %s", c->name);
 
-	(void)text;
+	if (c->p && code == -EBUSY)
+		note_refused(c->fs, fuse_req_ctx(c->p->req)->uid, what, text);
 	if (c->p)
 		reply_rc(unpark(c->p), code);
 	change_free(c);
@@ -113,7 +117,8 @@ static bool is_run(uint64_t ino)
 	return ino_kind(ino) == INO_RUN && ino_row(ino) == RUN_ROW_DIR;
 }
 
-/* Rows about EPERM: so many in a row, later one in EPERM_EVERY_US. A loop that tries for ever would fill the journal.
+/* Rows about EPERM and rmdir: so many in a row, later one in EPERM_EVERY_US. A loop that tries for ever would fill the
+ * journal.
  */
 #define EPERM_BURST 20
 #define EPERM_EVERY_US (5 * USEC_PER_SEC)

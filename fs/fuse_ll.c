@@ -510,8 +510,8 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	case NODE_PROBE:
 		probe_open(fs, req, handle_new(fs, fi->fh, ino, (uint32_t)fi->flags));
 		break;
-	case NODE_RAY:
-		ray_open(fs, req, handle_new(fs, fi->fh, ino, (uint32_t)fi->flags));
+	case NODE_INNER:
+		inner_open(fs, req, handle_new(fs, fi->fh, ino, (uint32_t)fi->flags));
 		break;
 	case NODE_READY:
 	case NODE_WAIT:
@@ -614,11 +614,11 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
 		case NODE_WAIT:
 			wait_read(fs, req, h, off, size);
 			break;
-		case NODE_RAY:
-			ray_read(fs, req, h, off, size);
+		case NODE_INNER:
+			inner_read(fs, req, h, off, size);
 			break;
 		case NODE_READY:
-			ray_ready_read(fs, req, h, off, size);
+			inner_ready_read(fs, req, h, off, size);
 			break;
 		case NODE_CTL:
 			ctl_read(fs, req, h, off, size);

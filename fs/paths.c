@@ -272,7 +272,7 @@ static bool link_inside(const char *path, const char *target)
 	return true;
 }
 
-static int64_t parse_time(const char *s)
+int64_t paths_time(const char *s)
 {
 	char *end;
 	long long sec = strtoll(s, &end, 10);
@@ -297,8 +297,7 @@ static bool under(const char *dir, const char *path)
 	return !strchr(rest, '/');
 }
 
-/* The next record's six fields; NULL at the end, or where it is cut off: what came whole is shown. */
-static const char *next_record(const char *p, const char *end, const char *field[6])
+const char *paths_record(const char *p, const char *end, const char *field[6])
 {
 	for (int i = 0; i < 6; i++) {
 		const char *nul = p < end ? memchr(p, '\0', (size_t)(end - p)) : NULL;
@@ -327,7 +326,7 @@ static bool take_record(struct paths *p, char area, const char *path, const char
 	e->size = strtoull(field[1], NULL, 10);
 	if (e->size > INT64_MAX)
 		e->size = INT64_MAX; /* an off_t */
-	e->mtime = parse_time(field[2]);
+	e->mtime = paths_time(field[2]);
 	e->mode = (mode_t)strtoul(field[3], NULL, 8) & 0777;
 	str_set(&e->target, e->type == 'l' ? field[5] : NULL);
 	return true;
@@ -343,7 +342,7 @@ size_t paths_take(struct paths *p, char area, const char *dir, bool deep, const 
 	for (size_t i = 0; i < p->n; i++)
 		if (p->entries[i]->area == area && (deep || under(dir, p->entries[i]->path)))
 			p->entries[i]->known = false;
-	while ((data = next_record(data, end, field))) {
+	while ((data = paths_record(data, end, field))) {
 		strbuf_reset(&full);
 		if (!deep && *dir)
 			strbuf_addf(&full, "%s/", dir);
@@ -374,7 +373,9 @@ void paths_forget(struct paths *p)
 
 struct pentry *paths_dir(struct paths *p, char area, const char *dir)
 {
-	return *dir ? paths_find(p, area, dir) : &p->root[area == 'r' ? 0 : area == 'w' ? 1 : 2];
+	static const char roots[] = "rwysf";
+
+	return *dir ? paths_find(p, area, dir) : &p->root[strchr(roots, area) - roots];
 }
 
 /* Was the directory that a path is in listed later than that? */
@@ -412,7 +413,7 @@ void paths_merge(struct paths *p, char area, bool whole, int64_t began, const ch
 		if (p->entries[i]->area == area && p->entries[i]->known &&
 		    !known_later(p, area, p->entries[i]->path, began))
 			p->entries[i]->known = false;
-	while ((data = next_record(data, end, field)))
+	while ((data = paths_record(data, end, field)))
 		if (!known_later(p, area, field[4], began) && !take_record(p, area, field[4], field))
 			break;
 	batch_end(p);

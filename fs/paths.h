@@ -17,7 +17,7 @@
 struct pentry {
 	struct hmap_node by_name;
 	uint32_t index;
-	char area;  /* 'r', 'w', 'f' */
+	char area;  /* 'r', 'w', 'f', 'y', 's' */
 	char *path; /* relative to the area, never "" */
 	bool known; /* the members below are set, the path was there when last looked */
 	/* directories: what was asked of their children; all times are monotonic us */
@@ -62,7 +62,7 @@ struct paths {
 	struct pentry **entries;
 	size_t n, cap;
 	struct hmap by_name;
-	struct pentry root[3]; /* listing state of results/, work/ and ray/logs themselves */
+	struct pentry root[5]; /* listing state of the areas themselves */
 	bool manifest;         /* results are known from the manifest */
 	int64_t news_at;       /* monotonic us: the run did something, so that older listings may be wrong */
 	uint32_t attempt;      /* that all of this is known of */
@@ -86,6 +86,9 @@ int paths_remove(struct paths *p, struct pentry *e);
    `deep` PATH is relative to the area and everything of the area that is not in it is gone. */
 /* How many were taken. */
 size_t paths_take(struct paths *p, char area, const char *dir, bool deep, const char *data, size_t len);
+/* The next record's six fields of such a listing; NULL at its end, or where it is cut off: what came whole counts. */
+const char *paths_record(const char *p, const char *end, const char *field[6]);
+int64_t paths_time(const char *s); /* its MTIME as real us */
 /* Another attempt has other results and another work: nothing is known of them. Numbers stay. */
 void paths_forget(struct paths *p);
 /*

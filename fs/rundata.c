@@ -364,7 +364,7 @@ bool handle_ready(struct fsys *fs, struct handle *h, uint64_t off)
 	if (h->nd->class == NODE_WAIT)
 		return !run_is_live(r);
 	if (h->nd->class == NODE_READY)
-		return ray_is_decided(r);
+		return inner_is_decided(r, h->nd);
 	if (h->nd->class != NODE_FOLLOW)
 		return true;
 	sp = run_spool(fs, r);

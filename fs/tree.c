@@ -161,7 +161,7 @@ int tree_lookup(struct fsys *fs, uint64_t parent, const char *name, uint64_t *in
 	case INO_RUN:
 		row = run_row(parent, name);
 		r = engine_run(fs->en, ino_number(parent));
-		if (row < 0 || !r || (ray_row(&run_nodes[row]) && !ray_has(r)) ||
+		if (row < 0 || !r || inner_hidden(&run_nodes[row], r) ||
 		    (run_nodes[row].class == NODE_LINK && !engine_session_of(fs->en, r)))
 			return -ENOENT;
 		*ino = table_ino(fs, INO_RUN, ino_number(parent), run_nodes, (uint32_t)row);
@@ -325,7 +325,7 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 		n = run_stream_len(fs, v->run, nd->stream, NULL);
 		break;
 	case NODE_CTL:
-		n = strlen(ctl_verbs(v));
+		n = strlen(ctl_verbs(nd, v));
 		break;
 	case NODE_FEED:
 		n = engine_feed_len(fs->en);
@@ -333,8 +333,8 @@ static uint64_t node_size(struct fsys *fs, const struct node *nd, struct view *v
 	case NODE_PROBE:
 		n = probe_size(fs, v, nd->name);
 		break;
-	case NODE_RAY:
-		n = ray_size(v->run, nd);
+	case NODE_INNER:
+		n = inner_size(v->run, nd);
 		break;
 	case NODE_CONTEXT:
 		n = context_size(fs, v->run);
@@ -458,7 +458,7 @@ static int readdir_rows(struct fsys *fs, const struct node *t, uint32_t first, u
 		if (t == run_nodes && t[i].class == NODE_LINK &&
 		    !engine_session_of(fs->en, engine_run(fs->en, ino_number(base))))
 			continue;
-		if (t == run_nodes && ray_row(&t[i]) && !ray_has(engine_run(fs->en, ino_number(base))))
+		if (t == run_nodes && inner_hidden(&t[i], engine_run(fs->en, ino_number(base))))
 			continue;
 		if (!fill(arg, t[i].name, base | i, i + 1))
 			return 1;

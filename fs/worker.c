@@ -4,6 +4,7 @@
  *
  * Exit status: 0 the mount is gone or a stop was asked for; 75 start me again (reload, upgrade); 1 could not start.
  */
+#include "fs/cache.h"
 #include "fs/die.h"
 #include "fs/fsys.h"
 #include "fs/keeper.h"
@@ -63,6 +64,7 @@ static void run_gone(void *arg, uint32_t num)
 	park_retry(fs, num);
 	run_spool_forget(fs, num);
 	area_forget(fs, num);
+	cache_gone(fs, num);
 	wake_pollers(fs, num);
 }
 
@@ -83,6 +85,11 @@ static void listed(void *arg, const struct run *r, int area, bool whole, int64_t
 static void fetch(void *arg, const struct run *r)
 {
 	area_fetch(arg, r);
+}
+
+static bool in_use(void *arg, const struct run *r)
+{
+	return area_in_use(arg, r);
 }
 
 struct poll_walk {
@@ -207,6 +214,7 @@ static void on_signal(void *arg, const struct signalfd_siginfo *si)
 static int64_t on_timer(void *arg, int64_t now)
 {
 	struct worker *w = arg;
+	int64_t due = engine_timer(w->fs.en, now), cache = cache_timer(w->fs.cache, now);
 
 	if (now >= w->next_tick) {
 		park_expire(&w->fs);
@@ -214,7 +222,9 @@ static int64_t on_timer(void *arg, int64_t now)
 			sleep_try(w->sleep, now);
 		w->next_tick = now + TICK_US;
 	}
-	return w->fs.n_parked ? w->next_tick : REACTOR_NEVER;
+	if (cache < due)
+		due = cache;
+	return w->fs.n_parked && w->next_tick < due ? w->next_tick : due;
 }
 
 /* --- start --- */
@@ -307,13 +317,22 @@ static void count_poller(void *arg, struct shared_handle *sh)
 	fs->n_pollers += sh->poll_kh != 0;
 }
 
+/* Does the configuration's `keep` say anything? */
+static bool removes_by_time(const struct config *cf)
+{
+	for (size_t i = 0; i < cf->n_clusters; i++)
+		if (config_keep(cf, cf->clusters[i]->name))
+			return true;
+	return false;
+}
+
 static int start(struct worker *w, const struct worker_conf *conf, struct err *e)
 {
 	struct fsys *fs = &w->fs;
 	struct engine_conf ec = { .clock = &clock_system,
 				  .state_dir = conf->mount->state_dir,
 				  .mount_dir = conf->mount->dir };
-	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew, listed, fetch };
+	const struct engine_observer ob = { fs, run_changed, run_gone, log_grew, listed, fetch, in_use };
 	cleanup_free char *path = conf->mount->config_path ? xstrdup(conf->mount->config_path) : config_default_path();
 	int rc;
 
@@ -342,6 +361,8 @@ static int start(struct worker *w, const struct worker_conf *conf, struct err *e
 	for (const struct run *r = engine_next(fs->en, 0); r; r = engine_next(fs->en, r->num))
 		if (r->t_created > fs->runs_changed)
 			fs->runs_changed = r->t_created;
+	fs->cache = cache_new(fs);
+	fs->note_results = fs->cache || removes_by_time(ec.config);
 	shared_handle_walk(fs->shared, count_poller, fs);
 	wake_pollers(fs, 0);
 	return 0;
@@ -371,6 +392,8 @@ static void fsys_release(struct fsys *fs)
 		run_spool_forget(fs, r->num);
 		area_forget(fs, r->num);
 	}
+	cache_free(fs->cache);
+	fs->cache = NULL;
 	sets_release(fs);
 	probes_release(fs);
 	envs_release(fs);

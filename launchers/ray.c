@@ -49,6 +49,7 @@ void ray_files(const struct job *job, const struct launch_ctx *ctx, struct strbu
 	}
 	strbuf_addstr(&settings, ")\n");
 	inner_files(&in, job, ctx, settings.buf, out);
+	wrap_file(out, "ray-start", ray_start_text, strlen(ray_start_text));
 	wrap_file(out, "ray-watch", ray_watch_text, strlen(ray_watch_text));
 }
 

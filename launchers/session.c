@@ -49,6 +49,7 @@ static int render(const struct job *job, const struct launch_ctx *ctx, struct st
 	wrap_prologue(job, ctx, out);
 	wrap_file(out, "job", body.buf, body.len);
 	wrap_file(out, "runner", text.buf, text.len);
+	wrap_file(out, "far", session_far, strlen(session_far));
 	ray_files(job, ctx, out);
 	spark_files(job, ctx, out);
 	if (job->ray.on || job->spark.on)

@@ -11,7 +11,7 @@ const char spark_kind_text[] =
 	"# What Spark is, for the keeper of a cluster and for its nodes.\n"
 	"_name=Spark _with=Java _join_from=0 _join_at=up\n"
 	"_again() { return 1; }\n"
-	"_titled() { return 1; } # a JVM keeps its environment\n"
+	"_titles='' # a JVM keeps its environment\n"
 	"_log_dir() { echo \"$_tmp/work\"; }\n"
 	"_log_file() {\n"
 	"\tcase $1 in */stdout | */stderr) ;; *) return 1 ;; esac\n"

@@ -77,7 +77,7 @@ static const char job_clock[] = "_host=$(uname -n)\n"
  */
 static const char step_clock[] = "# shellcheck disable=SC2086 # two words\n"
 				 "set -- ${SLURMRAY_RUNNER:-}\n"
-				 "_off=${1:-} _host=${2:-$(uname -n)} _bell=${SLURMRAY_BELL:-}\n"
+				 "_off=${1:-} _host=${2:-$(uname -n)} _key=${3:-} _bell=${SLURMRAY_BELL:-}\n"
 				 "unset SLURMRAY_RUNNER SLURMRAY_BELL\n"
 				 "_now() {\n"
 				 "\tif [ -n \"$_off\" ] && read -r _t _ </proc/uptime; then\n"
@@ -238,9 +238,11 @@ static const char pipes_encode[] =
 	"\t\t}'\n"
 	"}\n";
 
-/* A requeued job goes on in the file of its earlier start, behind a line that may be cut. */
-static const char pipes_file[] = "[ -z \"$(tail -c 1 events 2>/dev/null)\" ] || echo >>events\n"
-				 ": >>events || unready\n";
+/* A requeued job goes on in the file of its earlier start, behind a line that may be cut and one that says so. */
+static const char pipes_file[] =
+	"[ -z \"$(tail -c 1 events 2>/dev/null)\" ] || echo >>events\n"
+	"[ \"$_restart\" = 0 ] || echo '{\"slurmray\": \"start\", \"restart\": '\"$_restart}\" >>events || unready\n"
+	": >>events || unready\n";
 
 static void add_pipes(struct strbuf *out, const struct job *job)
 {
@@ -587,8 +589,10 @@ static const char peak[] =
 	"*) _cpu=$_all ;;\n"
 	"esac\n\n";
 
-/* The job's cgroup is the session's. */
-static const char peak_step[] = "_rss=''\n";
+/* The job's cgroup is the session's, whose runner looks now and then. */
+static const char peak_step[] = "_rss=''\n"
+				"[ ! -s rss ] || read -r _rss <rss\n"
+				"case $_rss in *[!0-9]*) _rss='' ;; esac\n";
 static const char srun_seen[] = "! { head -c 65536 job; head -c 65536 payload; } | grep -q srun || _cpu=''\n";
 
 static void add_peak(const struct job *job, struct strbuf *out)
@@ -607,7 +611,7 @@ static void add_peak(const struct job *job, struct strbuf *out)
 	for (char **a = job->form == JOB_EXEC ? job->argv : NULL; a && *a; a++)
 		srun = srun || strstr(*a, "srun");
 	if (srun)
-		strbuf_addstr(out, "_cpu=''\n");
+		strbuf_addstr(out, "_cpu='' _rss=''\n");
 	strbuf_addch(out, '\n');
 }
 
@@ -622,7 +626,7 @@ static const char session_end[] = "_limit=-\n"
 /* The copy lets whoever has read the one in `ends` remove many of them at once; nothing starts a step again, so that it
  * cannot be of another start. */
 static const char step_over[] = "printf '%%s\\n' \"$_rec\" >./exit\n"
-				"[ ! -p \"$_bell\" ] || echo '%u/a%u' 1<>\"$_bell\"\n";
+				"[ ! -p \"$_bell\" ] || echo \"${_key:-%u/a%u}\" 1<>\"$_bell\"\n";
 
 /* It stops at a NUL, and then it is wc who counts. */
 static const char bytes_step[] =
@@ -640,6 +644,54 @@ static const char reason[] = "_reason=''\n"
 static bool has_reason(const struct job *job)
 {
 	return job_environment_is_set(&job->environment) || job->ray.on || job->spark.on || job->session;
+}
+
+/*
+ * A session's runner that was killed has children that go on, wherever Slurm knows a job's processes by their parents
+ * only. They hear that the session has ended, as they would have from the runner, and have their grace.
+ */
+static const char forsaken[] =
+	"# Was the runner killed? Then what it started hears from here that the session is over.\n"
+	"_steps() { # the first process of each\n"
+	"\tgrep -lsF \"SLURMRAY_JOB_ID=$_me.s\" /proc/[0-9]*/environ | cut -d/ -f3 | while read -r _p; do\n"
+	"\t\tps -o sid= -p \"$_p\"\n"
+	"\tdone | sort -u\n"
+	"}\n"
+	"_tell() { # _tell SIGNAL STEP...: all but that process\n"
+	"\t_s=$1\n"
+	"\tshift\n"
+	"\tfor _p; do\n"
+	"\t\tfor _k in $(ps -o pid= -s \"$_p\"); do\n"
+	"\t\t\t[ \"$_k\" -eq \"$_p\" ] || kill -s \"$_s\" \"$_k\"\n"
+	"\t\tdone\n"
+	"\tdone\n"
+	"}\n"
+	"_until() { # _until TENTHS: or all of them have ended\n"
+	"\t_n=0\n"
+	"\twhile [ \"$_n\" -lt \"$1\" ] && [ -n \"$(_steps)\" ]; do\n"
+	"\t\t_n=$((_n + 2))\n"
+	"\t\tsleep 0.2\n"
+	"\tdone\n"
+	"}\n"
+	"# shellcheck disable=SC2046,SC2086 # numbers\n"
+	"if [ -e bell ]; then\n"
+	"\t_all=$(_steps) _near=''\n"
+	"\tfor _p in $_all; do\n"
+	"\t\ttouch \"/proc/$_p/cwd/stopped\"\n"
+	"\t\tcase $(tr '\\0' ' ' <\"/proc/$_p/cmdline\") in # those on other nodes know it from srun\n"
+	"\t\t*' ./script '*) kill -s TERM \"$_p\" && _near=\"$_near $_p\" ;;\n"
+	"\t\tesac\n"
+	"\tdone\n"
+	"\t_tell TERM $_near\n"
+	"\t_until %d\n"
+	"\t_tell KILL $_all\n"
+	"\t_until 20 # their records\n"
+	"\trm -rf \"${_ends%%/ends}/sessions/${SLURM_JOB_ID:-none}\" steps session leases bell new\n"
+	"fi 2>/dev/null\n\n";
+
+static bool is_session(const struct job *job)
+{
+	return strcmp(job->launcher, "session") == 0;
 }
 
 /* The record says that the run has ended, so nothing of its cluster may be there any more. */
@@ -714,6 +766,8 @@ void wrap_epilogue(const struct job *job, const struct launch_ctx *ctx, struct s
 				       : RUN_FILE);
 	strbuf_addstr(out, job->session ? "" : "\trm -f pid\n");
 	strbuf_addstr(out, run_over);
+	if (is_session(job))
+		strbuf_addf(out, forsaken, job->grace_s < 100000 ? job->grace_s * 10 : 1000000);
 	if (job->ray.on && !job->session)
 		add_inner_end("ray", out);
 	if (job->spark.on && !job->session)

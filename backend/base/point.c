@@ -54,6 +54,10 @@ static const char *const names[POINT_N] = {
 	[POINT_FEED_HALF] = "feed.half",
 	[POINT_FEED_WRITTEN] = "feed.written",
 	[POINT_FEED_POSTED] = "feed.posted",
+	[POINT_CLEAN_JOURNALED] = "clean.journaled",
+	[POINT_CACHE_NAMED] = "cache.named",
+	[POINT_CACHE_CONFIRMED] = "cache.confirmed",
+	[POINT_CACHE_UNLINKED] = "cache.unlinked",
 };
 
 const char *point_name(enum point p)

@@ -58,6 +58,11 @@ enum point {
 	POINT_FEED_HALF,    /* lines are journaled, and in the file in part */
 	POINT_FEED_WRITTEN, /* they are in the file, nobody was told */
 	POINT_FEED_POSTED,  /* a run's messages are on their way to the journal */
+	/* what is taken away to make room */
+	POINT_CLEAN_JOURNALED, /* a run's directories are to go, its cluster does not know */
+	POINT_CACHE_NAMED,     /* fetched results are to go, the journal knows */
+	POINT_CACHE_CONFIRMED, /* their cluster still has them */
+	POINT_CACHE_UNLINKED,  /* one is gone */
 	POINT_N
 };
 

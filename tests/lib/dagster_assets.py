@@ -2,6 +2,7 @@
 scripts/dagster-env.
 
 usage: dagster_assets.py check MNT CLUSTER...   prints `ok NAME` or `not ok NAME`, reasons behind `# `
+       dagster_assets.py again MNT CLUSTER SLURM_CONF MARK      a job that is requeued in the middle; MARK is a new file's path
        dagster_assets.py judge PROGRAM          compares the judge of messages with Dagster's handler
        dagster_assets.py payload CASE           the job of an asset
 """
@@ -11,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 
 MB = 1 << 20
@@ -31,6 +33,15 @@ def payload(case):
                 pipes.report_custom_message(i)
         if case == 'raises':
             raise ValueError('not today')
+        if case == 'again':
+            start = int(os.environ.get('SLURM_RESTART_COUNT') or 0)
+            pipes.report_custom_message(start)
+            pipes.report_asset_materialization(data_version='v%d' % start, metadata={'start': start})
+            pipes.report_asset_check('small', passed=start == 1)
+            if start == 0:
+                with open(os.environ['MARK'], 'w', encoding='utf-8'):
+                    time.sleep(300)
+            return
         if case == 'two':
             for key in 'first', 'second':
                 pipes.report_asset_materialization(asset_key=key, metadata={'which': key})
@@ -51,7 +62,7 @@ def report(name, **have_want):
     failed.extend(wrong)
 
 
-def assets(mnt, cluster, case):
+def assets(mnt, cluster, case, more=None):
     import dagster as dg
 
     def run_job(context, name):
@@ -61,7 +72,8 @@ def assets(mnt, cluster, case):
                                    extras={'who': name}) as session:
             with open(run + '/spec', 'w', encoding='utf-8') as f:
                 json.dump({'cluster': cluster, 'time': '10', 'command': [sys.executable, os.path.abspath(__file__), 'payload', case],
-                           'env': dict(session.get_bootstrap_env_vars())}, f)
+                           'env': dict(session.get_bootstrap_env_vars(), **({'MARK': more} if more else {})),
+                           **({'requeue': True} if more else {})}, f)
             with open(run + '/wait', encoding='utf-8') as f:
                 status = f.read().split()[0]
         context.log.info('status %s, closed %s' % (status, session.message_handler.received_closed_message))
@@ -86,10 +98,12 @@ def assets(mnt, cluster, case):
     return model, name
 
 
-def materialize(mnt, cluster, case):
+def materialize(mnt, cluster, case, more=None, begun=None):
     import dagster as dg
 
-    asset, name = assets(mnt, cluster, case)
+    asset, name = assets(mnt, cluster, case, more)
+    if begun:
+        begun('%s/runs/%s' % (mnt, name))
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([asset], instance=instance, raise_on_error=False, partition_key=None if case == 'two' else 'two')
         logs = [r.user_message for r in instance.all_logs(result.run_id)]
@@ -108,7 +122,7 @@ def check(mnt, cluster):
            checks=([(c.check_name, c.passed) for c in checks], [('small', True)]),
            logs=([t in logs for t in ['hello from ' + os.path.basename(run)] + ['at level ' + w for w in (
                'debug', 'warning', 'error', 'critical')] + ['status succeeded, closed True']], [True] * 6),
-           files=(sorted(os.listdir(run + '/pipes')), ['checks', 'custom', 'logs', 'materializations']))
+           files=(sorted(os.listdir(run + '/pipes')), ['checks', 'custom', 'logs', 'materializations', 'superseded']))
     result, events, logs, errors, run = materialize(mnt, cluster, 'large')
     report('%s: messages of 1 MB and 20 MB, and a thousand' % cluster, success=(result.success, True), reader=(errors, []),
            materializations=(len(events), 1), sizes=([t for t in logs if t.startswith('custom ')], ['custom %d' % MB, 'custom %d' % (20 * MB)]),
@@ -122,6 +136,67 @@ def check(mnt, cluster):
     result, events, logs, errors, run = materialize(mnt, cluster, 'two')
     report('%s: two assets of one job' % cluster, success=(result.success, True), reader=(errors, []),
            keys=(sorted(e.asset_key.to_user_string() for e in events), ['first', 'second']))
+
+
+# --- a job that Slurm starts twice ---
+
+def read(path):
+    try:
+        with open(path, encoding='utf-8') as f:
+            return f.read()
+    except OSError:
+        return ''
+
+
+def until(cond, what):
+    for _ in range(1200):
+        if cond():
+            return
+        time.sleep(.1)
+    raise TimeoutError(what)
+
+
+def requeue(run, conf, mark, seen):
+    """Beside the step: when its job has reported, Slurm starts it anew."""
+    env = dict(os.environ, SLURM_CONF=conf)
+
+    def scontrol(*words):
+        return subprocess.run(['scontrol'] + list(words), env=env, timeout=30, check=False, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL).returncode == 0
+
+    until(lambda: os.path.exists(mark), 'the first start')
+    until(lambda: 'at level critical' in read(run + '/events'), 'its log messages')
+    job = read(run + '/job_id').strip()
+    seen['job'] = scontrol('requeue', job)
+    until(lambda: read(run + '/status').strip() == 'pending', 'it waits again')
+    time.sleep(3)  # what is left of the first start must be gone
+    seen['held'] = read(run + '/events')
+    seen['job'] = seen['job'] and scontrol('update', 'JobId=' + job, 'StartTime=now')
+
+
+def again(mnt, cluster, conf, mark):
+    seen, threads = {}, []
+
+    def begun(run):
+        threads.append(threading.Thread(target=requeue, args=(run, conf, mark, seen), daemon=True))
+        threads[0].start()
+
+    result, events, logs, errors, run = materialize(mnt, cluster, 'again', mark, begun)
+    threads[0].join(10)
+    lines = read(run + '/pipes/superseded').splitlines()
+    feed = [e for e in map(json.loads, read(mnt + '/events').splitlines()) if e['run'] == os.path.basename(run) and e['type'] == 'report']
+    report('%s: a job that Slurm starts twice is materialized once' % cluster, requeued=(seen.get('job'), True), success=(result.success, True),
+           reader=(errors, []), versions=([e.metadata['start'].value for e in events], [1]),
+           checks=([c.passed for c in result.get_asset_check_evaluations()], [True]),
+           customs=([t for t in logs if t.startswith('number')], ['number 1']),
+           closed=('status succeeded, closed True' in logs, True))
+    report('%s: what its first start reported is held, and kept apart' % cluster,
+           held=([m for m in ('report_', 'closed') if m in seen.get('held', 'report_')], []),
+           logs=(seen.get('held', '').count('hello from'), 1), both=(read(run + '/events').count('hello from'), 2),
+           superseded=([json.loads(t)['method'] for t in lines],
+                       ['report_custom_message', 'report_asset_materialization', 'report_asset_check']),
+           feed=(sorted(e['method'] for e in feed if e['method'].startswith('report_')),
+                 ['report_asset_check', 'report_asset_materialization', 'report_custom_message']))
 
 
 # --- the judge ---
@@ -224,6 +299,8 @@ if __name__ == '__main__':
         payload(sys.argv[2])
     elif sys.argv[1] == 'judge':
         judge(sys.argv[2])
+    elif sys.argv[1] == 'again':
+        again(*sys.argv[2:])
     else:
         for each in sys.argv[3:]:
             check(sys.argv[2], each)

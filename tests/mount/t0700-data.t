@@ -58,6 +58,18 @@ is "it is waited for" "$(ended "$id5") $(log "$id5")" "succeeded 0 late "
 is "and rejected when it did not leave the file" "$(ended "$id6")" "rejected -"
 like "with a sentence" "$(why "$id6")" "inputs.x: run $id4 \(succeeded\) has no file results/never"
 
+# --- a run that others need ---
+
+# shellcheck disable=SC2016
+need=$(submit "inputs.x=runs/$id/results/a/9"' -- until [ -e "'"$T"'/needed" ]; do sleep 0.05; done; cat $SLURMRAY_INPUTS/x')
+ok "it runs" running "$need"
+not_ok "what it reads cannot be purged" timeout 10 rmdir "$MNT/runs/$id"
+# shellcheck disable=SC2154
+like "errno" "$err" 'busy'
+like "the sentence is in errors" "$(timeout 10 tail -n 1 "$MNT/errors")" 'a run that has not ended has an input from its results'
+: >"$T/needed"
+is "it has it" "$(ended "$need") $(log "$need")" "succeeded 0 9 "
+
 # --- fetch, keep, clean ---
 
 # shellcheck disable=SC2016

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Dagster Pipes with stock Dagster, on local and on a real Slurm behind a real sshd.
 # TEST_TIMEOUT=600
-# TEST_SECONDS=80
+# TEST_SECONDS=100
 . "$(dirname "$0")/../lib/tap.sh"
 
 python=$("$ROOT/scripts/dagster-env" 2>"$T/env.err") || {
@@ -27,6 +27,7 @@ dagster 2 dagster_assets judge "$BUILD/tools/judge"
 # shellcheck disable=SC2119
 mount_demo
 dagster 8 dagster_assets check "$MNT" local demo
+dagster 2 dagster_assets again "$MNT" demo "$TESTBED_DIR/slurm.conf" "$T/mark"
 # What a plain file loses; make bench-messages has both, more often.
 dagster 16 dagster_messages check 1 "$MNT" demo
 

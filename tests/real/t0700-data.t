@@ -1,6 +1,6 @@
 #!/bin/bash
 # Data over a slow line to a real sshd: many files up and back, an upload that is cut, inputs from one cluster to another.
-# TEST_SECONDS=40
+# TEST_SECONDS=55
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 need_proxy
@@ -81,4 +81,22 @@ copy_ended() { ! kill -0 "$pid" 2>/dev/null; }
 ok "the copy goes on" eventually 90 copy_ended
 ok "and is whole" cmp "$T/big" "$T/big.back"
 ok "what was there did not come again" test "$(net server_bytes)" -lt 48000000
+
+# --- room: results that were fetched go when their cluster says that it has them, and not while it is away ---
+
+network "rate 0"
+here() { find "$STATE/spool" -name 'data.*' -printf '%s\n' | awk '{ n += $1 } END { print n + 0 }'; }
+fits() { [ "$(here)" -le 41943040 ]; }
+grep -q '^cache_size' "$T/config" || echo 'cache_size = 40M' >>"$T/config"
+network refuse
+network cut
+ok "its cluster is away" eventually 40 link_is down
+kill -HUP "$(cat "$STATE/worker.pid")"
+sleep 4
+before=$(here)
+ok "then nothing goes" test "$before" -gt 50000000
+network go
+reconnect
+ok "when it is there again what is too much goes" eventually 60 fits
+ok "and comes when it is read" timeout -k 2 100 cmp "$T/big" "$MNT/runs/$id/results/big"
 done_testing

@@ -60,9 +60,12 @@ is "once each" "$(ended "$(step warm "$(mark once)")") $(ran once)" "succeeded 0
 id=$(step warm 'head -c 300000 /dev/urandom | tee $SLURMRAY_RESULTS/data; mkdir $SLURMRAY_RESULTS/d; echo x >$SLURMRAY_RESULTS/d/e')
 is "a log of bytes" "$(ended "$id")" "succeeded 0"
 ok "is exact, and results are there" sh -c "cmp $MNT/runs/$id/stdout $MNT/runs/$id/results/data && grep -q x $MNT/runs/$id/results/d/e"
+big=$(step warm 'python3 -c "import time; x = bytearray(80000000); time.sleep(5)"')
 # shellcheck disable=SC2016
 id=$(step warm ntasks=4 'echo $SLURM_PROCID')
 is "as many tasks as were asked for" "$(ended "$id") $(sort "$MNT/runs/$id/log" | tr '\n' ' ')" "succeeded 0 0 1 2 3 "
+is "one that needs memory" "$(ended "$big")" "succeeded 0"
+like "its peak is known" "$(cat "$MNT/runs/$big/metrics")" '^max_rss +([89][0-9]{7}|[1-9][0-9]{8})$'
 not_ok "what only a scheduler can give is refused" step warm partition=compute 'true'
 like "with a sentence" "$(tail -n 1 "$MNT/errors")" 'partition: a run in a session cannot have its own'
 
@@ -103,6 +106,14 @@ d=$(step packed gpus=3 true)
 is "more GPUs than a node has" "$(ended "$d" | cut -d' ' -f1)" failed
 like "and why says so" "$(why "$d")" 'was not started: it needs more than its session has'
 is "one elsewhere is cancelled" "$(order "$b" cancel) $(ended "$b" 60 | cut -d' ' -f1)" "ok cancelled"
+# shellcheck disable=SC2016
+far='trap "sleep 2; echo saved; exit 5" TERM; trap "echo usr" USR1; echo $SLURMD_NODENAME; while :; do sleep 0.1; done'
+b=$(step packed mem=300 "$far")
+ok "another one there" eventually 40 contains "$MNT/runs/$b/stdout" n
+isnt "where the first is not" "$(cat "$MNT/runs/$b/stdout")" "$(cut -d' ' -f2 "$MNT/runs/$a/log")"
+is "hears a signal" "$(order "$b" 'signal USR1')" ok
+ok "itself" eventually 20 contains "$MNT/runs/$b/stdout" usr
+is "and has its grace" "$(order "$b" cancel) $(ended "$b" 60) $(tail -n 1 "$MNT/runs/$b/stdout")" "ok cancelled 5 saved"
 is "and all of them with the session" "$(order packed cancel) $(ended "$a" 60 | cut -d' ' -f1) $(ended "$c" 60 | cut -d' ' -f1)" \
 	"ok cancelled cancelled"
 ok "nothing is left" eventually 20 sh -c '! pgrep -f "sleep 4730[6]"'
@@ -130,6 +141,21 @@ is "what had not begun never does" "$(ended "$five" 60 | cut -d' ' -f1) $(ran fi
 like "and why says so" "$(why "$five")" 'its session warm ended before the run started'
 not_ok "none starts in it any more" step warm true
 ok "nothing is left of them" eventually 20 sh -c '! pgrep -f "sleep 4730[0-4]"'
+
+session headless 'nodes=2 ntasks=2 idle=0'
+a=$(step headless "$far") b=$(step headless "$far")
+ok "a run on each node" eventually 40 sh -c "grep -q n '$MNT/runs/$a/stdout' && grep -q n '$MNT/runs/$b/stdout'"
+isnt "two nodes" "$(cat "$MNT/runs/$a/stdout")" "$(cat "$MNT/runs/$b/stdout")"
+c=$(step headless "$(mark seven)")
+eventually 20 is_now "$c" pending
+# shellcheck disable=SC2046 # pids
+kill -KILL $(pgrep -f "runs/$(sed -n 's/^number *//p' "$MNT/runs/headless/info")/a1/runner\$")
+is "what runs a session is killed" "$(ended headless 60)" "failed 137"
+is "its runs end with it, and had their grace" "$(ended "$a" 60) $(ended "$b" 60) $(tail -qn 1 "$MNT/runs/$a/stdout" "$MNT/runs/$b/stdout" | tr '\n' ' ')" \
+	"cancelled 5 cancelled 5 saved saved "
+like "and say so" "$(why "$a")" '[Ss]ession'
+is "what waited never began" "$(ended "$c" 60 | cut -d' ' -f1) $(ran seven)" "cancelled 0"
+not_ok "nothing of it is left" pgrep -f "runs/($a|$b)/a1/"
 
 session short 'idle=0:00:03 ntasks=2'
 is "a session that nobody uses ends by itself" "$(ended short)" "succeeded 0"

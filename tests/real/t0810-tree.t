@@ -1,8 +1,8 @@
 #!/bin/bash
 # sessions/ on real Slurm: names that are free again, stop, leases that keep a session alive, and what becomes of runs whose
 # session ends before they start.
-# TEST_SECONDS=60
-# TEST_TIMEOUT=400
+# TEST_SECONDS=150
+# TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 export NODES=3 CPUS=8
@@ -62,12 +62,26 @@ is "its runs lead there" "$(readlink "$MNT/runs/$id/session") $(readlink "$MNT/r
 ok "up" up warm
 is "any: the warm one" "$(submit 'session=any ntasks=4 time=10 -- echo any' >"$T/any"; run_of "$(cat "$T/any")") $(ended "$(cat "$T/any")")" \
 	"warm succeeded 0"
+secret=$(submit '{"session": "any", "ntasks": 4, "time": 10, "secret_env": {"KEY": "tOpSeCrEt"}, "command": "printf %s \"$KEY\" | rev"}')
+is "any, with a secret" "$(ended "$secret") $(run_of "$secret") $(timeout 10 head -c 9 "$MNT/runs/$secret/log")" "succeeded 0 warm tErCeSpOt"
+# shellcheck disable=SC2016
+is "which nobody else there has" "$(plain=$(into warm 'echo "${KEY-none}"'); ended "$plain") $(timeout 10 cat "$MNT/runs/last/log")" "succeeded 0 none"
 echo stop >"$S/warm/ctl"
 is "its end" "$(session_end warm)" "succeeded 0"
 ok "an ended one is removed" rmdir "$S/warm"
 not_ok "the one before it does not come back" test -e "$S/warm"
 ok "the name is free" mkdir "$S/warm"
 ok "a draft is removed" rmdir "$S/warm"
+secret2=$(submit '{"session": "any", "ntasks": 3, "time": 10, "secret_env": {"KEY": "tOpSeCrEt"}, "command": "printf %s \"$KEY\" | rev"}')
+is "any, with a secret, that begins a session" "$(ended "$secret2" 60) $(timeout 10 head -c 9 "$MNT/runs/$secret2/log")" "succeeded 0 tErCeSpOt"
+other=$(run_of "$secret2")
+up "$other" || true
+# shellcheck disable=SC2016
+is "whose other runs have none" "$(plain=$(into "$other" 'echo "${KEY-none}"'); ended "$plain") $(timeout 10 cat "$MNT/runs/last/log")" "succeeded 0 none"
+echo stop >"$S/$other/ctl"
+is "its end" "$(session_end "$other")" "succeeded 0"
+is "no document has it" "$(grep -rlsa tOpSeCrEt "$STATE" "$DEMO_HOME" "$MNT/runs/$secret/spec" "$MNT/runs/$secret2/effective" \
+	"$MNT/runs/$secret2/script" "$S/$other/spec" | wc -l)" 0
 
 # --- leases ---
 
@@ -78,7 +92,86 @@ kill -KILL "$(cat "$STATE/worker.pid")"
 is "a run" "$(ended "$(into held 'echo x')")" "succeeded 0"
 rm "$S/held/leases/a"
 is "one is enough" "$(ended "$(into held 'echo x')") $(cat "$S/held/status")" "succeeded 0 running"
+last=$(into held 'sleep 4; echo whole')
+running "$last"
 echo ttl 2 >"$S/held/leases/b"
-is "none ends it" "$(session_end held)" "succeeded 0"
+is "what is in it is finished" "$(ended "$last") $(cat "$MNT/runs/$last/log")" "succeeded 0 whole"
+is "then none ends it" "$(session_end held)" "succeeded 0"
 like "its log says why" "$(cat "$S/held/log")" 'last lease is gone'
+
+# --- nodes and the runner ---
+
+nodes_are() { [ "$(tr '\n' ' ' <"$S/$1/nodes")" = "$2 " ]; }
+echo 'name=wide nodes=3 ntasks=3 no_kill=true idle=0 time=20 env.SLURMRAY_NODE_CHECK=2' >"$S/new"
+ok "a session on three nodes" up wide
+ok "its nodes" eventually 30 nodes_are wide "n1 up n2 up n3 up"
+ok "its time" sh -c "t=\$(cat $S/wide/time_left); [ \$t -gt 1000 ] && [ \$t -le 1200 ]"
+echo 'update time=40' >"$S/wide/ctl"
+ok "is what the scheduler has" eventually 40 sh -c "[ \$(cat $S/wide/time_left) -gt 1300 ]"
+ok "it is idle for longer and longer" eventually 30 sh -c "[ \$(cat $S/wide/idle) -ge 3 ]"
+testbed node-down n3
+ok "a node that is lost is seen" eventually 90 nodes_are wide "n1 up n2 up n3 lost"
+like "and named" "$(cat "$S/wide/why")" 'lost: n3'
+like "times are text" "$(grep '^session_end' "$MNT/runs/$(cat "$S/wide/run")/info")" '^session_end +20[0-9-]*T'
+is "runs go on" "$(ended "$(into wide 'echo x')")" "succeeded 0"
+testbed node-up n3
+left=$(into wide "$(mark left); sleep 47403")
+running "$left"
+# shellcheck disable=SC2016 # for awk
+runner=$(awk 'BEGIN { RS = "\0" } FNR == 2 && /\/runner$/ { split(FILENAME, f, "/"); print f[3] }' /proc/[0-9]*/cmdline 2>/dev/null |
+	while read -r p; do [ "$(readlink "/proc/$p/cwd")" = "$(dirname "$(ls -d "$DEMO_HOME"/.slurmray/*/runs/"$(cat "$S/wide/run")"/a1/queue)")" ] && echo "$p"; done)
+like "the session's program" "$runner" '^[0-9]+$'
+if [ -n "${LONG:-}" ]; then
+	kill -STOP "$runner"
+	ok "a program that hangs is told of" eventually 240 grep -q 'nothing was heard of its runner since' "$S/wide/why"
+	is "the session is one still" "$(cat "$S/wide/status")" running
+	kill -CONT "$runner"
+	ok "until it is heard again" eventually 90 sh -c "! grep -q 'nothing was heard' '$S/wide/why'"
+fi
+kill -KILL "$runner"
+like "without it the session ends" "$(session_end wide)" '^failed 137'
+like "and says how" "$(cat "$S/wide/why")" 'KILL|137|signal 9'
+like "what ran in it ends" "$(ended "$left" 60)" '^(failed|node_failed|cancelled)'
+like "and says why" "$(why "$left")" '[Ss]ession'
+# --- shared by two mounts ---
+
+start_mount "$T/mnt2" "$T/config" "$T/state2"
+first_of() { # first_of FILE TEXT: what is read back
+	exec 3<>"$1"
+	echo "$2" >&3
+	read -r first_answer <&3
+	exec 3>&-
+	echo "$first_answer"
+}
+ended2() { timeout 60 cat "$T/mnt2/runs/$1/wait"; }
+ok "a shared session" sh -c "echo 'name=both ntasks=2 time=20 idle=0 shared=begin' >$S/new"
+ok "is up" up both
+ok "the same in another mount" sh -c "echo 'name=both ntasks=2 time=20 idle=0 shared=begin' >$T/mnt2/sessions/new"
+ok "is up there" eventually 40 grep -q running "$T/mnt2/sessions/both/status"
+is "and the same job" "$(cat "$T/mnt2/sessions/both/job_id") $(cat "$T/mnt2/sessions/both/nodes")" "$(cat "$S/both/job_id") $(cat "$S/both/nodes")"
+is "a run from here" "$(ended "$(into both 'echo x')")" "succeeded 0"
+theirs=$(first_of "$T/mnt2/sessions/both/runs/new" 'echo there $SLURM_JOB_ID; exit 3')
+is "a run from there" "$(ended2 "$theirs") $(cat "$T/mnt2/runs/$theirs/log")" "failed 3 there $(cat "$S/both/job_id")"
+like "has an id of its own" "$(cat "$T/mnt2/runs/$theirs/job_id")" "^$(cat "$S/both/job_id")\\.s$theirs\\.[0-9a-f]{8}\$"
+not_ok "and is not seen here" grep -q "^$theirs " "$S/both/runs/list"
+kill -KILL "$(cat "$T/state2/worker.pid")"
+long=$(into both 'sleep 47402')
+last=$(first_of "$T/mnt2/sessions/both/runs/new" 'sleep 47403')
+running "$long"
+ok "both run something" eventually 40 grep -q running "$T/mnt2/runs/$last/status"
+echo cancel >"$T/mnt2/runs/$last/ctl"
+is "a cancel from there" "$(ended2 "$last" | cut -d' ' -f1) $(word "$long")" "cancelled running"
+other=$(first_of "$T/mnt2/sessions/new" 'name=both2 shared=attach')
+ok "none of that name" eventually 40 grep -q rejected "$T/mnt2/sessions/$other/status"
+like "why" "$(cat "$T/mnt2/sessions/$other/why")" 'no mount of yours has a session both2'
+is "stop, from there" "$(exec 3<>"$T/mnt2/sessions/both/ctl"; echo stop >&3; head -n 1 <&3)" ok
+is "ends it here" "$(session_end both)" "succeeded 0"
+is "and what ran in it" "$(ended "$long" 60 | cut -d' ' -f1)" cancelled
+is "and there" "$(timeout 60 cat "$T/mnt2/sessions/both/wait")" "succeeded 0"
+ok "the spec again, there, begins the next" sh -c "echo 'name=both ntasks=2 time=20 idle=0 shared=begin' >$T/mnt2/sessions/both/spec"
+ok "is up" eventually 40 grep -q running "$T/mnt2/sessions/both/status"
+ok "to which this mount attaches" sh -c "echo 'shared=attach' >$S/both/spec"
+is "and runs in it" "$(ended "$(into both 'echo x')" 60) $(cat "$S/both/job_id")" "succeeded 0 $(cat "$T/mnt2/sessions/both/job_id")"
+echo stop >"$S/both/ctl"
+is "stop, from here, ends it there" "$(timeout 60 cat "$T/mnt2/sessions/both/wait")" "succeeded 0"
 done_testing

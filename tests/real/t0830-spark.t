@@ -1,6 +1,6 @@
 #!/bin/bash
 # Spark in allocations of real Slurm: a run's own cluster on two nodes, a session's that its runs share, what is killed, and that
-# nothing is left. TEST_SECONDS=100
+# nothing is left. TEST_SECONDS=120
 # TEST_TIMEOUT=900
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
@@ -75,6 +75,17 @@ is "two runs one after another on both nodes of one cluster" "$got" "$(for _ in 
 "
 is "who is there" "$(awk '{ print $1, $4, $5 }' "$W/spark/nodes" | tr '\n' ' ')" "n1 ALIVE 2 n2 ALIVE 2 "
 ok "what is free" eventually 20 grep -qx 'CPU 4 of 4' "$W/spark/available"
+
+# --- in the tree ---
+
+S=$MNT/sessions/warm/spark
+tell() { timeout 60 sh -c "exec 3<>'$1'; echo '$2' >&3 && head -n 1 <&3"; } # tell CTL VERB: the answer
+is "it is ready" "$(timeout 60 cat "$S/ready") $(cat "$S/status")" "ready ready"
+is "master" "$(cat "$S/master")" "$at"
+is "nodes" "$(cat "$S/nodes")" "$(cat "$W/spark/nodes")"
+is "what executors have" "$(cut -d' ' -f1-5 "$S/executors" | tr '\n' ' ')" "n1 cores 0 of 2 n2 cores 0 of 2 "
+like "its page, from here" "$(curl -s -m 20 "$(cat "$S/ui")")" 'Spark Master at spark://'
+ok "logs" eventually 20 grep -q . "$S/logs/n1/spark-start.log"
 # shellcheck disable=SC2046 # pids
 kill -KILL $(marked | while read -r p; do tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -q master.Master && echo "$p"; done)
 ok "a master that is lost is the end of it" eventually 60 spark_is "$W" failed
@@ -82,6 +93,18 @@ ok "nothing is left" eventually 20 nothing_left
 id=$(submit 'session=warm launcher=spark -- true')
 is "runs fail" "$(ended "$id")" "failed -"
 like "and say why" "$(why "$id")" 'Spark: the head on n1'
+is "begun again" "$(tell "$S/ctl" restart)" ok
+ok "it is another one" eventually 300 sh -c "read -r s <$S/status && [ \$s = ready ] && read -r a <$S/master && [ \$a != $at ]"
+# shellcheck disable=SC2016 # for the job
+id=$(submit 'session=warm launcher=spark -- echo $SPARK_MASTER_URL')
+is "which runs find" "$(ended "$id" 60) $(cat "$MNT/runs/$id/stdout")" "succeeded 0 $(cat "$S/master")"
+is "stopped" "$(tell "$S/ctl" stop)" ok
+ok "it is no more" eventually 60 grep -qx ended "$S/status"
+ok "nothing is left" eventually 20 nothing_left
+id=$(submit 'session=warm launcher=spark -- true')
+is "a run that wants it fails" "$(ended "$id")" "failed -"
+like "and says why" "$(why "$id")" 'Spark: it was stopped'
+is "another verb" "$(tell "$S/ctl" dance 2>/dev/null; grep -o 'knows: restart, stop' "$MNT/errors")" "knows: restart, stop"
 timeout 10 sh -c "echo stop >'$MNT/sessions/warm/ctl'"
 like "it ends" "$(timeout 60 cat "$MNT/sessions/warm/wait")" '^[a-z]'
 ok "umount" stop_mount

@@ -4,7 +4,7 @@
 # shellcheck disable=SC2016 # variables are for the commands of runs
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 
-UUID=6f1c2a34
+UUID=$(od -An -N4 -tx1 /dev/urandom | tr -d ' ') # others may run the same at the same time
 STATE=$HOME/.slurmray/$UUID
 mkdir -p "$STATE/ends" "$T/bin" "$T/lib/ray/_private" "$T/lib/ray-2.60.0.dist-info"
 PATH=$T/bin:$PATH
@@ -42,6 +42,12 @@ if 'head' in opts:
         d.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         d.bind((opts['dashboard-host'], int(opts['dashboard-port'])))
         d.listen(50)
+if 'head' in opts and os.path.exists('$T/slow'):  # as Ray does when its raylet is not there within 30 s
+    os.unlink('$T/slow')
+    while not os.path.exists('$T/seen'):
+        time.sleep(0.1)
+    time.sleep(1)
+    sys.exit('The current node timed out during startup.')
 logs = opts['temp-dir'] + '/session_latest/logs'
 os.makedirs(logs)
 with open(table, 'a') as f:
@@ -82,7 +88,7 @@ begin() { # begin SHELL NUMBER COMMAND [RULE...]: a run from the golden script, 
 	shift 3
 	mkdir -p "$STATE/runs/$n/a2"
 	A=$STATE/runs/$n/a2
-	sed -e "s|runs/41/a2|runs/$n/a2|g; s|/41/a2|/$n/a2|g; s|41\\.a2|$n.a2|g; s|run=41 |run=$n |; s/ib0//; s/^_want='*2.60'*/_want=/" \
+	sed -e "s|6f1c2a34|$UUID|g; s|runs/41/a2|runs/$n/a2|g; s|/41/a2|/$n/a2|g; s|41\\.a2|$n.a2|g; s|run=41 |run=$n |; s/ib0//; s/^_want='*2.60'*/_want=/" \
 		-e '/^_home=.*_work=/,/^cd "\$_work"/d' -e "s|-c 'python train.py'|-c '$command'|" "$@" \
 		"$ROOT/tests/data/scripts/ray.sh" >"$A/script"
 	(cd "$A" && SLURM_JOB_ID=$n SLURM_JOB_NUM_NODES=2 SLURM_JOB_NODELIST='n[1-2]' SLURM_JOB_CPUS_PER_NODE='2(x2)' SLURM_MEM_PER_NODE=1000 \
@@ -112,50 +118,102 @@ for shell in dash bash; do
 	kill -USR1 "$(cat "$A/pid")"
 	ok "$shell: the command's end" eventually 60 has_ended $n
 	is "$shell: is the run's" "$(code $n) $(fault $n)" "138 -"
-	ok "$shell: and nothing is there then" eventually 5 nothing_left
+	ok "$shell: and nothing is there then" eventually 60 nothing_left
 	is "$shell: as its state says" "$(cat "$A/ray/state")" ended
 done
+
+touch "$T/slow"
+begin bash 65 'exec sleep 47812'
+ok "the head is slow" eventually 60 pgrep -f "ray-watch"
+touch "$T/seen"
+ok "and is tried again" eventually 60 ray_is ready
+like "as the log says" "$(cat "$A/ray.d/log")" 'n1 again 1'
+kill -TERM "$(cat "$A/pid")"
+ok "its end" eventually 60 has_ended 65
+ok "nothing is left" eventually 60 nothing_left
 
 begin bash 70 'exec sleep 47812'
 ok "ready" eventually 60 ray_is ready
 pkill -KILL -f "ray-node $A n2 worker 2\$"
 ok "a node's program is killed: a worker is lost" eventually 60 ray_is degraded
-ok "what it had goes too" eventually 10 sh -c "! grep -alsF '/70/a2@n2;' /proc/[0-9]*/environ | grep -q ."
+ok "what it had goes too" eventually 60 sh -c "! grep -alsF '/70/a2@n2;' /proc/[0-9]*/environ | grep -q ."
 # shellcheck disable=SC2046 # pids
 kill -KILL $(for p in $(left | cut -d/ -f3); do grep -qsa 'ray.start' "/proc/$p/cmdline" && echo "$p"; done)
 ok "without its head the run ends" eventually 60 has_ended 70
 is "by that fault" "$(code 70) $(fault 70)" "- ray"
 like "with a sentence" "$(reason 70)" 'the head on n1 ended by itself'
-ok "nothing is left" eventually 10 nothing_left
+ok "nothing is left" eventually 60 nothing_left
 
 begin bash 80 'exec sleep 47812'
 ok "ready" eventually 60 ray_is ready
 kill -KILL "$(cat "$A/ray.d/keeper")"
-ok "the keeper is killed: nothing is left" eventually 10 nothing_left
+ok "the keeper is killed: nothing is left" eventually 60 nothing_left
 is "and its state says so" "$(cat "$A/ray/state")" failed
-kill -TERM "$(cat "$A/pid")"
-ok "the run can end" eventually 60 has_ended 80
+ok "the run ends, too" eventually 60 has_ended 80
+is "by that" "$(code 80) $(fault 80) $(reason 80)" "- ray what kept the cluster was killed"
+
+begin bash 85 'trap "" TERM; while :; do sleep 0.1; done' -e 's/_grace=[0-9]*/_grace=1/'
+ok "ready" eventually 60 ray_is ready
+ok "the command runs" eventually 60 test -s "$A/pid"
+# shellcheck disable=SC2046 # pids
+kill -KILL "$(cat "$A/ray.d/keeper")" $(pgrep -f "ray-node $A n1 head [0-9]*\$")
+ok "the keeper and its head are killed, the command does not listen" eventually 60 has_ended 85
+is "it ends by that" "$(fault 85) $(reason 85)" "ray what kept the cluster was killed"
+ok "nothing is left" eventually 60 nothing_left
 
 begin bash 90 'exec sleep 47812'
 ok "ready" eventually 60 ray_is ready
 pkill -KILL -f "ray-node $A n[12] (head|worker)" # the guards, too
 ok "all programs of the head are killed" eventually 60 has_ended 90
 is "the run ends by that" "$(fault 90)" ray
-ok "nothing is left" eventually 10 nothing_left
+ok "nothing is left" eventually 60 nothing_left
 
 echo n2 >"$T/fail"
 begin dash 100 'echo never'
 ok "a worker that does not start" eventually 60 has_ended 100
 is "is the end of the run" "$(code 100) $(fault 100) $(cat "$A/stdout")" "- ray "
 like "with its words" "$(reason 100)" 'the worker on n2 ended by itself with code 1 raylet: no memory'
-ok "nothing is left" eventually 10 nothing_left
+ok "nothing is left" eventually 60 nothing_left
 rm "$T/fail"
 
 begin bash 110 'echo never' -e 's/^_want=.*/_want=2.9/'
 ok "another version" eventually 60 has_ended 110
 like "is refused" "$(reason 110)" 'ray_version=2.9 was asked for, and n[12] has Ray 2.60.0'
-ok "nothing is left" eventually 10 nothing_left
+ok "nothing is left" eventually 60 nothing_left
+
+order() { printf '\n%s .\n' "$1" >>"$A/orders"; }
+times() { [ "$(grep -c 'ready: 2 nodes' "$A/ray.d/log")" = "$1" ]; }
+begin bash 120 'exec sleep 47812'
+ok "ready" eventually 60 ray_is ready
+is "its Python" "$(cat "$A/ray/python")" "$("$(sed -n '1s/^#!//p' "$T/bin/ray")" -c 'import platform; print(platform.python_version())')"
+order 'spark stop 6'
+printf '\nray rest' >>"$A/orders"
+printf 'art 7 .\n' >>"$A/orders"
+ok "it is ended and begun again by an order" eventually 60 times 2
+ok "all of it" eventually 60 ray_is ready
+order 'ray restart 7' # whose answer was lost
+order 'ray stop 8'
+ok "another order" eventually 60 ray_is ended
+ok "once each" times 2
+ok "nothing is left" eventually 60 nothing_left
+ok "the command goes on" kill -0 "$(cat "$A/pid")"
+kill -TERM "$(cat "$A/pid")"
+ok "to its own end" eventually 60 has_ended 120
+# A range of two blocks, in one of which somebody listens: one node has the other, and the other node none.
+low=$((8000 + $$ % 500 * 16))
+in_background python3 -c "import socket, time; s = socket.socket(); s.bind(('', $low + 5)); s.listen(); open('$T/there', 'w'); time.sleep(300)"
+ok "a listener" eventually 10 test -e "$T/there"
+begin bash 120 'echo never' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
+ok "no room for two nodes" eventually 60 has_ended 120
+like "is said" "$(reason 120)" "no 16 free ports in a row on n[12] among $low-$((low + 31))"
+ok "the block was passed over" sh -c "! grep -h 'hello\|up ' '$A/ray.d/log' | grep -q ':$low '"
+ok "nothing is left" eventually 60 nothing_left
+kill "$pid"
+begin bash 125 'echo $RAY_ADDRESS' -e "s/^_ports=.*/_ports=$low-$((low + 31))/"
+ok "with both blocks" eventually 60 has_ended 125
+is "it runs" "$(code 125)" 0
+like "there" "$(cat "$A/stdout")" ":($low|$((low + 16)))\$"
 for id in $(sed -n 's/^_id=//p' "$STATE"/runs/*/a2/ray-settings); do
-	not_ok "no directory, either" sh -c "ls -d /tmp/sr-$id*"
+	ok "no directory, either" eventually 60 sh -c "! ls -d /tmp/sr-$id*"
 done
 done_testing

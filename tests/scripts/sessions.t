@@ -100,6 +100,8 @@ for shell in dash bash; do
 		"grep -q '^$b/a1 RUNNING' '$HOLD/steps' && grep -q '^$c/a1 PENDING' '$HOLD/steps' && grep -q '^$d/a1 PENDING' '$HOLD/steps'"
 	is "$shell: as the poll has them" "$(ask $shell st_queue | sed -n "s/^\(55\.s[0-9]*\)|\([A-Z]*\)|.*|\(slurmray:[^|]*\)|\$/\1 \2 \3/p" | sort)" \
 		"$(printf '55.s%s %s slurmray:%s/%s/a1\n' $b RUNNING $UUID $b $c PENDING $UUID $c $d PENDING $UUID $d)"
+	like "$shell: and what the runner says" "$(ask $shell st_queue | grep '^@')" \
+		"^@55\|slurmray:$UUID/9/a1\|[0-9]+\|nodes n1[^|]*;quiet_since -;idle [0-9]+;live [0-9]+;waiting 2;beat [0-9]+;\$"
 	is "$shell: asked for by themselves" "$(verify $shell $b | head -n 2 | tail -n 1), $(verify $shell $c)" \
 		"JobState=RUNNING, JobState=PENDING Reason=Session"
 	is "$shell: what waits is cancelled" "$(verb $shell cancel $c 2) $(verify $shell $c | tr '\n' ' ')" \
@@ -139,6 +141,52 @@ xy"
 	ok "$shell: what was cut is whole" eventually 30 has_code $((n + 4)) 6
 	is "$shell: and the others did not start" "$(cat "$STATE/runs/$n/a1/stdout")$(code $((n + 3)))" a
 done
+
+# --- steps of another state directory ---
+
+OTHER=$HOME/.slurmray/bbbb2222-0000
+share() { # share SHELL UUID/NUM/aATTEMPT/PRINT ATTACH
+	ask "$1" st_share "$HOME/.slurmray" "$2" w.1 "$3" | tr '\n' ' '
+}
+theirs() { # theirs SHELL NUMBER COMMAND
+	script "$2" "$3" | sed "s|$UUID|${OTHER##*/}|g" >"$T/in"
+	ask "$1" st_many "$HOLD" "$OTHER/ends" "$OTHER" 55 "$2/a1:$(wc -c <"$T/in"):1 0 0 - 1"
+}
+is "nobody has begun it: attach" "$(share dash "${OTHER##*/}/4/a1/p" 1)" \
+	"refused no mount of yours has a session w.1 that is shared and has not ended "
+mkdir -p "$STATE/runs/3/a1"
+not_ok "the first one begins it" ask bash st_share "$HOME/.slurmray" "$UUID/3/a1/p" w.1 0
+like "and until it has, nobody else does" "$(share dash "${OTHER##*/}/4/a1/p" 0)" '^unsure the session w.1 is being begun'
+ln -s void "$STATE/runs/3/a1/started"
+not_ok "one that never began is as good as none" ask bash st_share "$HOME/.slurmray" "$UUID/9/a1/p" w.1 0
+not_ok "asked again, it is the same" ask dash st_share "$HOME/.slurmray" "$UUID/9/a1/p" w.1 0
+for shell in dash bash; do
+	is "$shell: another finds it" "$(share $shell "${OTHER##*/}/4/a1/p" 0)" "ok 55 shared $UUID/9/a1 "
+	like "$shell: with another spec it is another" "$(share $shell "${OTHER##*/}/4/a1/q" 0)" '^refused .* begun with another spec'
+	is "$shell: who attaches needs none" "$(share $shell "${OTHER##*/}/4/a1/q" 1)" "ok 55 shared $UUID/9/a1 "
+done
+is "their step" "$(theirs dash 20 'echo theirs; exit 7' | tr '\n' ' ')" "run 20/a1 ok 55.s20.bbbb2222 "
+ok "has a record of their own" eventually 30 grep -q ' job=55.s20.bbbb2222 rc=7 ' "$OTHER/ends/20.a1"
+is "and an output; ours of that number is ours" "$(cat "$OTHER/runs/20/a1/stdout" "$STATE/runs/20/a1/stdout" | tr '\n' ' ')" "theirs early "
+theirs bash 21 'until [ -e ../../../../go ]; do sleep 0.1; done' >/dev/null
+step bash 170 'until [ -e ../../../../go ]; do sleep 0.1; done' >/dev/null
+ok "one of each" eventually 20 sh -c "grep -q '^bbbb2222-0000:21/a1 RUNNING' '$HOLD/steps' && grep -q '^170/a1 RUNNING' '$HOLD/steps'"
+rows() { # rows SHELL BASE
+	# shellcheck disable=SC2016 # for that shell
+	SR_DIR=$2/ends timeout -k 1 30 "$1" -c '. "$0"; st_queue' "$T/prelude" | sed -n 's/|.*|\(slurmray:[^|]*\)|$/ \1/; /^55\.s/p' | tr '\n' ' '
+}
+for shell in dash bash; do
+	is "$shell: who asks sees the own ones" "$(rows $shell "$OTHER")and $(rows $shell "$STATE")" \
+		"55.s21.bbbb2222 slurmray:bbbb2222-0000/21/a1 and 55.s170 slurmray:$UUID/170/a1 "
+done
+is "theirs is asked for" "$(ask dash st_verify "$OTHER/runs/21/a1" "$OTHER/ends/21.a1" bbbb2222-0000:21/a1 "$HOLD" "slurmray:$UUID/9/a1" 55 | sed -n 's/^job *//p')" \
+	JobState=RUNNING
+is "and cancelled" "$(ask bash st_verb cancel "$OTHER/runs/21/a1" bbbb2222-0000:21/a1 "$HOLD" "slurmray:$UUID/9/a1" 55 55.s21.bbbb2222 2)" ok
+ok "alone" eventually 30 test -e "$OTHER/ends/21.a1"
+not_ok "not ours" test -e "$STATE/ends/170.a1"
+: >"$STATE/go"
+ok "which ends by itself" eventually 30 has_code 170 0
+rm "$STATE/go"
 
 # --- room ---
 
@@ -180,6 +228,27 @@ step bash 191 '(trap "" HUP; sleep 4745) \& exit 0' >/dev/null
 ok "a step that leaves something behind" eventually 30 has_code 191 0
 ok "leaves nothing behind" eventually 10 sh -c '! pgrep -f "sleep 474[5]"'
 
+# --- on another node ---
+
+far='trap "sleep 1; echo saved; exit 7" TERM; trap "echo usr" USR1; echo $SLURMD_NODENAME; while :; do sleep 0.1; done'
+step bash 193 'until [ -e ../../../../go ]; do sleep 0.1; done' 2 0 - 1 >/dev/null
+step bash 194 "$far" 2 0 - 1 >/dev/null
+ok "a step goes to the other node" eventually 30 says 194 n2
+is "a signal" "$(verb bash signal 194 USR1)" ok
+ok "reaches it there" eventually 30 says 194 "n2
+usr"
+is "it is cancelled" "$(verb bash cancel 194 30)" ok
+ok "and has its grace" eventually 30 has_code 194 7
+is "for what it had to do" "$(said 194 | tail -n 1)" saved
+step bash 195 '(trap "" TERM; sleep 4746) \& trap "" TERM; echo $SLURMD_NODENAME; sleep 4746; sleep 4746' 2 0 - 1 >/dev/null
+ok "another one" eventually 30 says 195 n2
+is "that does not listen" "$(verb bash cancel 195 1)" ok
+ok "ends after it" eventually 30 test -e "$STATE/ends/195.a1"
+ok "all of it" eventually 10 sh -c '! pgrep -f "sleep 474[6]"'
+: >"$STATE/go"
+ok "the room is free" eventually 30 has_code 193 0
+not_ok "nothing is kept for what has ended" sh -c "ls '$HOLD'/new/in.*"
+
 # --- leases ---
 
 holders() { cut -d' ' -f1 "$HOLD/leases" | sort | tr '\n' ' '; }
@@ -204,6 +273,8 @@ is "with the code of that" "$(code 9)" 143
 like "what ran has a record that says why it ended" "$(cat "$STATE/ends/60.a1")" ' rc=143 .*limit=session'
 not_ok "what waited did not begin" test -e "$STATE/runs/61/a1/started"
 echo CANCELLED >"$T/state"
+not_ok "who asks for the session now begins the next" ask dash st_share "$HOME/.slurmray" "${OTHER##*/}/4/a1/p" w.1 0
+is "it is" "$(readlink "$HOME/.slurmray/shared/w.1.3")" "${OTHER##*/}/4/a1/p"
 is "and never will" "$(verify dash 61 | tr '\n' ' ')" "started void JobState=COMPLETED "
 is "no verb reaches it" "$(verb dash signal 60 USR1)" "gone
 the session has ended"

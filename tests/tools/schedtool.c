@@ -99,6 +99,10 @@ static bool set_text(struct call *c, const char *key, char *v)
 static void print_row(void *arg, const struct sched_row *row)
 {
 	(void)arg;
+	if (row->runner) {
+		(void)printf("runner %s %s %s\n", row->job_id, row->token, row->runner);
+		return;
+	}
 	(void)printf("row %s %s %s %s reason=%s nodes=%s start=%lld\n", row->job_id, row->token, row->state,
 		     row->run_status ? row->run_status : "-", row->reason, row->nodes, (long long)row->start);
 }

@@ -31,7 +31,7 @@ from world import PATIENCE, TOP, World
 
 REACH = 8  # seconds in which an armed point should be passed
 DURING = ("submission", "cancel", "log", "run")  # what a kill from outside waits for; runs there are always
-SKIPPED = {"local": ("remote.", "events."), "demo": ("local.", "events.")}
+SKIPPED = {"local": ("remote.", "events.", "clean.", "cache."), "demo": ("local.", "events.", "clean.", "cache.")}
 
 
 class Executioner:

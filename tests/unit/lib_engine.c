@@ -108,10 +108,22 @@ static void log_grew(void *arg, const struct run *r)
 	f->grew++;
 }
 
+static bool in_use(void *arg, const struct run *r)
+{
+	const struct ef *f = arg;
+
+	return f->in_use == r->num;
+}
+
+void ef_pass(int64_t us)
+{
+	atomic_fetch_add(&ticks, us);
+}
+
 void ef_open_with(struct ef *f, const char *conf)
 {
 	struct engine_conf ec = { .clock = &test_clock, .state_dir = f->dir, .mount_id = f->mount_id, .find = find };
-	const struct engine_observer ob = { f, run_changed, run_gone, log_grew, NULL, NULL };
+	const struct engine_observer ob = { f, run_changed, run_gone, log_grew, NULL, NULL, in_use };
 	struct err e = ERR_INIT;
 
 	config_free(f->config);

@@ -34,6 +34,7 @@ struct ef {
 	size_t n_got, cap_got;
 	void (*on_post)(struct ef *f, const struct creq *r); /* looks at each as it comes */
 	void *arg;
+	uint32_t in_use;              /* a run whose results somebody reads */
 	unsigned changed, gone, grew; /* calls of the observer */
 };
 
@@ -49,6 +50,7 @@ void ef_reopen(struct ef *f); /* close, forget, open, quiet */
 void ef_quiet(struct ef *f);
 bool ef_busy(const struct ef *f);
 void ef_step(struct ef *f);
+void ef_pass(int64_t us); /* time goes by */
 
 void said(void *arg, int code, const char *text);
 #define SAID(s, want_code, want_text)                                                                                  \

@@ -375,6 +375,27 @@ static void test_pairs(void **state)
 	assert_string_equal(c, want);
 }
 
+/* A whole and a member of it meet, in any order; nothing is dropped in silence. */
+static void test_pairs_meet(void **state)
+{
+	cleanup_strbuf struct strbuf errors = STRBUF_INIT;
+	const char *words[][3] = { { "environment.options=--nv", "environment=container:/i.sif", NULL },
+				   { "environment=container:/i.sif", "environment.options=--nv", NULL } };
+	const char *twice[] = { "nodes=1", "nodes=2", NULL };
+	int rc;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		cleanup_free char *a = pairs(words[i], &rc, &errors);
+
+		assert_int_equal(rc, 0);
+		assert_string_equal(a, "{\"environment\":{\"container\":\"/i.sif\",\"options\":[\"--nv\"]}}");
+	}
+	free(pairs(twice, &rc, &errors));
+	assert_int_equal(rc, -EINVAL);
+	assert_string_equal(errors.buf, "'nodes' is given twice with different values");
+}
+
 static void test_is_pair(void **state)
 {
 	(void)state;
@@ -1058,14 +1079,14 @@ static void test_find_program(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_status),        T(test_absolute),       T(test_state_path),      T(test_check_config),
-		T(test_each_mount),    T(test_find_mount),     T(test_run_dir),         T(test_pairs),
-		T(test_is_pair),       T(test_json_documents), T(test_other_documents), T(test_submit),
-		T(test_submit_usage),  T(test_submit_file),    T(test_submit_workdir),  T(test_submit_wait),
-		T(test_follow),        T(test_follow_live),    T(test_follow_pending),  T(test_wait_outage),
-		T(test_purged),        T(test_recover),        T(test_doctor_limits),   T(test_doctor_state),
-		T(test_doctor_mounts), T(test_doctor_text),    T(test_doctor_remote),   T(test_doctor_ray),
-		T(test_find_program),
+		T(test_status),       T(test_absolute),      T(test_state_path),     T(test_check_config),
+		T(test_each_mount),   T(test_find_mount),    T(test_run_dir),        T(test_pairs),
+		T(test_pairs_meet),   T(test_is_pair),       T(test_json_documents), T(test_other_documents),
+		T(test_submit),       T(test_submit_usage),  T(test_submit_file),    T(test_submit_workdir),
+		T(test_submit_wait),  T(test_follow),        T(test_follow_live),    T(test_follow_pending),
+		T(test_wait_outage),  T(test_purged),        T(test_recover),        T(test_doctor_limits),
+		T(test_doctor_state), T(test_doctor_mounts), T(test_doctor_text),    T(test_doctor_remote),
+		T(test_doctor_ray),   T(test_find_program),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

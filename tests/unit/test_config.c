@@ -258,8 +258,8 @@ static void mistakes_have_a_line_and_a_sentence(void **state)
 
 static void later_keys_say_so(void **state)
 {
-	static const char *const keys[] = { "auth_command",   "transfer_host", "max_queued", "max_runs",
-					    "max_node_hours", "cache_size",    "keep" };
+	static const char *const keys[] = { "auth_command", "transfer_host", "max_queued", "max_runs",
+					    "max_node_hours" };
 	char text[128], want[128];
 
 	(void)state;
@@ -270,6 +270,48 @@ static void later_keys_say_so(void **state)
 		(void)snprintf(text, sizeof(text), "[defaults]\n%s = 1\n", keys[i]);
 		expect_mistake(text, "is not possible yet");
 	}
+}
+
+/* `keep` and `cache_size`: of a cluster, and of [defaults]. */
+static void what_stays(void **state)
+{
+	static const struct {
+		const char *text, *want;
+	} wrong[] = {
+		{ "[defaults]\nkeep = 30\n", "conf:2: keep = 30: must be a time after the end of a run, like 30d" },
+		{ "[defaults]\nkeep = 0d\n", "must be a time" },
+		{ "[defaults]\nkeep = -1d\n", "must be a time" },
+		{ "[defaults]\nkeep = 3 d\n", "must be a time" },
+		{ "[defaults]\nkeep = 3dd\n", "must be a time" },
+		{ "[defaults]\nkeep = 99999999999999999999d\n", "must be a time" },
+		{ "[defaults]\nkeep =\n", "keep: the value is missing" },
+		{ "[defaults]\ncache_size = much\n", "cache_size = much: must be a size, like 20G" },
+		{ "[defaults]\ncache_size = 0\n", "must be a size" },
+		{ "[defaults]\ncache_size = 1G\ncache_size = 2G\n", "already in line 2" },
+		{ "[profile p]\nkeep = 3d\n", "'keep' belongs into a section [cluster NAME]" },
+	};
+	struct config *c = parse("[cluster a]\nhost = a\nkeep = 36h\ncache_size = 500M\n"
+				 "[cluster b]\nhost = b\nkeep = null\ncache_size = null\n[cluster c]\nhost = c\n"
+				 "[defaults]\nkeep = 2w\ncache_size = 20G\n");
+
+	(void)state;
+	assert_int_equal(config_keep(c, "a"), 36 * 3600);
+	assert_int_equal(config_keep(c, "b"), 0);
+	assert_int_equal(config_keep(c, "c"), 14 * 86400);
+	assert_int_equal(config_keep(c, "local"), 14 * 86400);
+	assert_int_equal(config_keep(c, "other"), 0);
+	assert_int_equal(config_keep(c, NULL), 0);
+	assert_int_equal(config_cluster(c, "a")->cache_bytes, 500LL * 1024 * 1024);
+	assert_int_equal(config_cluster(c, "b")->cache_bytes, 0);
+	assert_int_equal(config_cluster(c, "c")->cache_bytes, CONFIG_UNSAID);
+	assert_true(c->cache_bytes == 20LL * 1024 * 1024 * 1024);
+	config_free(c);
+	c = parse("[defaults]\nkeep = 90s\n");
+	assert_int_equal(config_keep(c, "local"), 90);
+	assert_int_equal(c->cache_bytes, 0);
+	config_free(c);
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
+		expect_mistake(wrong[i].text, wrong[i].want);
 }
 
 static void all_mistakes_are_told(void **state)
@@ -606,6 +648,7 @@ int main(void)
 		cmocka_unit_test(mistakes_have_a_line_and_a_sentence),
 		cmocka_unit_test(later_keys_say_so),
 		cmocka_unit_test(all_mistakes_are_told),
+		cmocka_unit_test(what_stays),
 		cmocka_unit_test(nothing_is_cut),
 		cmocka_unit_test(files_are_read),
 		cmocka_unit_test(the_default_path),

@@ -227,6 +227,30 @@ static void clean(void **state)
 	ef_free(f);
 }
 
+/* rmdir would take away what the other one needs. */
+static void no_purge_of_what_is_needed(void **state)
+{
+	struct ef *f = ef_new(NULL);
+	uint32_t from = run_with_result(f, "hpc", 5), run;
+	struct said s;
+
+	(void)state;
+	run = ef_run(f, "{'command': 'ls', 'inputs': {'a': 'runs/1/results/d/x'}}");
+	ef_purge(f, from, &s);
+	FAILED(&s, -EBUSY, "a run that has not ended has an input from its results");
+	ef_event(f, run, EV_SUBMITTED, "{'attempt': 1, 'job_id': '78'}");
+	ef_event(f, run, EV_STATE, "{'attempt': 1, 'status': 'running'}");
+	ef_reopen(f);
+	ef_purge(f, from, &s);
+	FAILED(&s, -EBUSY, "wait for that one, or cancel it first");
+	assert_non_null(engine_run(f->en, from));
+	ef_event(f, run, EV_END, "{'attempt': 1, 'status': 'succeeded', 'exit_code': 0}");
+	ef_purge(f, from, &s);
+	SAID(&s, 0, "");
+	assert_null(engine_run(f->en, from));
+	ef_free(f);
+}
+
 /* What live runs have from others is known to a new worker, too. */
 static void clean_after_a_restart(void **state)
 {
@@ -280,6 +304,7 @@ int main(void)
 		cmocka_unit_test(waits_for_the_run_it_names), cmocka_unit_test(brought_from_another_cluster),
 		cmocka_unit_test(that_became_shorter),        cmocka_unit_test(clean),
 		cmocka_unit_test(clean_after_a_restart),      cmocka_unit_test(staged_and_restarted),
+		cmocka_unit_test(no_purge_of_what_is_needed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -141,6 +141,46 @@ static void test_stop(void **state)
 	ef_free(f);
 }
 
+/* Orders for the Ray cluster of a session: sent once, with a word that tells them apart. */
+static void test_inner(void **state)
+{
+	struct ef *f = ef_new(NULL);
+	uint32_t plain = ef_run(f, "{'command': 'x'}"), own = ef_run(f, "{'command': 'x', 'launcher': 'ray'}");
+	uint32_t a = session(f, "{'name': 'warm', 'ray': true}");
+	struct said s = { 0 };
+
+	(void)state;
+	ef_verb(f, plain, "ray restart", &s);
+	FAILED(&s, -EINVAL, "no such cluster");
+	ef_verb(f, a, "ray restart", &s);
+	FAILED(&s, -EBUSY, "not running yet");
+	runs(f, a);
+	ef_verb(f, a, "ray dance", &s);
+	FAILED(&s, -EINVAL, "restart, stop");
+	ef_verb(f, a, "spark stop", &s);
+	FAILED(&s, -EINVAL, "no such cluster");
+	ef_verb(f, a, "ray restart", &s);
+	SAID(&s, 0, "");
+	assert_int_equal(orders(f, "ray restart 1"), 1); /* and the time */
+	ef_reopen(f);
+	assert_int_equal(orders(f, "ray restart"), 0);
+	/* what was ended of a session can be begun again, not that of a run */
+	ef_event(f, a, EV_FACTS, "{'attempt': 1, 'source': 'ray', 'ray_state': 'ended'}");
+	ef_verb(f, a, "ray restart", &s);
+	SAID(&s, 0, "");
+	runs(f, own);
+	ef_verb(f, own, "ray stop", &s);
+	SAID(&s, 0, "");
+	assert_int_equal(orders(f, "ray stop 1"), 1);
+	ef_event(f, own, EV_FACTS, "{'attempt': 1, 'source': 'ray', 'ray_state': 'ended'}");
+	ef_verb(f, own, "ray restart", &s);
+	FAILED(&s, -EBUSY, "is begun with the run alone");
+	ends(f, own);
+	ef_verb(f, own, "ray restart", &s);
+	FAILED(&s, -ESRCH, "ended");
+	ef_free(f);
+}
+
 static uint32_t step(struct ef *f, const char *more)
 {
 	char text[200];
@@ -225,7 +265,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_names),    cmocka_unit_test(test_leases), cmocka_unit_test(test_stop),
-		cmocka_unit_test(test_policies), cmocka_unit_test(test_any),
+		cmocka_unit_test(test_policies), cmocka_unit_test(test_any),    cmocka_unit_test(test_inner),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

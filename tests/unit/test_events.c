@@ -283,12 +283,166 @@ static void large_ones(void **state)
 	events_close(ev);
 }
 
+#define START "{\"slurmray\": \"start\", \"restart\": 1}\n"
+#define LATER LOG("more") MAT2 "\n" CLOSED
+#define MAT2 "{\"method\": \"report_asset_materialization\", \"params\": " MAT2_PARAMS "}"
+#define MAT2_PARAMS "{\"asset_key\": \"a\", \"data_version\": \"2\", \"metadata\": null}"
+#define CLOSED "{\"method\": \"closed\", \"params\": {}}\n"
+
+static struct events *open_held(uint32_t num)
+{
+	struct events *ev = open_events(num);
+
+	assert_int_equal(events_hold(ev), 0);
+	return ev;
+}
+
+static void append(struct events *ev, const char *text)
+{
+	assert_int_equal(events_append(ev, text, strlen(text)), 0);
+}
+
+static void count_line(void *arg, const char *line, size_t len)
+{
+	(void)line;
+	(void)len;
+	++*(int *)arg;
+}
+
+/* Reports of a start are held, and given up when the next one begins. */
+static void started_again(void **state)
+{
+	static const char first[] = OPENED LOG("one") MAT "\n" LOG("two") CUSTOM FAILED;
+	struct events *ev = open_held(8);
+	struct spool_reader *r = open_reader(8);
+	struct strbuf text = STRBUF_INIT;
+	struct events_at at = { 0, 0 };
+	int lines = 0;
+
+	(void)state;
+	append(ev, first);
+	view_is(r, SPOOL_EVENTS, OPENED LOG("one"));
+	view_is(r, SPOOL_SUPERSEDED, "");
+	append(ev, TORN "\n" START);
+	view_is(r, SPOOL_EVENTS, OPENED LOG("one"));
+	view_is(r, SPOOL_SUPERSEDED, MAT "\n" LOG("two") CUSTOM FAILED TORN "\n");
+	append(ev, OPENED LATER);
+	view_is(r, SPOOL_EVENTS, OPENED LOG("one") OPENED LOG("more"));
+	view_is(r, SPOOL_MATERIALIZATIONS, "");
+	assert_int_equal(events_settle(ev, true), 0);
+	view_is(r, SPOOL_EVENTS, OPENED LOG("one") OPENED LATER);
+	view_is(r, SPOOL_MATERIALIZATIONS, MAT2_PARAMS "\n");
+	view_is(r, SPOOL_CUSTOM, "");
+	assert_int_equal(spool_reader_rejected(r), 0);
+	assert_false(events_exception(dir, 8, &text)); /* that of the first start is no news */
+	assert_int_equal(events_after(dir, 8, &at, 1 << 20, count_line, &lines), 6);
+	assert_int_equal(lines, 6);
+	spool_reader_close(r);
+	events_close(ev);
+	assert_int_equal(spool_remove(dir, 8), 0);
+}
+
+/* It is started once, after all: everything is there in the end, in order; also what a start without a report says. */
+static void started_once(void **state)
+{
+	struct events *ev = open_held(8);
+	struct spool_reader *r = open_reader(8);
+
+	(void)state;
+	append(ev, job);
+	view_is(r, SPOOL_EVENTS, OPENED LOG("one") LOG("two"));
+	assert_int_equal(events_settle(ev, true), 0);
+	events_close(ev);
+	spool_reader_close(r);
+	all_views(8);
+	assert_int_equal(spool_remove(dir, 8), 0);
+	ev = open_held(8);
+	append(ev, OPENED LOG("one") START LOG("two"));
+	r = open_reader(8);
+	view_is(r, SPOOL_EVENTS, OPENED LOG("one") LOG("two"));
+	view_is(r, SPOOL_SUPERSEDED, "");
+	spool_reader_close(r);
+	events_close(ev);
+	assert_int_equal(spool_remove(dir, 8), 0);
+}
+
+/* Whatever the pieces, and with another worker after each. */
+static void started_again_in_pieces(void **state)
+{
+	static const char all[] = OPENED LOG("one") MAT "\n" LOG("two") START MAT "\n" START OPENED LATER;
+	static const char end[] = OPENED LOG("one") OPENED LATER;
+
+	(void)state;
+	for (size_t step = 1; step < sizeof(all); step = step * 2 + 1) {
+		struct events *ev = open_held(8);
+		struct spool_reader *r;
+
+		for (size_t at = 0; at < sizeof(all) - 1; at += step) {
+			size_t n = sizeof(all) - 1 - at < step ? sizeof(all) - 1 - at : step;
+
+			assert_int_equal(events_append(ev, all + at, n), 0);
+			events_close(ev);
+			ev = open_events(8); /* whoever opens it again knows that it is held */
+			assert_int_equal(events_hold(ev), 0);
+			assert_int_equal(events_at(ev), at + n);
+			r = open_reader(8);
+			view_is(r, SPOOL_MATERIALIZATIONS, "");
+			spool_reader_close(r);
+		}
+		assert_int_equal(events_settle(ev, true), 0);
+		events_close(ev);
+		r = open_reader(8);
+		view_is(r, SPOOL_EVENTS, end);
+		view_is(r, SPOOL_SUPERSEDED, MAT "\n" LOG("two") MAT "\n");
+		view_is(r, SPOOL_MATERIALIZATIONS, MAT2_PARAMS "\n");
+		spool_reader_close(r);
+		assert_int_equal(spool_remove(dir, 8), 0);
+	}
+}
+
+/* A kill between any two bytes of what is written: the next worker comes to the same end, but for log messages. */
+static void held_and_killed(void **state)
+{
+	static const char all[] = OPENED MAT "\n" CUSTOM START OPENED LATER;
+	cleanup_free char *index = spool_path(dir, 8, SPOOL_FILE_INDEX);
+	struct stat st;
+
+	(void)state;
+	for (off_t cut = 0, size = 1; cut <= size; cut++) {
+		struct events *ev = open_held(8);
+		struct spool_reader *r;
+
+		append(ev, all);
+		assert_int_equal(events_settle(ev, true), 0);
+		events_close(ev);
+		assert_int_equal(stat(index, &st), 0);
+		size = st.st_size;
+		if (cut >= (off_t)SPOOL_RECORD) /* the flag comes before any message is asked for */
+			assert_int_equal(truncate(index, cut), 0);
+		ev = open_events(8);
+		assert_int_equal(events_settle(ev, true), 0);
+		events_close(ev);
+		r = open_reader(8);
+		view_is(r, SPOOL_EVENTS, OPENED OPENED LATER);
+		view_is(r, SPOOL_SUPERSEDED, MAT "\n" CUSTOM);
+		spool_reader_close(r);
+		assert_int_equal(spool_remove(dir, 8), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(pieces_of_every_size), cmocka_unit_test(readers_see_whole_lines),
-		cmocka_unit_test(cuts_are_mended),      cmocka_unit_test(files_written_anew),
-		cmocka_unit_test(no_exception),         cmocka_unit_test(large_ones),
+		cmocka_unit_test(started_again),
+		cmocka_unit_test(started_once),
+		cmocka_unit_test(started_again_in_pieces),
+		cmocka_unit_test(held_and_killed),
+		cmocka_unit_test(pieces_of_every_size),
+		cmocka_unit_test(readers_see_whole_lines),
+		cmocka_unit_test(cuts_are_mended),
+		cmocka_unit_test(files_written_anew),
+		cmocka_unit_test(no_exception),
+		cmocka_unit_test(large_ones),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -106,7 +106,7 @@ static void test_step_code(void **state)
 	};
 	cleanup_strbuf struct strbuf code = STRBUF_INIT;
 	struct err e = ERR_INIT;
-	char id[] = "55";
+	char id[] = "55", other[] = "OO";
 
 	job.mem_bytes = (1 << 20) + 1;
 	job.gpus = 3;
@@ -133,6 +133,57 @@ static void test_step_code(void **state)
 	assert_non_null(strstr(code.buf, " 55.s8 USR1\n"));
 	assert_int_equal(OPS->verb(&run, "hold", NULL, &code, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "a run in a session cannot do that"));
+	/* the same in a session of another state directory */
+	run.uuid = "UU-1";
+	job.holder.uuid = other;
+	strbuf_reset(&code);
+	OPS->submit(&run, 100, 9, &code);
+	assert_string_equal(code.buf, "st_submit /d/UU-1/runs/8/a1 /d/UU-1/ends slurmray:UU-1/8/a1 100 9 '' "
+				      "/d/OO/runs/7/a2 55.s8.UU 'UU-1:8/a1 6 0 2 3 2'\n");
+	strbuf_reset(&code);
+	assert_int_equal(OPS->verb(&run, "cancel", NULL, &code, &e), 0);
+	assert_string_equal(code.buf, "st_verb cancel /d/UU-1/runs/8/a1 UU-1:8/a1 /d/OO/runs/7/a2 slurmray:OO/7/a2 55 "
+				      "55.s8.UU 4\n");
+}
+
+/* A session that is shared by its name asks for the others' first; what makes it what it is has a print. */
+static void test_shared_code(void **state)
+{
+	char name[] = "warm", nodes[] = "--nodes=2", *sbatch[] = { nodes, NULL };
+	struct job job = { .name = name, .sbatch = sbatch, .share = SHARE_BEGIN, .idle_s = 60 };
+	const struct sched_run run = { .num = 8, .attempt = 1, .uuid = "UU", .directory = "~/d", .job = &job };
+	cleanup_strbuf struct strbuf a = STRBUF_INIT, b = STRBUF_INIT, why = STRBUF_INIT;
+	char id[64], *uuid = NULL;
+	uint32_t num, attempt;
+
+	(void)state;
+	OPS->submit(&run, 100, 0, &a);
+	assert_int_equal(strncmp(a.buf, "st_share \"$HOME\"/d UU/8/a1/", 27), 0);
+	assert_non_null(strstr(a.buf, " warm 0 || sl_submit "));
+	OPS->submit(&run, 100, 0, &b);
+	assert_string_equal(a.buf, b.buf);
+	strbuf_reset(&b);
+	nodes[8] = '3';
+	OPS->submit(&run, 100, 0, &b);
+	assert_string_not_equal(a.buf, b.buf);
+	strbuf_reset(&b);
+	job.share = SHARE_ATTACH;
+	OPS->submit(&run, 100, 0, &b);
+	assert_non_null(strstr(b.buf, " warm 1 || sl_submit "));
+	assert_int_equal(OPS->submit_result(0, "ok 55\nshared 0a-b/7/a2\n", "", id, sizeof(id), &why), SCHED_OK);
+	assert_string_equal(id, "55");
+	assert_int_equal(OPS->submit_result(0, "ok 55.s8.0a1b2c3d\n", "", id, sizeof(id), &why), SCHED_OK);
+	assert_string_equal(id, "55.s8.0a1b2c3d");
+	assert_true(job_shared_parse("0a-b/7/a2", &uuid, &num, &attempt));
+	assert_string_equal(uuid, "0a-b");
+	assert_int_equal(num, 7);
+	assert_int_equal(attempt, 2);
+	free(uuid);
+	assert_false(job_shared_parse("0a-b/7", &uuid, &num, &attempt));
+	assert_false(job_shared_parse("/7/a2", &uuid, &num, &attempt));
+	assert_false(job_shared_parse("0a/x/a2", &uuid, &num, &attempt));
+	assert_false(job_shared_parse("0a/7/a2/3", &uuid, &num, &attempt));
+	assert_false(job_shared_parse("0a/7/a0", &uuid, &num, &attempt));
 }
 
 /* Many steps in one request, and what is said of each. */
@@ -140,7 +191,11 @@ static void test_steps_code(void **state)
 {
 	static const char out[] = "run 8/a1\nok 55.s8\nrun 80/a1\nunsure\nno space\nrun 9/a2\nvoid\n";
 	char id[] = "55";
-	struct job job = { .ntasks = 1, .cpus_per_task = 2, .gpus = -1, .merged = true, .holder = { 7, 2, id } };
+	struct job job = { .ntasks = 1,
+			   .cpus_per_task = 2,
+			   .gpus = -1,
+			   .merged = true,
+			   .holder = { .num = 7, .attempt = 2, .job_id = id } };
 	struct sched_run runs[] = { { .num = 8, .attempt = 1, .uuid = "UU", .directory = "~/d e", .job = &job },
 				    { .num = 9, .attempt = 2, .uuid = "UU", .directory = "~/d e", .job = &job },
 				    { .num = 80, .attempt = 1 },
@@ -331,6 +386,33 @@ static void test_poll_numbers(void **state)
 					  "", take_counts, &rows, NULL),
 			 0);
 	assert_string_equal(rows.buf, "1 1000 2 8\n2 0 4 16\n3 1000 0 0\n4 1000 0 0\n");
+}
+
+static void take_runner(void *arg, const struct sched_row *row)
+{
+	if (row->runner)
+		strbuf_addf(arg, "%s %s %lld %s\n", row->job_id, row->token, (long long)row->now, row->runner);
+	else
+		strbuf_addf(arg, "%s until %lld\n", row->job_id, (long long)row->end);
+}
+
+static void test_poll_sessions(void **state)
+{
+	cleanup_strbuf struct strbuf rows = STRBUF_INIT;
+
+	(void)state;
+	assert_int_equal(OPS->poll_result(0,
+					  "1|RUNNING|None|n[1-2]|1000 2 8 4600|slurmray:u/1/a1|/d\n"
+					  "2|RUNNING|None|n1|1000 1 1 NONE|slurmray:u/2/a1|/d\n"
+					  "1.s3|RUNNING|||1010 0 0|slurmray:u/3/a1|\n"
+					  "@1|slurmray:u/1/a1|1020|nodes n1 n2;beat 1015;lost n2;\n"
+					  "@2|slurmray:u/2/a1|1020|\n"
+					  "@3|cut off\n",
+					  "", take_runner, &rows, NULL),
+			 0);
+	assert_string_equal(rows.buf, "1 until 4600\n2 until 0\n1.s3 until 0\n"
+				      "1 slurmray:u/1/a1 1020 nodes n1 n2;beat 1015;lost n2;\n"
+				      "2 slurmray:u/2/a1 1020 \n");
 }
 
 static void test_sacct_numbers(void **state)
@@ -1149,6 +1231,7 @@ int main(void)
 		cmocka_unit_test(test_other_code),
 		cmocka_unit_test(test_step_code),
 		cmocka_unit_test(test_steps_code),
+		cmocka_unit_test(test_shared_code),
 		cmocka_unit_test(test_verb_code),
 		cmocka_unit_test(test_cancel_with_grace),
 		cmocka_unit_test(test_verb_before_submission),
@@ -1156,6 +1239,7 @@ int main(void)
 		cmocka_unit_test(test_poll),
 		cmocka_unit_test(test_poll_odd_rows),
 		cmocka_unit_test(test_poll_numbers),
+		cmocka_unit_test(test_poll_sessions),
 		cmocka_unit_test(test_sacct_numbers),
 		cmocka_unit_test(test_usage),
 		cmocka_unit_test(test_poll_failed),

@@ -42,6 +42,15 @@ def submit(job, spec):
         os.close(fd)
 
 
+def over(spec, more):
+    """`more` wins over `spec`; of maps (env, ray) each member for itself, and KEY.MEMBER is one."""
+    for name, value in more.items():
+        key, _, member = name.partition(".")
+        old, value = spec.get(key), {member: value} if member else value
+        spec = {**spec, key: {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value}
+    return spec
+
+
 class SlurmrayStepHandler(StepHandler):
     name = "slurmray"
 
@@ -64,12 +73,11 @@ class SlurmrayStepHandler(StepHandler):
         # Without instance_ref nothing of dagster.yaml is in the job's variables: it reads that of its own DAGSTER_HOME.
         args = ExecuteStepArgs(job_origin=origin, run_id=args.run_id, step_keys_to_execute=[key], retry_mode=args.retry_mode,
                                known_state=args.known_state, should_verify_step=True)
-        submit(job, {"workdir": getattr(origin.repository_origin.code_pointer, "working_directory", None),
-                     "name": re.sub("[^A-Za-z0-9._-]", "_", key), **self.spec, **tags,
-                     "env": {**self.env, **self.spec.get("env", {}), **tags.get("env", {}),
-                             **{v["name"]: v["value"] for v in args.get_command_env()}},
-                     "tags": ["dagster", "dagster_" + args.run_id],
-                     "command": [self.python or origin.executable_path, "-m", "dagster", "api", "execute_step"]})
+        spec = {"workdir": getattr(origin.repository_origin.code_pointer, "working_directory", None),
+                "name": re.sub("[^A-Za-z0-9._-]", "_", key), "env": self.env}
+        submit(job, over(over(over(spec, self.spec), tags), {
+            "env": {v["name"]: v["value"] for v in args.get_command_env()}, "tags": ["dagster", "dagster_" + args.run_id],
+            "command": [self.python or origin.executable_path, "-m", "dagster", "api", "execute_step"]}))
         yield DagsterEvent.step_worker_starting(context.get_step_context(key), "Step %s is the job %s." % (key, job), metadata={})
 
     def check_step_health(self, context):

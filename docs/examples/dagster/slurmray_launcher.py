@@ -1,11 +1,6 @@
 """Each run of Dagster is a job: a run launcher over the files of slurmray. Copy this file to where webserver, daemon and jobs can import
 it, and name it in dagster.yaml. Tags of a run say what its job needs: `slurmray/KEY`, or `slurmray/config` with an object of keys."""
-import contextlib
-import glob
-import json
-import os
-import threading
-
+import contextlib, glob, json, os, threading  # noqa: E401
 import dagster as dg
 from dagster._core.errors import DagsterLaunchFailedError
 from dagster._core.launcher import CheckRunHealthResult, RunLauncher, WorkerStatus
@@ -24,14 +19,21 @@ def submit(job, spec):
     """Once, however often: the run's name says which job it is."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(job)
-    fd = os.open(job + "/spec", os.O_RDWR)
-    try:
-        os.write(fd, json.dumps(spec).encode())
-    except OSError as e:
-        if read(job, "status") == "draft":  # else it was submitted before
-            raise DagsterLaunchFailedError("%s: %s" % (job, os.read(fd, 4096).decode().strip())) from e
-    finally:
-        os.close(fd)
+    with open(os.open(job + "/spec", os.O_RDWR), "r+b", buffering=0) as f:
+        try:
+            f.write(json.dumps(spec).encode())
+        except OSError as e:
+            if read(job, "status") == "draft":  # else it was submitted before
+                raise DagsterLaunchFailedError("%s: %s" % (job, f.read(4096).decode().strip())) from e
+
+
+def over(spec, more):
+    """`more` wins over `spec`; of maps (env, ray) each member for itself, and KEY.MEMBER is one."""
+    for name, value in more.items():
+        key, _, member = name.partition(".")
+        old, value = spec.get(key), {member: value} if member else value
+        spec = {**spec, key: {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value}
+    return spec
 
 
 class SlurmrayRunLauncher(RunLauncher, ConfigurableClass):
@@ -39,9 +41,8 @@ class SlurmrayRunLauncher(RunLauncher, ConfigurableClass):
     inst_data = property(lambda self: self._inst_data)
 
     def __init__(self, inst_data, mount, spec, env, python):
-        self._inst_data, self.mount, self.spec, self.python = inst_data, mount, spec, python
+        self._inst_data, self.mount, self.spec, self.python, self.stop = inst_data, mount, spec, python, threading.Event()
         self.env = {k: os.environ[k] for k in ["DAGSTER_HOME", *env] if k in os.environ}
-        self.stop = threading.Event()
         self.dispose = self.stop.set
         super().__init__()
 
@@ -86,9 +87,8 @@ class SlurmrayRunLauncher(RunLauncher, ConfigurableClass):
         command = args(job_origin=origin, run_id=run.run_id, instance_ref=None).get_command_args()[-3:]
         tags = {k[9:]: v for k, v in run.tags.items() if k.startswith("slurmray/")}
         tags.update(json.loads(tags.pop("config", "{}")))
-        submit(job, {"workdir": getattr(origin.repository_origin.code_pointer, "working_directory", None),
-                     "name": run.job_name, **self.spec, **tags, "env": {**self.env, **self.spec.get("env", {}), **tags.get("env", {})},
-                     "tags": ["dagster", "dagster_" + run.run_id],
+        spec = {"workdir": getattr(origin.repository_origin.code_pointer, "working_directory", None), "name": run.job_name, "env": self.env}
+        submit(job, {**over(over(spec, self.spec), tags), "tags": ["dagster", "dagster_" + run.run_id],
                      "command": [self.python or origin.executable_path, "-m", "dagster", *command]})
         self._instance.report_engine_event("This run is the job %s." % job, run)
 
@@ -97,10 +97,10 @@ class SlurmrayRunLauncher(RunLauncher, ConfigurableClass):
 
     def terminate(self, run_id):
         run = self._instance.get_run_by_id(run_id)
-        if run and not run.is_finished:
+        if live := bool(run and not run.is_finished):
             self._instance.report_run_canceling(run)
             self.cancel(run_id)
-        return bool(run and not run.is_finished)
+        return live
 
     def cancel(self, run_id):
         read(self.mount, "status")  # or says that the mount is away

@@ -100,6 +100,7 @@ _param() { # JSON before a path, the path, JSON behind it
 DAGSTER_PIPES_CONTEXT=$(_param '{"path": "' "$_dir/context" '"}') || unready
 export DAGSTER_PIPES_CONTEXT
 [ -z "$(tail -c 1 events 2>/dev/null)" ] || echo >>events
+[ "$_restart" = 0 ] || echo '{"slurmray": "start", "restart": '"$_restart}" >>events || unready
 : >>events || unready
 DAGSTER_PIPES_MESSAGES=$(_param '{"path": "' "$_dir/events" '"}') || unready
 export DAGSTER_PIPES_MESSAGES

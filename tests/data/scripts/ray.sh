@@ -178,8 +178,10 @@ _begun=${EPOCHREALTIME//[!0-9]/}
 umask 077
 mkdir -p "$_kind/logs" "$_kind.d"
 echo $$ >"$_kind.d/keeper"
+rm -f "$_kind.d/command"
+[ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
 rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
-rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
+rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/python" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
 	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
 }
@@ -192,6 +194,28 @@ _put why 'its nodes are starting'
 _put state starting
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
+# A run's own takes orders itself; to a session's its runner passes them on. Started again it goes on where it was.
+if [ "$_mode" = run ] && [ "${3:-}" != again ]; then { : >>orders && exec 7<orders; } || exit 73; fi
+_part='' _done=${4:-}
+_orders() { # KIND restart|stop WHICH .
+	local line
+	for ((;;)); do
+		if ! read -r line <&7; then
+			_part+=$line
+			return
+		fi
+		line=$_part$line _part=''
+		# shellcheck disable=SC2086 # words
+		set -- $line
+		[ "$1:$#:${4:-}" = "$_kind:4:." ] || continue
+		if [ "$3" = "$_done" ] && [ "$3" != - ]; then continue; fi
+		_done=$3
+		case $2 in
+		restart) : >"$_kind.d/restart" && _stop=restart ;;
+		stop) _stop=stop ;;
+		esac
+	done
+}
 _stop='' _state=starting _head='' _watch='' _up=''
 declare -A _fd _pid _vers _host _ip _at _ended _row
 _names=() _ncpus=()
@@ -223,12 +247,29 @@ _spawn() { # _spawn NODE ROLE CPUS
 	(
 		trap - TERM
 		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec "${run[@]}" 6>&-
+		exec "${run[@]}" 6>&- 7<&-
 	) <"$_kind.d/in.$1" >&6 2>>"$_kind/logs/$1/srun.log" &
 	_pid[$1]=$!
 }
 _tell() { # _tell NODE LINE
 	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
+}
+
+# Of a node whose program and its guard were killed, all that they can not end any more.
+_cleaners=()
+_clean() { # _clean NODE
+	local f role=worker run
+	[ "$1" != "$_head" ] || role=head
+	run=(bash "$_home/$_kind-node" "$_home" "$1" "$role" 0 999999999)
+	# Here it needs no srun, which starts nothing in a job that has ended for Slurm.
+	[ -n "${_local:-}" ] || [ "$1" = "${SLURMD_NODENAME:-}" ] ||
+		run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J "$_kind" "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&- timeout -k 1 10 "${run[@]}"
+	) </dev/null >/dev/null 2>&1 &
+	_cleaners+=($!)
 }
 
 _call() { # the workers, once
@@ -256,10 +297,19 @@ _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 		kill -TERM "$_parent" 2>/dev/null
 	fi
 }
+_slurm_says() { # of the job, when that is not that it runs
+	local s
+	[ -z "${_local:-}" ] || return 0
+	s=$(timeout -k 1 3 squeue -h -t all -j "$SLURM_JOB_ID" -o %T 2>/dev/null)
+	case $s in '' | RUNNING) ;; *) echo " (Slurm calls the job $s)" ;; esac
+}
 _lost() { # _lost NODE WHY
 	[ -z "${_ended[$1]:-}" ] || return 0
 	_ended[$1]=1
-	[ "$2" != 'ended without a word' ] || _clean "$1"
+	if [ "$2" = 'ended without a word' ]; then
+		_clean "$1"
+		set -- "$1" "$2$(_slurm_says)"
+	fi
 	if [ "$1" = "$_head" ]; then
 		# When all of a job is told to end, this process may be the last to know.
 		sleep 0.5
@@ -294,7 +344,7 @@ _hello() { # _hello NODE VERSION PYTHON HOST ADDRESS
 	elif [ -n "$v" ]; then
 		case $2. in "$v".*) ;; *) _fail "${_kind}_version=$v was asked for, and $1 has $_name $2" ;; esac
 	fi
-	[ "$1" != "$_head" ] || _head_is "$2"
+	[ "$1" != "$_head" ] || _head_is "$2" "$3"
 	for v in "${!_vers[@]}"; do
 		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has $_name ${_vers[$v]}, and $1 has $_name ${_vers[$1]}: they must be the same"
 	done
@@ -308,10 +358,11 @@ _line() { # _line NODE WORD...
 		;;
 	*:again)
 		_log "$*"
+		[ "$1" != "$_head" ] || _up='' # who looked at it was ended with it
 		;;
 	*:up)
 		_log "$*"
-		[ -z "$_up" ] || return 0 # a second try
+		[ -z "$_up" ] || return 0
 		_up=$3 _dashboard=$4 _client_at=$5
 		_look
 		[ "$_join_at" != up ] || _call
@@ -339,7 +390,7 @@ _line() { # _line NODE WORD...
 		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
 		;;
 	@:more)
-		_extra+="${*:3}"$'\n'
+		_extra+="${_at[$3]:-$3} ${*:4}"$'\n'
 		;;
 	@:free)
 		_free+="$3 $4 of $5"$'\n'
@@ -372,21 +423,36 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called='' _suspect='' _beat=$SECONDS _looked=$SECONDS
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
 	_pause=1
-	[ "$_state" != starting ] || _pause=0.1
+	[ "$_state$_suspect" = ready ] || [ "$_state$_suspect" = degraded ] || _pause=0.1
 	if IFS= read -r -t "$_pause" -u 6 line; then
 		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
 		_line $line
-		continue
+		[ "$SECONDS" != "$_looked" ] || continue
+	else
+		_half+=$line # what the time limit cut in two
 	fi
-	_half+=$line # what the time limit cut in two
+	_looked=$SECONDS
+	if [ $((SECONDS - _beat)) -ge 5 ]; then
+		_beat=$SECONDS
+		for n in "${_names[@]}"; do _tell "$n" .; done
+	fi
+	[ "$_mode" != run ] || _orders
 	for n in "${_names[@]}"; do
-		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
+		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
+		# What it said last may have come since.
+		if [ "$_suspect" = "$n" ]; then
+			_suspect=''
+			_lost "$n" 'ended without a word'
+		elif [ -z "${_ended[$n]:-}" ]; then
+			_suspect=$n
+			break
+		fi
 	done
 	kill -0 "$_parent" 2>/dev/null || _stop=parent
 	[ -n "$_stop" ] || [ "$_state" != starting ] || _ready || [ $((${EPOCHREALTIME//[!0-9]/} - _begun)) -lt $((_timeout * 1000000)) ] || {
@@ -399,7 +465,17 @@ done
 
 # Workers first: a head that is gone would keep them waiting.
 _log "stopping: $_stop"
-[ "$_state" = failed ] || _put state stopping
+if [ "$_state" != failed ] && [ -e "$_kind.d/restart" ]; then # who waits for it waits on
+	_put why 'it is started again'
+	_put state starting
+elif [ "$_state" != failed ]; then
+	_put state stopping
+fi
+for n in "${_names[@]}"; do # some may have gone in the same moment
+	if [ "$_stop" = TERM ] || [ -n "${_ended[$n]:-}" ] || kill -0 "${_pid[$n]}" 2>/dev/null; then continue; fi
+	_ended[$n]=1
+	_clean "$n"
+done
 _await() { # _await NODE...
 	local i n left
 	for ((i = 0; i < 30; i++)); do
@@ -429,14 +505,14 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 fi
 [ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
 rm -f "$_kind.d"/in.* "$_kind.d/report"
-if [ "$_state" != failed ]; then
+if [ "$_state" != failed ] && [ ! -e "$_kind.d/restart" ]; then
 	_put why 'it was ended'
 	_put state ended
 fi
 _log "ended"
 if [ -e "$_kind.d/restart" ] && kill -0 "$_parent" 2>/dev/null; then
 	sed -i '/^_id=/d' "$_kind-settings"
-	exec bash "$_home/$_kind-keeper" "$_home" "$_mode"
+	exec bash "$_home/$_kind-keeper" "$_home" "$_mode" again "$_done"
 fi
 rm -f "$_kind.d/keeper"
 END_OF_FILE
@@ -452,7 +528,8 @@ _kind=${_kind%-node}
 . "$_home/$_kind-settings" || exit 66
 . "$_home/$_kind-kind" || exit 66
 _logs=$_home/$_kind/logs/$_node
-_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;"
+# With the id of this one: what is left of an earlier one is swept while the next begins.
+_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;$_id"
 _say() { printf '%s %s\n' "$_node" "$*"; }
 
 # All processes of this node's part: those that have the mark in their environment, what they started, and those that
@@ -460,10 +537,8 @@ _say() { printf '%s %s\n' "$_node" "$*"; }
 _left() {
 	{
 		grep -alsF "$_mark" /proc/[0-9]*/environ
-		find /proc/[0-9]*/fd -maxdepth 1 -lname "$_tmp/*" 2>/dev/null | while IFS=/ read -r _ _ p _; do
-			[ "$p" = "$_last" ] && continue
-			_last=$p
-			IFS= read -r -d '' c <"/proc/$p/cmdline" && _titled "$c" && echo "/proc/$p/environ"
+		[ -z "$_titles" ] || grep -alsE "$_titles" /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ p _; do
+			find "/proc/$p/fd" -maxdepth 1 -lname "$_tmp/*" -printf "/proc/$p/environ\\n" -quit
 		done
 	} 2>/dev/null | {
 		cut -d/ -f3
@@ -498,11 +573,33 @@ _own_dir() {
 	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
 }
 
+# What kept the cluster was killed, on this node, which is the head's. The command of a run has no cluster any more, and
+# nobody else would tell it.
+_bereft=''
+_bereave() {
+	echo 'what kept the cluster was killed' >"$_home/$_kind/why"
+	echo failed >"$_home/$_kind/state"
+	{ read -r _bereft <"$_home/$_kind.d/command"; } 2>/dev/null || return 0
+	cp "$_home/$_kind/why" "$_home/reason"
+	echo "$_kind" >"$_home/fault"
+	kill -TERM "$_bereft"
+}
+_bury() { # after its grace
+	local i
+	for ((i = 0; i < _grace * 10; i++)); do
+		kill -0 "${_bereft:-0}" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -KILL "$_bereft"
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
 	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
+	[ "$_role" != head ] || ! read -r p 2>/dev/null <"$_home/$_kind.d/keeper" || kill -0 "$p" 2>/dev/null || _bereave
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	exit 0
 fi
 
@@ -601,18 +698,20 @@ _end() {
 		_copy
 	fi
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	_say gone
 	exit 0
 }
 
 [ "$_role" != head ] || _start_head
-_told='' _tick=0 _half=''
+_told='' _tick=0 _half='' _silent=0
 while [ -z "$_stop" ]; do
 	if [ "$_role" = head ] && [ -z "$_told" ]; then
 		if _open "$_addr" "$_port"; then
 			_told=1
 			_say up "$(_up_words)"
 		fi
+		_silent=0
 		IFS= read -r -t 0.1 line
 	else
 		IFS= read -r -t 1 line
@@ -620,7 +719,7 @@ while [ -z "$_stop" ]; do
 	rc=$?
 	_half+=$line # what the time limit cut in two
 	if [ $rc = 0 ]; then
-		line=$_half _half=''
+		line=$_half _half='' _silent=0
 		case $line in
 		stop) break ;;
 		join\ *)
@@ -633,12 +732,12 @@ while [ -z "$_stop" ]; do
 			;;
 		esac
 	elif [ $rc -le 128 ]; then # nobody is there any more
-		[ "$_role" != head ] || [ -n "$_stop" ] || {
-			echo 'what kept the cluster was killed' >"$_home/$_kind/why"
-			echo failed >"$_home/$_kind/state"
-		}
+		[ "$_role" != head ] || [ -n "$_stop" ] || _bereave
 		break
 	fi
+	# The keeper says something every five seconds. A step whose slurmd and srun are gone hears no end of its input. Looks
+	# are counted, for the time goes on while a job is suspended.
+	[ $((_silent++)) -lt 25 ] || break
 	[ ${#_pids[@]} != 0 ] || continue
 	_dead=''
 	for p in "${_pids[@]}"; do kill -0 "$p" 2>/dev/null || _dead=$p; done
@@ -662,10 +761,7 @@ cat >ray-kind <<'END_OF_FILE' || unready
 # What Ray is, for the keeper of a cluster and for its nodes.
 _name=Ray _with=Python _join_from=1
 _join_at=alive # before the head's own raylet is there, workers can only wait, and not for long
-_titled() { # its own processes that changed their title
-	case $1 in ray-* | ray::*) return 0 ;; esac
-	return 1
-}
+_titles='^ray(-|::)' # of its own processes that changed them
 _log_dir() {
 	[ -d "$_tmp/session_latest/logs" ] && echo "$_tmp/session_latest/logs" || echo "${_other:-$_tmp}/session_latest/logs"
 }
@@ -708,6 +804,7 @@ _know() { # which one is there: _vers and _auth
 _start() { # _start OPTION...
 	_said=("$@") _tries=$((_tries + 1))
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
+		"SLURMRAY_PATIENCE=$_timeout" "RAY_DASHBOARD_STARTUP_TIMEOUT_S=$_timeout" "RAY_agent_register_timeout_ms=${_timeout}000"
 		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
 	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
 	[ "$cpus" != -1 ] || cpus=$_ncpus
@@ -739,15 +836,17 @@ _start() { # _start OPTION...
 	(
 		export "${env[@]}"
 		# shellcheck disable=SC2016 # for that shell; what is in the background ignores INT, and ray.cancel needs it
-		_in sh -c 'env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid ray "$@"
-			exec setsid ray "$@"' - start --temp-dir="$_tmp" "$@"
+		_in sh -c 'py=$(sed -n "1s/^#! *//p" "$(command -v ray)")
+		case $py in *python*) set -- $py "$@" ;; *) shift && set -- ray "$@" ;; esac
+		env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid "$@"
+		exec setsid "$@"' - "$_home/ray-start" start --temp-dir="$_tmp" "$@"
 	) >>"$_logs/ray-start.log" 2>&1 </dev/null &
 	_pids=($!)
 	kill -0 "${_guard:-}" 2>/dev/null || _watch
 }
 _tries=0
-_again() { # its own limit of 30 s for the start of a raylet is short for a busy node
-	[ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
+_again() { # ray-start knows the limits that Ray has; there may be others
+	[ "$_tries" -lt 9 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
 	_sweep
 	_told=''
 	_say again "$_tries"
@@ -768,9 +867,10 @@ _up_words() {
 }
 
 # For the keeper.
-_head_is() { # _head_is VERSION
+_head_is() { # _head_is VERSION PYTHON
 	local v=${1#*.}
 	_put version "$1"
+	_put python "$2"
 	if [ "$_token" != 1 ] || { [ "${1%%.*}" -le 2 ] && [ "${v%%.*}" -lt 52 ]; }; then
 		rm -f ray/token
 		_log "no token: $([ "$_token" = 1 ] && echo "Ray $1 has none" || echo 'token=false')"
@@ -778,13 +878,16 @@ _head_is() { # _head_is VERSION
 }
 _before() { :; }
 _publish() { :; }
+_eye=''
 _look() { # the watcher, as part of the head's node: it is found when that is ended
-	local fd f
-	mkfifo ray.d/in.@ && exec {fd}<>ray.d/in.@ || exit 73
-	_fd[@]=$fd
+	local f
+	[ -z "$_eye" ] || exec {_eye}>&- # a second try
+	rm -f ray.d/in.@
+	mkfifo ray.d/in.@ && exec {_eye}<>ray.d/in.@ || exit 73
+	_fd[@]=$_eye
 	(
 		trap - TERM
-		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
+		export "SLURMRAY_RAY_NODE=$_tag@$_head;$_id" RAY_DISABLE_IMPORT_WARNING=1
 		[ ! -e ray/token ] || export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_home/ray/token"
 		for f in "${_fd[@]}"; do exec {f}>&-; done
 		exec 6>&-
@@ -795,21 +898,6 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 			exec $py "$@"' - "$_home/ray-watch" "$_up" ${#_names[@]}
 	) <ray.d/in.@ >&6 2>>ray.d/watch.log &
 	_watch=$!
-}
-
-# Of a node whose program and its guard were killed, all that they can not end any more.
-_cleaners=()
-_clean() { # _clean NODE
-	local f role=worker run
-	[ "$1" != "$_head" ] || role=head
-	run=(bash "$_home/ray-node" "$_home" "$1" "$role" 0 999999999)
-	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J ray "${run[@]}")
-	(
-		trap - TERM
-		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec 6>&- timeout -k 1 4 "${run[@]}"
-	) </dev/null >/dev/null 2>&1 &
-	_cleaners+=($!)
 }
 END_OF_FILE
 
@@ -856,6 +944,68 @@ if [ -e "$_at/address" ]; then
 		export RAY_API_SERVER_ADDRESS
 	fi
 fi
+END_OF_FILE
+
+cat >ray-start <<'END_OF_FILE' || unready
+"""`ray start`, with patience: a raylet gives up when the agents beside it, which import much, have not said their ports within 15 s,
+and `ray start` when the raylet is not known within 30 s. All the ports are given, so they can be said at once, and who waits may
+wait as long as the raylet lives. Where Ray is not as expected, it is left as it is."""
+import inspect
+import os
+import sys
+import time
+from importlib.util import find_spec
+
+PORTS = (('DASHBOARD_AGENT_LISTEN_PORT_NAME', 'dashboard_agent_listen_port'), ('METRICS_AGENT_PORT_NAME', 'metrics_agent_port'),
+         ('METRICS_EXPORT_PORT_NAME', 'metrics_export_port'), ('RUNTIME_ENV_AGENT_PORT_NAME', 'runtime_env_agent_port'))
+
+
+def announce(given):
+    import ray._raylet as core
+    complete = all(find_spec(m) for m in ('aiohttp', 'aiohttp_cors', 'grpc', 'opencensus', 'prometheus_client'))
+    for name, key in PORTS if complete and hasattr(core, 'persist_port') else ():
+        if hasattr(core, name) and given.get(key):
+            core.persist_port(given['session_dir'], given['node_id'], getattr(core, name), int(given[key]))
+
+
+def patient(seconds):
+    import ray._private.services as services
+    limit, raylets = time.monotonic() + seconds, []
+    real_start, real_get = services.start_raylet, services.get_node
+    names = list(inspect.signature(real_start).parameters)
+
+    def start_raylet(*args, **kwargs):
+        try:
+            announce(dict(zip(names, args), **kwargs))
+        except Exception as e:
+            print('slurmray: ports were not announced:', repr(e), flush=True)
+        raylets.append(real_start(*args, **kwargs))
+        return raylets[-1]
+
+    def get_node(*args, **kwargs):
+        while True:
+            try:
+                return real_get(*args, **kwargs)
+            except RuntimeError:
+                if any(r.process.poll() is not None for r in raylets):
+                    raise Exception('The raylet timed out during startup, or crashed') from None
+                if time.monotonic() > limit:
+                    raise
+            time.sleep(0.2)
+
+    services.start_raylet, services.get_node = start_raylet, get_node
+
+
+try:
+    patient(float(os.environ.pop('SLURMRAY_PATIENCE')))
+except Exception as e:
+    print('slurmray: without patience:', repr(e), flush=True)
+try:
+    from ray.scripts.scripts import main
+except ImportError:
+    os.execvp('ray', ['ray'] + sys.argv[1:])
+sys.argv[0] = 'ray'
+sys.exit(main())
 END_OF_FILE
 
 cat >ray-watch <<'END_OF_FILE' || unready

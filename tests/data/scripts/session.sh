@@ -96,7 +96,7 @@ cd "$_hold" || exit 66
 _job=${SLURM_JOB_ID:?}
 _host=$(uname -n)
 _bell=$_hold/bell
-declare -A _pid _got _since _seen _on _lease _gone
+declare -A _pid _got _since _seen _on _lease _gone _ear
 _wait=() _over=() _live=0 _stop='' _half8='' _half7='' _dirty=1 _told=0 _beat=0 _swept=0 _leased=''
 _quiet=$SECONDS
 printf -v _up '%(%s)T' -1
@@ -182,6 +182,15 @@ _take() { # _take WHERE SIGN: 1 takes it, -1 gives it back
 	done
 }
 
+# Where a step is.
+_at() { # _at KEY
+	case $1 in
+	*:*) _root=${_base%/*}/${1%%:*} _k=${1#*:} _of=.${1%%-*} _of=${_of%%:*} ;;
+	*) _root=$_base _k=$1 _of='' ;;
+	esac
+	_num=${_k%%/*} _dir=$_root/runs/$_k _end=$_root/ends/${_k%/*}.${_k#*/}
+}
+
 # Others read these whole or not at all.
 _tell() {
 	local k now left
@@ -208,22 +217,35 @@ _tell() {
 	mv -f new/steps new/session new/leases .
 }
 
+# What no child may hold open: or nobody sees that this process is gone.
+_leave() {
+	local f
+	exec 7<&- 8<&- 9<&-
+	for f in "${_ear[@]}"; do exec {f}>&-; done
+}
+
 # A step: its wrapper is the leader of a session of its own, so that all that it leaves behind is found.
 _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
-	local num=${1%%/*} dir=$_base/runs/$1 on=${_where%%:*} gpus=${_where##*:} t f
+	local on=${_where%%:*} gpus=${_where##*:} t f
+	_at "$1"
 	read -r t _ </proc/uptime && f=${EPOCHREALTIME//[!0-9]/} && _off=$((f / 10000 - ${t%.*} * 100 - 1${t#*.} + 100))
+	if [ "$on" != 0 ]; then
+		rm -f "new/in.$_num$_of"
+		mkfifo "new/in.$_num$_of" && exec {f}<>"new/in.$_num$_of" && _ear[$1]=$f
+	fi
 	(
 		trap : TERM INT QUIT # Slurm tells everybody; and what is in the background would not hear the others
-		exec 7<&- 8<&- 9<&- </dev/null
-		cd "$dir" || exit 0
-		export SLURMRAY_JOB_ID=$_job.s$num SLURMRAY_BELL=$_bell
+		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$_num$_of"; else exec </dev/null; fi
+		_leave
+		cd "$_dir" || exit 0
+		export SLURMRAY_JOB_ID=$_job.s$_num$_of SLURMRAY_BELL=$_bell
 		if [ "$5" != - ] && [ -n "${_gpus[on]}" ]; then
 			export SLURM_STEP_GPUS=$gpus CUDA_VISIBLE_DEVICES=$gpus ROCR_VISIBLE_DEVICES=$gpus
 		fi
 		exec >>stdout
 		if [ "$3" = 1 ]; then exec 2>&1; else exec 2>>stderr; fi
 		if [ "$on" = 0 ]; then
-			export SLURMRAY_RUNNER="$_off $_host"
+			export SLURMRAY_RUNNER="$_off $_host $1"
 			exec setsid bash ./script
 		fi
 		set -- "$_bell" "$1" "$2" "${_node[on]}" "$5"
@@ -232,8 +254,8 @@ _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
 			"CUDA_VISIBLE_DEVICES=$gpus" "ROCR_VISIBLE_DEVICES=$gpus"; fi
 		# shellcheck disable=SC2016 # for that shell
 		exec setsid bash -c 'trap : TERM INT HUP USR1 USR2
-			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" "${@:5}" sh ./script
-			echo "$2" 1<>"$1"' - "$@"
+			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" "${@:7}" bash "$5" "$6"
+			echo "$2" 1<>"$1"' - "${@:1:4}" "$_hold/far" "$_grace" "${@:5}"
 	) 2>/dev/null &
 	_pid[$1]=$! _got[$1]=$_where _on[$1]=$on
 	printf -v "_since[$1]" '%(%s)T' -1
@@ -259,45 +281,57 @@ _sweep() {
 }
 
 _end() { # _end NUM/aATTEMPT
-	local dir=$_base/runs/$1
+	_at "$1"
+	local f
 	_take "${_got[$1]}" -1
 	_over+=("${_pid[$1]}")
 	_live=$((_live - 1)) _dirty=1
 	# Whose wrapper was killed has no record; one that was read already is in the step's own directory.
-	if [ ! -e "$_base/ends/${1%/*}.${1#*/}" ] && [ ! -e "$dir/exit" ] && [ -L "$dir/started" ]; then
-		echo "${_gone[${_on[$1]}]:-}" >"$dir/gone"
+	if [ ! -e "$_end" ] && [ ! -e "$_dir/exit" ] && [ -L "$_dir/started" ]; then
+		echo "${_gone[${_on[$1]}]:-}" >"$_dir/gone"
 	fi
-	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]"
+	if [ -n "${_ear[$1]:-}" ]; then
+		f=${_ear[$1]}
+		exec {f}>&-
+		rm -f "new/in.$_num$_of"
+	fi
+	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]" "_ear[$1]"
 }
 
 # It can never start: nobody may start it any more, and it has a record that says why.
 _refuse() { # _refuse NUM/aATTEMPT WHY
-	local dir=$_base/runs/$1 why=${2// /%20} now
+	local why=${2// /%20} now
+	_at "$1"
 	printf -v now '%(%s)T' -1
-	echo "v=1 run=${1%%/*} attempt=${1##*/a} job=$_job.s${1%%/*} rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
-		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$dir/exit.tmp" &&
-		cp "$dir/exit.tmp" "$dir/exit" # before it is void, for that alone would be no end
-	ln -s void "$dir/started" 2>/dev/null
-	if [ "$(readlink "$dir/started")" = void ]; then
-		mv -f "$dir/exit.tmp" "$_base/ends/${1%/*}.${1#*/}"
+	echo "v=1 run=$_num attempt=${1##*/a} job=$_job.s$_num$_of rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
+		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$_dir/exit.tmp" &&
+		cp "$_dir/exit.tmp" "$_dir/exit" # before it is void, for that alone would be no end
+	ln -s void "$_dir/started" 2>/dev/null
+	if [ "$(readlink "$_dir/started")" = void ]; then
+		mv -f "$_dir/exit.tmp" "$_end"
 	else
-		rm -f "$dir/exit"
+		rm -f "$_dir/exit"
 	fi
 }
 
 _cancel() { # _cancel NUM/aATTEMPT GRACE: as scancel does
-	local p i left=()
+	local p i n=$(($2 * 5)) left=()
 	for i in "${_wait[@]}"; do [ "${i%% *}" = "$1" ] || left+=("$i"); done
 	[ ${#left[@]} = ${#_wait[@]} ] || _dirty=1
 	_wait=("${left[@]}")
 	p=${_pid[$1]:-}
 	[ -n "$p" ] || return 0
-	kill -s TERM "$p" 2>/dev/null
-	_kill TERM "$p"
+	if [ -n "${_ear[$1]:-}" ]; then
+		n=$((n + 50)) # it is done there
+		echo "cancel $2" >&"${_ear[$1]}"
+	else
+		kill -s TERM "$p" 2>/dev/null
+		_kill TERM "$p"
+	fi
 	(
 		trap : TERM
-		exec 7<&- 8<&- 9>&-
-		for ((i = 0; i < $2 * 5; i++)); do
+		_leave
+		for ((i = 0; i < n; i++)); do
 			kill -0 "$p" || exit 0
 			sleep 0.2
 		done
@@ -310,7 +344,8 @@ _signal() { # _signal NUM/aATTEMPT NAME: the wrapper passes some on to its comma
 	[ -n "$p" ] || return 0
 	case $2:${_on[$1]} in
 	HUP:0 | INT:0 | TERM:0 | USR1:0 | USR2:0) kill -s "$2" "$p" ;;
-	*) _kill "$2" "$p" ;;
+	*:0) _kill "$2" "$p" ;;
+	*) echo "signal $2" >&"${_ear[$1]}" ;;
 	esac
 }
 
@@ -319,7 +354,7 @@ _order() { # _order VERB NUM/aATTEMPT ARGUMENT
 	cancel) _cancel "$2" "$3" ;;
 	signal) _signal "$2" "$3" ;;
 	stop) _stop=stop ;;
-	ray | spark) _inner_order "$1" "$2" ;;
+	ray | spark) _inner_order "$1" "$2" "$3" ;;
 	lease) case $3$2 in
 		*[!A-Za-z0-9._:@+-]*) ;;
 		[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;
@@ -350,7 +385,8 @@ _read() {
 		# shellcheck disable=SC2086
 		set -- $line
 		case $#:${!#} in 4:. | 7:.) ;; *) continue ;; esac
-		case $1 in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		case ${1#*:} in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		case $1 in *:*) case ${1%%:*} in '' | *[!0-9a-f-]*) continue ;; esac ;; esac
 		if [ -z "${_seen[$1]:-}" ]; then
 			_seen[$1]=1 _dirty=1
 			[ $# = 7 ] || set -- "$1" "$2" "$3" 0 - "$2" .
@@ -374,7 +410,8 @@ _finish() { # _finish WHY CODE
 	exec 8<&-
 	_wait=()
 	for k in "${!_pid[@]}"; do
-		: >"$_base/runs/$k/stopped"
+		_at "$k"
+		: >"$_dir/stopped"
 		_cancel "$k" "$_grace"
 	done
 	for ((i = 0; i < (_grace + 5) * 10 && ${#_pid[@]}; i++)); do
@@ -402,8 +439,25 @@ _watch() {
 	_asked=$((SECONDS + _every))
 	(
 		trap - TERM
-		exec 7<&- 8<&- 9>&-
+		_leave
 		sinfo -h -N -n "$SLURM_JOB_NODELIST" -t down,fail -o %N >new/lost && mv -f new/lost lost
+	) 2>/dev/null &
+}
+
+# The greatest memory that each step on this node was seen with, in bytes, for its wrapper; beside the loop.
+_weigh() {
+	_weighed=$((SECONDS + 2))
+	(
+		trap - TERM
+		_leave
+		declare -A kib
+		while read -r sid n; do kib[$sid]=$n; done < <(ps -e -o sid=,rss= | awk '{ n[$1] += $2 } END { for (s in n) print s, n[s] }')
+		for k in "${!_pid[@]}"; do
+			n=$((${kib[${_pid[$k]}]:-0} * 1024)) was=0
+			[ "${_on[$k]}" = 0 ] || continue
+			[ ! -s "$_base/runs/$k/rss" ] || read -r was <"$_base/runs/$k/rss"
+			[ "$n" -le "$was" ] || echo "$n" >"$_base/runs/$k/rss"
+		done
 	) 2>/dev/null &
 }
 
@@ -427,12 +481,12 @@ _pack() {
 }
 
 _ring() { # _ring LINE: a step that has left its record says its name, everybody else nothing
-	case $1 in '' | *[!0-9/a]*) return ;; esac
+	case $1 in '' | *[!0-9a-f/:-]*) return ;; esac
 	[ -z "${_pid[$1]:-}" ] || _end "$1"
 }
 
 _resources
-_asked=0 _every=${SLURMRAY_NODE_CHECK:-20}
+_asked=0 _every=${SLURMRAY_NODE_CHECK:-20} _weighed=1
 
 # Everything that happens rings the bell; nothing is lost when a ring is, for all is looked at once a second anyway.
 rm -f bell
@@ -471,6 +525,7 @@ while :; do
 		_tell
 	fi
 	[ ${#_over[@]} = 0 ] || [ "$SECONDS" = "$_swept" ] || _sweep
+	[ "$_live" = 0 ] || [ "$SECONDS" -lt "$_weighed" ] || _weigh
 	_pause=1
 	[ $((SECONDS - _quiet)) -ge 60 ] || _pause=0.05
 	_line=''
@@ -480,6 +535,59 @@ while :; do
 		read -r -t 0.05 -u 9 _line && _ring "$_line"
 	done
 done
+END_OF_FILE
+
+cat >far <<'END_OF_FILE' || unready
+#!/usr/bin/env bash
+# A step of a session on another node than its runner's, in the step's directory. What the runner has to say comes by standard input, which srun
+# carries: a line each, and its end when the runner is gone; srun itself would end a step without a grace.
+_grace=$1
+exec 3<&0 </dev/null
+_kill() { # _kill SIGNAL: all of the step but its wrapper
+	local p all=()
+	for p in $(ps -o pid= -s "$_pid" 2>/dev/null); do
+		[ "$p" = "$_pid" ] || all+=("$p")
+	done
+	[ ${#all[@]} = 0 ] || kill -s "$1" "${all[@]}" 2>/dev/null
+}
+_cancel() { # _cancel GRACE
+	local i
+	kill -s TERM "$_pid"
+	_kill TERM
+	for ((i = 0; i < $1 * 5; i++)); do
+		kill -0 "$_pid" || return 0
+		sleep 0.2
+	done
+	_kill KILL
+}
+_hear() {
+	local verb what
+	while read -r verb what; do
+		case $verb:$what in
+		cancel:*[!0-9]* | cancel:) ;;
+		cancel:*) _cancel "$what" 3<&- & ;;
+		signal:HUP | signal:INT | signal:TERM | signal:USR1 | signal:USR2) kill -s "$what" "$_pid" ;;
+		signal:*) _kill "$what" ;;
+		esac
+	done
+	[ -e exit ] || : >stopped
+	_cancel "$_grace"
+}
+(
+	trap : TERM INT QUIT # as the runner does it on its own node
+	exec setsid sh ./script 3<&-
+) &
+_pid=$!
+trap : TERM INT HUP USR1 USR2
+_hear <&3 >/dev/null 2>&1 &
+_ears=$!
+exec 3<&-
+wait "$_pid"
+while kill -0 "$_pid" 2>/dev/null; do wait "$_pid"; done
+exec >/dev/null 2>&1
+kill -KILL "$_ears"
+_kill KILL
+exit 0
 END_OF_FILE
 
 # Run it, bash where there is one.
@@ -511,6 +619,44 @@ if [ -z "$_rc" ]; then
 fi
 exec 2>/dev/null
 trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
+
+# Was the runner killed? Then what it started hears from here that the session is over.
+_steps() { # the first process of each
+	grep -lsF "SLURMRAY_JOB_ID=$_me.s" /proc/[0-9]*/environ | cut -d/ -f3 | while read -r _p; do
+		ps -o sid= -p "$_p"
+	done | sort -u
+}
+_tell() { # _tell SIGNAL STEP...: all but that process
+	_s=$1
+	shift
+	for _p; do
+		for _k in $(ps -o pid= -s "$_p"); do
+			[ "$_k" -eq "$_p" ] || kill -s "$_s" "$_k"
+		done
+	done
+}
+_until() { # _until TENTHS: or all of them have ended
+	_n=0
+	while [ "$_n" -lt "$1" ] && [ -n "$(_steps)" ]; do
+		_n=$((_n + 2))
+		sleep 0.2
+	done
+}
+# shellcheck disable=SC2046,SC2086 # numbers
+if [ -e bell ]; then
+	_all=$(_steps) _near=''
+	for _p in $_all; do
+		touch "/proc/$_p/cwd/stopped"
+		case $(tr '\0' ' ' <"/proc/$_p/cmdline") in # those on other nodes know it from srun
+		*' ./script '*) kill -s TERM "$_p" && _near="$_near $_p" ;;
+		esac
+	done
+	_tell TERM $_near
+	_until 100
+	_tell KILL $_all
+	_until 20 # their records
+	rm -rf "${_ends%/ends}/sessions/${SLURM_JOB_ID:-none}" steps session leases bell new
+fi 2>/dev/null
 
 # Processor time of all that the job waited for, in microseconds.
 _us() { # adds 1m2.345s to _cpu

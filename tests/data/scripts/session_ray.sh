@@ -95,7 +95,7 @@ cd "$_hold" || exit 66
 _job=${SLURM_JOB_ID:?}
 _host=$(uname -n)
 _bell=$_hold/bell
-declare -A _pid _got _since _seen _on _lease _gone
+declare -A _pid _got _since _seen _on _lease _gone _ear
 _wait=() _over=() _live=0 _stop='' _half8='' _half7='' _dirty=1 _told=0 _beat=0 _swept=0 _leased=''
 _quiet=$SECONDS
 printf -v _up '%(%s)T' -1
@@ -181,6 +181,15 @@ _take() { # _take WHERE SIGN: 1 takes it, -1 gives it back
 	done
 }
 
+# Where a step is.
+_at() { # _at KEY
+	case $1 in
+	*:*) _root=${_base%/*}/${1%%:*} _k=${1#*:} _of=.${1%%-*} _of=${_of%%:*} ;;
+	*) _root=$_base _k=$1 _of='' ;;
+	esac
+	_num=${_k%%/*} _dir=$_root/runs/$_k _end=$_root/ends/${_k%/*}.${_k#*/}
+}
+
 # Others read these whole or not at all.
 _tell() {
 	local k now left
@@ -207,22 +216,35 @@ _tell() {
 	mv -f new/steps new/session new/leases .
 }
 
+# What no child may hold open: or nobody sees that this process is gone.
+_leave() {
+	local f
+	exec 7<&- 8<&- 9<&-
+	for f in "${_ear[@]}"; do exec {f}>&-; done
+}
+
 # A step: its wrapper is the leader of a session of its own, so that all that it leaves behind is found.
 _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
-	local num=${1%%/*} dir=$_base/runs/$1 on=${_where%%:*} gpus=${_where##*:} t f
+	local on=${_where%%:*} gpus=${_where##*:} t f
+	_at "$1"
 	read -r t _ </proc/uptime && f=${EPOCHREALTIME//[!0-9]/} && _off=$((f / 10000 - ${t%.*} * 100 - 1${t#*.} + 100))
+	if [ "$on" != 0 ]; then
+		rm -f "new/in.$_num$_of"
+		mkfifo "new/in.$_num$_of" && exec {f}<>"new/in.$_num$_of" && _ear[$1]=$f
+	fi
 	(
 		trap : TERM INT QUIT # Slurm tells everybody; and what is in the background would not hear the others
-		exec 7<&- 8<&- 9<&- </dev/null
-		cd "$dir" || exit 0
-		export SLURMRAY_JOB_ID=$_job.s$num SLURMRAY_BELL=$_bell
+		if [ -n "${_ear[$1]:-}" ]; then exec <"new/in.$_num$_of"; else exec </dev/null; fi
+		_leave
+		cd "$_dir" || exit 0
+		export SLURMRAY_JOB_ID=$_job.s$_num$_of SLURMRAY_BELL=$_bell
 		if [ "$5" != - ] && [ -n "${_gpus[on]}" ]; then
 			export SLURM_STEP_GPUS=$gpus CUDA_VISIBLE_DEVICES=$gpus ROCR_VISIBLE_DEVICES=$gpus
 		fi
 		exec >>stdout
 		if [ "$3" = 1 ]; then exec 2>&1; else exec 2>>stderr; fi
 		if [ "$on" = 0 ]; then
-			export SLURMRAY_RUNNER="$_off $_host"
+			export SLURMRAY_RUNNER="$_off $_host $1"
 			exec setsid bash ./script
 		fi
 		set -- "$_bell" "$1" "$2" "${_node[on]}" "$5"
@@ -231,8 +253,8 @@ _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
 			"CUDA_VISIBLE_DEVICES=$gpus" "ROCR_VISIBLE_DEVICES=$gpus"; fi
 		# shellcheck disable=SC2016 # for that shell
 		exec setsid bash -c 'trap : TERM INT HUP USR1 USR2
-			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" "${@:5}" sh ./script
-			echo "$2" 1<>"$1"' - "$@"
+			srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$3" --nodelist="$4" "${@:7}" bash "$5" "$6"
+			echo "$2" 1<>"$1"' - "${@:1:4}" "$_hold/far" "$_grace" "${@:5}"
 	) 2>/dev/null &
 	_pid[$1]=$! _got[$1]=$_where _on[$1]=$on
 	printf -v "_since[$1]" '%(%s)T' -1
@@ -258,45 +280,57 @@ _sweep() {
 }
 
 _end() { # _end NUM/aATTEMPT
-	local dir=$_base/runs/$1
+	_at "$1"
+	local f
 	_take "${_got[$1]}" -1
 	_over+=("${_pid[$1]}")
 	_live=$((_live - 1)) _dirty=1
 	# Whose wrapper was killed has no record; one that was read already is in the step's own directory.
-	if [ ! -e "$_base/ends/${1%/*}.${1#*/}" ] && [ ! -e "$dir/exit" ] && [ -L "$dir/started" ]; then
-		echo "${_gone[${_on[$1]}]:-}" >"$dir/gone"
+	if [ ! -e "$_end" ] && [ ! -e "$_dir/exit" ] && [ -L "$_dir/started" ]; then
+		echo "${_gone[${_on[$1]}]:-}" >"$_dir/gone"
 	fi
-	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]"
+	if [ -n "${_ear[$1]:-}" ]; then
+		f=${_ear[$1]}
+		exec {f}>&-
+		rm -f "new/in.$_num$_of"
+	fi
+	unset "_pid[$1]" "_got[$1]" "_since[$1]" "_on[$1]" "_ear[$1]"
 }
 
 # It can never start: nobody may start it any more, and it has a record that says why.
 _refuse() { # _refuse NUM/aATTEMPT WHY
-	local dir=$_base/runs/$1 why=${2// /%20} now
+	local why=${2// /%20} now
+	_at "$1"
 	printf -v now '%(%s)T' -1
-	echo "v=1 run=${1%%/*} attempt=${1##*/a} job=$_job.s${1%%/*} rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
-		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$dir/exit.tmp" &&
-		cp "$dir/exit.tmp" "$dir/exit" # before it is void, for that alone would be no end
-	ln -s void "$dir/started" 2>/dev/null
-	if [ "$(readlink "$dir/started")" = void ]; then
-		mv -f "$dir/exit.tmp" "$_base/ends/${1%/*}.${1#*/}"
+	echo "v=1 run=$_num attempt=${1##*/a} job=$_job.s$_num$_of rc=- sig=- start=- end=$now out=0 err=0 restart=0" \
+		"manifest=0 maxrss=- cpu=- nodes=- cpus=- fault=refused reason=$why host=$_host limit=-" >"$_dir/exit.tmp" &&
+		cp "$_dir/exit.tmp" "$_dir/exit" # before it is void, for that alone would be no end
+	ln -s void "$_dir/started" 2>/dev/null
+	if [ "$(readlink "$_dir/started")" = void ]; then
+		mv -f "$_dir/exit.tmp" "$_end"
 	else
-		rm -f "$dir/exit"
+		rm -f "$_dir/exit"
 	fi
 }
 
 _cancel() { # _cancel NUM/aATTEMPT GRACE: as scancel does
-	local p i left=()
+	local p i n=$(($2 * 5)) left=()
 	for i in "${_wait[@]}"; do [ "${i%% *}" = "$1" ] || left+=("$i"); done
 	[ ${#left[@]} = ${#_wait[@]} ] || _dirty=1
 	_wait=("${left[@]}")
 	p=${_pid[$1]:-}
 	[ -n "$p" ] || return 0
-	kill -s TERM "$p" 2>/dev/null
-	_kill TERM "$p"
+	if [ -n "${_ear[$1]:-}" ]; then
+		n=$((n + 50)) # it is done there
+		echo "cancel $2" >&"${_ear[$1]}"
+	else
+		kill -s TERM "$p" 2>/dev/null
+		_kill TERM "$p"
+	fi
 	(
 		trap : TERM
-		exec 7<&- 8<&- 9>&-
-		for ((i = 0; i < $2 * 5; i++)); do
+		_leave
+		for ((i = 0; i < n; i++)); do
 			kill -0 "$p" || exit 0
 			sleep 0.2
 		done
@@ -309,7 +343,8 @@ _signal() { # _signal NUM/aATTEMPT NAME: the wrapper passes some on to its comma
 	[ -n "$p" ] || return 0
 	case $2:${_on[$1]} in
 	HUP:0 | INT:0 | TERM:0 | USR1:0 | USR2:0) kill -s "$2" "$p" ;;
-	*) _kill "$2" "$p" ;;
+	*:0) _kill "$2" "$p" ;;
+	*) echo "signal $2" >&"${_ear[$1]}" ;;
 	esac
 }
 
@@ -318,7 +353,7 @@ _order() { # _order VERB NUM/aATTEMPT ARGUMENT
 	cancel) _cancel "$2" "$3" ;;
 	signal) _signal "$2" "$3" ;;
 	stop) _stop=stop ;;
-	ray | spark) _inner_order "$1" "$2" ;;
+	ray | spark) _inner_order "$1" "$2" "$3" ;;
 	lease) case $3$2 in
 		*[!A-Za-z0-9._:@+-]*) ;;
 		[0-9]*) case $3 in *[!0-9]*) ;; *) _lease[$2]=$((SECONDS + $3)) _leased=1 _dirty=1 ;; esac ;;
@@ -349,7 +384,8 @@ _read() {
 		# shellcheck disable=SC2086
 		set -- $line
 		case $#:${!#} in 4:. | 7:.) ;; *) continue ;; esac
-		case $1 in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		case ${1#*:} in *[!0-9/a]* | /* | *[!0-9]/* | *[!0-9]) continue ;; [0-9]*/a[0-9]*) ;; *) continue ;; esac
+		case $1 in *:*) case ${1%%:*} in '' | *[!0-9a-f-]*) continue ;; esac ;; esac
 		if [ -z "${_seen[$1]:-}" ]; then
 			_seen[$1]=1 _dirty=1
 			[ $# = 7 ] || set -- "$1" "$2" "$3" 0 - "$2" .
@@ -373,7 +409,8 @@ _finish() { # _finish WHY CODE
 	exec 8<&-
 	_wait=()
 	for k in "${!_pid[@]}"; do
-		: >"$_base/runs/$k/stopped"
+		_at "$k"
+		: >"$_dir/stopped"
 		_cancel "$k" "$_grace"
 	done
 	for ((i = 0; i < (_grace + 5) * 10 && ${#_pid[@]}; i++)); do
@@ -401,8 +438,25 @@ _watch() {
 	_asked=$((SECONDS + _every))
 	(
 		trap - TERM
-		exec 7<&- 8<&- 9>&-
+		_leave
 		sinfo -h -N -n "$SLURM_JOB_NODELIST" -t down,fail -o %N >new/lost && mv -f new/lost lost
+	) 2>/dev/null &
+}
+
+# The greatest memory that each step on this node was seen with, in bytes, for its wrapper; beside the loop.
+_weigh() {
+	_weighed=$((SECONDS + 2))
+	(
+		trap - TERM
+		_leave
+		declare -A kib
+		while read -r sid n; do kib[$sid]=$n; done < <(ps -e -o sid=,rss= | awk '{ n[$1] += $2 } END { for (s in n) print s, n[s] }')
+		for k in "${!_pid[@]}"; do
+			n=$((${kib[${_pid[$k]}]:-0} * 1024)) was=0
+			[ "${_on[$k]}" = 0 ] || continue
+			[ ! -s "$_base/runs/$k/rss" ] || read -r was <"$_base/runs/$k/rss"
+			[ "$n" -le "$was" ] || echo "$n" >"$_base/runs/$k/rss"
+		done
 	) 2>/dev/null &
 }
 
@@ -426,12 +480,12 @@ _pack() {
 }
 
 _ring() { # _ring LINE: a step that has left its record says its name, everybody else nothing
-	case $1 in '' | *[!0-9/a]*) return ;; esac
+	case $1 in '' | *[!0-9a-f/:-]*) return ;; esac
 	[ -z "${_pid[$1]:-}" ] || _end "$1"
 }
 
 _resources
-_asked=0 _every=${SLURMRAY_NODE_CHECK:-20}
+_asked=0 _every=${SLURMRAY_NODE_CHECK:-20} _weighed=1
 
 # Everything that happens rings the bell; nothing is lost when a ring is, for all is looked at once a second anyway.
 rm -f bell
@@ -470,6 +524,7 @@ while :; do
 		_tell
 	fi
 	[ ${#_over[@]} = 0 ] || [ "$SECONDS" = "$_swept" ] || _sweep
+	[ "$_live" = 0 ] || [ "$SECONDS" -lt "$_weighed" ] || _weigh
 	_pause=1
 	[ $((SECONDS - _quiet)) -ge 60 ] || _pause=0.05
 	_line=''
@@ -479,6 +534,59 @@ while :; do
 		read -r -t 0.05 -u 9 _line && _ring "$_line"
 	done
 done
+END_OF_FILE
+
+cat >far <<'END_OF_FILE' || unready
+#!/usr/bin/env bash
+# A step of a session on another node than its runner's, in the step's directory. What the runner has to say comes by standard input, which srun
+# carries: a line each, and its end when the runner is gone; srun itself would end a step without a grace.
+_grace=$1
+exec 3<&0 </dev/null
+_kill() { # _kill SIGNAL: all of the step but its wrapper
+	local p all=()
+	for p in $(ps -o pid= -s "$_pid" 2>/dev/null); do
+		[ "$p" = "$_pid" ] || all+=("$p")
+	done
+	[ ${#all[@]} = 0 ] || kill -s "$1" "${all[@]}" 2>/dev/null
+}
+_cancel() { # _cancel GRACE
+	local i
+	kill -s TERM "$_pid"
+	_kill TERM
+	for ((i = 0; i < $1 * 5; i++)); do
+		kill -0 "$_pid" || return 0
+		sleep 0.2
+	done
+	_kill KILL
+}
+_hear() {
+	local verb what
+	while read -r verb what; do
+		case $verb:$what in
+		cancel:*[!0-9]* | cancel:) ;;
+		cancel:*) _cancel "$what" 3<&- & ;;
+		signal:HUP | signal:INT | signal:TERM | signal:USR1 | signal:USR2) kill -s "$what" "$_pid" ;;
+		signal:*) _kill "$what" ;;
+		esac
+	done
+	[ -e exit ] || : >stopped
+	_cancel "$_grace"
+}
+(
+	trap : TERM INT QUIT # as the runner does it on its own node
+	exec setsid sh ./script 3<&-
+) &
+_pid=$!
+trap : TERM INT HUP USR1 USR2
+_hear <&3 >/dev/null 2>&1 &
+_ears=$!
+exec 3<&-
+wait "$_pid"
+while kill -0 "$_pid" 2>/dev/null; do wait "$_pid"; done
+exec >/dev/null 2>&1
+kill -KILL "$_ears"
+_kill KILL
+exit 0
 END_OF_FILE
 
 cat >ray-settings <<'END_OF_FILE' || unready
@@ -514,8 +622,10 @@ _begun=${EPOCHREALTIME//[!0-9]/}
 umask 077
 mkdir -p "$_kind/logs" "$_kind.d"
 echo $$ >"$_kind.d/keeper"
+rm -f "$_kind.d/command"
+[ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
 rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
-rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
+rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/python" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
 	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
 }
@@ -528,6 +638,28 @@ _put why 'its nodes are starting'
 _put state starting
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
+# A run's own takes orders itself; to a session's its runner passes them on. Started again it goes on where it was.
+if [ "$_mode" = run ] && [ "${3:-}" != again ]; then { : >>orders && exec 7<orders; } || exit 73; fi
+_part='' _done=${4:-}
+_orders() { # KIND restart|stop WHICH .
+	local line
+	for ((;;)); do
+		if ! read -r line <&7; then
+			_part+=$line
+			return
+		fi
+		line=$_part$line _part=''
+		# shellcheck disable=SC2086 # words
+		set -- $line
+		[ "$1:$#:${4:-}" = "$_kind:4:." ] || continue
+		if [ "$3" = "$_done" ] && [ "$3" != - ]; then continue; fi
+		_done=$3
+		case $2 in
+		restart) : >"$_kind.d/restart" && _stop=restart ;;
+		stop) _stop=stop ;;
+		esac
+	done
+}
 _stop='' _state=starting _head='' _watch='' _up=''
 declare -A _fd _pid _vers _host _ip _at _ended _row
 _names=() _ncpus=()
@@ -559,12 +691,29 @@ _spawn() { # _spawn NODE ROLE CPUS
 	(
 		trap - TERM
 		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec "${run[@]}" 6>&-
+		exec "${run[@]}" 6>&- 7<&-
 	) <"$_kind.d/in.$1" >&6 2>>"$_kind/logs/$1/srun.log" &
 	_pid[$1]=$!
 }
 _tell() { # _tell NODE LINE
 	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
+}
+
+# Of a node whose program and its guard were killed, all that they can not end any more.
+_cleaners=()
+_clean() { # _clean NODE
+	local f role=worker run
+	[ "$1" != "$_head" ] || role=head
+	run=(bash "$_home/$_kind-node" "$_home" "$1" "$role" 0 999999999)
+	# Here it needs no srun, which starts nothing in a job that has ended for Slurm.
+	[ -n "${_local:-}" ] || [ "$1" = "${SLURMD_NODENAME:-}" ] ||
+		run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J "$_kind" "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&- timeout -k 1 10 "${run[@]}"
+	) </dev/null >/dev/null 2>&1 &
+	_cleaners+=($!)
 }
 
 _call() { # the workers, once
@@ -592,10 +741,19 @@ _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 		kill -TERM "$_parent" 2>/dev/null
 	fi
 }
+_slurm_says() { # of the job, when that is not that it runs
+	local s
+	[ -z "${_local:-}" ] || return 0
+	s=$(timeout -k 1 3 squeue -h -t all -j "$SLURM_JOB_ID" -o %T 2>/dev/null)
+	case $s in '' | RUNNING) ;; *) echo " (Slurm calls the job $s)" ;; esac
+}
 _lost() { # _lost NODE WHY
 	[ -z "${_ended[$1]:-}" ] || return 0
 	_ended[$1]=1
-	[ "$2" != 'ended without a word' ] || _clean "$1"
+	if [ "$2" = 'ended without a word' ]; then
+		_clean "$1"
+		set -- "$1" "$2$(_slurm_says)"
+	fi
 	if [ "$1" = "$_head" ]; then
 		# When all of a job is told to end, this process may be the last to know.
 		sleep 0.5
@@ -630,7 +788,7 @@ _hello() { # _hello NODE VERSION PYTHON HOST ADDRESS
 	elif [ -n "$v" ]; then
 		case $2. in "$v".*) ;; *) _fail "${_kind}_version=$v was asked for, and $1 has $_name $2" ;; esac
 	fi
-	[ "$1" != "$_head" ] || _head_is "$2"
+	[ "$1" != "$_head" ] || _head_is "$2" "$3"
 	for v in "${!_vers[@]}"; do
 		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has $_name ${_vers[$v]}, and $1 has $_name ${_vers[$1]}: they must be the same"
 	done
@@ -644,10 +802,11 @@ _line() { # _line NODE WORD...
 		;;
 	*:again)
 		_log "$*"
+		[ "$1" != "$_head" ] || _up='' # who looked at it was ended with it
 		;;
 	*:up)
 		_log "$*"
-		[ -z "$_up" ] || return 0 # a second try
+		[ -z "$_up" ] || return 0
 		_up=$3 _dashboard=$4 _client_at=$5
 		_look
 		[ "$_join_at" != up ] || _call
@@ -675,7 +834,7 @@ _line() { # _line NODE WORD...
 		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
 		;;
 	@:more)
-		_extra+="${*:3}"$'\n'
+		_extra+="${_at[$3]:-$3} ${*:4}"$'\n'
 		;;
 	@:free)
 		_free+="$3 $4 of $5"$'\n'
@@ -708,21 +867,36 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called='' _suspect='' _beat=$SECONDS _looked=$SECONDS
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
 	_pause=1
-	[ "$_state" != starting ] || _pause=0.1
+	[ "$_state$_suspect" = ready ] || [ "$_state$_suspect" = degraded ] || _pause=0.1
 	if IFS= read -r -t "$_pause" -u 6 line; then
 		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
 		_line $line
-		continue
+		[ "$SECONDS" != "$_looked" ] || continue
+	else
+		_half+=$line # what the time limit cut in two
 	fi
-	_half+=$line # what the time limit cut in two
+	_looked=$SECONDS
+	if [ $((SECONDS - _beat)) -ge 5 ]; then
+		_beat=$SECONDS
+		for n in "${_names[@]}"; do _tell "$n" .; done
+	fi
+	[ "$_mode" != run ] || _orders
 	for n in "${_names[@]}"; do
-		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
+		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
+		# What it said last may have come since.
+		if [ "$_suspect" = "$n" ]; then
+			_suspect=''
+			_lost "$n" 'ended without a word'
+		elif [ -z "${_ended[$n]:-}" ]; then
+			_suspect=$n
+			break
+		fi
 	done
 	kill -0 "$_parent" 2>/dev/null || _stop=parent
 	[ -n "$_stop" ] || [ "$_state" != starting ] || _ready || [ $((${EPOCHREALTIME//[!0-9]/} - _begun)) -lt $((_timeout * 1000000)) ] || {
@@ -735,7 +909,17 @@ done
 
 # Workers first: a head that is gone would keep them waiting.
 _log "stopping: $_stop"
-[ "$_state" = failed ] || _put state stopping
+if [ "$_state" != failed ] && [ -e "$_kind.d/restart" ]; then # who waits for it waits on
+	_put why 'it is started again'
+	_put state starting
+elif [ "$_state" != failed ]; then
+	_put state stopping
+fi
+for n in "${_names[@]}"; do # some may have gone in the same moment
+	if [ "$_stop" = TERM ] || [ -n "${_ended[$n]:-}" ] || kill -0 "${_pid[$n]}" 2>/dev/null; then continue; fi
+	_ended[$n]=1
+	_clean "$n"
+done
 _await() { # _await NODE...
 	local i n left
 	for ((i = 0; i < 30; i++)); do
@@ -765,14 +949,14 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 fi
 [ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
 rm -f "$_kind.d"/in.* "$_kind.d/report"
-if [ "$_state" != failed ]; then
+if [ "$_state" != failed ] && [ ! -e "$_kind.d/restart" ]; then
 	_put why 'it was ended'
 	_put state ended
 fi
 _log "ended"
 if [ -e "$_kind.d/restart" ] && kill -0 "$_parent" 2>/dev/null; then
 	sed -i '/^_id=/d' "$_kind-settings"
-	exec bash "$_home/$_kind-keeper" "$_home" "$_mode"
+	exec bash "$_home/$_kind-keeper" "$_home" "$_mode" again "$_done"
 fi
 rm -f "$_kind.d/keeper"
 END_OF_FILE
@@ -788,7 +972,8 @@ _kind=${_kind%-node}
 . "$_home/$_kind-settings" || exit 66
 . "$_home/$_kind-kind" || exit 66
 _logs=$_home/$_kind/logs/$_node
-_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;"
+# With the id of this one: what is left of an earlier one is swept while the next begins.
+_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;$_id"
 _say() { printf '%s %s\n' "$_node" "$*"; }
 
 # All processes of this node's part: those that have the mark in their environment, what they started, and those that
@@ -796,10 +981,8 @@ _say() { printf '%s %s\n' "$_node" "$*"; }
 _left() {
 	{
 		grep -alsF "$_mark" /proc/[0-9]*/environ
-		find /proc/[0-9]*/fd -maxdepth 1 -lname "$_tmp/*" 2>/dev/null | while IFS=/ read -r _ _ p _; do
-			[ "$p" = "$_last" ] && continue
-			_last=$p
-			IFS= read -r -d '' c <"/proc/$p/cmdline" && _titled "$c" && echo "/proc/$p/environ"
+		[ -z "$_titles" ] || grep -alsE "$_titles" /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ p _; do
+			find "/proc/$p/fd" -maxdepth 1 -lname "$_tmp/*" -printf "/proc/$p/environ\\n" -quit
 		done
 	} 2>/dev/null | {
 		cut -d/ -f3
@@ -834,11 +1017,33 @@ _own_dir() {
 	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
 }
 
+# What kept the cluster was killed, on this node, which is the head's. The command of a run has no cluster any more, and
+# nobody else would tell it.
+_bereft=''
+_bereave() {
+	echo 'what kept the cluster was killed' >"$_home/$_kind/why"
+	echo failed >"$_home/$_kind/state"
+	{ read -r _bereft <"$_home/$_kind.d/command"; } 2>/dev/null || return 0
+	cp "$_home/$_kind/why" "$_home/reason"
+	echo "$_kind" >"$_home/fault"
+	kill -TERM "$_bereft"
+}
+_bury() { # after its grace
+	local i
+	for ((i = 0; i < _grace * 10; i++)); do
+		kill -0 "${_bereft:-0}" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -KILL "$_bereft"
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
 	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
+	[ "$_role" != head ] || ! read -r p 2>/dev/null <"$_home/$_kind.d/keeper" || kill -0 "$p" 2>/dev/null || _bereave
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	exit 0
 fi
 
@@ -937,18 +1142,20 @@ _end() {
 		_copy
 	fi
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	_say gone
 	exit 0
 }
 
 [ "$_role" != head ] || _start_head
-_told='' _tick=0 _half=''
+_told='' _tick=0 _half='' _silent=0
 while [ -z "$_stop" ]; do
 	if [ "$_role" = head ] && [ -z "$_told" ]; then
 		if _open "$_addr" "$_port"; then
 			_told=1
 			_say up "$(_up_words)"
 		fi
+		_silent=0
 		IFS= read -r -t 0.1 line
 	else
 		IFS= read -r -t 1 line
@@ -956,7 +1163,7 @@ while [ -z "$_stop" ]; do
 	rc=$?
 	_half+=$line # what the time limit cut in two
 	if [ $rc = 0 ]; then
-		line=$_half _half=''
+		line=$_half _half='' _silent=0
 		case $line in
 		stop) break ;;
 		join\ *)
@@ -969,12 +1176,12 @@ while [ -z "$_stop" ]; do
 			;;
 		esac
 	elif [ $rc -le 128 ]; then # nobody is there any more
-		[ "$_role" != head ] || [ -n "$_stop" ] || {
-			echo 'what kept the cluster was killed' >"$_home/$_kind/why"
-			echo failed >"$_home/$_kind/state"
-		}
+		[ "$_role" != head ] || [ -n "$_stop" ] || _bereave
 		break
 	fi
+	# The keeper says something every five seconds. A step whose slurmd and srun are gone hears no end of its input. Looks
+	# are counted, for the time goes on while a job is suspended.
+	[ $((_silent++)) -lt 25 ] || break
 	[ ${#_pids[@]} != 0 ] || continue
 	_dead=''
 	for p in "${_pids[@]}"; do kill -0 "$p" 2>/dev/null || _dead=$p; done
@@ -998,10 +1205,7 @@ cat >ray-kind <<'END_OF_FILE' || unready
 # What Ray is, for the keeper of a cluster and for its nodes.
 _name=Ray _with=Python _join_from=1
 _join_at=alive # before the head's own raylet is there, workers can only wait, and not for long
-_titled() { # its own processes that changed their title
-	case $1 in ray-* | ray::*) return 0 ;; esac
-	return 1
-}
+_titles='^ray(-|::)' # of its own processes that changed them
 _log_dir() {
 	[ -d "$_tmp/session_latest/logs" ] && echo "$_tmp/session_latest/logs" || echo "${_other:-$_tmp}/session_latest/logs"
 }
@@ -1044,6 +1248,7 @@ _know() { # which one is there: _vers and _auth
 _start() { # _start OPTION...
 	_said=("$@") _tries=$((_tries + 1))
 	local env=("$_mark" "RAY_TMPDIR=$_tmp" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_DISABLE_IMPORT_WARNING=1
+		"SLURMRAY_PATIENCE=$_timeout" "RAY_DASHBOARD_STARTUP_TIMEOUT_S=$_timeout" "RAY_agent_register_timeout_ms=${_timeout}000"
 		"AUTOSCALER_METRIC_PORT=$((_port + 9))" "DASHBOARD_METRIC_PORT=$((_port + 10))")
 	local gpus=$_gpus cpus=$_cpus store=$_store mem=''
 	[ "$cpus" != -1 ] || cpus=$_ncpus
@@ -1075,15 +1280,17 @@ _start() { # _start OPTION...
 	(
 		export "${env[@]}"
 		# shellcheck disable=SC2016 # for that shell; what is in the background ignores INT, and ray.cancel needs it
-		_in sh -c 'env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid ray "$@"
-			exec setsid ray "$@"' - start --temp-dir="$_tmp" "$@"
+		_in sh -c 'py=$(sed -n "1s/^#! *//p" "$(command -v ray)")
+		case $py in *python*) set -- $py "$@" ;; *) shift && set -- ray "$@" ;; esac
+		env --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT setsid "$@"
+		exec setsid "$@"' - "$_home/ray-start" start --temp-dir="$_tmp" "$@"
 	) >>"$_logs/ray-start.log" 2>&1 </dev/null &
 	_pids=($!)
 	kill -0 "${_guard:-}" 2>/dev/null || _watch
 }
 _tries=0
-_again() { # its own limit of 30 s for the start of a raylet is short for a busy node
-	[ "$_tries" -lt 3 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
+_again() { # ray-start knows the limits that Ray has; there may be others
+	[ "$_tries" -lt 9 ] && tail -n 5 "$_logs/ray-start.log" | grep -q -e 'timed out during startup' -e 'No node info found' || return 1
 	_sweep
 	_told=''
 	_say again "$_tries"
@@ -1104,9 +1311,10 @@ _up_words() {
 }
 
 # For the keeper.
-_head_is() { # _head_is VERSION
+_head_is() { # _head_is VERSION PYTHON
 	local v=${1#*.}
 	_put version "$1"
+	_put python "$2"
 	if [ "$_token" != 1 ] || { [ "${1%%.*}" -le 2 ] && [ "${v%%.*}" -lt 52 ]; }; then
 		rm -f ray/token
 		_log "no token: $([ "$_token" = 1 ] && echo "Ray $1 has none" || echo 'token=false')"
@@ -1114,13 +1322,16 @@ _head_is() { # _head_is VERSION
 }
 _before() { :; }
 _publish() { :; }
+_eye=''
 _look() { # the watcher, as part of the head's node: it is found when that is ended
-	local fd f
-	mkfifo ray.d/in.@ && exec {fd}<>ray.d/in.@ || exit 73
-	_fd[@]=$fd
+	local f
+	[ -z "$_eye" ] || exec {_eye}>&- # a second try
+	rm -f ray.d/in.@
+	mkfifo ray.d/in.@ && exec {_eye}<>ray.d/in.@ || exit 73
+	_fd[@]=$_eye
 	(
 		trap - TERM
-		export "SLURMRAY_RAY_NODE=$_tag@$_head;" RAY_DISABLE_IMPORT_WARNING=1
+		export "SLURMRAY_RAY_NODE=$_tag@$_head;$_id" RAY_DISABLE_IMPORT_WARNING=1
 		[ ! -e ray/token ] || export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$_home/ray/token"
 		for f in "${_fd[@]}"; do exec {f}>&-; done
 		exec 6>&-
@@ -1131,21 +1342,6 @@ _look() { # the watcher, as part of the head's node: it is found when that is en
 			exec $py "$@"' - "$_home/ray-watch" "$_up" ${#_names[@]}
 	) <ray.d/in.@ >&6 2>>ray.d/watch.log &
 	_watch=$!
-}
-
-# Of a node whose program and its guard were killed, all that they can not end any more.
-_cleaners=()
-_clean() { # _clean NODE
-	local f role=worker run
-	[ "$1" != "$_head" ] || role=head
-	run=(bash "$_home/ray-node" "$_home" "$1" "$role" 0 999999999)
-	[ -n "${_local:-}" ] || run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J ray "${run[@]}")
-	(
-		trap - TERM
-		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec 6>&- timeout -k 1 4 "${run[@]}"
-	) </dev/null >/dev/null 2>&1 &
-	_cleaners+=($!)
 }
 END_OF_FILE
 
@@ -1192,6 +1388,68 @@ if [ -e "$_at/address" ]; then
 		export RAY_API_SERVER_ADDRESS
 	fi
 fi
+END_OF_FILE
+
+cat >ray-start <<'END_OF_FILE' || unready
+"""`ray start`, with patience: a raylet gives up when the agents beside it, which import much, have not said their ports within 15 s,
+and `ray start` when the raylet is not known within 30 s. All the ports are given, so they can be said at once, and who waits may
+wait as long as the raylet lives. Where Ray is not as expected, it is left as it is."""
+import inspect
+import os
+import sys
+import time
+from importlib.util import find_spec
+
+PORTS = (('DASHBOARD_AGENT_LISTEN_PORT_NAME', 'dashboard_agent_listen_port'), ('METRICS_AGENT_PORT_NAME', 'metrics_agent_port'),
+         ('METRICS_EXPORT_PORT_NAME', 'metrics_export_port'), ('RUNTIME_ENV_AGENT_PORT_NAME', 'runtime_env_agent_port'))
+
+
+def announce(given):
+    import ray._raylet as core
+    complete = all(find_spec(m) for m in ('aiohttp', 'aiohttp_cors', 'grpc', 'opencensus', 'prometheus_client'))
+    for name, key in PORTS if complete and hasattr(core, 'persist_port') else ():
+        if hasattr(core, name) and given.get(key):
+            core.persist_port(given['session_dir'], given['node_id'], getattr(core, name), int(given[key]))
+
+
+def patient(seconds):
+    import ray._private.services as services
+    limit, raylets = time.monotonic() + seconds, []
+    real_start, real_get = services.start_raylet, services.get_node
+    names = list(inspect.signature(real_start).parameters)
+
+    def start_raylet(*args, **kwargs):
+        try:
+            announce(dict(zip(names, args), **kwargs))
+        except Exception as e:
+            print('slurmray: ports were not announced:', repr(e), flush=True)
+        raylets.append(real_start(*args, **kwargs))
+        return raylets[-1]
+
+    def get_node(*args, **kwargs):
+        while True:
+            try:
+                return real_get(*args, **kwargs)
+            except RuntimeError:
+                if any(r.process.poll() is not None for r in raylets):
+                    raise Exception('The raylet timed out during startup, or crashed') from None
+                if time.monotonic() > limit:
+                    raise
+            time.sleep(0.2)
+
+    services.start_raylet, services.get_node = start_raylet, get_node
+
+
+try:
+    patient(float(os.environ.pop('SLURMRAY_PATIENCE')))
+except Exception as e:
+    print('slurmray: without patience:', repr(e), flush=True)
+try:
+    from ray.scripts.scripts import main
+except ImportError:
+    os.execvp('ray', ['ray'] + sys.argv[1:])
+sys.argv[0] = 'ray'
+sys.exit(main())
 END_OF_FILE
 
 cat >ray-watch <<'END_OF_FILE' || unready
@@ -1261,12 +1519,15 @@ _inner_begin() { # _inner_begin KIND
 	sed -i '/^_id=/d' "$1-settings"
 	(
 		trap - TERM
-		exec 7<&- 8<&- 9>&- bash "$_hold/$1-keeper" "$_hold" session </dev/null
+		_leave
+		exec bash "$_hold/$1-keeper" "$_hold" session </dev/null
 	) &
 	_inner[$1]=$!
 }
-_inner_order() { # _inner_order KIND restart|stop
+_inner_order() { # _inner_order KIND restart|stop WHICH: the same one may come twice
 	[ -n "${_inner[$1]:-}" ] || return 0
+	if [ "$3" = "${_inner_done:-}" ] && [ "$3" != - ]; then return 0; fi
+	_inner_done=$3
 	if ! kill -0 "${_inner[$1]}" 2>/dev/null; then
 		[ "$2" != restart ] || _inner_begin "$1"
 		return 0
@@ -1323,6 +1584,44 @@ if [ -z "$_rc" ]; then
 fi
 exec 2>/dev/null
 trap '' TERM INT HUP USR1 USR2 # what follows is not to be disturbed
+
+# Was the runner killed? Then what it started hears from here that the session is over.
+_steps() { # the first process of each
+	grep -lsF "SLURMRAY_JOB_ID=$_me.s" /proc/[0-9]*/environ | cut -d/ -f3 | while read -r _p; do
+		ps -o sid= -p "$_p"
+	done | sort -u
+}
+_tell() { # _tell SIGNAL STEP...: all but that process
+	_s=$1
+	shift
+	for _p; do
+		for _k in $(ps -o pid= -s "$_p"); do
+			[ "$_k" -eq "$_p" ] || kill -s "$_s" "$_k"
+		done
+	done
+}
+_until() { # _until TENTHS: or all of them have ended
+	_n=0
+	while [ "$_n" -lt "$1" ] && [ -n "$(_steps)" ]; do
+		_n=$((_n + 2))
+		sleep 0.2
+	done
+}
+# shellcheck disable=SC2046,SC2086 # numbers
+if [ -e bell ]; then
+	_all=$(_steps) _near=''
+	for _p in $_all; do
+		touch "/proc/$_p/cwd/stopped"
+		case $(tr '\0' ' ' <"/proc/$_p/cmdline") in # those on other nodes know it from srun
+		*' ./script '*) kill -s TERM "$_p" && _near="$_near $_p" ;;
+		esac
+	done
+	_tell TERM $_near
+	_until 100
+	_tell KILL $_all
+	_until 20 # their records
+	rm -rf "${_ends%/ends}/sessions/${SLURM_JOB_ID:-none}" steps session leases bell new
+fi 2>/dev/null
 
 # Its cluster ends first.
 _n=0

@@ -182,8 +182,10 @@ _begun=${EPOCHREALTIME//[!0-9]/}
 umask 077
 mkdir -p "$_kind/logs" "$_kind.d"
 echo $$ >"$_kind.d/keeper"
+rm -f "$_kind.d/command"
+[ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
 rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
-rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
+rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/python" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
 	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
 }
@@ -196,6 +198,28 @@ _put why 'its nodes are starting'
 _put state starting
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
+# A run's own takes orders itself; to a session's its runner passes them on. Started again it goes on where it was.
+if [ "$_mode" = run ] && [ "${3:-}" != again ]; then { : >>orders && exec 7<orders; } || exit 73; fi
+_part='' _done=${4:-}
+_orders() { # KIND restart|stop WHICH .
+	local line
+	for ((;;)); do
+		if ! read -r line <&7; then
+			_part+=$line
+			return
+		fi
+		line=$_part$line _part=''
+		# shellcheck disable=SC2086 # words
+		set -- $line
+		[ "$1:$#:${4:-}" = "$_kind:4:." ] || continue
+		if [ "$3" = "$_done" ] && [ "$3" != - ]; then continue; fi
+		_done=$3
+		case $2 in
+		restart) : >"$_kind.d/restart" && _stop=restart ;;
+		stop) _stop=stop ;;
+		esac
+	done
+}
 _stop='' _state=starting _head='' _watch='' _up=''
 declare -A _fd _pid _vers _host _ip _at _ended _row
 _names=() _ncpus=()
@@ -227,12 +251,29 @@ _spawn() { # _spawn NODE ROLE CPUS
 	(
 		trap - TERM
 		for f in "${_fd[@]}"; do exec {f}>&-; done
-		exec "${run[@]}" 6>&-
+		exec "${run[@]}" 6>&- 7<&-
 	) <"$_kind.d/in.$1" >&6 2>>"$_kind/logs/$1/srun.log" &
 	_pid[$1]=$!
 }
 _tell() { # _tell NODE LINE
 	[ -n "${_ended[$1]:-}" ] || printf '%s\n' "$2" >&"${_fd[$1]}"
+}
+
+# Of a node whose program and its guard were killed, all that they can not end any more.
+_cleaners=()
+_clean() { # _clean NODE
+	local f role=worker run
+	[ "$1" != "$_head" ] || role=head
+	run=(bash "$_home/$_kind-node" "$_home" "$1" "$role" 0 999999999)
+	# Here it needs no srun, which starts nothing in a job that has ended for Slurm.
+	[ -n "${_local:-}" ] || [ "$1" = "${SLURMD_NODENAME:-}" ] ||
+		run=(srun --overlap -N1 -n1 -w "$1" --cpu-bind=none -J "$_kind" "${run[@]}")
+	(
+		trap - TERM
+		for f in "${_fd[@]}"; do exec {f}>&-; done
+		exec 6>&- timeout -k 1 10 "${run[@]}"
+	) </dev/null >/dev/null 2>&1 &
+	_cleaners+=($!)
 }
 
 _call() { # the workers, once
@@ -260,10 +301,19 @@ _fail() { # _fail WHY [NODE]: it cannot be, or is no more
 		kill -TERM "$_parent" 2>/dev/null
 	fi
 }
+_slurm_says() { # of the job, when that is not that it runs
+	local s
+	[ -z "${_local:-}" ] || return 0
+	s=$(timeout -k 1 3 squeue -h -t all -j "$SLURM_JOB_ID" -o %T 2>/dev/null)
+	case $s in '' | RUNNING) ;; *) echo " (Slurm calls the job $s)" ;; esac
+}
 _lost() { # _lost NODE WHY
 	[ -z "${_ended[$1]:-}" ] || return 0
 	_ended[$1]=1
-	[ "$2" != 'ended without a word' ] || _clean "$1"
+	if [ "$2" = 'ended without a word' ]; then
+		_clean "$1"
+		set -- "$1" "$2$(_slurm_says)"
+	fi
 	if [ "$1" = "$_head" ]; then
 		# When all of a job is told to end, this process may be the last to know.
 		sleep 0.5
@@ -298,7 +348,7 @@ _hello() { # _hello NODE VERSION PYTHON HOST ADDRESS
 	elif [ -n "$v" ]; then
 		case $2. in "$v".*) ;; *) _fail "${_kind}_version=$v was asked for, and $1 has $_name $2" ;; esac
 	fi
-	[ "$1" != "$_head" ] || _head_is "$2"
+	[ "$1" != "$_head" ] || _head_is "$2" "$3"
 	for v in "${!_vers[@]}"; do
 		[ "${_vers[$v]}" = "${_vers[$1]}" ] || _fail "$v has $_name ${_vers[$v]}, and $1 has $_name ${_vers[$1]}: they must be the same"
 	done
@@ -312,10 +362,11 @@ _line() { # _line NODE WORD...
 		;;
 	*:again)
 		_log "$*"
+		[ "$1" != "$_head" ] || _up='' # who looked at it was ended with it
 		;;
 	*:up)
 		_log "$*"
-		[ -z "$_up" ] || return 0 # a second try
+		[ -z "$_up" ] || return 0
 		_up=$3 _dashboard=$4 _client_at=$5
 		_look
 		[ "$_join_at" != up ] || _call
@@ -343,7 +394,7 @@ _line() { # _line NODE WORD...
 		[ "$_join_at:$3:$6" != "alive:$_head:ALIVE" ] || _call
 		;;
 	@:more)
-		_extra+="${*:3}"$'\n'
+		_extra+="${_at[$3]:-$3} ${*:4}"$'\n'
 		;;
 	@:free)
 		_free+="$3 $4 of $5"$'\n'
@@ -376,21 +427,36 @@ _ready() {
 	_put state ready
 }
 
-_alive=0 _free='' _extra='' _dashboard=- _half='' _called=''
+_alive=0 _free='' _extra='' _dashboard=- _half='' _called='' _suspect='' _beat=$SECONDS _looked=$SECONDS
 _spawn "$_head" head "${_ncpus[0]}"
 for ((i = 1; i < ${#_names[@]}; i++)); do _spawn "${_names[i]}" worker "${_ncpus[i]:-${_ncpus[0]}}"; done
 while [ -z "$_stop" ]; do
 	_pause=1
-	[ "$_state" != starting ] || _pause=0.1
+	[ "$_state$_suspect" = ready ] || [ "$_state$_suspect" = degraded ] || _pause=0.1
 	if IFS= read -r -t "$_pause" -u 6 line; then
 		line=$_half$line _half=''
 		# shellcheck disable=SC2086 # words
 		_line $line
-		continue
+		[ "$SECONDS" != "$_looked" ] || continue
+	else
+		_half+=$line # what the time limit cut in two
 	fi
-	_half+=$line # what the time limit cut in two
+	_looked=$SECONDS
+	if [ $((SECONDS - _beat)) -ge 5 ]; then
+		_beat=$SECONDS
+		for n in "${_names[@]}"; do _tell "$n" .; done
+	fi
+	[ "$_mode" != run ] || _orders
 	for n in "${_names[@]}"; do
-		kill -0 "${_pid[$n]}" 2>/dev/null || _lost "$n" 'ended without a word'
+		! kill -0 "${_pid[$n]}" 2>/dev/null || continue
+		# What it said last may have come since.
+		if [ "$_suspect" = "$n" ]; then
+			_suspect=''
+			_lost "$n" 'ended without a word'
+		elif [ -z "${_ended[$n]:-}" ]; then
+			_suspect=$n
+			break
+		fi
 	done
 	kill -0 "$_parent" 2>/dev/null || _stop=parent
 	[ -n "$_stop" ] || [ "$_state" != starting ] || _ready || [ $((${EPOCHREALTIME//[!0-9]/} - _begun)) -lt $((_timeout * 1000000)) ] || {
@@ -403,7 +469,17 @@ done
 
 # Workers first: a head that is gone would keep them waiting.
 _log "stopping: $_stop"
-[ "$_state" = failed ] || _put state stopping
+if [ "$_state" != failed ] && [ -e "$_kind.d/restart" ]; then # who waits for it waits on
+	_put why 'it is started again'
+	_put state starting
+elif [ "$_state" != failed ]; then
+	_put state stopping
+fi
+for n in "${_names[@]}"; do # some may have gone in the same moment
+	if [ "$_stop" = TERM ] || [ -n "${_ended[$n]:-}" ] || kill -0 "${_pid[$n]}" 2>/dev/null; then continue; fi
+	_ended[$n]=1
+	_clean "$n"
+done
 _await() { # _await NODE...
 	local i n left
 	for ((i = 0; i < 30; i++)); do
@@ -433,14 +509,14 @@ if [ "$_mode" = run ] && [ "$_state" = failed ] && [ "${_was:-starting}" != star
 fi
 [ ${#_cleaners[@]} = 0 ] || wait "${_cleaners[@]}"
 rm -f "$_kind.d"/in.* "$_kind.d/report"
-if [ "$_state" != failed ]; then
+if [ "$_state" != failed ] && [ ! -e "$_kind.d/restart" ]; then
 	_put why 'it was ended'
 	_put state ended
 fi
 _log "ended"
 if [ -e "$_kind.d/restart" ] && kill -0 "$_parent" 2>/dev/null; then
 	sed -i '/^_id=/d' "$_kind-settings"
-	exec bash "$_home/$_kind-keeper" "$_home" "$_mode"
+	exec bash "$_home/$_kind-keeper" "$_home" "$_mode" again "$_done"
 fi
 rm -f "$_kind.d/keeper"
 END_OF_FILE
@@ -456,7 +532,8 @@ _kind=${_kind%-node}
 . "$_home/$_kind-settings" || exit 66
 . "$_home/$_kind-kind" || exit 66
 _logs=$_home/$_kind/logs/$_node
-_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;"
+# With the id of this one: what is left of an earlier one is swept while the next begins.
+_mark="SLURMRAY_${_kind^^}_NODE=$_tag@$_node;$_id"
 _say() { printf '%s %s\n' "$_node" "$*"; }
 
 # All processes of this node's part: those that have the mark in their environment, what they started, and those that
@@ -464,10 +541,8 @@ _say() { printf '%s %s\n' "$_node" "$*"; }
 _left() {
 	{
 		grep -alsF "$_mark" /proc/[0-9]*/environ
-		find /proc/[0-9]*/fd -maxdepth 1 -lname "$_tmp/*" 2>/dev/null | while IFS=/ read -r _ _ p _; do
-			[ "$p" = "$_last" ] && continue
-			_last=$p
-			IFS= read -r -d '' c <"/proc/$p/cmdline" && _titled "$c" && echo "/proc/$p/environ"
+		[ -z "$_titles" ] || grep -alsE "$_titles" /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ p _; do
+			find "/proc/$p/fd" -maxdepth 1 -lname "$_tmp/*" -printf "/proc/$p/environ\\n" -quit
 		done
 	} 2>/dev/null | {
 		cut -d/ -f3
@@ -502,11 +577,33 @@ _own_dir() {
 	[ "$_role" = head ] || _tmp=$_tmp-$(printf %s "$_node" | cksum | cut -c 1-6)
 }
 
+# What kept the cluster was killed, on this node, which is the head's. The command of a run has no cluster any more, and
+# nobody else would tell it.
+_bereft=''
+_bereave() {
+	echo 'what kept the cluster was killed' >"$_home/$_kind/why"
+	echo failed >"$_home/$_kind/state"
+	{ read -r _bereft <"$_home/$_kind.d/command"; } 2>/dev/null || return 0
+	cp "$_home/$_kind/why" "$_home/reason"
+	echo "$_kind" >"$_home/fault"
+	kill -TERM "$_bereft"
+}
+_bury() { # after its grace
+	local i
+	for ((i = 0; i < _grace * 10; i++)); do
+		kill -0 "${_bereft:-0}" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -KILL "$_bereft"
+}
+
 if [ -n "$_watched" ]; then # the guard
 	trap '' TERM HUP INT
 	[ -n "$_tmp" ] || _own_dir
 	while kill -0 "$_watched" 2>/dev/null; do sleep 0.5; done
+	[ "$_role" != head ] || ! read -r p 2>/dev/null <"$_home/$_kind.d/keeper" || kill -0 "$p" 2>/dev/null || _bereave
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	exit 0
 fi
 
@@ -605,18 +702,20 @@ _end() {
 		_copy
 	fi
 	_sweep
+	[ -z "$_bereft" ] || _bury
 	_say gone
 	exit 0
 }
 
 [ "$_role" != head ] || _start_head
-_told='' _tick=0 _half=''
+_told='' _tick=0 _half='' _silent=0
 while [ -z "$_stop" ]; do
 	if [ "$_role" = head ] && [ -z "$_told" ]; then
 		if _open "$_addr" "$_port"; then
 			_told=1
 			_say up "$(_up_words)"
 		fi
+		_silent=0
 		IFS= read -r -t 0.1 line
 	else
 		IFS= read -r -t 1 line
@@ -624,7 +723,7 @@ while [ -z "$_stop" ]; do
 	rc=$?
 	_half+=$line # what the time limit cut in two
 	if [ $rc = 0 ]; then
-		line=$_half _half=''
+		line=$_half _half='' _silent=0
 		case $line in
 		stop) break ;;
 		join\ *)
@@ -637,12 +736,12 @@ while [ -z "$_stop" ]; do
 			;;
 		esac
 	elif [ $rc -le 128 ]; then # nobody is there any more
-		[ "$_role" != head ] || [ -n "$_stop" ] || {
-			echo 'what kept the cluster was killed' >"$_home/$_kind/why"
-			echo failed >"$_home/$_kind/state"
-		}
+		[ "$_role" != head ] || [ -n "$_stop" ] || _bereave
 		break
 	fi
+	# The keeper says something every five seconds. A step whose slurmd and srun are gone hears no end of its input. Looks
+	# are counted, for the time goes on while a job is suspended.
+	[ $((_silent++)) -lt 25 ] || break
 	[ ${#_pids[@]} != 0 ] || continue
 	_dead=''
 	for p in "${_pids[@]}"; do kill -0 "$p" 2>/dev/null || _dead=$p; done
@@ -666,7 +765,7 @@ cat >spark-kind <<'END_OF_FILE' || unready
 # What Spark is, for the keeper of a cluster and for its nodes.
 _name=Spark _with=Java _join_from=0 _join_at=up
 _again() { return 1; }
-_titled() { return 1; } # a JVM keeps its environment
+_titles='' # a JVM keeps its environment
 _log_dir() { echo "$_tmp/work"; }
 _log_file() {
 	case $1 in */stdout | */stderr) ;; *) return 1 ;; esac

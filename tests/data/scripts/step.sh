@@ -10,7 +10,7 @@ _ends="$HOME"/.slurmray/6f1c2a34/ends
 cd "$_dir" || exit 66
 # shellcheck disable=SC2086 # two words
 set -- ${SLURMRAY_RUNNER:-}
-_off=${1:-} _host=${2:-$(uname -n)} _bell=${SLURMRAY_BELL:-}
+_off=${1:-} _host=${2:-$(uname -n)} _key=${3:-} _bell=${SLURMRAY_BELL:-}
 unset SLURMRAY_RUNNER SLURMRAY_BELL
 _now() {
 	if [ -n "$_off" ] && read -r _t _ </proc/uptime; then
@@ -146,7 +146,9 @@ else
 fi
 
 _rss=''
-_cpu=''
+[ ! -s rss ] || read -r _rss <rss
+case $_rss in *[!0-9]*) _rss='' ;; esac
+_cpu='' _rss=''
 
 # A requeue that was granted ended this start; the next one will leave the record.
 [ ! -e "grant.$((_restart + 1))" ] || exit "$_rc"
@@ -190,5 +192,5 @@ until record || [ "$_n" -ge 30 ]; do # a full disk may pass
 	sleep 2
 done
 printf '%s\n' "$_rec" >./exit
-[ ! -p "$_bell" ] || echo '10/a1' 1<>"$_bell"
+[ ! -p "$_bell" ] || echo "${_key:-10/a1}" 1<>"$_bell"
 exit "$_rc"
