@@ -1258,7 +1258,8 @@ static bool usable(const struct spec_key *k)
 		"key",           "session",         "files",          "workdir",
 		"streams",       "signal",          "gpus",           "gpus_per_node",
 		"gpus_per_task", "gpus_per_socket", "open_mode",      "kill_on_invalid_dep",
-		"no_requeue",    "scope",           "on_session_end", "reuse_tolerance"
+		"no_requeue",    "scope",           "on_session_end", "reuse_tolerance",
+		"shared"
 	};
 
 	if ((k->flags & (SPEC_LATER | SPEC_OURS)) || k->type == SPEC_ANY || k->type == SPEC_MAP)
