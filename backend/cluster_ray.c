@@ -241,7 +241,7 @@ static void handle(struct cluster *c, struct creq *q);
 /* When the next one is due. */
 static int64_t step_held(struct cluster *c)
 {
-	bool refused = c->said && !c->up && !c->asking, again = c->up && c->held_at <= c->now;
+	bool refused = c->said && !c->up && !c->asking, again = ray_reachable(c) && c->held_at <= c->now;
 	struct list now = LIST_INIT(now), *n, *tmp;
 	int64_t next = INT64_MAX;
 
@@ -249,7 +249,7 @@ static int64_t step_held(struct cluster *c)
 		struct held *h = container_of(n, struct held, node);
 
 		if (refused || h->q->deadline <= c->now) {
-			drop_held(c, h, -EHOSTUNREACH, h->why && c->up ? h->why : c->link_text);
+			drop_held(c, h, -EHOSTUNREACH, h->why ? h->why : c->link_text);
 		} else if (again) {
 			list_del(n);
 			list_add_tail(&now, n);
@@ -265,17 +265,17 @@ static int64_t step_held(struct cluster *c)
 		drop_held(c, h, 0, NULL);
 		handle(c, q);
 	}
-	if (c->up && !list_empty(&c->held) && c->held_at < next)
+	if (ray_reachable(c) && !list_empty(&c->held) && c->held_at < next)
 		next = c->held_at;
 	return next;
 }
 
-/* Not now: is it there already, or is it worth waiting for? */
+/* The way is not there; whether the head is says nothing of a node's agent. */
 static bool must_wait(struct cluster *c, struct creq *q)
 {
 	if (!q->deadline)
 		q->deadline = c->now + ANSWER_WITHIN;
-	if (c->up && ray_reachable(c))
+	if (ray_reachable(c))
 		return false;
 	ray_hold(c, q, NULL);
 	return true;

@@ -26,7 +26,7 @@ END_OF_CONFIG
 
 early=$(submit 'echo early; exit 3')
 ok "a run that was written before the head was there waits" eventually 10 is_now "$early" submitting
-ok "the head comes up" eventually 60 up
+ok "the head comes up" eventually 200 up
 ok "its node is there" head_ready lab
 [ "$head_tries" = 1 ] || early=$(submit 'echo early; exit 3') # that one went with the head
 is "and then it runs" "$(ended "$early" 60)" "failed 3"
