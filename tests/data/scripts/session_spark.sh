@@ -455,8 +455,9 @@ _weigh() {
 		for k in "${!_pid[@]}"; do
 			n=$((${kib[${_pid[$k]}]:-0} * 1024)) was=0
 			[ "${_on[$k]}" = 0 ] || continue
-			[ ! -s "$_base/runs/$k/rss" ] || read -r was <"$_base/runs/$k/rss"
-			[ "$n" -le "$was" ] || echo "$n" >"$_base/runs/$k/rss"
+			_at "$k"
+			[ ! -s "$_dir/rss" ] || read -r was <"$_dir/rss"
+			[ "$n" -le "$was" ] || echo "$n" >"$_dir/rss"
 		done
 	) 2>/dev/null &
 	_scale=$!
