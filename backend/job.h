@@ -45,9 +45,9 @@ struct job_ray {
 	bool dashboard, client, token;
 	char *dashboard_host, *interface, *head_address, *ports, *version; /* NULL: not said */
 	char *client_version; /* "RAY" or "RAY/PYTHON", as whoever uses Ray Client has them; NULL: not said */
-	char *text;       /* the whole value in its canonical form, as JSON; NULL: nothing was said */
-	char *job_config; /* JSON for drivers: runtime_env and metadata; NULL: none */
-	char **args;      /* further words for `ray start`; NULL-ended, never NULL when on */
+	char *text;           /* the whole value in its canonical form, as JSON; NULL: nothing was said */
+	char *job_config;     /* JSON for drivers: runtime_env and metadata; NULL: none */
+	char **args;          /* further words for `ray start`; NULL-ended, never NULL when on */
 };
 
 /* The same for Spark; job_spark.c. */

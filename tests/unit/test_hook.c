@@ -355,7 +355,8 @@ static void told_again(void **state)
 	start(&f, 0);
 	wait_told(&f, f.feed.len);
 	have = slurp("out");
-	assert_int_equal(strlen(have), 10); /* b and c once more, a not; the three of the first time came in any order */
+	assert_int_equal(strlen(have),
+			 10); /* b and c once more, a not; the three of the first time came in any order */
 	assert_ptr_equal(strchr(have, 'a'), strrchr(have, 'a'));
 	free(have);
 	fix_release(&f);
