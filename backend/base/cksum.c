@@ -25,6 +25,11 @@ static void make_tables(void)
 			tables[k][b] = tables[k - 1][b] << 8 ^ tables[0][tables[k - 1][b] >> 24];
 }
 
+static uint32_t add_byte(uint32_t crc, unsigned char byte)
+{
+	return crc << 8 ^ tables[0][crc >> 24 ^ byte];
+}
+
 uint32_t cksum_add(uint32_t crc, const void *data, size_t len)
 {
 	const unsigned char *p = data;
@@ -35,16 +40,14 @@ uint32_t cksum_add(uint32_t crc, const void *data, size_t len)
 		      tables[5][(crc >> 8 & 255) ^ p[2]] ^ tables[4][(crc & 255) ^ p[3]] ^ tables[3][p[4]] ^
 		      tables[2][p[5]] ^ tables[1][p[6]] ^ tables[0][p[7]];
 	for (; len; p++, len--)
-		crc = crc << 8 ^ tables[0][crc >> 24 ^ *p];
+		crc = add_byte(crc, *p);
 	return crc;
 }
 
 uint32_t cksum_end(uint32_t crc, uint64_t len)
 {
-	for (; len; len >>= 8) {
-		unsigned char c = (unsigned char)len;
-
-		crc = cksum_add(crc, &c, 1);
-	}
+	(void)pthread_once(&once, make_tables);
+	for (; len; len >>= 8)
+		crc = add_byte(crc, (unsigned char)len);
 	return ~crc;
 }
