@@ -34,7 +34,6 @@ plain=$(submit '-- sleep 60')
 not_ok "nor is any other run one" submit "session=$plain -- true"
 like "says so" "$(tail -n 1 "$MNT/errors")" 'is no session'
 echo cancel >"$MNT/runs/$plain/ctl"
-not_ok "this machine needs none" submit 'cluster=local launcher=session'
 
 # --- one with room for two ---
 
