@@ -11,6 +11,7 @@
 #include "backend/base/mem.h"
 #include "backend/forward.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,6 +41,7 @@ static size_t count_hosts(const struct tunnel *t)
 
 	while (t->conf.cluster->hosts[n])
 		n++;
+	assert(n > 0); /* the configuration has seen to that */
 	return n;
 }
 

@@ -1,9 +1,8 @@
 # shellcheck shell=bash
-# A Ray head of a test alone, and an sshd in front of it; after tap.sh and faults.sh, in bash. Leaves $ray, $base (the first
+# A Ray head of a test alone, and an sshd in front of it; after tap.sh and faults.sh, in bash. Leaves $python, $ray, $base (the first
 # of its ports), $R (its directory), $T/token.
 
 need_ray() {
-	local python
 	python=$("$ROOT/scripts/ray-env" 2>"$T/ray-env.log") || {
 		diag "$(tail -n 5 "$T/ray-env.log")"
 		skip_all 'Ray cannot be installed here'

@@ -39,7 +39,7 @@ sleep 1
 # said something and may have waited for an answer before. Read as soon as the job's claim is there, which is what
 # makes it exist: 1 is the submission itself, and nothing that was asked before it. The network is slow, so that the answer
 # has not come back yet then.
-network "delay 100"
+network "delay 300"
 trips=
 for i in 1 2 3 4 5; do
 	network reset
