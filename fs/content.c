@@ -347,7 +347,8 @@ void content_renew(struct content *c, uint64_t size)
 		return;
 	if (size == c->size && clock_mono(c->fs->clock) - c->got_at < LIVE_AGE_US)
 		return;
-	memset(c->state, CHUNK_NONE, c->n_chunks);
+	if (c->n_chunks) /* an empty file has no state */
+		memset(c->state, CHUNK_NONE, c->n_chunks);
 	c->n_here = 0;
 	c->size = size;
 	make_room(c, chunks(size));
