@@ -65,4 +65,9 @@ def ray_of(path):
     token = read(path, 'ray/token')
     os.environ.update({'RAY_AUTH_MODE': 'token', 'RAY_AUTH_TOKEN': token} if token else {'RAY_AUTH_MODE': 'disabled'})
     import ray
-    return ray.init(read(path, 'ray/client'))
+    for left in (2, 1, 0):
+        try:
+            return ray.init(read(path, 'ray/client'))
+        except ConnectionAbortedError:  # on a busy node Ray's server for this client did not come up
+            if not left:
+                raise
