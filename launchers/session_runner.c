@@ -186,6 +186,7 @@ const char session_runner[] =
 	"\t_pid[$1]=$! _got[$1]=$_where _on[$1]=$on\n"
 	"\tprintf -v \"_since[$1]\" '%(%s)T' -1\n"
 	"\t_take \"$_where\" 1\n"
+	"\t[ \"$_live\" != 0 ] || _weighed=$((SECONDS + 3)) # short ones are not weighed\n"
 	"\t_live=$((_live + 1)) _dirty=1\n"
 	"}\n"
 	"\n"

@@ -260,6 +260,7 @@ _start() { # _start NUM/aATTEMPT CPUS MERGED MEM GPUS
 	_pid[$1]=$! _got[$1]=$_where _on[$1]=$on
 	printf -v "_since[$1]" '%(%s)T' -1
 	_take "$_where" 1
+	[ "$_live" != 0 ] || _weighed=$((SECONDS + 3)) # short ones are not weighed
 	_live=$((_live + 1)) _dirty=1
 }
 
