@@ -1,6 +1,6 @@
 /*
- * The shell text around every job. It is a template: nothing but ids, directories and user text (through quote_sh or a
- * quoted here-document) varies.
+ * The shell text around every job, up to its start; epilogue.c has the rest. It is a template: nothing but ids,
+ * directories and user text (through quote_sh or a quoted here-document) varies.
  *
  * Invariants of the script: user text is never parsed by the wrapper's own shell, so that a syntax error in it ends
  * the job and not the wrapper; the wrapper writes nothing to stdout, and to stderr only when it cannot prepare the run;
