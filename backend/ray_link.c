@@ -198,15 +198,17 @@ static void on_version(void *arg, const struct http_answer *a)
 
 /* --- the way there --- */
 
-/* Of the run that is waiting longest: what boots it says how large it is. */
+/* Of the run that is waiting longest: what boots it says how large it is. One that ended with runs in it is booted as
+ * those want it. */
 static const struct job_ray *size_wanted(const struct cluster *c)
 {
 	const struct ray_run *first = NULL;
 
 	for (struct hmap_node *n = hmap_walk(&c->runs, NULL); n; n = hmap_walk(&c->runs, n)) {
 		const struct ray_run *r = container_of(n, struct ray_run, node);
+		bool waits = r->phase == RAYRUN_QUEUED, first_waits = first && first->phase == RAYRUN_QUEUED;
 
-		if (r->phase == RAYRUN_QUEUED && (!first || r->serial < first->serial))
+		if (!first || (waits && !first_waits) || (waits == first_waits && r->serial < first->serial))
 			first = r;
 	}
 	return first ? &first->job->ray : NULL;

@@ -8,6 +8,7 @@
 #include "backend/ray.h"
 
 #include "backend/base/mem.h"
+#include "launchers/ray.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +23,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#define PORTS 8 /* GCS, dashboard, agent, client, and those that Ray would choose */
+#define PORTS 16 /* GCS, dashboard, agent, client, and those that Ray would choose */
 #define PORT_MIN 20000
 #define PORT_SPAN 8000 /* below where the kernel takes ports for clients, ip_local_port_range */
 #define TOUCH_US (5LL * USEC_PER_SEC)
@@ -45,11 +46,20 @@ struct ray_local {
 static const char keeper[] =
 	"cd \"$2\" || exit 1\n"
 	"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=\"$2/token\" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_TMPDIR=\"$4\" "
-	"RAY_raylet_start_wait_time_s=120 RAY_agent_register_timeout_ms=120000\n"
-	"\"$1\" start --head --block --disable-usage-stats --temp-dir=\"$4\" --node-ip-address=127.0.0.10 --port=\"$3\" "
-	"--dashboard-host=127.0.0.1 --dashboard-port=$(($3 + 1)) --dashboard-agent-listen-port=$(($3 + 2)) "
-	"--ray-client-server-port=$(($3 + 3)) --node-manager-port=$(($3 + 4)) --object-manager-port=$(($3 + 5)) "
-	"--metrics-export-port=$(($3 + 6)) --runtime-env-agent-port=$(($3 + 7)) --min-worker-port=0 --max-worker-port=0 "
+	"SLURMRAY_PATIENCE=110 RAY_DASHBOARD_STARTUP_TIMEOUT_S=110 RAY_agent_register_timeout_ms=110000 "
+	"AUTOSCALER_METRIC_PORT=\"$(($3 + 9))\" DASHBOARD_METRIC_PORT=\"$(($3 + 10))\"\n"
+	"program=$1 dir=$2 py=$(sed -n '1s/^#! *//p' \"$1\")\n"
+	"start() {\n"
+	"\tcase $py in *python*) set -- $py \"$dir/ray-start\" \"$@\" ;; *) set -- \"$program\" \"$@\" ;; esac\n"
+	"\t# what is in the background ignores INT, and ray.cancel needs it\n"
+	"\tenv --default-signal=INT,QUIT true 2>/dev/null && exec env --default-signal=INT,QUIT \"$@\"\n"
+	"\texec \"$@\"\n"
+	"}\n"
+	"start start --head --block --disable-usage-stats --temp-dir=\"$4\" --node-ip-address=127.0.0.10 --port=\"$3\" "
+	"--dashboard-host=127.0.0.1 --dashboard-port=\"$(($3 + 1))\" --dashboard-agent-listen-port=\"$(($3 + 2))\" "
+	"--ray-client-server-port=\"$(($3 + 3))\" --node-manager-port=\"$(($3 + 4))\" --object-manager-port=\"$(($3 + 5))\" "
+	"--metrics-export-port=\"$(($3 + 6))\" --runtime-env-agent-port=\"$(($3 + 7))\" --dashboard-agent-grpc-port=\"$(($3 + 8))\" "
+	"--min-worker-port=0 --max-worker-port=0 "
 	"${6:+--num-cpus=\"$6\"} ${7:+--num-gpus=\"$7\"} ${8:+--object-store-memory=\"$8\"} &\n"
 	"ray=$!\n"
 	"trap 'kill \"$ray\"' TERM INT HUP\n"
@@ -177,6 +187,8 @@ static int boot(struct ray_local *l, const struct job_ray *ray, int lock, struct
 	rc = put_token(l->dir);
 	if (rc == 0)
 		rc = put(l->dir, "wanted", "");
+	if (rc == 0)
+		rc = put(l->dir, "ray-start", ray_start_text);
 	if (rc < 0 || !mkdtemp(temp))
 		return err_sys(e, rc < 0 ? rc : -errno, "cannot prepare a Ray cluster in %s", l->dir);
 	address = xasprintf("http://127.0.0.1:%d", base + 1);

@@ -12,13 +12,14 @@ need_ray() {
 	until ports_free; do base=$((21000 + (base - 21000 + 16) % 6400)); done
 	head_pid=
 	R=$(mktemp -d /tmp/sr-XXXXXX) # sockets in it have at most 107 bytes
+	"$BUILD/tools/raystart" >"$T/ray-start"
 	(umask 077 && head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$T/token")
 	trap 'head_down; rm -rf "$R"; tap_exit' EXIT
 }
 
 ports_free() {
 	local i
-	for i in 0 1 2 3 8; do
+	for i in $(seq 0 12); do
 		if (exec 3<>"/dev/tcp/127.0.0.1/$((base + i))") 2>/dev/null || (exec 3<>"/dev/tcp/127.0.0.10/$((base + i))") 2>/dev/null; then
 			return 1
 		fi
@@ -28,10 +29,13 @@ ports_free() {
 head_up() { # as Ray's own test benches do it: everything on one address of this machine
 	mkdir -p "$R"
 	env RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$T/token" RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 \
-		RAY_raylet_start_wait_time_s=120 RAY_agent_register_timeout_ms=120000 setsid "$ray" start --head \
+		SLURMRAY_PATIENCE=140 RAY_DASHBOARD_STARTUP_TIMEOUT_S=140 RAY_agent_register_timeout_ms=140000 \
+		AUTOSCALER_METRIC_PORT=$((base + 11)) DASHBOARD_METRIC_PORT=$((base + 12)) setsid "$python" "$T/ray-start" start --head \
 		--block --disable-usage-stats --temp-dir="$R" --node-ip-address=127.0.0.10 --port=$base --num-cpus=1 \
 		--dashboard-host=127.0.0.1 --dashboard-port=$((base + 1)) --dashboard-agent-listen-port=$((base + 2)) \
-		--ray-client-server-port=$((base + 3)) --min-worker-port=0 --max-worker-port=0 --object-store-memory=80000000 \
+		--ray-client-server-port=$((base + 3)) --node-manager-port=$((base + 4)) --object-manager-port=$((base + 5)) \
+		--runtime-env-agent-port=$((base + 6)) --dashboard-agent-grpc-port=$((base + 7)) --metrics-export-port=$((base + 9)) \
+		--min-worker-port=0 --max-worker-port=0 --object-store-memory=80000000 \
 		>>"$T/head.log" 2>&1 </dev/null &
 	head_pid=$!
 	tap_pids="$tap_pids $head_pid"
