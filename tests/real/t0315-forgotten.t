@@ -75,7 +75,7 @@ done
 testbed ctld-start
 once=0 shot=0 wrong=
 for i in $(seq 12); do
-	case "$(ended "${kills[i - 1]}" 90) $(ran "kill$i")" in
+	case "$(ended "${kills[i - 1]}" 240) $(ran "kill$i")" in
 	"succeeded 0 1") once=$((once + 1)) ;;
 	"cancelled 143 "[01] | "failed 143 "[01] | "failed - 0") shot=$((shot + 1)) ;;
 	*) wrong="$wrong ${kills[i - 1]}: $(word "${kills[i - 1]}") $(ran "kill$i"), $(why "${kills[i - 1]}");" ;;
