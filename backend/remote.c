@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #define CREQ_STOP ((enum creq_type)199) /* internal: end of the thread */
 #define SEC ((int64_t)USEC_PER_SEC)
@@ -202,6 +203,11 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	q->run_id = q->job_id = q->token = q->script = q->files_dir = q->context = NULL;
 	q->secrets_dir = NULL;
 	q->job = NULL;
+	if (r->files_dir && access(r->files_dir, F_OK) < 0 &&
+	    errno == ENOENT) { /* most have none, and get none any more */
+		free(r->files_dir);
+		r->files_dir = NULL;
+	}
 	if (!r->token)
 		r->token = default_token(c, r);
 	r->merged = r->job && r->job->merged;

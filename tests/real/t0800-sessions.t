@@ -52,6 +52,10 @@ for id in $codes; do got="$got$(cat "$MNT/runs/$id/stdout" "$MNT/runs/$id/stderr
 want=
 for id in $codes; do want="${want}out $id err "; done
 is "and their streams" "$got" "$want"
+attempts=
+for id in $codes; do attempts="$attempts $(echo "$DEMO_HOME"/.slurmray/*/runs/"$id"/a1)"; done
+# shellcheck disable=SC2086 # a submission by itself, which costs ten times as much, leaves a claim
+is "steps without files are submitted together" "$(for dir in $attempts; do [ -L $dir/claim ] && echo $dir; done)" ""
 is "no job of their own" "$(admin squeue -h -t all -o %i | wc -l)" "$jobs"
 like "their job id is the session's, with their own number" "$(job_of "$id")" "^$(job_of warm)\\.s$id\$"
 is "once each" "$(ended "$(step warm "$(mark once)")") $(ran once)" "succeeded 0 1"
