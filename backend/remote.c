@@ -203,8 +203,8 @@ static struct rrun *rrun_new(struct cluster *c, struct creq *q)
 	q->run_id = q->job_id = q->token = q->script = q->files_dir = q->context = NULL;
 	q->secrets_dir = NULL;
 	q->job = NULL;
-	if (r->files_dir && access(r->files_dir, F_OK) < 0 &&
-	    errno == ENOENT) { /* most have none, and get none any more */
+	/* Most have none, and get none any more. */
+	if (r->files_dir && access(r->files_dir, F_OK) < 0 && errno == ENOENT) {
 		free(r->files_dir);
 		r->files_dir = NULL;
 	}
