@@ -47,7 +47,12 @@ MNT, URL, DIR, PYTHON, COUNTER = (os.environ[k] for k in ('SLURMRAY_MOUNT', 'BEN
 RUNS = int(os.environ.get('RUNS', '10'))
 WAYS = 'slurmray', 'dagster-ray'
 COMMAND = [PYTHON, ME, 'payload']
+REPORT = []  # where the Markdown goes: Dagster takes the standard output of steps
 calls = {}  # what the last call of each way took, and the id of its job
+
+
+def say(text):
+    print(text, file=REPORT[0], flush=True)
 
 
 def spread(values, digits=2):
@@ -128,12 +133,12 @@ def asset():
                 if i >= 0:  # the first one warms up
                     rows[way].append((total, call, own, call - own, well))
     share = statistics.median(r[0] for r in rows['nobody'])
-    print('\nAn asset of 0 s, seconds, n = %d each, in turns, min / median / max. The call is that of the client in the asset; added is the call '
-          'without what Ray itself says of the job, from its start to its end. An asset without a job takes %.2f s.\n' % (RUNS, share))
-    print('| way | without its report | materialize | the call | Ray itself | added |\n|---|---|---|---|---|---|')
+    say('\nAn asset of 0 s, seconds, n = %d each, in turns, min / median / max. The call is that of the client in the asset; added is the call '
+        'without what Ray itself says of the job, from its start to its end. An asset without a job takes %.2f s.\n' % (RUNS, share))
+    say('| way | without its report | materialize | the call | Ray itself | added |\n|---|---|---|---|---|---|')
     for way in WAYS:
         columns = list(zip(*rows[way]))
-        print('| %s | %d | %s |' % (way, columns[4].count(False), ' | '.join(spread(c) for c in columns[:4])), flush=True)
+        say('| %s | %d | %s |' % (way, columns[4].count(False), ' | '.join(spread(c) for c in columns[:4])))
 
 
 # --- submission ---
@@ -173,10 +178,10 @@ def submit():
             if i >= 0:
                 rows[name].append(took)
     base = statistics.median(rows['`ray job submit --no-wait`'])
-    print('\nSubmission, milliseconds, n = %d each, in turns, min / median / max, each as a process of its own but the last.\n' % RUNS)
-    print('| what | ms | times as fast as `ray job submit` |\n|---|---|---|')
+    say('\nSubmission, milliseconds, n = %d each, in turns, min / median / max, each as a process of its own but the last.\n' % RUNS)
+    say('| what | ms | times as fast as `ray job submit` |\n|---|---|---|')
     for name, took in rows.items():
-        print('| %s | %s | %.1f |' % (name, spread(took, 1), base / statistics.median(took)), flush=True)
+        say('| %s | %s | %.1f |' % (name, spread(took, 1), base / statistics.median(took)))
 
 
 # --- logs ---
@@ -225,10 +230,10 @@ def follow():
         quiet()
         rows['Ray: tail_job_logs'] += followed_by_ray()
         quiet()
-    print('\nA line every 0.2 s, from the moment at which it is printed to the one at which a follower has it, seconds.\n')
-    print('| way | lines | min / median / max | 90% within |\n|---|---|---|---|')
+    say('\nA line every 0.2 s, from the moment at which it is printed to the one at which a follower has it, seconds.\n')
+    say('| way | lines | min / median / max | 90% within |\n|---|---|---|---|')
     for name, late in rows.items():
-        print('| %s | %d | %s | %.3f |' % (name, len(late), spread(late, 3), sorted(late)[int(len(late) * .9)]), flush=True)
+        say('| %s | %d | %s | %.3f |' % (name, len(late), spread(late, 3), sorted(late)[int(len(late) * .9)]))
 
 
 def network():
@@ -242,15 +247,15 @@ def captured(run_id):
 
 def bytes_():
     size = int(os.environ.get('LOG_BYTES', '100000000'))
-    print('\nAn asset whose job prints %d bytes in lines of 100: bytes on the network, both ways.\n' % size)
-    print('| way | seconds | in Dagster\'s compute logs | network | network / log | its report is there |\n|---|---|---|---|---|---|')
+    say('\nAn asset whose job prints %d bytes in lines of 100: bytes on the network, both ways.\n' % size)
+    say('| way | seconds | in Dagster\'s compute logs | network | network / log | its report is there |\n|---|---|---|---|---|---|')
     with dg.DagsterInstance.get() as instance:
         for way in WAYS:
             before = network()
             total, _, well, run_id = materialize(instance, way, 'bytes_' + way.replace('-', '_'), {'bytes': size})
             time.sleep(1)
             sent = network() - before
-            print('| %s | %.1f | %d | %d | %.2f | %s |' % (way, total, captured(run_id), sent, sent / size, 'yes' if well else 'no'), flush=True)
+            say('| %s | %.1f | %d | %d | %.2f | %s |' % (way, total, captured(run_id), sent, sent / size, 'yes' if well else 'no'))
             quiet()
 
 
@@ -306,7 +311,7 @@ def killed(instance, way):
 
 def faults():
     cases = {'prints a byte 0xff': {'hex': '61ff62'}, 'prints a line of 6 MB': {'line': 6 << 20}}
-    print('\n| fault | %s |\n|---|---|---|' % ' | '.join(WAYS))
+    say('\n| fault | %s |\n|---|---|---|' % ' | '.join(WAYS))
     with dg.DagsterInstance.get() as instance:
         for name, extras in cases.items():
             cells = []
@@ -315,14 +320,14 @@ def faults():
                 whole = captured(run_id) >= extras.get('line', 3)
                 cells.append('step %s, its report %s, its output %s' % ('SUCCESS' if success else 'FAILURE', 'there' if well else 'lost',
                                                                        'there' if whole else 'lost'))
-            print('| the payload %s | %s |' % (name, ' | '.join(cells)), flush=True)
-        print('| kill -9 of Dagster, re-execution | %s |' % ' | '.join(killed(instance, way) for way in WAYS), flush=True)
+            say('| the payload %s | %s |' % (name, ' | '.join(cells)))
+        say('| kill -9 of Dagster, re-execution | %s |' % ' | '.join(killed(instance, way) for way in WAYS))
 
 
 if __name__ == '__main__':
     if sys.argv[1] == 'execute':
         execute(*sys.argv[2:])
-    sys.stdout = os.fdopen(os.dup(1), 'w', encoding='utf-8')
     if sys.argv[1] != 'execute':
+        REPORT.append(os.fdopen(os.dup(1), 'w', encoding='utf-8'))
         os.dup2(2, 1)  # what jobs print
         {'asset': asset, 'submit': submit, 'follow': follow, 'bytes': bytes_, 'faults': faults}[sys.argv[1]]()
