@@ -93,7 +93,8 @@ class Step:
         self.process.wait(mnt.PATIENCE)
 
     def result(self):
-        out = self.process.communicate(timeout=mnt.PATIENCE)[0].splitlines()
+        out = self.process.stdout.read().splitlines()  # communicate() would not see what readline() has taken
+        self.process.wait(mnt.PATIENCE)
         return json.loads(out[-1])
 
     def wanted(self):

@@ -175,4 +175,39 @@ ok "to which this mount attaches" sh -c "echo 'shared=attach' >$S/both/spec"
 is "and runs in it" "$(ended "$(into both 'echo x')" 60) $(cat "$S/both/job_id")" "succeeded 0 $(cat "$T/mnt2/sessions/both/job_id")"
 echo stop >"$S/both/ctl"
 is "stop, from here, ends it there" "$(timeout 60 cat "$T/mnt2/sessions/both/wait")" "succeeded 0"
+
+# --- begun by both at once, kept by leases of both ---
+
+before=$(admin squeue -h -o %i | wc -l)
+pids=
+for i in 1 2 3; do
+	for mount in "$MNT" "$T/mnt2"; do
+		echo "name=race$i ntasks=1 time=20 idle=0 shared=begin" >"$mount/sessions/new" &
+		pids="$pids $!"
+	done
+done
+# shellcheck disable=SC2086 # pids
+wait $pids
+for i in 1 2 3; do
+	eventually 60 grep -q running "$S/race$i/status"
+	eventually 60 grep -q running "$T/mnt2/sessions/race$i/status"
+	is "begun by both at once: one job" "$(cat "$S/race$i/job_id")" "$(cat "$T/mnt2/sessions/race$i/job_id")"
+done
+is "and no other" "$(admin squeue -h -o %i | wc -l)" $((before + 3))
+for i in 1 2 3; do
+	echo stop >"$S/race$i/ctl"
+	timeout 60 cat "$S/race$i/wait" "$T/mnt2/sessions/race$i/wait" >"$T/out"
+done
+for mount in "$MNT" "$T/mnt2"; do
+	echo 'name=lent ntasks=1 time=20 idle=0 scope=lease shared=begin' >"$mount/sessions/new" && touch "$mount/sessions/lent/leases/of_${mount##*/}"
+done
+knows() { grep -rqs --include=leases "^of_$1 " "$DEMO_HOME"; }
+ok "leases of the other mount are known" eventually 60 knows mnt2
+ok "and of this one" eventually 60 knows "${MNT##*/}"
+rm "$S/lent/leases/of_${MNT##*/}"
+last=$(into lent 'sleep 4; echo whole')
+is "one of them is enough" "$(ended "$last" 60) $(cat "$MNT/runs/$last/log") $(cat "$S/lent/status")" "succeeded 0 whole running"
+rm "$T/mnt2/sessions/lent/leases/of_mnt2"
+is "without the last the session ends" "$(session_end lent)" "succeeded 0"
+is "there, too" "$(timeout 60 cat "$T/mnt2/sessions/lent/wait")" "succeeded 0"
 done_testing
