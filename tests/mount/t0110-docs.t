@@ -1,5 +1,6 @@
 #!/bin/sh
 # The documentation: every shell block of a page is run on a mount of its own; links, file names, key tables, man pages.
+# TEST_SECONDS=33
 . "$(dirname "$0")/../lib/tap.sh"
 
 need_fuse

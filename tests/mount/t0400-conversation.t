@@ -1,6 +1,6 @@
 #!/bin/sh
 # How specs are written and answers read, with every tool that people use for it: the cases are in tests/lib/conversation.py.
-# TEST_SECONDS=26
+# TEST_SECONDS=60
 . "$(dirname "$0")/../lib/tap.sh"
 
 : >"$T/die"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Files and directories as tools see them: the cases are in tests/lib/files.py. Then the same tree after a remount.
-# TEST_SECONDS=45
+# TEST_SECONDS=55
 . "$(dirname "$0")/../lib/tap.sh"
 
 : >"$T/die"

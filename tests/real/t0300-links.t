@@ -1,7 +1,7 @@
 #!/bin/bash
 # The login node goes away: while jobs are submitted, while a log is followed, again and again, and with one session only.
 # LONG=1: away for a minute.
-# TEST_SECONDS=60
+# TEST_SECONDS=90
 # TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

@@ -1,7 +1,7 @@
 #!/bin/bash
 # What Slurm and its administrators do to jobs, and what becomes of the runs: each payload runs once, and the status and
 # `why` are right. Without accounting; t0320 is what accounting knows.
-# TEST_SECONDS=90
+# TEST_SECONDS=120
 # TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

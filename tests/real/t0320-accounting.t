@@ -1,7 +1,7 @@
 #!/bin/bash
 # What slurmdbd knows: jobs that ended, were cancelled, lost their node or were preempted while the login node was away, and
 # that the controller has forgotten (MinJobAge) before anybody asked. Without accounting: t0310, t0315.
-# TEST_SECONDS=60
+# TEST_SECONDS=30
 # TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

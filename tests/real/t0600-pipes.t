@@ -1,7 +1,7 @@
 #!/bin/sh
 # Dagster Pipes with stock Dagster, on local and on a real Slurm behind a real sshd.
 # TEST_TIMEOUT=600
-# TEST_SECONDS=100
+# TEST_SECONDS=115
 . "$(dirname "$0")/../lib/tap.sh"
 
 python=$("$ROOT/scripts/dagster-env" 2>"$T/env.err") || {

@@ -2,7 +2,7 @@
 # The example project of docs/examples/dagster and its helpers, with stock Dagster: from the command line on local and on a real
 # Slurm, steps that are tried again, stopped and canceled, and some of it with the oldest Dagster that is supported.
 # TEST_TIMEOUT=900
-# TEST_SECONDS=110
+# TEST_SECONDS=150
 . "$(dirname "$0")/../lib/tap.sh"
 
 DAGSTER_DISABLE_TELEMETRY=yes

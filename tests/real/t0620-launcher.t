@@ -3,7 +3,7 @@
 # tests/lib/dagster_runs.py.
 # TEST_TIMEOUT=900
 # LONG=1 also kills a worker too often, which takes a minute.
-# TEST_SECONDS=110
+# TEST_SECONDS=135
 . "$(dirname "$0")/../lib/tap.sh"
 
 python=$("$ROOT/scripts/dagster-env" 2>"$T/env.err") || {

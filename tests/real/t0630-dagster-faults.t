@@ -3,7 +3,7 @@
 # cases are in tests/lib/dagster_faults.py; what they found is in docs/design/19-dagster-faults.md.
 # LONG=1 tries all, with a backfill of 100 and sshd away for a minute.
 # TEST_TIMEOUT=1800
-# TEST_SECONDS=120
+# TEST_SECONDS=160
 . "$(dirname "$0")/../lib/tap.sh"
 
 python=$("$ROOT/scripts/dagster-env" 2>"$T/env.err") || {

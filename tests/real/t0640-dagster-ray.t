@@ -2,7 +2,7 @@
 # Assets, runs and steps of stock Dagster on Ray: the examples of docs/examples/dagster on a Ray cluster that is there, in an allocation
 # and in a session of a real Slurm. The cases are in tests/lib/dagster_on_ray.py.
 # TEST_TIMEOUT=1200
-# TEST_SECONDS=90
+# TEST_SECONDS=140
 # LONG=1 has two nodes in each cluster, and one more in an allocation of its own.
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 RAY_NODES=1

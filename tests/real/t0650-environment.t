@@ -1,5 +1,6 @@
 #!/bin/bash
 # Environments on a Slurm behind ssh: sent once, from where a cut link stopped, unpacked once, whoever is killed.
+# TEST_SECONDS=26
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99
 . "$ROOT/tests/lib/environments.sh" || exit 99

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Sessions on real Slurm: runs that start in an allocation that is there.
-# TEST_SECONDS=100
+# TEST_SECONDS=48
 # TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

@@ -1,7 +1,7 @@
 #!/bin/bash
 # sessions/ on real Slurm: names that are free again, stop, leases that keep a session alive, and what becomes of runs whose
 # session ends before they start.
-# TEST_SECONDS=150
+# TEST_SECONDS=45
 # TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Ray in allocations of real Slurm: a run's own cluster, a session's that stays warm, both on the same nodes; what is killed,
 # and that nothing is left (more of that in t0825). With LONG=1 also Ray of two years ago.
-# TEST_SECONDS=90
+# TEST_SECONDS=145
 # TEST_TIMEOUT=1800
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

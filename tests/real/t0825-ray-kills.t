@@ -2,7 +2,7 @@
 # Ray in allocations of real Slurm, and what is killed around it. Always: all of slurmray on this machine, for good; sessions
 # with and without Ray come to their ends inside their allocations. With LONG=1 everything else in turn. After each end
 # nothing of the cluster is left: no process, no port, no directory (tests/lib/left.py).
-# TEST_SECONDS=70
+# TEST_SECONDS=40
 # TEST_TIMEOUT=3000
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Spark in allocations of real Slurm: a run's own cluster on two nodes, a session's that its runs share, what is killed, and that
-# nothing is left. TEST_SECONDS=120
+# nothing is left.
+# TEST_SECONDS=100
 # TEST_TIMEOUT=900
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A Ray cluster that is there, by its Jobs REST API: real Ray, real drivers.
-# TEST_SECONDS=60
+# TEST_SECONDS=150
 # TEST_TIMEOUT=600
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Ray clusters on the other side of a network that breaks: through SSH and straight, each behind a proxy. Real Ray, real sshd.
-# TEST_SECONDS=120
+# TEST_SECONDS=170
 # TEST_TIMEOUT=3000
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 . "$ROOT/tests/lib/faults.sh" || exit 99

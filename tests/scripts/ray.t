@@ -1,6 +1,7 @@
 #!/bin/bash
 # A Ray cluster without Ray and without Slurm: the scripts of a run and of a session with stand-ins for ray, srun and
 # scontrol, in both shells; what is killed takes nothing with it and leaves nothing.
+# TEST_SECONDS=52
 # shellcheck disable=SC2016 # variables are for the commands of runs
 . "$(dirname "$0")/../lib/tap.sh" || exit 99
 

@@ -1,5 +1,6 @@
 /*
  * The cluster thread of type ray against a Ray head in a thread (lib_fake_ray.c) whose drivers are real.
+ * TEST_SECONDS=50
  */
 #include "tests/unit/lib_cluster.h"
 #include "tests/unit/lib_fake_ray.h"
