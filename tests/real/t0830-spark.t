@@ -15,6 +15,7 @@ mount_demo <<END_OF_CONFIG
 [defaults]
 cluster = demo
 environment = venv:${python%/bin/python}
+env.JAVA_TOOL_OPTIONS = -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 spark.start_timeout = 300
 spark.executor_memory = 512M
 spark.conf.spark.ui.showConsoleProgress = false
