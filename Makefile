@@ -121,7 +121,7 @@ check-dagster: $O/slurmray unit-tests tools
 
 # Ray in all its tests: also that of two years ago, and every process killed in turn.
 check-ray-full: $O/slurmray tools
-	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l -e scripts/ray-env -e lib/ray.sh tests/*/*.t) tests/scripts/ray.t
+	$(Q)LONG=1 BUILD=$O scripts/run-tests $$(grep -l -e scripts/ray-env -e lib/ray tests/*/*.t)
 
 # Jobs in a real apptainer: downloads a Debian that has it.
 check-apptainer: $O/slurmray tools
