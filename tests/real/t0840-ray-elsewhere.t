@@ -112,6 +112,11 @@ is "its output" "$(cat "$MNT/runs/$id/stdout")" here
 like "as large as the section says" "$(cat "$MNT/clusters/mine/nodes.json")" '"CPU": 3(\.0)?'
 like "and the run" "$(cat "$MNT/clusters/mine/nodes.json")" '"object_store_memory": 90000000'
 keeper=$(pgrep -f "slurmray-ray $ray $STATE/ray/mine " | head -n 1)
+echo "cluster=local name=here cpus_per_task=1 idle=0 time=20 ray=true environment=venv:${python%/bin/python}" >"$MNT/sessions/new"
+id=$(submit "session=here launcher=ray environment=venv:${python%/bin/python} -- python -c 'import ray; ray.init(); print(len(ray.nodes()))'")
+is "a session of this machine with Ray" "$(ended "$id" 200) $(tail -n 1 "$MNT/runs/$id/stdout")" "succeeded 0 1"
+echo stop >"$MNT/sessions/here/ctl"
+is "its end" "$(timeout 60 cat "$MNT/sessions/here/wait")" "succeeded 0"
 ok "unmounts" stop_mount
 ok "a while after the last run it ends by itself" eventually 60 gone "$keeper"
 ok "and leaves nothing behind" eventually 10 test ! -e "$STATE/ray/mine/address"
