@@ -179,7 +179,7 @@ def examples(instance):
     looks.join(10)
     ends = {name: p.poll() for name, p in processes.items()}
     report('dagster asset materialize on a Ray cluster that is there', said=said('pi_elsewhere'), end=(ends['pi_elsewhere'], 0),
-           **facts(instance, 'pi_elsewhere', 1, 'lab'))
+           **facts(instance, 'pi_elsewhere', NODES, 'lab'))
     if LONG:
         report('on a Ray cluster in an allocation', said=said('pi_allocation'), end=(ends['pi_allocation'], 0),
                **facts(instance, 'pi_allocation', NODES, 'demo'))
