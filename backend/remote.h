@@ -306,6 +306,8 @@ void rsubmit_enqueue(struct cluster *c, struct rrun *r);
 void rsubmit_cancel(struct cluster *c, struct rrun *r); /* it is wanted no more and has no job id yet */
 void rsubmit_step(struct cluster *c);
 int64_t rsubmit_deadline(const struct cluster *c);
+bool rsubmit_has_files(const struct rrun *r); /* its submission has more than its script */
+#define SUBMIT_LIMIT_S 150                    /* for the scheduler's answer, or a slow file system's */
 void rupload_free(struct upload *u);
 /* remote_inputs.c: the archive of a run's inputs. -ENOENT: there are none; else what is wrong with one, by name. */
 int rinputs_open(const struct rrun *r, struct tar **out, struct err *e);

@@ -4,7 +4,8 @@
  *
  * Invariants: one such request is on its way at a time, and what comes meanwhile goes with the next one, so that a
  * single step waits for nobody; its code only writes files (sched.h, submit_many), so it is run in the loop of the
- * remote shell; each run in it is submitted, answered and tried again by itself, as if it had been sent alone.
+ * remote shell, or beside it when they are many; each run in it is submitted, answered and tried again by itself, as if
+ * it had been sent alone.
  */
 #include "backend/remote.h"
 
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #define BATCH 64
+#define QUICK 8 /* more of them may take their time on a slow file system, where everything else would wait */
 #define BATCH_BYTES ((size_t)512 * 1024)
 
 struct steps {
@@ -28,18 +30,16 @@ struct steps {
 	size_t len[BATCH];
 };
 
-static bool has_files(const struct rrun *r)
+/* What is brought to the cluster before the run (envs_needs.c). */
+static bool has_environment(const struct environment *env)
 {
-	const struct job *job = r->job;
-
-	return r->files_dir || r->context || job->n_inputs || job->n_secret || (job->files && *job->files) ||
-	       job->form == JOB_PAYLOAD || job->environment.kind == ENV_ARCHIVE;
+	return env->kind == ENV_ARCHIVE || env->kind == ENV_BUILD || (env->wheels && *env->wheels) || env->pipes;
 }
 
 bool rsteps_is_one(const struct cluster *c, const struct rrun *r)
 {
-	return c->sched->submit_many && r->job && r->cancel == CANCEL_NO && !r->upload && !has_files(r) &&
-	       !c->sched->alone(r->job);
+	return c->sched->submit_many && r->job && r->cancel == CANCEL_NO && !r->upload && !rsubmit_has_files(r) &&
+	       !has_environment(&r->job->environment) && !c->sched->alone(r->job);
 }
 
 bool rsteps_add(struct cluster *c, struct steps **all, struct rrun *r)
@@ -108,6 +108,7 @@ void rsteps_send(struct cluster *c, struct steps *s)
 	c->steps_busy = (unsigned)s->n;
 	point(POINT_REMOTE_SENDING);
 	c->sched->submit_many(as, s->len, s->n, &code);
-	rlink_request(c, AGENT_QUICK, code.buf, s->payload.buf, s->payload.len, 0, on_answer, s);
+	rlink_request(c, s->n > QUICK ? AGENT_BESIDE : AGENT_QUICK, code.buf, s->payload.buf, s->payload.len,
+		      s->n > QUICK ? SUBMIT_LIMIT_S : 0, on_answer, s);
 	strbuf_release(&code);
 }

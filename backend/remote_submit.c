@@ -21,7 +21,6 @@
 #include <string.h>
 
 #define IN_FLIGHT 8
-#define SUBMIT_LIMIT_S 150
 #define INLINE_MAX ((size_t)512 * 1024)
 #define SFTP_PIECE 32768
 #define SFTP_OPEN_PIECES 64
@@ -117,7 +116,8 @@ static void again_later(struct cluster *c, struct rrun *r, const char *why)
 	log_warn("cluster %s: run %u is not submitted yet: %s", c->ctx.conf->name, r->num, why);
 	if (r->tries++ == 0)
 		rrun_event(c, r, EV_FACTS, "sbatch", json_pack("{s:s?}", "submit_trouble", why));
-	requeue(c, r, c->now + c->pace.retry[i]);
+	/* one that is called off meanwhile need not wait for the next try */
+	requeue(c, r, r->cancel != CANCEL_NO && r->tries == 1 ? c->now : c->now + c->pace.retry[i]);
 }
 
 static void reject(struct cluster *c, struct rrun *r, const char *why)
@@ -679,12 +679,20 @@ void rsubmit_cancel(struct cluster *c, struct rrun *r)
 
 /* --- the pump --- */
 
+bool rsubmit_has_files(const struct rrun *r)
+{
+	const struct job *job = r->job;
+
+	return r->files_dir || (job && (r->context || job->n_inputs || job->n_secret || (job->files && *job->files) ||
+					job->form == JOB_PAYLOAD));
+}
+
 static bool may_go(const struct cluster *c, const struct rrun *r)
 {
 	/* an upload needs to know by which way */
 	if (r->env_waits && r->cancel == CANCEL_NO)
 		return false;
-	return r->retry_at <= c->now && (!r->files_dir || r->cancel != CANCEL_NO || rlink_files_ready(c));
+	return r->retry_at <= c->now && (!rsubmit_has_files(r) || r->cancel != CANCEL_NO || rlink_files_ready(c));
 }
 
 /* What it shares may be gone here and there, and the run be submitted long since. */

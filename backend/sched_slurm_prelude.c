@@ -274,6 +274,7 @@ const char slurm_prelude[] =
 	"\tfi\n"
 	"\tif [ -z \"$sl_rec\" ]; then\n"
 	"\t\tsl_link void \"$sl_a/started\"\n"
+	"\t\t[ -n \"$sl_r\" ] || { sl_stuck=1; return; }\n"
 	"\t\techo \"started $sl_r\"\n"
 	"\t\t[ \"$sl_r\" != void ] || sl_sweep\n"
 	"\tfi\n"
@@ -294,8 +295,9 @@ const char slurm_prelude[] =
 	"\tfi\n"
 	"\techo \"job-rc $sl_jrc\"\n"
 	"\tsl_files_seen 2>/dev/null\n"
+	"\tsl_stuck=''\n"
 	"\tif [ \"$sl_rc\" -eq 0 ]; then sl_settle; fi\n"
-	"\techo end\n"
+	"\t[ -n \"$sl_stuck\" ] || echo end # a full disk: it is asked again\n"
 	"}\n"
 
 	/* Verbs. The wrapper passes HUP INT TERM USR1 USR2 on to its child, and `scancel --full` reaches the child

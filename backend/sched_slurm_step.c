@@ -25,11 +25,32 @@ const char slurm_step_prelude[] =
 	"\tst_x=${st_k%/*}.${st_k#*/}\n"
 	"\tif [ -s \"$sl_ends/$st_x\" ] || [ -s \"$sl_a/exit\" ]; then echo \"ok $sl_id\"; else sl_settled; fi\n"
 	"}\n"
+	/* st_gone ATTEMPT...: where the session's directory was taken away nothing can start any more. */
+	"st_gone() {\n"
+	"\tif [ ! -d \"$st_h\" ] && [ -d \"${st_h%/*/*}\" ]; then\n"
+	"\t\tfor st_x in \"$@\"; do\n"
+	"\t\t\t(umask 077; mkdir -p \"$st_x\") 2>/dev/null\n"
+	"\t\t\tsl_link void \"$st_x/started\"\n"
+	"\t\tdone\n"
+	"\tfi\n"
+	"}\n"
+	/* st_homeless ATTEMPT: what the session was that it is for is not known; so it starts nowhere. */
+	"st_homeless() {\n"
+	"\tst_h=/ sl_a=$1\n"
+	"\t(umask 077; mkdir -p \"$1\") 2>/dev/null\n"
+	"\tsl_link void \"$1/started\"\n"
+	"\tcase $sl_r in\n"
+	"\tvoid) if ! sl_settled; then echo unsure; fi ;;\n"
+	"\t?*) echo \"ok $sl_r\" ;;\n"
+	"\t*) sl_say unsure \"cannot write in $1\" ;;\n"
+	"\tesac\n"
+	"}\n"
 	/* st_submit ATTEMPT ENDS TOKEN LEN MORE WORK HOLDER ID LINE: as sl_submit, with the same answers. */
 	"st_submit() {\n"
 	"\tsl_a=$1 sl_ends=$2 sl_token=$3 sl_len=$4 sl_more=$5 sl_work=${6:-$1/work} st_h=$7 sl_id=$8\n"
 	"\tsl_t='' sl_um=$(umask) st_k=${9%% *}\n"
 	"\tst_k=${st_k#*:}\n"
+	"\tst_gone \"$sl_a\"\n"
 	"\tif st_settled; then return; fi\n"
 	"\tumask 077\n"
 	"\tif ! mkdir -p \"$sl_a\" \"$sl_ends\" 2>&1; then\n"
@@ -53,7 +74,7 @@ const char slurm_step_prelude[] =
 	 * st_many HOLDER ENDS BASE JOB KEY:LEN:LINE...: many at once, whose scripts follow each other in "$IN", and
 	 * nothing else of each. A line `run KEY` for each, and behind it the answer. A script that is there without
 	 * `intent` was left by a writer that may still be at it: then it is replaced as a whole, under a name of this
-	 * connection.
+	 * connection. What was written is read back, for a shell does not look at what close(2) says (a quota, by NFS).
 	 */
 	"st_put() {\n"
 	"\t[ \"${#st_s}\" -eq \"$st_l\" ] || return 1\n"
@@ -65,11 +86,13 @@ const char slurm_step_prelude[] =
 	"\t\tst_t=$sl_a/script.${SR_T##*.}\n"
 	"\t\tprintf %s \"$st_s\" >\"$st_t\" && mv -f \"$st_t\" \"$sl_a/script\" || return 1\n"
 	"\tfi\n"
-	"\t: >\"$sl_a/intent\"\n"
+	"\tst_whole && printf '' >\"$sl_a/intent\"\n"
 	"}\n"
 	"if [ -n \"${BASH_VERSION-}\" ]; then\n"
 	"st_next() { IFS= read -r -d '' -N \"$st_l\" -u 6 st_s; }\n"
+	"st_whole() { IFS= read -r -d '' -N \"$st_l\" st_b <\"$sl_a/script\" && [ \"$st_b\" = \"$st_s\" ]; }\n"
 	"else\n"
+	"st_whole() { [ \"$(wc -c <\"$sl_a/script\")\" -eq \"$st_l\" ]; }\n"
 	"st_next() {\n"
 	"\tst_s=$(tail -c \"+$((st_at + 1))\" \"$IN\" | head -c \"$st_l\"; echo .)\n"
 	"\tst_s=${st_s%.} st_at=$((st_at + st_l))\n"
@@ -85,7 +108,11 @@ const char slurm_step_prelude[] =
 	"\t\tst_dirs=\"$st_dirs ${st_x%%:*}/work ${st_x%%:*}/results\"\n"
 	"\tdone\n"
 	"\t{ [ -d \"$st_base\" ] && [ -d \"$st_ends\" ]; } || mkdir -p \"$st_base\" \"$st_ends\" || return 75\n"
-	"\tcd \"$st_base\" && mkdir -p $st_dirs || return 75\n"
+	"\tcd \"$st_base\" || return 75\n"
+	"\tmkdir -p $st_dirs || : # the others go on\n"
+	"\tst_dirs=''\n"
+	"\tfor st_x in \"$@\"; do st_dirs=\"$st_dirs $st_base/${st_x%%:*}\"; done\n"
+	"\tst_gone $st_dirs\n"
 	"\texec 6<\"$IN\"\n"
 	"\tfor st_x in \"$@\"; do\n"
 	"\t\tst_k=${st_x%%:*} st_w=${st_x#*:}\n"
@@ -103,7 +130,7 @@ const char slurm_step_prelude[] =
 	"\tdone\n"
 	"\texec 6<&-\n"
 	"\tif [ -n \"$st_q\" ]; then\n"
-	"\t\tprintf '\\n%s' \"$st_q\" >>\"$st_h/queue\" || return 75\n"
+	"\t\tprintf '\\n%s' \"$st_q\" | cat >>\"$st_h/queue\" || return 75 # it looks at close(2)\n"
 	"\t\tst_ring\n"
 	"\tfi\n"
 	"\tprintf %s \"$st_ok\"\n"
@@ -234,7 +261,8 @@ const char slurm_step_prelude[] =
 	"\t\telse echo 'PENDING Reason=Session'; fi ;;\n"
 	"\tesac\n"
 	"}\n"
-	/* st_verify ATTEMPT RECORD KEY HOLDER HOLDERTOKEN HOLDERID */
+	/* st_verify ATTEMPT RECORD KEY HOLDER HOLDERTOKEN HOLDERID LINE. A step that its session does not know is
+	   queued again: its line was lost, or the disk was full when it was to start. */
 	"st_verify() {\n"
 	"\tsl_a=$1 sl_e=$2 st_k=$3 sl_rec=''\n"
 	"\techo 'witness 1'\n"
@@ -245,11 +273,16 @@ const char slurm_step_prelude[] =
 	"\telse\n"
 	"\t\techo 'queue-rc 0'\n"
 	"\tfi\n"
+	"\tcase $sl_s:$st_x in RUNNING:PENDING*)\n"
+	"\t\t[ -L \"$sl_a/started\" ] || [ ! -s \"$sl_a/script\" ] || [ ! -e \"$4/session\" ] || grep -q \"^$3 \" \"$4/steps\" ||\n"
+	"\t\t\tst_tell queue \"$3 $7\" ;;\n"
+	"\tesac 2>/dev/null\n"
 	"\tsl_files_seen 2>/dev/null\n"
 	"\tif [ -n \"$sl_rec\" ] || [ \"$(readlink \"$sl_a/started\")\" = void ]; then\n"
 	"\t\tst_x=COMPLETED\n"
 	"\telif [ \"$sl_jrc\" != unreachable ] && [ -z \"$st_x\" ]; then\n"
 	"\t\tsl_link void \"$sl_a/started\"\n"
+	"\t\t[ -n \"$sl_r\" ] || return # a full disk: it is asked again\n"
 	"\t\techo \"started $sl_r\"\n"
 	"\t\tcase $sl_r:$sl_s in\n"
 	"\t\tvoid:*) st_x=COMPLETED ;;\n"
@@ -268,6 +301,7 @@ const char slurm_step_prelude[] =
 	"\t\tmkdir -p \"$sl_a\" || { sl_say failed \"cannot make $sl_a\"; return; }\n"
 	"\t\t: >\"$sl_a/cancelled\"\n"
 	"\t\tsl_link void \"$sl_a/started\"\n"
+	"\t\t[ -n \"$sl_r\" ] || { sl_say failed \"cannot write in $sl_a\"; return; }\n"
 	"\t\tif [ \"$sl_r\" = void ]; then\n"
 	"\t\t\tst_h=$4\n"
 	"\t\t\tst_tell orders \"cancel $3 0\" 2>/dev/null\n"
@@ -415,6 +449,8 @@ size_t slurm_step_answer(const char *out, const struct sched_run *r, const char 
 	}
 	*answer = p ? p + head.len : "";
 	end = strstr(*answer, "\nrun ");
+	if (!end && **answer && (*answer)[strlen(*answer) - 1] != '\n') /* cut: an id may be, too */
+		*answer = "";
 	return end ? (size_t)(end - *answer) : strlen(*answer);
 }
 
@@ -429,7 +465,9 @@ void slurm_step_verify(const struct sched_run *r, struct strbuf *code)
 	strbuf_addch(code, ' ');
 	add_name(code, r);
 	add_holder(code, r);
-	strbuf_addch(code, '\n');
+	strbuf_addstr(code, "'");
+	job_step_line(r->job, code);
+	strbuf_addstr(code, "'\n");
 }
 
 int slurm_step_verb(const struct sched_run *r, const char *verb, const char *word, struct strbuf *code, struct err *e)

@@ -107,6 +107,12 @@ void slurm_submit(const struct sched_run *r, size_t script_len, size_t files_len
 		slurm_step_submit(r, script_len, files_len, code);
 		return;
 	}
+	if (job->session) { /* whose job was lost meanwhile: its own it must not become by that */
+		strbuf_addstr(code, "st_homeless ");
+		slurm_attempt_dir(code, r->directory, r);
+		strbuf_addch(code, '\n');
+		return;
+	}
 	strbuf_addf(&ends, "%s/%s/ends", r->directory, r->uuid);
 	slurm_token(&token, r);
 	add_stream_dirs(code, job);

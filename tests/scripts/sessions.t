@@ -62,7 +62,7 @@ many() { # many SHELL NUMBER:COMMAND...: as the driver submits those that have n
 	ask "$shell" st_many "$HOLD" "$STATE/ends" "$STATE" 55 "$@"
 }
 verify() { # verify SHELL NUMBER: the lines that judge
-	ask "$1" st_verify "$STATE/runs/$2/a1" "$STATE/ends/$2.a1" "$2/a1" "$HOLD" "slurmray:$UUID/9/a1" 55 | sed -n \
+	ask "$1" st_verify "$STATE/runs/$2/a1" "$STATE/ends/$2.a1" "$2/a1" "$HOLD" "slurmray:$UUID/9/a1" 55 '1 0 0 - 1' | sed -n \
 		-e 's/^job *//p' -e '/^started/p' -e '/^record/s/.* rc=\([^ ]*\) .*limit=\(.*\)/record \1 \2/p'
 }
 verb() { # verb SHELL VERB NUMBER ARGUMENT
@@ -140,6 +140,22 @@ xy"
 		"run $n/a1 ok 55.s$n run $((n + 3))/a1 void run $((n + 4))/a1 ok 55.s$((n + 4)) "
 	ok "$shell: what was cut is whole" eventually 30 has_code $((n + 4)) 6
 	is "$shell: and the others did not start" "$(cat "$STATE/runs/$n/a1/stdout")$(code $((n + 3)))" a
+	: >"$STATE/runs/$((n + 5))"
+	like "$shell: one that cannot be written" "$(many $shell "$((n + 5)):true" "$((n + 6)):exit 9" 2>/dev/null | tr '\n' ' ')" \
+		"^run $((n + 5))/a1 unsure cannot write the script .* run $((n + 6))/a1 ok 55.s$((n + 6)) \$"
+	ok "$shell: is alone in that" eventually 30 has_code $((n + 6)) 9
+	is "$shell: the session is no more" "$(HOLD=$STATE/runs/99/a1 many $shell "$((n + 7)):true" | tr '\n' ' ')" "run $((n + 7))/a1 void "
+	mkdir -p "$STATE/runs/$((n + 8))/a1"
+	echo 'exit 0' >"$STATE/runs/$((n + 8))/a1/script" # as if the disk were full when it was to start
+	printf '\n%s\n' "$((n + 8))/a1 1 0 0 - 1 ." >>"$HOLD/queue"
+	eventually 10 grep -q "^$((n + 8))/a1 " "$HOLD/steps"
+	ok "$shell: one that ended before it began" eventually 10 sh -c "! grep -q '^$((n + 8))/a1 ' '$HOLD/steps'"
+	script $((n + 8)) 'exit 3' >"$STATE/runs/$((n + 8))/a1/script"
+	is "$shell: waits" "$(verify $shell $((n + 8)))" "JobState=PENDING Reason=Session"
+	ok "$shell: and is begun again" eventually 30 has_code $((n + 8)) 3
+	mkdir -p "$STATE/runs/$((n + 9))/a1"
+	is "$shell: one whose session has no job starts nowhere" "$(ask $shell st_homeless "$STATE/runs/$((n + 9))/a1" | tr '\n' ' ')" "void "
+	is "$shell: one that has started, has" "$(ask $shell st_homeless "$STATE/runs/$((n + 8))/a1")" "ok 55.s$((n + 8))"
 done
 
 # --- steps of another state directory ---

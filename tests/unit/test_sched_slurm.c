@@ -123,7 +123,8 @@ static void test_step_code(void **state)
 	strbuf_reset(&code);
 	OPS->verify(&run, &code);
 	assert_string_equal(code.buf,
-			    "st_verify /d/UU/runs/8/a1 /d/UU/ends/8.a1 8/a1 /d/UU/runs/7/a2 slurmray:UU/7/a2 55 \n");
+			    "st_verify /d/UU/runs/8/a1 /d/UU/ends/8.a1 8/a1 /d/UU/runs/7/a2 slurmray:UU/7/a2 55 "
+			    "'6 0 2 3 2'\n");
 	strbuf_reset(&code);
 	assert_int_equal(OPS->verb(&run, "cancel", NULL, &code, &e), 0);
 	assert_string_equal(code.buf,
@@ -133,6 +134,13 @@ static void test_step_code(void **state)
 	assert_non_null(strstr(code.buf, " 55.s8 USR1\n"));
 	assert_int_equal(OPS->verb(&run, "hold", NULL, &code, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "a run in a session cannot do that"));
+	/* one whose session has lost its job */
+	job.holder.num = 0;
+	job.session = id;
+	strbuf_reset(&code);
+	OPS->submit(&run, 100, 9, &code);
+	assert_string_equal(code.buf, "st_homeless /d/UU/runs/8/a1 \n");
+	job.holder.num = 7;
 	/* the same in a session of another state directory */
 	run.uuid = "UU-1";
 	job.holder.uuid = other;
@@ -215,6 +223,7 @@ static void test_steps_code(void **state)
 		assert_int_equal(len, strlen(answers[i]));
 		assert_memory_equal(answer, answers[i], len);
 	}
+	assert_int_equal(OPS->submit_answer("run 8/a1\nok 55.s", runs, &(const char *){ NULL }), 0); /* cut */
 	job.scratch = (char[]){ "/fast" };
 	job.directory = (char[]){ "/d" };
 	assert_true(OPS->alone(&job));

@@ -288,8 +288,12 @@ _end() { # _end NUM/aATTEMPT
 	_over+=("${_pid[$1]}")
 	_live=$((_live - 1)) _dirty=1
 	# Whose wrapper was killed has no record; one that was read already is in the step's own directory.
-	if [ ! -e "$_end" ] && [ ! -e "$_dir/exit" ] && [ -L "$_dir/started" ]; then
-		echo "${_gone[${_on[$1]}]:-}" >"$_dir/gone"
+	if [ ! -e "$_end" ] && [ ! -e "$_dir/exit" ]; then
+		if [ -L "$_dir/started" ]; then
+			echo "${_gone[${_on[$1]}]:-}" >"$_dir/gone"
+		else
+			unset "_seen[$1]" # it has not begun (a full disk?): its line may come again
+		fi
 	fi
 	if [ -n "${_ear[$1]:-}" ]; then
 		f=${_ear[$1]}
