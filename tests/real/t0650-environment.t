@@ -155,10 +155,17 @@ id=$(submit "pipes=$T/dagster_pipes-9-py3-none-any.whl $ask")
 is "pipes=FILE" "$(ended "$id") $(log "$id")" "succeeded 0 injected "
 id=$(submit "environment=wheels:$T/dagster_pipes-9-py3-none-any.whl $ask")
 is "the same as a wheel" "$(ended "$id") $(log "$id")" "succeeded 0 injected "
+mkdir "$MNT/sessions/warm" && echo 'ntasks=1 idle=0 time=20' >"$MNT/sessions/warm/spec"
+one=$(submit "session=warm pipes=$T/dagster_pipes-9-py3-none-any.whl $ask")
+two=$(submit "session=warm environment=wheels:$T/dagster_pipes-9-py3-none-any.whl $ask")
+is "steps of a session have them, too" "$(for i in $one $two; do echo "$(ended "$i" 60) $(log "$i")"; done | tr '\n' ' ')" \
+	"succeeded 0 injected  succeeded 0 injected  "
 printf '#!/bin/sh\necho building\npython3 -m venv --without-pip "${PREFIX:?}"\n' >"$T/make-env"
 one=$(submit "environment=build:$T/make-env -- python3 -c 'import sys; print(sys.prefix)'")
 two=$(submit "environment=build:$T/make-env -- echo too")
+id=$(submit "session=warm environment=build:$T/make-env -- python3 -c 'import sys; print(sys.prefix)'")
 is "a build" "$(ended "$one") $(log "$one")" "succeeded 0 $(echo "$E"/*.build)/env "
+is "of a step, too" "$(ended "$id") $(log "$id")" "succeeded 0 $(echo "$E"/*.build)/env "
 is "is made once" "$(ended "$two") $(grep -c '^building' "$(echo "$E"/*.build)/log")" "succeeded 0 1"
 printf '#!/bin/sh\necho "no such package: numpi"\nexit 4\n' >"$T/bad-env"
 id=$(submit "environment=build:$T/bad-env -- echo ran")
