@@ -117,9 +117,7 @@ is "runs go on" "$(ended "$(into wide 'echo x')")" "succeeded 0"
 testbed node-up n3
 left=$(into wide "$(mark left); sleep 47403")
 running "$left"
-# shellcheck disable=SC2016 # for awk
-runner=$(awk 'BEGIN { RS = "\0" } FNR == 2 && /\/runner$/ { split(FILENAME, f, "/"); print f[3] }' /proc/[0-9]*/cmdline 2>/dev/null |
-	while read -r p; do [ "$(readlink "/proc/$p/cwd")" = "$(dirname "$(ls -d "$DEMO_HOME"/.slurmray/*/runs/"$(cat "$S/wide/run")"/a1/queue)")" ] && echo "$p"; done)
+runner=$(pgrep -f "^bash $(dirname "$(ls -d "$DEMO_HOME"/.slurmray/*/runs/"$(cat "$S/wide/run")"/a1/queue)")/runner\$" | head -n 1)
 like "the session's program" "$runner" '^[0-9]+$'
 if [ -n "${LONG:-}" ]; then
 	kill -STOP "$runner"
@@ -178,7 +176,6 @@ is "stop, from here, ends it there" "$(timeout 60 cat "$T/mnt2/sessions/both/wai
 
 # --- begun by both at once, kept by leases of both ---
 
-before=$(admin squeue -h -o %i | wc -l)
 pids=
 for i in 1 2 3; do
 	for mount in "$MNT" "$T/mnt2"; do
@@ -193,7 +190,7 @@ for i in 1 2 3; do
 	eventually 60 grep -q running "$T/mnt2/sessions/race$i/status"
 	is "begun by both at once: one job" "$(cat "$S/race$i/job_id")" "$(cat "$T/mnt2/sessions/race$i/job_id")"
 done
-is "and no other" "$(admin squeue -h -o %i | wc -l)" $((before + 3))
+is "and no other" "$(admin squeue -h -o %j | sort | tr '\n' ' ')" "race1 race2 race3 "
 for i in 1 2 3; do
 	echo stop >"$S/race$i/ctl"
 	timeout 60 cat "$S/race$i/wait" "$T/mnt2/sessions/race$i/wait" >"$T/out"
