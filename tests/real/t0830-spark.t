@@ -85,7 +85,7 @@ tell() { timeout 60 sh -c "exec 3<>'$1'; echo '$2' >&3 && head -n 1 <&3"; } # te
 is "it is ready" "$(timeout 60 cat "$S/ready") $(cat "$S/status")" "ready ready"
 is "master" "$(cat "$S/master")" "$at"
 is "nodes" "$(cat "$S/nodes")" "$(cat "$W/spark/nodes")"
-executors() { cut -d' ' -f1-5 "$S/executors" | tr '\n' ' '; }
+executors() { cut -d' ' -f1-5 "$S/executors" | sort | tr '\n' ' '; }
 idle_executors() { [ "$(executors)" = "n1 cores 0 of 2 n2 cores 0 of 2 " ]; }
 eventually 20 idle_executors
 is "what executors have" "$(executors)" "n1 cores 0 of 2 n2 cores 0 of 2 "
