@@ -7,6 +7,7 @@ need_ray() {
 		diag "$(tail -n 5 "$T/ray-env.log")"
 		skip_all 'Ray cannot be installed here'
 	}
+	# shellcheck disable=SC2034 # for the tests
 	ray=$(dirname "$python")/ray
 	base=$((21000 + $$ % 400 * 16))
 	until ports_free; do base=$((21000 + (base - 21000 + 16) % 6400)); done

@@ -76,7 +76,7 @@ testbed ctld-start
 : >"$T/go"
 deaths &
 killer=$!
-ids= called_off=
+ids='' called_off=''
 for i in $(seq 2001 2040); do
 	id=$(submit "session=warm -- echo $i >>$LEDGER; sleep 0.3; echo line $i")
 	if [ $((i % 2)) = 0 ]; then
