@@ -171,6 +171,7 @@ ok "the spec again, there, begins the next" sh -c "echo 'name=both ntasks=2 time
 ok "is up" eventually 40 grep -q running "$T/mnt2/sessions/both/status"
 ok "to which this mount attaches" sh -c "echo 'shared=attach' >$S/both/spec"
 is "and runs in it" "$(ended "$(into both 'echo x')" 60) $(cat "$S/both/job_id")" "succeeded 0 $(cat "$T/mnt2/sessions/both/job_id")"
+ok "it is seen to run here, too" up both # what is stopped before is cancelled
 echo stop >"$S/both/ctl"
 is "stop, from here, ends it there" "$(timeout 60 cat "$T/mnt2/sessions/both/wait")" "succeeded 0"
 
