@@ -257,6 +257,7 @@ static void test_names(void **state)
 	assert_int_equal(listed(f, AREA_RESULTS, "away"), -1);
 	assert_int_equal(listed(f, AREA_RESULTS, "marks"), -1);
 	fx_shell(f->home, ": >end");
+	FX_WAIT(f, fx_event(f, 7, EV_END, "succeeded"));
 }
 
 /* Many at once: one request lists for all. */
