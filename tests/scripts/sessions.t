@@ -295,4 +295,15 @@ is "and never will" "$(verify dash 61 | tr '\n' ' ')" "started void JobState=COM
 is "no verb reaches it" "$(verb dash signal 60 USR1)" "gone
 the session has ended"
 is "no rows are left" "$(ask dash st_queue | grep -c '^55\.s')" 0
+# --- an order to a cluster in it, given when its keeper is about to end ---
+
+mkdir "$T/hook" && cd "$T/hook" || exit 1
+sed -n "/^cat >inner-hook <<'END_OF_FILE'/,/^END_OF_FILE\$/p" "$ROOT/tests/data/scripts/session_ray.sh" | sed '1d;$d' >inner-hook
+mkdir spark.d && : >spark-settings
+echo 'echo begun >>begun' >spark-keeper
+# shellcheck disable=SC2016 # for that shell
+ok "a keeper that ended, and one order" timeout 20 bash -c '_hold=$PWD; _leave() { :; }
+	. ./inner-hook && wait "${_inner[spark]}" && _inner_look && : >spark.d/restart && _inner_look && wait "${_inner[spark]}"'
+is "begin another" "$(cat begun)" "begun
+begun"
 done_testing

@@ -180,7 +180,7 @@ mkdir -p "$_kind/logs" "$_kind.d"
 echo $$ >"$_kind.d/keeper"
 rm -f "$_kind.d/command"
 [ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
-rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
+rm -f "$_kind.d"/in.* "$_kind.d/report"
 rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/python" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
 	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
@@ -194,6 +194,10 @@ _put why 'its nodes are starting'
 _put state starting
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
+if [ -e "$_kind.d/restart" ]; then # this is it; TERM may have come with it
+	rm -f "$_kind.d/restart"
+	_stop=''
+fi
 # A run's own takes orders itself; to a session's its runner passes them on. Started again it goes on where it was.
 if [ "$_mode" = run ] && [ "${3:-}" != again ]; then { : >>orders && exec 7<orders; } || exit 73; fi
 _part='' _done=${4:-}

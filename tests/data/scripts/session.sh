@@ -504,6 +504,7 @@ trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2 # ignored ones would be so in the steps, for ever
 
 _inner_order() { :; }
+_inner_look() { :; }
 _inner_end() { :; }
 # shellcheck disable=SC1091 # written with this
 [ ! -e inner-hook ] || . ./inner-hook
@@ -512,6 +513,7 @@ while :; do
 	for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
 	_read
 	_leases
+	_inner_look
 	[ "$_nokill" = 0 ] || [ ${#_node[@]} = 1 ] || _watch
 	case $_stop in
 	stop) _finish stopped 0 ;;

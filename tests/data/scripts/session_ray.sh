@@ -503,6 +503,7 @@ trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2 # ignored ones would be so in the steps, for ever
 
 _inner_order() { :; }
+_inner_look() { :; }
 _inner_end() { :; }
 # shellcheck disable=SC1091 # written with this
 [ ! -e inner-hook ] || . ./inner-hook
@@ -511,6 +512,7 @@ while :; do
 	for k in "${!_pid[@]}"; do kill -0 "${_pid[$k]}" 2>/dev/null || _end "$k"; done
 	_read
 	_leases
+	_inner_look
 	[ "$_nokill" = 0 ] || [ ${#_node[@]} = 1 ] || _watch
 	case $_stop in
 	stop) _finish stopped 0 ;;
@@ -632,7 +634,7 @@ mkdir -p "$_kind/logs" "$_kind.d"
 echo $$ >"$_kind.d/keeper"
 rm -f "$_kind.d/command"
 [ "$_mode" != run ] || echo "$_parent" >"$_kind.d/command"
-rm -f "$_kind.d"/in.* "$_kind.d/report" "$_kind.d/restart"
+rm -f "$_kind.d"/in.* "$_kind.d/report"
 rm -f "$_kind/address" "$_kind/dashboard" "$_kind/client" "$_kind/version" "$_kind/python" "$_kind/nodes" "$_kind/available" "$_kind/executors" "$_kind/token"
 _put() {
 	printf '%s\n' "$2" >"$_kind.d/$1.new" && mv -f "$_kind.d/$1.new" "$_kind/$1"
@@ -646,6 +648,10 @@ _put why 'its nodes are starting'
 _put state starting
 trap '_stop=TERM' TERM
 trap : HUP INT USR1 USR2
+if [ -e "$_kind.d/restart" ]; then # this is it; TERM may have come with it
+	rm -f "$_kind.d/restart"
+	_stop=''
+fi
 # A run's own takes orders itself; to a session's its runner passes them on. Started again it goes on where it was.
 if [ "$_mode" = run ] && [ "${3:-}" != again ]; then { : >>orders && exec 7<orders; } || exit 73; fi
 _part='' _done=${4:-}
@@ -1542,6 +1548,12 @@ _inner_order() { # _inner_order KIND restart|stop WHICH: the same one may come t
 	fi
 	[ "$2" != restart ] || : >"$1.d/restart"
 	kill -TERM "${_inner[$1]}"
+}
+_inner_look() { # an order may come when the keeper had no ear for it any more
+	local k
+	for k in "${!_inner[@]}"; do
+		[ ! -e "$k.d/restart" ] || kill -0 "${_inner[$k]}" 2>/dev/null || _inner_begin "$k"
+	done
 }
 _inner_end() {
 	local i k
