@@ -77,7 +77,7 @@ once=0 shot=0 wrong=
 for i in $(seq 12); do
 	case "$(ended "${kills[i - 1]}" 240) $(ran "kill$i")" in
 	"succeeded 0 1") once=$((once + 1)) ;;
-	"cancelled 143 "[01] | "failed 143 "[01] | "failed - 0") shot=$((shot + 1)) ;;
+	"cancelled 143 "[01] | "failed 143 "[01] | "failed - 0" | "cancelled - 0") shot=$((shot + 1)) ;;
 	*) wrong="$wrong ${kills[i - 1]}: $(word "${kills[i - 1]}") $(ran "kill$i"), $(why "${kills[i - 1]}");" ;;
 	esac
 done

@@ -7,7 +7,7 @@
 . "$ROOT/tests/lib/ray-head.sh" || exit 99
 need_ray
 head_up
-export SLURMRAY_RAY_IDLE=4 # of what is booted here
+export SLURMRAY_RAY_IDLE=15 # of what is booted here; it is said every 5 s that it is wanted
 mount_local <<END_OF_CONFIG
 [defaults]
 cluster = lab
@@ -100,12 +100,13 @@ ok "a Ray that does not start is told" eventually 40 contains "$MNT/clusters/bro
 like "why of the run says it, too" "$(why "$id")" 'did not start'
 echo cancel >"$MNT/runs/$id/ctl"
 like "it can be called off" "$(ended "$id")" '^cancelled'
-# The raylet ends when its agents take more than 15 s to start, whatever it is told: then there is a new cluster for the next run.
-for try in 1 2 3 4 5; do
+for try in 1 2 3; do # Ray has limits of its own, which a busy machine may exceed
 	id=$(submit 'cluster=mine ray.object_store_memory=90000000 -- echo here; sleep 1')
-	end=$(ended "$id" 180)
-	[ "$end" = "node_failed -" ] || break
-	diag "try $try: $(why "$id")"
+	end=$(ended "$id" 200)
+	[ "$end" != "succeeded 0" ] || break
+	diag "try $try: $end: $(why "$id"); $(cat "$MNT/clusters/mine/status")" "$(tail -n 12 "$STATE/ray/mine/keeper.log")" \
+		"$(tail -n 5 "$(sed -n 's/.*--temp-dir \([^ ]*\).*/\1/p' "$STATE/ray/mine/keeper.log" | head -n 1)"/session_latest/logs/raylet.err 2>&1)"
+	echo cancel >"$MNT/runs/$id/ctl"
 done
 is "the first run boots a Ray cluster" "$end" "succeeded 0"
 is "its output" "$(cat "$MNT/runs/$id/stdout")" here
