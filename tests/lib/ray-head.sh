@@ -42,8 +42,8 @@ head_up() { # as Ray's own test benches do it: everything on one address of this
 	tap_pids="$tap_pids $head_pid"
 }
 
-# head_ready CLUSTER: until a node is there. The raylet gives its agents 15 s to start, whatever it is told, and ends; a head
-# without a node is replaced then. $head_tries: how many it took.
+# head_ready CLUSTER: until a node is there. A raylet that ended all the same leaves a head without a node, which is replaced then.
+# $head_tries: how many it took.
 head_ready() {
 	head_tries=1
 	until eventually 150 head_has_node "$1" && ! raylet_died; do

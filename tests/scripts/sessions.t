@@ -145,6 +145,8 @@ xy"
 		"^run $((n + 5))/a1 unsure cannot write the script .* run $((n + 6))/a1 ok 55.s$((n + 6)) \$"
 	ok "$shell: is alone in that" eventually 30 has_code $((n + 6)) 9
 	is "$shell: the session is no more" "$(HOLD=$STATE/runs/99/a1 many $shell "$((n + 7)):true" | tr '\n' ' ')" "run $((n + 7))/a1 void "
+	is "$shell: nor where there are blanks in the path" \
+		"$(STATE="$HOME/a b/$UUID" HOLD="$HOME/a b/$UUID/runs/99/a1" many $shell "$((n + 7)):true" | tr '\n' ' ')" "run $((n + 7))/a1 void "
 	mkdir -p "$STATE/runs/$((n + 8))/a1"
 	echo 'exit 0' >"$STATE/runs/$((n + 8))/a1/script" # as if the disk were full when it was to start
 	printf '\n%s\n' "$((n + 8))/a1 1 0 0 - 1 ." >>"$HOLD/queue"
